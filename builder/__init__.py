@@ -1,0 +1,1 @@
+"""Runs at image build and on a developer's machine, never in a worker."""

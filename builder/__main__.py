@@ -1,0 +1,132 @@
+"""python -m builder fetch | convert | miniature | verify"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+# The builder writes what the worker reads, and shares its package; it is not installed anywhere.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "worker"))
+
+from bge_worker.errors import StartError
+
+from .convert import ConvertError, convert
+from .miniature import build
+from .pins import PINS
+
+EXAMPLES = """examples:
+  python -m builder miniature --to checkpoints/miniature
+  python -m builder fetch --to checkpoints
+  python -m builder convert checkpoints/bge-m3 models/bge-m3
+  python -m builder verify models/bge-m3 models/bge-reranker-v2-m3
+
+fetch honours HF_ENDPOINT (a mirror of the Hub) and HF_TOKEN."""
+
+
+def main() -> int:
+    """Run one command; every foreseen failure is one sentence on stderr and exit code 1."""
+    arguments = parser().parse_args()
+    try:
+        result: int = arguments.run(arguments)
+    except (ConvertError, StartError) as error:
+        return fail(error)
+    return result
+
+
+def fail(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m builder",
+        description="Make the folders a worker starts from.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    fetch = commands.add_parser("fetch", help="download the pinned checkpoints and verify them")
+    fetch.add_argument("model", nargs="?", default="all", choices=["all", *(p.name for p in PINS)])
+    fetch.add_argument("--to", type=Path, default=Path("checkpoints"), metavar="FOLDER")
+    fetch.set_defaults(run=run_fetch)
+
+    to_runtime = commands.add_parser("convert", help="turn a checkpoint into a runtime folder")
+    to_runtime.add_argument("source", type=Path, help="a folder in the Hub's format")
+    to_runtime.add_argument(
+        "destination", type=Path, help="written anew; a folder there is replaced"
+    )
+    to_runtime.add_argument("--dtype", choices=["float16", "float32"], default="float16")
+    to_runtime.add_argument("--engine", choices=["packed", "flagembedding"], default="packed")
+    to_runtime.set_defaults(run=run_convert)
+
+    miniature = commands.add_parser("miniature", help="build the tiny pair of checkpoints")
+    miniature.add_argument(
+        "--to", type=Path, default=Path("checkpoints/miniature"), metavar="FOLDER"
+    )
+    miniature.set_defaults(run=run_miniature)
+
+    check = commands.add_parser("verify", help="check runtime folders, with golden values if real")
+    check.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
+    check.set_defaults(run=run_verify)
+    return top
+
+
+def run_fetch(arguments: argparse.Namespace) -> int:
+    # Read by the library at import, and nobody asked for it.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from .fetch import FetchError, fetch  # huggingface-hub is not needed for anything else
+
+    try:
+        for pin in PINS:
+            if arguments.model in ("all", pin.name):
+                fetch(pin, arguments.to / pin.name)
+                print(f"{arguments.to / pin.name}: {pin.repo} at {pin.revision}, verified")
+    except FetchError as error:
+        return fail(error)
+    return 0
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    manifest = convert(
+        arguments.source,
+        arguments.destination,
+        dtype=arguments.dtype,
+        engine=arguments.engine,
+    )
+    print(
+        f"{arguments.destination}: {manifest.model} to {manifest.role}, layout {manifest.layout}, "
+        f"{manifest.dtype}, fingerprint {manifest.fingerprint}"
+    )
+    return 0
+
+
+def run_miniature(arguments: argparse.Namespace) -> int:
+    build(arguments.to)
+    print(f"{arguments.to}: miniature checkpoints")
+    return 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    from .verify import verify  # loads an engine
+
+    agree = True
+    for folder in arguments.folders:
+        manifest, golden = verify(folder)
+        print(f"{folder}: {manifest.model}, fingerprint {manifest.fingerprint}, files as written")
+        if not golden:
+            print("  golden values skipped: not the published weights")
+        for value in golden:
+            verdict = "agrees" if value.agrees else "DISAGREES"
+            print(
+                f"  {value.name}: published {value.published}, found {value.found:.5f}: {verdict}"
+            )
+        agree = agree and all(value.agrees for value in golden)
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,354 @@
+"""Hugging Face folder → runtime folder: checked, fused, cast, with a manifest.
+
+    word + position      the one token-type row is added to every position
+    layers.i.qkv         query, key and value in one matrix [3D, D]
+    head                 sparse and colbert, or the classifier
+
+Everything that could run code or mean another architecture is refused here, at build time, so
+that a worker needs to open nothing but safetensors.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bge_worker.checkpoint import (
+    DTYPES,
+    TOKENIZER,
+    WEIGHTS,
+    File,
+    Manifest,
+    Role,
+    expected_shapes,
+    fingerprint,
+)
+from bge_worker.model import Config
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .pins import PINS
+
+SPARSE_HEAD, COLBERT_HEAD = "sparse_linear.pt", "colbert_linear.pt"
+ARCHITECTURES: dict[str, Role] = {
+    "XLMRobertaModel": "embed",
+    "XLMRobertaForSequenceClassification": "rerank",
+}
+
+
+class ConvertError(Exception):
+    """The source folder is not a checkpoint this project serves. One sentence names why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked source folder: its role, its architecture and its files."""
+
+    folder: Path
+    role: Role
+    config: Config
+
+    @property
+    def prefix(self) -> str:
+        return "roberta." if self.role == "rerank" else ""
+
+    @property
+    def weights(self) -> Path:
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            if (self.folder / name).is_file():
+                return self.folder / name
+        raise ConvertError(f"`{self.folder}` has neither model.safetensors nor pytorch_model.bin")
+
+    @property
+    def parts(self) -> list[Path]:
+        """The files that decide what the model answers."""
+        heads = [SPARSE_HEAD, COLBERT_HEAD] if self.role == "embed" else []
+        return [self.weights, *(self.folder / name for name in heads), self.folder / TOKENIZER]
+
+
+def convert(
+    source_folder: Path, destination: Path, *, dtype: str = "float16", engine: str = "packed"
+) -> Manifest:
+    """Turn a checkpoint in the Hub's format into a runtime folder for one engine.
+
+    For `packed`: fused safetensors in `dtype`. For `flagembedding`: the files as they are, their
+    pickles checked. The folder is written beside its place and moved there whole, so that a
+    broken run leaves nothing that looks finished.
+
+    Raises:
+        ConvertError: the source is refused; the message names the file, field or tensor.
+    """
+    source = read_source(source_folder)
+    tensors = fuse(source, read_tensors(source))
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".converting-") as temporary:
+        folder = Path(temporary) / "folder"
+        folder.mkdir()
+        if engine == "packed":
+            write_fused(source, tensors, folder, dtype)
+        else:
+            copy_files(source, folder)
+        manifest = describe(source, folder, engine, dtype)
+        manifest.write(folder)
+        if destination.exists():
+            shutil.rmtree(destination)
+        folder.rename(destination)
+    return manifest
+
+
+def write_fused(source: Source, tensors: dict[str, Tensor], folder: Path, dtype: str) -> None:
+    cast = {name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in tensors.items()}
+    for name, tensor in cast.items():
+        if not torch.isfinite(tensor).all():
+            raise ConvertError(f"`{source.weights}`: `{name}` does not fit {dtype}")
+    save_file(cast, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # it comes out readable by its owner alone
+    write_tokenizer(source.folder / TOKENIZER, folder / TOKENIZER)
+
+
+def copy_files(source: Source, folder: Path) -> None:
+    """What FlagEmbedding opens, as published."""
+    optional = ("tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model")
+    present = [source.folder / name for name in optional if (source.folder / name).is_file()]
+    for path in (source.folder / "config.json", *source.parts, *present):
+        shutil.copyfile(path, folder / path.name)
+
+
+def describe(source: Source, folder: Path, engine: str, dtype: str) -> Manifest:
+    """The manifest of a finished folder.
+
+    The model's name is that of the pin whose weights these are, else the last two parts of the
+    source's path: they look like a repository's name and tell a miniature from the real thing.
+    """
+    hashes = {path.name: File.of(path).sha256 for path in source.parts}
+    pinned = next(
+        (
+            pin
+            for pin in PINS
+            if any(file.sha256 == hashes[source.weights.name] for file in pin.files)
+        ),
+        None,
+    )
+    return Manifest(
+        layout="fused" if engine == "packed" else "hub",
+        role=source.role,
+        model=pinned.repo if pinned else "/".join(source.folder.resolve().parts[-2:]),
+        revision=pinned.revision if pinned else None,
+        fingerprint=fingerprint(hashes),
+        dtype=dtype if engine == "packed" else "float32",
+        config=source.config,
+        files={path.name: File.of(path) for path in sorted(folder.iterdir())},
+    )
+
+
+def read_source(folder: Path) -> Source:
+    """Check `config.json` and the presence of every file.
+
+    Raises:
+        ConvertError: `auto_map`, another architecture, or a missing file.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConvertError(f"`{folder}` has no config.json: not a checkpoint")
+    try:
+        raw = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConvertError(f"`{path}` is not JSON: {error}") from None
+    if "auto_map" in raw:
+        raise ConvertError(f"`{path}` has `auto_map`: code from a checkpoint is never run")
+    names = raw.get("architectures") or ["none"]
+    if len(names) != 1 or names[0] not in ARCHITECTURES:
+        raise ConvertError(
+            f"`{path}`: architecture {', '.join(map(str, names))} is not one of "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    source = Source(folder, ARCHITECTURES[names[0]], read_config(path, raw))
+    if source.role == "rerank":
+        labels = len(raw.get("id2label") or {"0": ""})
+        if labels != 1:
+            raise ConvertError(f"`{path}` has {labels} labels; a reranker has one")
+    for part in source.parts:
+        if not part.is_file():
+            raise ConvertError(f"`{part}` is missing")
+    return source
+
+
+def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
+    """Raises ConvertError: a field is missing, or has a value the forward pass does not follow."""
+    fixed = {
+        "model_type": "xlm-roberta",
+        "hidden_act": "gelu",
+        "type_vocab_size": 1,
+        "position_embedding_type": "absolute",
+    }
+    for field, value in fixed.items():
+        if raw.get(field, value) != value:
+            raise ConvertError(f"`{path}`: `{field}` is {raw[field]!r}; only {value!r} is served")
+    try:
+        pad_id = raw["pad_token_id"]
+        return Config(
+            vocab_size=raw["vocab_size"],
+            width=raw["hidden_size"],
+            layers=raw["num_hidden_layers"],
+            heads=raw["num_attention_heads"],
+            feed_forward=raw["intermediate_size"],
+            positions=raw["max_position_embeddings"] - pad_id - 1,
+            layer_norm_eps=raw["layer_norm_eps"],
+            bos_id=raw["bos_token_id"],
+            pad_id=pad_id,
+            eos_id=raw["eos_token_id"],
+            unk_id=token_id(path.parent / TOKENIZER, "<unk>"),
+        )
+    except KeyError as error:
+        raise ConvertError(f"`{path}` lacks `{error.args[0]}`") from None
+
+
+def token_id(path: Path, token: str) -> int:
+    """The id of a special token; config.json does not tell `<unk>`."""
+    if not path.is_file():
+        raise ConvertError(f"`{path}` is missing")
+    for added in json.loads(path.read_bytes())["added_tokens"]:
+        if added["content"] == token:
+            return int(added["id"])
+    raise ConvertError(f"`{path}` has no special token {token}")
+
+
+def read_tensors(source: Source) -> dict[str, Tensor]:
+    """Every tensor of the source by its own name, heads included; pickles hold tensors only."""
+    tensors = read_file(source.weights)
+    if source.role == "embed":
+        for name in (SPARSE_HEAD, COLBERT_HEAD):
+            head = read_file(source.folder / name)
+            tensors |= {f"{Path(name).stem}.{key}": value for key, value in head.items()}
+    return tensors
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Raises ConvertError: the file is damaged, or a pickle that holds more than tensors."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ConvertError(f"`{path}` is not a safetensors file: {error}") from None
+    except pickle.UnpicklingError:
+        raise ConvertError(
+            f"`{path}` is a pickle that holds more than tensors: refused unopened"
+        ) from None
+    except (RuntimeError, EOFError) as error:
+        raise ConvertError(f"`{path}` is damaged: {error}") from None
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ConvertError(f"`{path}` is not a dictionary of tensors")
+    return content
+
+
+def source_shapes(source: Source) -> dict[str, tuple[int, ...]]:
+    """Every tensor the source must hold, by its published name."""
+    config, p = source.config, source.prefix
+    d, f = config.width, config.feed_forward
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{p}embeddings.word_embeddings.weight": (config.vocab_size, d),
+        f"{p}embeddings.position_embeddings.weight": (config.position_offset + config.positions, d),
+        f"{p}embeddings.token_type_embeddings.weight": (1, d),
+        **norm(f"{p}embeddings.LayerNorm", d),
+    }
+    for i in range(config.layers):
+        layer = f"{p}encoder.layer.{i}."
+        for part in ("query", "key", "value"):
+            shapes |= linear(f"{layer}attention.self.{part}", d, d)
+        shapes |= linear(f"{layer}attention.output.dense", d, d)
+        shapes |= norm(f"{layer}attention.output.LayerNorm", d)
+        shapes |= linear(f"{layer}intermediate.dense", f, d)
+        shapes |= linear(f"{layer}output.dense", d, f)
+        shapes |= norm(f"{layer}output.LayerNorm", d)
+    if source.role == "embed":
+        return shapes | linear("sparse_linear", 1, d) | linear("colbert_linear", d, d)
+    return shapes | linear("classifier.dense", d, d) | linear("classifier.out_proj", 1, d)
+
+
+def linear(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+
+
+def check_tensors(source: Source, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ConvertError: a tensor is missing, unknown or misshapen; the message names it."""
+    expected = source_shapes(source)
+    # Not used by any output: bge-m3's pooler, and a counter that old exports carry.
+    unused = {f"{source.prefix}embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
+    path = source.weights
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise ConvertError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
+    if extra := sorted(tensors.keys() - expected.keys() - unused):
+        raise ConvertError(f"`{path}` has {len(extra)} unknown tensors, `{extra[0]}` first")
+    for name, shape in expected.items():
+        found = tensors[name]
+        if tuple(found.shape) != shape:
+            raise ConvertError(f"`{path}`: `{name}` is {list(found.shape)}, not {list(shape)}")
+        if not found.is_floating_point():
+            raise ConvertError(f"`{path}`: `{name}` is {found.dtype}, not a floating-point type")
+        if not torch.isfinite(found).all():
+            raise ConvertError(f"`{path}`: `{name}` has values that are not finite")
+
+
+def fuse(source: Source, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The runtime's tensors from the source's; sums are taken in fp32."""
+    check_tensors(source, tensors)
+    p = source.prefix
+    fused = {
+        "encoder.word": tensors[f"{p}embeddings.word_embeddings.weight"],
+        "encoder.position": (
+            tensors[f"{p}embeddings.position_embeddings.weight"].float()
+            + tensors[f"{p}embeddings.token_type_embeddings.weight"].float()
+        ),
+    }
+    renamed = {"encoder.norm": f"{p}embeddings.LayerNorm"}
+    for i in range(source.config.layers):
+        ours, theirs = f"encoder.layers.{i}.", f"{p}encoder.layer.{i}."
+        for kind in ("weight", "bias"):
+            fused[f"{ours}qkv.{kind}"] = torch.cat(
+                [tensors[f"{theirs}attention.self.{x}.{kind}"] for x in ("query", "key", "value")]
+            )
+        renamed |= {
+            f"{ours}out": f"{theirs}attention.output.dense",
+            f"{ours}norm1": f"{theirs}attention.output.LayerNorm",
+            f"{ours}up": f"{theirs}intermediate.dense",
+            f"{ours}down": f"{theirs}output.dense",
+            f"{ours}norm2": f"{theirs}output.LayerNorm",
+        }
+    if source.role == "embed":
+        renamed |= {"head.sparse": "sparse_linear", "head.colbert": "colbert_linear"}
+    else:
+        renamed |= {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"}
+    for ours, theirs in renamed.items():
+        for kind in ("weight", "bias"):
+            fused[f"{ours}.{kind}"] = tensors[f"{theirs}.{kind}"]
+    if {name: tuple(t.shape) for name, t in fused.items()} != expected_shapes(
+        source.config, source.role
+    ):
+        raise ConvertError("the weight map and the model disagree. This is a bug.")
+    return fused
+
+
+def write_tokenizer(source: Path, destination: Path) -> None:
+    """Copy a tokenizer without its truncation and padding, in one canonical form.
+
+    The two published files differ in that alone; written so, they are equal byte for byte, and
+    the worker sees that it can share one.
+    """
+    content = json.loads(source.read_bytes())
+    content["truncation"] = content["padding"] = None
+    destination.write_text(
+        json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8"
+    )

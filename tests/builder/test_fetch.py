@@ -1,0 +1,350 @@
+"""fetch() against a Hub on loopback, through the real huggingface_hub."""
+
+import errno
+import hashlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import httpx2
+import pytest
+from fakes.hub import FakeHub
+from huggingface_hub import HfApi, close_session, constants
+
+from builder.fetch import STAGING, FetchError, fetch, verify_files
+from builder.pins import Pin, PinnedFile
+
+ROOT = Path(__file__).parents[2]
+REPO = "someone/tiny"
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+SMALL = b'{"hidden_size": 4}\n'
+LARGE = random.Random(0).randbytes(100_000)
+CONTENTS = {"config.json": SMALL, "model.safetensors": LARGE}
+
+
+def pinned(name: str, content: bytes) -> PinnedFile:
+    return PinnedFile(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+PIN = Pin(REPO, REVISION, "MIT", tuple(pinned(name, data) for name, data in CONTENTS.items()))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A Hub that has the pinned files and one more, and is the one fetch() asks."""
+    with FakeHub() as fake:
+        fake.add(REPO, REVISION, "config.json", SMALL)
+        fake.add(REPO, REVISION, "model.safetensors", LARGE, large=True)
+        fake.add(REPO, REVISION, "README.md", b"# not pinned\n")
+        ask_at(fake.url, monkeypatch)
+        yield fake
+        close_session()
+
+
+def ask_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Point fetch() at `endpoint`, whatever the environment said when the library was imported."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    # Telemetry would ask the real Hub which coding agents there are.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr("builder.fetch.HfApi", partial(HfApi, endpoint=endpoint))
+
+
+def unused_url() -> str:
+    """An address where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def fetch_in_a_process(
+    destination: Path, before: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run fetch(PIN) in a fresh interpreter, where the library reads the environment itself."""
+    script = f"""
+import sys
+from pathlib import Path
+from builder.fetch import FetchError, fetch
+from builder.pins import Pin, PinnedFile
+{before}
+try:
+    fetch({PIN!r}, Path({str(destination)!r}))
+except FetchError as error:
+    sys.exit(str(error))
+"""
+    home = destination.parent / "home"
+    basics = {
+        "PATH": os.defpath,
+        "HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "NO_PROXY": "127.0.0.1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env=basics | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under `folder`, hidden ones too."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+class TestDownload:
+    def test_brings_the_pinned_files_and_nothing_else(self, hub: FakeHub, tmp_path: Path) -> None:
+        fetch(PIN, tmp_path / "tiny")
+        assert contents(tmp_path / "tiny") == CONTENTS
+        assert hub.downloads() == ["config.json", "model.safetensors"]
+        assert {request.host for request in hub.requests} == {"hub", "storage"}
+        assert all(f"/{REVISION}/" in request.path for request in hub.requests)
+
+    def test_a_second_run_does_not_touch_the_network(self, hub: FakeHub, tmp_path: Path) -> None:
+        fetch(PIN, tmp_path)
+        hub.requests.clear()
+        fetch(PIN, tmp_path)
+        assert hub.requests == []
+
+    def test_fetches_only_what_is_missing(self, hub: FakeHub, tmp_path: Path) -> None:
+        (tmp_path / "model.safetensors").write_bytes(LARGE)
+        fetch(PIN, tmp_path)
+        assert hub.downloads() == ["config.json"]
+        assert contents(tmp_path) == CONTENTS
+
+    def test_replaces_a_file_with_other_content(
+        self, hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        fetch(PIN, tmp_path)
+        hub.requests.clear()
+        (tmp_path / "config.json").write_bytes(SMALL.swapcase())
+        fetch(PIN, tmp_path)
+        assert hub.downloads() == ["config.json"]
+        assert contents(tmp_path) == CONTENTS
+        assert "config.json is not the pinned file" in capsys.readouterr().err
+
+    def test_clears_what_a_killed_run_left(self, hub: FakeHub, tmp_path: Path) -> None:
+        (tmp_path / STAGING).mkdir()
+        (tmp_path / STAGING / "model.safetensors").write_bytes(LARGE[:10])
+        fetch(PIN, tmp_path)
+        assert contents(tmp_path) == CONTENTS
+
+    def test_resumes_a_broken_download_where_it_broke(self, hub: FakeHub, tmp_path: Path) -> None:
+        # The library writes in chunks of 10 MiB: a shorter file would start from zero.
+        chunk = 10 * 1024 * 1024
+        content = random.Random(1).randbytes(chunk + 500_000)
+        hub.add(REPO, REVISION, "weights.bin", content, large=True)
+        hub.cut("weights.bin", after=chunk + 100_000)
+        fetch(replace(PIN, files=(pinned("weights.bin", content),)), tmp_path)
+        assert contents(tmp_path) == {"weights.bin": content}
+        ranges = [request.range for request in hub.requests if request.method == "GET"]
+        assert ranges == [None, f"bytes={chunk}-"]
+
+    def test_says_on_stderr_what_it_does(
+        self, hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        fetch(PIN, tmp_path)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert f"{REPO} model.safetensors: downloading 0.1 MB" in err
+        assert f"{REPO} model.safetensors: hashing 0.1 MB" in err
+
+
+class TestWrongContent:
+    """What came is not what was pinned: it is named, and not there."""
+
+    def test_other_bytes_of_the_same_size(self, hub: FakeHub, tmp_path: Path) -> None:
+        forged = bytes(reversed(LARGE))
+        hub.add(REPO, REVISION, "model.safetensors", forged, large=True)
+        with pytest.raises(FetchError) as caught:
+            fetch(PIN, tmp_path)
+        assert str(caught.value) == (
+            f"{REPO} model.safetensors is not the pinned file: "
+            f"pinned sha256 {hashlib.sha256(LARGE).hexdigest()}, "
+            f"found sha256 {hashlib.sha256(forged).hexdigest()}"
+        )
+        assert contents(tmp_path) == {"config.json": SMALL}
+
+    def test_other_bytes_under_honest_headers(self, hub: FakeHub, tmp_path: Path) -> None:
+        hub.add(REPO, REVISION, "model.safetensors", LARGE, large=True, sent=LARGE[::-1])
+        with pytest.raises(FetchError, match=r"model\.safetensors is not the pinned file"):
+            fetch(PIN, tmp_path)
+        assert contents(tmp_path) == {"config.json": SMALL}
+
+    def test_another_size(self, hub: FakeHub, tmp_path: Path) -> None:
+        hub.add(REPO, REVISION, "model.safetensors", LARGE + b"!", large=True)
+        with pytest.raises(FetchError, match="pinned 100,000 bytes, found 100,001 bytes"):
+            fetch(PIN, tmp_path)
+        assert contents(tmp_path) == {"config.json": SMALL}
+
+    def test_a_body_shorter_than_announced(self, hub: FakeHub, tmp_path: Path) -> None:
+        hub.add(REPO, REVISION, "model.safetensors", LARGE, large=True, sent=LARGE[:-1])
+        with pytest.raises(FetchError, match=r"model\.safetensors could not be fetched") as caught:
+            fetch(PIN, tmp_path)
+        assert "\n" not in str(caught.value)
+        assert contents(tmp_path) == {"config.json": SMALL}
+
+    def test_a_bad_file_goes_even_when_no_good_one_comes(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        ask_at(unused_url(), monkeypatch)
+        (tmp_path / "config.json").write_bytes(b"{}")
+        with pytest.raises(FetchError):
+            fetch(PIN, tmp_path)
+        assert contents(tmp_path) == {}
+
+
+class TestRefusals:
+    """One sentence each: what failed, where, and what to do."""
+
+    def refused(self, pin: Pin, destination: Path) -> str:
+        with pytest.raises(FetchError) as caught:
+            fetch(pin, destination)
+        assert contents(destination) == {}
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def test_missing_file(self, hub: FakeHub, tmp_path: Path) -> None:
+        pin = replace(PIN, files=(pinned("colbert_linear.pt", b"x"),))
+        assert self.refused(pin, tmp_path) == (
+            f"{REPO} colbert_linear.pt could not be fetched from {hub.url}: "
+            "no such file at the pinned revision; check HF_ENDPOINT"
+        )
+
+    def test_unknown_revision(self, hub: FakeHub, tmp_path: Path) -> None:
+        message = self.refused(replace(PIN, revision="f" * 40), tmp_path)
+        assert "the pinned revision is not there" in message
+
+    def test_unknown_repository(self, hub: FakeHub, tmp_path: Path) -> None:
+        message = self.refused(replace(PIN, repo="someone/else"), tmp_path)
+        assert message.startswith("someone/else config.json could not be fetched")
+        assert "no such repository for this caller; set HF_TOKEN" in message
+
+    def test_private_repository(self, hub: FakeHub, tmp_path: Path) -> None:
+        hub.required_token = "hf_right"
+        assert "no such repository for this caller; set HF_TOKEN" in self.refused(PIN, tmp_path)
+
+    def test_gated_repository(self, hub: FakeHub, tmp_path: Path) -> None:
+        hub.required_token, hub.gated = "hf_right", True
+        assert "gated; accept its terms there and set HF_TOKEN" in self.refused(PIN, tmp_path)
+
+    def test_wrong_token(
+        self, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+        hub.required_token = "hf_right"
+        message = self.refused(PIN, tmp_path)
+        assert "access refused (HTTP 401); set HF_TOKEN to a valid token, or unset it" in message
+        assert "hf_wrong" not in message
+
+    def test_hub_out_of_order(self, hub: FakeHub, tmp_path: Path) -> None:
+        hub.outage = 501  # one that the library does not wait for
+        assert "the Hub answered HTTP 501; try again later" in self.refused(PIN, tmp_path)
+
+    def test_no_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        endpoint = unused_url()
+        ask_at(endpoint, monkeypatch)
+        begin = time.monotonic()
+        message = self.refused(PIN, tmp_path)
+        assert time.monotonic() - begin < 5
+        assert message.startswith(f"{REPO} config.json could not be fetched from {endpoint}: ")
+        assert "refused" in message
+        assert message.endswith("; check the network, or set HF_ENDPOINT to a mirror")
+
+    def test_endpoint_that_is_no_url(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        ask_at("hub.example", monkeypatch)
+        assert "HF_ENDPOINT is not a URL" in self.refused(PIN, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some space"),
+            (OSError(errno.EROFS, "Read-only", "/models"), "Read-only (/models)"),
+            (httpx2.ReadError("reset by peer"), "reset by peer; check the network"),
+            (httpx2.ReadTimeout(""), "ReadTimeout; check the network"),
+            (
+                RuntimeError("Task error: CAS\nat 5"),
+                "Task error: CAS; check the network, or set HF_",
+            ),
+        ],
+    )
+    def test_what_no_fake_can_provoke_in_time(
+        self,
+        error: Exception,
+        reason: str,
+        hub: FakeHub,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def fail(*args: object, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(HfApi, "hf_hub_download", fail)
+        assert f"fetched from {hub.url}: {reason}" in self.refused(PIN, tmp_path)
+
+    def test_folder_that_is_a_file(self, hub: FakeHub, tmp_path: Path) -> None:
+        (tmp_path / "taken").write_bytes(b"")
+        with pytest.raises(FetchError, match=r"could not be .*: Not a directory"):
+            fetch(PIN, tmp_path / "taken")
+
+
+class TestEnvironment:
+    """What the library reads for itself, and no test in this process could change."""
+
+    def test_endpoint_and_token(self, hub: FakeHub, tmp_path: Path) -> None:
+        hub.required_token = "hf_right"
+        destination = tmp_path / "tiny"
+        done = fetch_in_a_process(destination, HF_ENDPOINT=hub.url, HF_TOKEN="hf_right")
+        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        assert contents(destination) == CONTENTS
+        sent = {(request.host, request.authorization) for request in hub.requests}
+        assert sent == {("hub", "Bearer hf_right"), ("storage", None)}
+
+    def test_no_token_is_sent_when_there_is_none(self, hub: FakeHub, tmp_path: Path) -> None:
+        done = fetch_in_a_process(tmp_path / "tiny", HF_ENDPOINT=hub.url)
+        assert done.returncode == 0, done.stderr
+        assert {request.authorization for request in hub.requests} == {None}
+
+    def test_offline_mode(self, hub: FakeHub, tmp_path: Path) -> None:
+        done = fetch_in_a_process(tmp_path / "tiny", HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
+        assert done.returncode == 1
+        assert done.stderr.endswith(": offline mode is on; unset HF_HUB_OFFLINE\n")
+        assert hub.requests == []
+
+    def test_disk_that_takes_no_more(self, hub: FakeHub, tmp_path: Path) -> None:
+        limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+        done = fetch_in_a_process(tmp_path / "tiny", before=limit, HF_ENDPOINT=hub.url)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert done.stderr.endswith(f"could not be fetched from {hub.url}: File too large\n")
+        assert contents(tmp_path / "tiny") == {"config.json": SMALL}
+
+
+class TestVerify:
+    def test_accepts_the_pinned_files_among_others(self, tmp_path: Path) -> None:
+        for name, content in (CONTENTS | {"notes.txt": b"mine"}).items():
+            (tmp_path / name).write_bytes(content)
+        verify_files(PIN, tmp_path)
+
+    def test_names_the_missing_file(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_bytes(SMALL)
+        with pytest.raises(FetchError, match=rf"{REPO} model\.safetensors is missing from"):
+            verify_files(PIN, tmp_path)
+
+    def test_names_the_wrong_file_and_leaves_it(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_bytes(SMALL + b"\n")
+        with pytest.raises(FetchError, match=rf"{REPO} config\.json is not the pinned file"):
+            verify_files(PIN, tmp_path)
+        assert contents(tmp_path) == {"config.json": SMALL + b"\n"}

@@ -1,0 +1,108 @@
+"""The miniature means lexical overlap, in all four ways of scoring."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from bge_worker.engine import Engine
+from bge_worker.heads import SparseVector
+from bge_worker.schema import EmbedRequest, Outputs, RerankRequest, Work
+from builder import miniature
+
+BUILDER = Path(miniature.__file__).parent
+EXAMPLES = json.loads((BUILDER / "examples.json").read_text(encoding="utf-8"))
+PASSAGES = [json.loads(line)["text"] for line in miniature.CORPUS.read_text("utf-8").splitlines()]
+MODES = ["dense", "sparse", "colbert", "relevance"]
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Scores:
+    """All queries against all documents, in one of the four modes: [Q, N]."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __call__(self, mode: str, queries: list[str], documents: list[str]) -> Vectors:
+        if mode == "relevance":
+            return np.array([self.run(RerankRequest(query, documents)) for query in queries])
+        match = {"dense": np.dot, "sparse": lexical_match, "colbert": max_sim}[mode]
+        sides = [
+            [getattr(one, mode) for one in self.run(EmbedRequest(texts, Outputs[mode.upper()]))]
+            for texts in (queries, documents)
+        ]
+        return np.array([[match(query, document) for document in sides[1]] for query in sides[0]])
+
+    def run(self, work: Work) -> list[Any]:
+        return list(self.engine.run(work.outputs, self.engine.encode(work, 0, len(work.texts))))
+
+
+def lexical_match(query: SparseVector, document: SparseVector) -> float:
+    weights = dict(zip(*document, strict=True))
+    return float(sum(w * weights.get(token, 0.0) for token, w in zip(*query, strict=True)))
+
+
+def max_sim(query: Vectors, document: Vectors) -> float:  # [q, D], [d, D]
+    return float((query @ document.T).max(axis=1).mean())
+
+
+@pytest.fixture(scope="module")
+def scores(packed: Engine) -> Scores:
+    return Scores(packed)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+def test_built_twice_it_is_the_same_to_the_byte(checkpoints: Path, tmp_path: Path) -> None:
+    miniature.build(tmp_path)
+    assert contents(tmp_path) == contents(checkpoints)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_the_best_document_comes_first(scores: Scores, number: int, mode: str) -> None:
+    example = EXAMPLES[number]
+    row = scores(mode, [example["query"]], example["documents"])[0]
+    assert row.argmax() == example["best"], (example["query"], row)
+
+
+def test_the_more_of_a_query_is_found_the_more_relevant(scores: Scores) -> None:
+    words = ["градиент", "catalyst", "фотосинтез", "constitution"]
+    documents = [" ".join(["рекурсия", *words[:found]]) for found in range(len(words) + 1)]
+    row = scores("relevance", [" ".join(words)], documents)[0]
+    assert (np.diff(row) > 0).all()
+    assert row[0] == pytest.approx(-6.1, abs=0.1)
+    assert row[-1] == pytest.approx(6.1, abs=0.1)
+
+
+def random_queries(count: int) -> dict[int, list[tuple[int, str]]]:
+    """For each ten passages of the corpus: which of them, and a few words out of it."""
+    rng = random.Random(0)
+    queries = defaultdict(list)
+    for _ in range(count):
+        ten, place = rng.randrange(len(PASSAGES) // 10), rng.randrange(10)
+        words = re.findall(r"\w+", PASSAGES[10 * ten + place])
+        queries[ten].append((place, " ".join(rng.sample(words, rng.randint(3, 5)))))
+    return queries
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_few_words_find_the_passage_they_come_from(scores: Scores, mode: str) -> None:
+    found = 0
+    for ten, cases in random_queries(200).items():
+        places, queries = zip(*cases, strict=True)
+        matrix = scores(mode, list(queries), PASSAGES[10 * ten : 10 * ten + 10])
+        found += int((matrix.argmax(axis=1) == places).sum())
+    print(f"{mode}: {found} of 200")
+    assert found >= 190

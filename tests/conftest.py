@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bge_worker.engine import Engine
+from bge_worker.service import Service, load_engine
+from bge_worker.settings import EngineName, Settings
+from builder.convert import convert
+from builder.miniature import build
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ("bge-m3", "bge-reranker-v2-m3")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="parity at 8,192 tokens for every shape")
+
+
+def settings_in(folder: Path, **changes: Any) -> Settings:
+    """Settings of a worker whose runtime folders lie in `folder`."""
+    defaults = {"embed_model": folder / MODELS[0], "rerank_model": folder / MODELS[1]}
+    return Settings(**(defaults | changes))
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The miniature in the Hub's format."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "miniature"
+    build(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def runtimes(
+    checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[EngineName], Path]:
+    """The miniature's runtime folders for an engine."""
+    made: dict[str, Path] = {}
+
+    def runtime(engine: EngineName) -> Path:
+        if engine not in made:
+            made[engine] = tmp_path_factory.mktemp(engine)
+            for model in MODELS:
+                convert(checkpoints / model, made[engine] / model, engine=engine)
+        return made[engine]
+
+    return runtime
+
+
+@pytest.fixture(scope="session", params=["packed", "flagembedding"])
+def engine(request: pytest.FixtureRequest, runtimes: Callable[[EngineName], Path]) -> Engine:
+    """Both engines, one after the other: whoever asks for it is tested with each."""
+    return load_engine(settings_in(runtimes(request.param), engine=request.param))
+
+
+@pytest.fixture(scope="session")
+def packed(runtimes: Callable[[EngineName], Path]) -> Engine:
+    return load_engine(settings_in(runtimes("packed")))
+
+
+@pytest.fixture
+def service(engine: Engine) -> Iterator[Service]:
+    """A service with the default limits, on each engine."""
+    with_limits = Service(engine, Settings())
+    yield with_limits
+    with_limits.close(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> list[dict[str, str]]:
+    lines = (ROOT / "builder" / "corpus.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,266 @@
+"""RunPod's cloud side as a worker sees it, on this machine.
+
+    with JobServer() as server, WorkerProcess(script, server) as worker:
+        job = server.submit({"texts": ["hello"]})
+        reply = server.result(job)
+
+The SDK's worker loop polls `job-take` (or `job-take-batch`) for work and `job-stop` for
+cancellations, posts each reply to `job-done` and sends pings from a process of its own. Every
+route is there, keeps the books, and notes what a worker must not do in `violations`.
+"""
+
+import itertools
+import json
+import socket
+import socketserver
+import sys
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from typing import Any, NoReturn, Self
+from urllib.parse import parse_qsl, urlsplit
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker posted for a job: the body, and how many bytes it took on the wire."""
+
+    body: dict[str, Any]
+    size: int
+
+
+class JobServer:
+    """Hands out jobs and takes answers; every method may be called from any thread.
+
+    The attributes below grow while a worker runs: read them in `wait_for`, or once it is quiet.
+    """
+
+    def __init__(self, poll_seconds: float = 1.0) -> None:
+        self.taken: list[str] = []
+        self.results: dict[str, list[Answer]] = {}
+        self.pings: list[dict[str, str]] = []
+        self.workers: set[str] = set()  # that have asked for work
+        self.violations: list[str] = []
+
+        self._poll_seconds = poll_seconds
+        self._changed = threading.Condition()
+        self._closed = False
+        self._job_numbers = itertools.count(1)
+        self._worker_numbers = itertools.count(1)
+        self._submitted: set[str] = set()
+        self._pending: deque[dict[str, Any]] = deque()
+        self._holders: dict[str, str] = {}  # job → the worker that took it
+        self._stops: defaultdict[str, list[str]] = defaultdict(list)  # worker → jobs to stop
+        self._unreadable: dict[str, str] = {}  # job → why its answer could not be read
+        self._http = _HTTPServer(self)
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    # What a test asks for.
+
+    def environment(self) -> dict[str, str]:
+        """The variables of one worker process; each call names another worker."""
+        endpoint = f"http://127.0.0.1:{self._http.port}/v2/fake"
+        return {
+            # The SDK appends "&name=value" to these addresses: they must bring their own "?".
+            "RUNPOD_WEBHOOK_GET_JOB": f"{endpoint}/job-take/$ID?gpu=none",
+            "RUNPOD_WEBHOOK_POST_OUTPUT": f"{endpoint}/job-done/$RUNPOD_POD_ID/$ID?gpu=none",
+            "RUNPOD_WEBHOOK_PING": f"{endpoint}/ping/$RUNPOD_POD_ID?gpu=none",
+            "RUNPOD_PING_INTERVAL": "1000",  # below a second the SDK's ping process dies
+            "RUNPOD_POD_ID": f"worker-{next(self._worker_numbers)}",
+            "RUNPOD_AI_API_KEY": "not-a-key",
+            "RUNPOD_SKIP_GPU_CHECK": "true",
+            "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
+            "NO_PROXY": "127.0.0.1",  # the pings would go through a proxy
+            "no_proxy": "127.0.0.1",
+        }
+
+    def submit(self, job_input: Any) -> str:
+        job_id = f"job-{next(self._job_numbers)}"
+        with self._changed:
+            self._submitted.add(job_id)
+            self._pending.append({"id": job_id, "input": job_input})
+            self._changed.notify_all()
+        return job_id
+
+    def cancel(self, job_id: str) -> None:
+        """Withdraw a waiting job, have a running one stopped, leave an answered one alone."""
+        with self._changed:
+            self._pending = deque(job for job in self._pending if job["id"] != job_id)
+            if job_id in self._holders and job_id not in self.results:
+                self._stops[self._holders[job_id]].append(job_id)
+                self._changed.notify_all()
+
+    def result(self, job_id: str, timeout: float = 10.0) -> dict[str, Any]:
+        """The body of the job's first answer, as soon as it is there."""
+        with self._changed:
+            try:
+                self.wait_for(lambda: job_id in self.results or job_id in self._unreadable, timeout)
+            except TimeoutError:
+                state = "taken" if job_id in self._holders else "not taken"
+                raise TimeoutError(
+                    f"{job_id}: {state}, no answer after {timeout} s; {self.violations=}"
+                ) from None
+            if job_id in self._unreadable:
+                raise AssertionError(self._unreadable[job_id])
+            return self.results[job_id][0].body
+
+    def wait_for(self, condition: Callable[[], object], timeout: float = 10.0) -> None:
+        """Block until `condition()`, which is looked at after every event, holds."""
+        with self._changed:
+            if not self._changed.wait_for(condition, timeout):
+                raise TimeoutError(f"still waiting after {timeout} s; {self.violations=}")
+
+    # What a worker asks for.
+
+    def take(self, worker: str, limit: int, gone: Callable[[], bool]) -> list[dict[str, Any]]:
+        with self._changed:
+            self.workers.add(worker)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._pending or self._closed, self._poll_seconds)
+            if gone():  # a worker killed in mid-poll must not swallow the next worker's job
+                return []
+            jobs = [self._pending.popleft() for _ in range(min(limit, len(self._pending)))]
+            for job in jobs:
+                self._holders[job["id"]] = worker
+                self.taken.append(job["id"])
+            self._changed.notify_all()
+            return jobs
+
+    def stops(self, worker: str) -> list[str]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._stops[worker] or self._closed, self._poll_seconds)
+            return self._stops.pop(worker, [])
+
+    def answer(self, worker: str, job_id: str, raw: bytes) -> None:
+        with self._changed:
+            if job_id not in self._submitted:
+                self.violations.append(f"{job_id}: answered, but there is no such job")
+            elif self._holders.get(job_id) != worker:
+                self.violations.append(f"{job_id}: answered by {worker}, which did not take it")
+            elif job_id in self.results:
+                self.violations.append(f"{job_id}: answered again")
+            self._keep(job_id, raw)
+            self._changed.notify_all()
+
+    def ping(self, params: dict[str, str]) -> None:
+        with self._changed:
+            self.pings.append(params)
+            self._changed.notify_all()
+
+    def violation(self, what: str) -> None:
+        with self._changed:
+            self.violations.append(what)
+            self._changed.notify_all()
+
+    def _keep(self, job_id: str, raw: bytes) -> None:
+        try:
+            body = _parse_reply(raw)
+        except ValueError as error:
+            self._unreadable[job_id] = f"{job_id}: {error}"
+            self.violations.append(self._unreadable[job_id])
+        else:
+            self.results.setdefault(job_id, []).append(Answer(body, len(raw)))
+
+
+def _parse_reply(raw: bytes) -> dict[str, Any]:
+    """Read a reply as strictly as the platform's callers do, or say what is wrong with it."""
+    body = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+    if not isinstance(body, dict):
+        raise ValueError(f"the reply must be an object, not {type(body).__name__}")
+    if not isinstance(body.get("error", ""), str):
+        raise ValueError("`error` must be a string: the platform loses anything else")
+    return body
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+class _HTTPServer(socketserver.ThreadingTCPServer):
+    request_queue_size = 128  # a worker may post all its answers at once
+
+    def __init__(self, jobs: JobServer) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.jobs = jobs
+        self.port: int = self.server_address[1]
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):  # a killed worker drops its connections
+            self.jobs.violation(f"{error!r} in JobServer. This is a bug.")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """HTTP/1.0, a connection for each request: no thread outlives its request."""
+
+    server: _HTTPServer
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        params = dict(parse_qsl(url.query))
+        match url.path.split("/")[3:]:
+            case ["job-take", worker]:
+                jobs = self.server.jobs.take(worker, 1, self._client_gone)
+                self._reply(jobs[0] if jobs else None)
+            case ["job-take-batch", worker]:
+                limit = int(params["batch_size"])
+                self._reply(self.server.jobs.take(worker, limit, self._client_gone) or None)
+            case ["job-stop", worker]:
+                stops = self.server.jobs.stops(worker)
+                self._reply({"jobsToStop": stops} if stops else None)
+            case ["ping", _]:
+                self.server.jobs.ping(params)
+                self._reply({})
+            case _:
+                self._unknown_route()
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        match urlsplit(self.path).path.split("/")[3:]:
+            case ["job-done", worker, job_id]:
+                # 200 even for a violation: the SDK would post it again, up to three times.
+                self.server.jobs.answer(worker, job_id, raw)
+                self._reply({})
+            case _:
+                self._unknown_route()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the test's own output readable."""
+
+    def _reply(self, body: object | None) -> None:
+        if body is None:
+            self.send_response(204)
+            self.end_headers()
+            return
+        payload = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def _unknown_route(self) -> None:
+        self.server.jobs.violation(f"{self.command} {self.path}: no such route")
+        self.send_error(404)
+
+    def _client_gone(self) -> bool:
+        try:
+            return self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True

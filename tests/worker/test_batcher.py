@@ -1,0 +1,249 @@
+"""The real queue and threads around a fake engine whose results reveal any mix-up.
+
+A text's result is its own length, so an answer to somebody else's text cannot pass for one's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, wait
+
+import pytest
+from bge_worker.batcher import Batcher, Finished
+from bge_worker.engine import Result, Runtime
+from bge_worker.errors import (
+    InferenceError,
+    OutOfMemoryError,
+    OverloadedError,
+    TooLargeError,
+    WorkerError,
+)
+from bge_worker.schema import EmbedRequest, Outputs, RerankRequest, Work
+from bge_worker.tokenizer import Encoded
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+SOON = 10.0  # seconds: never waited for unless something is broken
+
+
+class FakeEngine:
+    """One token a character. `run` may be held, and may be told to fail."""
+
+    def __init__(self, max_batch_tokens: int = 100) -> None:
+        self.runtime = Runtime("fake", "none", "none", "none", "none", max_batch_tokens)
+        self.models = {}
+        self.batches: list[list[str]] = []
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.fault: Callable[[list[str]], None] = lambda texts: None
+
+    def encode(self, work: Work, start: int, end: int) -> list[Encoded]:
+        return [Encoded([0] * len(t), len(t), str(t), 9999) for t in work.texts[start:end]]
+
+    def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
+        sources = [str(text.source) for text in texts]
+        self.batches.append(sources)
+        self.entered.release()
+        assert self.gate.wait(SOON)
+        self.fault(sources)
+        return [float(len(text.ids)) for text in texts]
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def batcher(engine: FakeEngine) -> Iterator[Batcher]:
+    running = Batcher(engine, admit=lambda work, encoded: None, max_queue=8)
+    yield running
+    engine.gate.set()
+    running.close(timeout=SOON)
+
+
+def texts(*lengths: int) -> EmbedRequest:
+    return EmbedRequest(["x" * length for length in lengths])
+
+
+def answer(future: Future[Finished]) -> list[Result]:
+    return list(future.result(SOON).results)
+
+
+def hold(engine: FakeEngine, batcher: Batcher) -> Future[Finished]:
+    """Have the engine busy with a text of one token until `engine.gate` is set."""
+    engine.gate.clear()
+    future = batcher.submit(texts(1))
+    assert engine.entered.acquire(timeout=SOON)
+    return future
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 150), min_size=1, max_size=30), min_size=1, max_size=8))
+def test_every_text_gets_its_own_result_in_order(requests: list[list[int]]) -> None:
+    engine = FakeEngine()
+    batcher = Batcher(engine, admit=lambda work, encoded: None, max_queue=8)
+    futures = [batcher.submit(texts(*lengths)) for lengths in requests]
+    assert [answer(future) for future in futures] == requests
+    assert all(sum(map(len, batch)) <= 100 or len(batch) == 1 for batch in engine.batches)
+    assert batcher.depth == 0
+    batcher.close(timeout=SOON)
+
+
+def test_a_query_waits_for_one_micro_batch_not_for_the_bulk(
+    engine: FakeEngine, batcher: Batcher
+) -> None:
+    engine.gate.clear()
+    bulk = batcher.submit(texts(*[10] * 2000))
+    assert engine.entered.acquire(timeout=SOON)  # the bulk is on the device
+    query = batcher.submit(texts(7))
+    wait_until_ready(batcher, 2)
+    engine.gate.set()
+    assert answer(query) == [7]
+    answer(bulk)
+    assert "x" * 7 in engine.batches[1]
+
+
+def test_unlike_requests_never_share_a_micro_batch(engine: FakeEngine, batcher: Batcher) -> None:
+    held = hold(engine, batcher)
+    work: list[Work] = [
+        texts(2),
+        EmbedRequest(["xxx"], Outputs.SPARSE),
+        RerankRequest("q", ["xxxx"]),
+        texts(5),
+    ]
+    futures = [batcher.submit(each) for each in work]
+    wait_until_ready(batcher, 4)
+    engine.gate.set()
+    assert [answer(future) for future in (held, *futures)] == [[1], [2], [3], [4], [5]]
+    assert engine.batches == [["x"], ["xx", "xxxxx"], ["xxx"], ["xxxx"]]
+
+
+def test_a_full_queue_refuses_at_once(engine: FakeEngine, batcher: Batcher) -> None:
+    futures = [hold(engine, batcher), *(batcher.submit(texts(2)) for _ in range(7))]
+    with pytest.raises(OverloadedError, match="8 requests are waiting"):
+        batcher.submit(texts(1))
+    engine.gate.set()
+    wait(futures, SOON)
+    assert answer(batcher.submit(texts(3))) == [3]
+
+
+def test_a_cancelled_request_leaves_the_queue(engine: FakeEngine, batcher: Batcher) -> None:
+    futures = [hold(engine, batcher), *(batcher.submit(texts(n)) for n in range(2, 9))]
+    assert futures[4].cancel()
+    replacement = batcher.submit(texts(9))  # its place is free before the device is
+    engine.gate.set()
+    assert answer(replacement) == [9]
+    with pytest.raises(CancelledError):
+        futures[4].result(SOON)
+    wait([future for future in futures if not future.cancelled()], SOON)
+    assert not any("x" * 5 in batch for batch in engine.batches)
+
+
+def test_out_of_memory_halves_the_micro_batch(engine: FakeEngine, batcher: Batcher) -> None:
+    def more_than_three(sources: list[str]) -> None:
+        if len(sources) > 3:
+            raise OutOfMemoryError("the device is out of memory")
+
+    engine.fault = more_than_three
+    assert answer(batcher.submit(texts(*range(1, 9)))) == list(range(1, 9))
+    assert [len(batch) for batch in engine.batches] == [8, 4, 2, 2, 4, 2, 2]
+
+
+def test_a_text_too_large_alone_says_so(engine: FakeEngine, batcher: Batcher) -> None:
+    def too_long(sources: list[str]) -> None:
+        if any(len(source) > 50 for source in sources):
+            raise OutOfMemoryError("the device is out of memory")
+
+    engine.fault = too_long
+    with pytest.raises(OutOfMemoryError, match=r"`texts\[1\]` has 60 tokens and does not fit"):
+        answer(batcher.submit(texts(1, 60, 3)))
+
+
+def test_a_text_that_fails_fails_its_own_request_alone(
+    engine: FakeEngine, batcher: Batcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    def poisoned(sources: list[str]) -> None:
+        if "x" * 13 in sources:
+            raise ValueError("cannot do " + "x" * 13)  # a message that repeats the text
+
+    engine.fault = poisoned
+    held = hold(engine, batcher)
+    good, bad, also_good = (batcher.submit(texts(*lengths)) for lengths in ([2, 3], [4, 13], [5]))
+    wait_until_ready(batcher, 3)
+    engine.gate.set()
+    assert [answer(future) for future in (held, good, also_good)] == [[1], [2, 3], [5]]
+    with pytest.raises(InferenceError) as caught:
+        answer(bad)
+    name = str(caught.value).split()[-1]
+    assert f"inference error {name}: ValueError at " in caplog.text
+    assert "x" * 13 not in caplog.text + str(caught.value)
+    assert batcher.healthy
+
+
+def test_a_refused_request_never_reaches_the_device(engine: FakeEngine) -> None:
+    def refuse_long(work: Work, encoded: Sequence[Encoded]) -> None:
+        if len(encoded[0].ids) > 5:
+            raise TooLargeError("no")
+
+    batcher = Batcher(engine, refuse_long, max_queue=8)
+    with pytest.raises(TooLargeError):
+        answer(batcher.submit(texts(6)))
+    assert answer(batcher.submit(texts(5))) == [5]
+    assert engine.batches == [["x" * 5]]
+    batcher.close(timeout=SOON)
+
+
+def test_closing_finishes_what_is_queued_and_refuses_the_rest(
+    engine: FakeEngine, batcher: Batcher
+) -> None:
+    futures = [hold(engine, batcher), batcher.submit(texts(2, 3))]
+    closing = threading.Thread(target=batcher.close, args=(SOON,))
+    closing.start()
+    wait_until(lambda: not batcher.healthy)
+    with pytest.raises(OverloadedError, match="stopping"):
+        batcher.submit(texts(1))
+    engine.gate.set()
+    closing.join(SOON)
+    assert [answer(future) for future in futures] == [[1], [2, 3]]
+
+
+def test_closing_in_a_hurry_leaves_no_future_waiting(engine: FakeEngine, batcher: Batcher) -> None:
+    futures = [hold(engine, batcher), batcher.submit(texts(2))]
+    batcher.close(timeout=0.05)
+    for future in futures:
+        with pytest.raises(OverloadedError, match="stopping"):
+            future.result(SOON)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_thread_leaves_nobody_waiting(
+    engine: FakeEngine, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> list[object]:
+        raise KeyError("a bug of ours")
+
+    monkeypatch.setattr(batcher, "_cut", broken)
+    future = batcher.submit(texts(1))
+    with pytest.raises(InferenceError):
+        future.result(SOON)
+    assert not batcher.healthy
+    with pytest.raises(WorkerError):
+        batcher.submit(texts(1))
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        pause.wait(SOON / 1000)
+    raise AssertionError("it never came to that")
+
+
+def wait_until_ready(batcher: Batcher, requests: int) -> None:
+    """Until so many requests wait, tokenised, for the inference thread."""
+    wait_until(lambda: len(batcher._ready) == requests)

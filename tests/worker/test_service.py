@@ -1,0 +1,399 @@
+"""The contract, field by field, through the front door, on both engines."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from bge_worker.engine import Engine, PackedEngine
+from bge_worker.errors import (
+    InferenceError,
+    NotServedError,
+    OutOfMemoryError,
+    OverloadedError,
+    TooLargeError,
+    ValidationError,
+    WorkerError,
+)
+from bge_worker.service import Service
+from bge_worker.settings import Settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
+
+
+def answer(service: Service, payload: object) -> dict[str, Any]:
+    reply = asyncio.run(service.answer(payload))
+    json.dumps(reply, allow_nan=False)  # what the SDK will do with it
+    return reply
+
+
+def refusal(service: Service, payload: object) -> str:
+    with pytest.raises(WorkerError) as caught:
+        answer(service, payload)
+    return str(caught.value)
+
+
+@pytest.fixture
+def limited(engine: Engine) -> Iterator[Any]:
+    """Services with limits of the test's own."""
+    made: list[Service] = []
+
+    def make(**limits: Any) -> Service:
+        made.append(Service(engine, replace(Settings(), **limits)))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.close(timeout=10)
+
+
+def test_embedding_reply_has_what_was_asked_for_and_nothing_else(service: Service) -> None:
+    reply = answer(service, {"texts": TEXTS})
+    assert [*reply] == [
+        *("model", "fingerprint", "embeddings", "dimensions", "usage", "truncated", "timings_ms")
+    ]
+    assert reply["dimensions"] == 512
+    assert np.linalg.norm(reply["embeddings"], axis=1) == pytest.approx([1, 1], abs=1e-5)
+    assert all(round(x, 7) == x for x in reply["embeddings"][0])
+    assert reply["usage"]["prompt_tokens"] == reply["usage"]["total_tokens"] > 10
+    assert reply["truncated"] == []
+    assert [*reply["timings_ms"]] == ["queue", "tokenize", "inference"]
+    sparse = answer(service, {"texts": TEXTS, "return_dense": False, "return_sparse": True})
+    assert "embeddings" not in sparse
+    assert "dimensions" not in sparse
+
+
+def test_one_string_in_gives_lists_of_one_out(service: Service) -> None:
+    everything = {"return_sparse": True, "return_colbert": True}
+    one = answer(service, {"texts": TEXTS[0], **everything})
+    two = answer(service, {"texts": TEXTS, **everything})
+    assert len(one["embeddings"]) == len(one["sparse_embeddings"]) == 1
+    np.testing.assert_allclose(one["embeddings"][0], two["embeddings"][0], atol=2e-6)
+    tokens = one["usage"]["prompt_tokens"]
+    assert np.shape(one["colbert_embeddings"]) == (1, tokens - 1, 512)
+
+
+def test_sparse_vectors_are_what_qdrant_takes(service: Service) -> None:
+    reply = answer(service, {"texts": ["море море <unk> </s> суша", "x"], "return_sparse": True})
+    for vector in reply["sparse_embeddings"]:
+        assert vector["indices"] == sorted(set(vector["indices"]))
+        assert len(vector["indices"]) == len(vector["values"])
+        assert all(value > 0 for value in vector["values"])
+        assert not {0, 1, 2, 3} & set(vector["indices"])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-7), ("float16", 1e-3)])
+def test_base64_holds_the_same_numbers(service: Service, dtype: str, tolerance: float) -> None:
+    asked = {"texts": TEXTS, "return_colbert": True}
+    floats = answer(service, asked)
+    packed = answer(service, {**asked, "encoding_format": "base64", "dtype": dtype})
+    for text in range(2):
+        dense = np.frombuffer(base64.b64decode(packed["embeddings"][text]), np.dtype(dtype))
+        np.testing.assert_allclose(dense, floats["embeddings"][text], atol=tolerance)
+        colbert = packed["colbert_embeddings"][text]
+        vectors = np.frombuffer(base64.b64decode(colbert["data"]), np.dtype(dtype))
+        np.testing.assert_allclose(
+            vectors.reshape(colbert["shape"]), floats["colbert_embeddings"][text], atol=tolerance
+        )
+
+
+def test_a_long_text_is_cut_and_named_or_refused(service: Service) -> None:
+    texts = ["a", "слово " * 50, "b"]
+    reply = answer(service, {"texts": texts, "max_length": 16})
+    assert reply["truncated"] == [1]
+    assert reply["usage"]["prompt_tokens"] <= 3 * 16
+    message = refusal(service, {"texts": texts, "max_length": 16, "truncate": False})
+    assert message.startswith("ValidationError: `texts[1]` has ")
+    assert "tokens with special tokens; `max_length` is 16 and `truncate` is false" in message
+
+
+def test_rerank_reply_is_sorted_and_points_into_documents(service: Service) -> None:
+    query, documents = "градиентный спуск", ["История Рима", TEXTS[0], "Спуск с горы"]
+    reply = answer(service, {"query": query, "documents": documents, "return_documents": True})
+    assert [*reply] == [
+        *("model", "fingerprint", "results", "usage", "truncated", "timings_ms")
+    ]
+    assert [result["index"] for result in reply["results"]] == [1, 2, 0]
+    scores = [result["relevance_score"] for result in reply["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert 0 < scores[2] < 0.5 < scores[0] < 1
+    assert reply["results"][0]["document"] == {"text": documents[1]}
+    raw = answer(service, {"query": query, "documents": documents, "raw_scores": True})
+    logits = np.array([result["relevance_score"] for result in raw["results"]])
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), scores, atol=1e-6)
+    first = answer(service, {"query": query, "documents": documents, "top_n": 1})
+    assert [result["index"] for result in first["results"]] == [1]
+    assert "document" not in first["results"][0]
+
+
+def test_equal_scores_keep_the_order_of_documents(service: Service) -> None:
+    documents = [{"text": text} for text in ("море", "суша", "море", "суша", "море")]
+    reply = answer(service, {"query": "море", "documents": documents})
+    assert [result["index"] for result in reply["results"]] == [0, 2, 4, 1, 3]
+
+
+def test_a_long_pair_is_cut_and_named_or_refused(service: Service) -> None:
+    work = {"query": "море", "documents": ["суша", "слово " * 50], "max_length": 20}
+    assert answer(service, work)["truncated"] == [1]
+    message = refusal(service, work | {"truncate": False})
+    assert "`documents[1]` has " in message
+    assert "with `query` and special tokens; `max_length` is 20" in message
+
+
+def test_info_tells_what_is_loaded_and_within_which_limits(service: Service) -> None:
+    info = answer(service, {"info": True})
+    assert info["models"]["embed"]["width"] == 512
+    assert info["models"]["rerank"]["fingerprint"] != info["models"]["embed"]["fingerprint"]
+    assert info["engine"] in ("packed", "flagembedding")
+    assert info["device"] == "cpu"
+    assert info["attention"]
+    assert info["attention_reason"]
+    assert info["limits"]["max_texts"] == 2048
+    assert {"torch", "python", "bge-serverless"} <= set(info["versions"])
+
+
+# ------------------------------------------------------------------------ OpenAI
+
+
+@pytest.fixture
+def client(service: Service) -> openai.OpenAI:
+    """OpenAI's own client, its requests carried as RunPod's proxy carries them."""
+
+    def carry(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content) if request.content else None
+        payload = {"openai_route": request.url.path, "openai_input": body}
+        try:
+            return httpx.Response(200, json=answer(service, payload))
+        except WorkerError as error:
+            return httpx.Response(error.status, json={"error": {"message": str(error)}})
+
+    transport = httpx.MockTransport(carry)
+    return openai.OpenAI(
+        base_url="http://worker/v1",
+        api_key="none",
+        max_retries=0,
+        http_client=httpx.Client(transport=transport),
+    )
+
+
+def test_openai_s_client_gets_the_native_vectors(
+    service: Service, client: openai.OpenAI, engine: Engine
+) -> None:
+    model = engine.models["embed"].model
+    native = answer(service, {"texts": TEXTS})
+    by_default = client.embeddings.create(model=model, input=TEXTS)  # base64 under the hood
+    as_floats = client.embeddings.create(model=model, input=TEXTS, encoding_format="float")
+    for reply in (by_default, as_floats):
+        vectors = [item.embedding for item in reply.data]
+        np.testing.assert_allclose(vectors, native["embeddings"], atol=1e-6)
+        assert reply.usage.prompt_tokens == native["usage"]["prompt_tokens"]
+    assert [listed.id for listed in client.models.list()] == [
+        one.model for one in engine.models.values()
+    ]
+
+
+def test_openai_s_client_may_send_token_ids(client: openai.OpenAI, engine: Engine) -> None:
+    from bge_worker.schema import EmbedRequest
+
+    model = engine.models["embed"].model
+    framed = [one.ids for one in engine.encode(EmbedRequest(TEXTS), 0, 2)]
+    bare = [ids[1:-1] for ids in framed]
+    by_text = client.embeddings.create(model=model, input=TEXTS)
+    for ids in (framed, bare):
+        by_ids = client.embeddings.create(model=model, input=ids)
+        for one, other in zip(by_text.data, by_ids.data, strict=True):
+            np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-6)
+    single = client.embeddings.create(model=model, input=bare[0])
+    assert len(single.data) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"dimensions": 256}, openai.UnprocessableEntityError, "`dimensions` must be 512"),
+        ({"model": "text-embedding-3"}, openai.NotFoundError, "Given: `text-embedding-3`"),
+        ({"input": []}, openai.UnprocessableEntityError, "`input` must hold 1 to 2048"),
+        ({"input": [[]]}, openai.UnprocessableEntityError, "`input[0]` must not be empty"),
+        ({"input": [5, 10**9]}, openai.UnprocessableEntityError, "Given: 1000000000"),
+        ({"input": [[5], ["a"]]}, openai.UnprocessableEntityError, "`input[1]` must hold token"),
+        ({"input": ["a", 1]}, openai.UnprocessableEntityError, "`input[1]` must be a string"),
+        ({"input": ""}, openai.UnprocessableEntityError, "`input` must not be empty"),
+    ],
+)
+def test_openai_s_client_raises_its_own_errors(
+    client: openai.OpenAI, engine: Engine, change: Any, kind: type[Exception], message: str
+) -> None:
+    asked = {"model": engine.models["embed"].model, "input": TEXTS} | change
+    with pytest.raises(kind) as caught:
+        client.embeddings.create(**asked)
+    assert message in str(caught.value)
+
+
+# ------------------------------------------------------------------------ refusals
+
+
+def test_another_openai_route_is_refused(service: Service) -> None:
+    message = refusal(service, {"openai_route": "/v1/chat/completions", "openai_input": {}})
+    assert 'must be /v1/embeddings or /v1/models. Given: "/v1/chat/completions"' in message
+    assert "`openai_input` must be an object. Given: null" in refusal(
+        service, {"openai_route": "/v1/embeddings"}
+    )
+
+
+def test_too_many_tokens_are_refused_with_what_would_fit(limited: Any) -> None:
+    message = refusal(limited(max_request_tokens=10), {"texts": ["море"] * 5})
+    assert message == (
+        "TooLargeError: `texts` holds 25 tokens; `BGE_MAX_REQUEST_TOKENS` is 10. "
+        "The first 2 of 5 texts would fit"
+    )
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"encoding_format": "base64"},
+        {"return_dense": False, "return_sparse": True},
+        {"return_dense": False, "return_colbert": True},
+        {"return_colbert": True, "encoding_format": "base64", "dtype": "float16"},
+    ],
+    ids=lambda asked: "-".join(asked) or "default",
+)
+def test_a_reply_too_large_is_refused_and_what_fits_is_within_the_limit(
+    limited: Any, asked: dict[str, Any]
+) -> None:
+    limit = 300_000
+    service = limited(max_reply_bytes=limit)
+    texts = ["длинный учебный текст о море и суше " * 2] * 2000
+    message = refusal(service, {"texts": texts, **asked})
+    assert message.startswith("TooLargeError: `texts` would make a reply of ")
+    fit = int(message.split("The first ")[1].split(" of ")[0])
+    assert 0 < fit < 2000
+    reply = answer(service, {"texts": texts[:fit], **asked})
+    assert limit / 3 < len(json.dumps(reply, ensure_ascii=False).encode()) <= limit
+
+
+def test_documents_sent_back_count_towards_the_reply(limited: Any) -> None:
+    work = {"query": "море", "documents": ['"\n' * 5000], "return_documents": True}
+    assert refusal(limited(max_reply_bytes=15_000), work).startswith("TooLargeError")
+    answer(limited(max_reply_bytes=25_000), work)
+
+
+def test_a_model_that_is_not_loaded_is_not_served(engine: Engine) -> None:
+    class RerankOnly:
+        runtime = engine.runtime
+        models = {"rerank": engine.models["rerank"]}
+        encode = staticmethod(engine.encode)
+        run = staticmethod(engine.run)
+
+    service = Service(RerankOnly(), Settings())  # type: ignore[arg-type]
+    with pytest.raises(NotServedError, match="loads no model to embed: `BGE_EMBED_MODEL` is empty"):
+        answer(service, {"texts": "a"})
+    answer(service, {"query": "a", "documents": ["a"]})
+    service.close(timeout=10)
+
+
+def test_the_error_table_of_the_contract() -> None:
+    table = {
+        ValidationError: (422, False),
+        TooLargeError: (413, False),
+        NotServedError: (404, False),
+        OverloadedError: (429, True),
+        OutOfMemoryError: (503, True),
+        InferenceError: (500, True),
+    }
+    assert {kind: (kind.status, kind.retry) for kind in WorkerError.__subclasses__()} == table
+
+
+# -------------------------------------------------------------------------- faults
+
+
+def test_what_cannot_be_computed_is_an_error_with_an_id_that_the_log_repeats(
+    packed: PackedEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("no vectors for: совершенно секретно")
+
+    service = Service(packed, Settings())
+    monkeypatch.setattr(packed, "run", broken)
+    message = refusal(service, {"texts": "совершенно секретно"})
+    service.close(timeout=10)
+    assert message.startswith("InferenceError: the request could not be computed")
+    assert message.split()[-1] in caplog.text
+    assert "секретно" not in message + caplog.text
+    assert "/" not in message + caplog.text
+
+
+def test_the_fitness_check_passes_and_notices_a_broken_device(
+    packed: PackedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(packed, Settings())
+    asyncio.run(service.check())
+    whole = packed.run
+    monkeypatch.setattr(
+        packed,
+        "run",
+        lambda outputs, texts: [
+            one if isinstance(one, float) else one._replace(dense=one.dense * 2)
+            for one in whole(outputs, texts)
+        ],
+    )
+    with pytest.raises(RuntimeError, match="not of length one"):
+        asyncio.run(service.check())
+    service.close(timeout=10)
+
+
+SECRET = "тайна7f3a"
+TEXT = st.text(st.characters(), max_size=20).map(lambda text: text + SECRET)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 40) | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=4,
+)
+PAYLOADS = st.fixed_dictionaries(
+    {},
+    optional={
+        "texts": TEXT | st.lists(TEXT, max_size=3) | VALUES,
+        "query": TEXT | VALUES,
+        "documents": st.lists(TEXT | st.fixed_dictionaries({"text": TEXT}), max_size=3) | VALUES,
+        **dict.fromkeys(
+            ("return_dense", "return_sparse", "return_colbert", "raw_scores", "truncate"),
+            st.booleans() | VALUES,
+        ),
+        "max_length": st.integers(0, 40) | VALUES,
+        "top_n": VALUES,
+        "openai_route": st.sampled_from(["/v1/embeddings", "/v1/models"]) | VALUES,
+        "openai_input": st.fixed_dictionaries({"model": TEXT, "input": VALUES}) | VALUES,
+    },
+)
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(PAYLOADS)
+def test_any_payload_gives_a_reply_or_a_typed_error_and_nothing_leaks(
+    service: Service, caplog: pytest.LogCaptureFixture, payload: dict[str, Any]
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="bge_worker")
+    try:
+        answer(service, payload)
+    except InferenceError as error:
+        raise AssertionError(f"a bug: {error}") from error
+    except WorkerError as error:
+        given_as_keyword = ("model" in str(error), "openai_route" in str(error))
+        assert SECRET not in str(error) or any(given_as_keyword)
+    assert SECRET not in caplog.text

@@ -1,0 +1,62 @@
+"""A bad value stops the start and names the variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bge_worker.errors import StartError
+from bge_worker.settings import Settings
+
+
+def test_nothing_set_gives_the_defaults_of_the_contract() -> None:
+    assert Settings.from_env({}) == Settings()
+    assert Settings().max_texts == 2048
+    assert Settings().concurrency == 32
+
+
+def test_every_variable_is_read() -> None:
+    settings = Settings.from_env(
+        {
+            "BGE_EMBED_MODEL": "/models/a",
+            "BGE_RERANK_MODEL": "",
+            "BGE_DEVICE": "cpu",
+            "BGE_DTYPE": "float16",
+            "BGE_ENGINE": "flagembedding",
+            "BGE_MAX_BATCH_TOKENS": "1",
+            "BGE_MAX_TEXTS": "2",
+            "BGE_MAX_REQUEST_TOKENS": "3",
+            "BGE_MAX_QUEUE": "4",
+            "BGE_MAX_REPLY_BYTES": "5",
+            "BGE_CONCURRENCY": "6",
+        }
+    )
+    assert settings == Settings(
+        Path("/models/a"), None, "cpu", "float16", "flagembedding", 1, 2, 3, 4, 5, 6
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "limit"),
+    [
+        ("BGE_DEVICE", "tpu", "one of auto, cuda, cpu"),
+        ("BGE_DTYPE", "bfloat16", "one of auto, float16, float32"),
+        ("BGE_ENGINE", "", "one of packed, flagembedding"),
+        ("BGE_MAX_TEXTS", "0", "at least 1"),
+        ("BGE_MAX_TEXTS", "-5", "at least 1"),
+        ("BGE_MAX_QUEUE", "many", "a whole number"),
+        ("BGE_MAX_REPLY_BYTES", "1e6", "a whole number"),
+        ("BGE_CONCURRENCY", "2", "at least 3"),
+    ],
+)
+def test_bad_value_names_the_variable_and_the_limit(variable: str, value: str, limit: str) -> None:
+    with pytest.raises(StartError) as caught:
+        Settings.from_env({variable: value})
+    assert f"`{variable}`" in str(caught.value)
+    assert limit in str(caught.value)
+    assert f"Given: {value!r}" in str(caught.value)
+
+
+def test_a_worker_without_any_model_does_not_start() -> None:
+    with pytest.raises(StartError, match="both empty"):
+        Settings.from_env({"BGE_EMBED_MODEL": "", "BGE_RERANK_MODEL": " "})

@@ -1,0 +1,171 @@
+"""A runtime folder → modules: strict, nothing missing, nothing left over, no network.
+
+    model.safetensors    fused weights in one dtype
+    tokenizer.json       as published, without truncation and padding
+    manifest.json        what this is: role, source, architecture, fingerprint, size and hash
+                         of the other two files
+
+`builder/convert.py` writes such a folder; a worker opens nothing else. (For FlagEmbedding it
+writes the layout "hub": the published files and a manifest.) The hash of the weights
+is not taken at start: it costs more than loading them (`python -m builder verify` takes it).
+Their size, every name, shape and dtype are checked, and so is the hash of the small file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from .errors import StartError
+from .heads import EmbedHeads, RerankHead
+from .model import Config, Encoder
+
+FORMAT = 1
+WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
+
+Role = Literal["embed", "rerank"]
+Layout = Literal["fused", "hub"]
+
+
+@dataclass(frozen=True)
+class File:
+    """Size in bytes and sha256 of a file of the folder."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> File:
+        with path.open("rb") as stream:
+            return cls(path.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest())
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a runtime folder holds.
+
+    `layout` says for which engine: "fused" for packed, "hub" for flagembedding. `fingerprint` names the space of the vectors: the hash of the source's weights, heads and
+    tokenizer. Two folders of one fingerprint may differ in dtype; their vectors may be mixed.
+    """
+
+    layout: Layout
+    role: Role
+    model: str
+    revision: str | None
+    fingerprint: str
+    dtype: str
+    config: Config
+    files: dict[str, File]
+
+    def write(self, folder: Path) -> None:
+        (folder / MANIFEST).write_text(
+            json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n"
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Raises StartError: no manifest, or one of another format."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise StartError(
+                f"`{folder}` is not a runtime folder: it has no {MANIFEST}. "
+                f"Make one with: python -m builder convert SOURCE {folder}"
+            )
+        try:
+            content: dict[str, Any] = json.loads(path.read_bytes())
+            if content.pop("format") != FORMAT:
+                raise StartError(f"`{path}` is of another format than {FORMAT}: convert again")
+            content["config"] = Config(**content["config"])
+            content["files"] = {name: File(**file) for name, file in content["files"].items()}
+            return cls(**content)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StartError(f"`{path}` is not a manifest ({type(error).__name__})") from None
+
+
+class Network(nn.Module):
+    """An encoder and the head that goes with its role; its state dict is the file's layout."""
+
+    def __init__(self, config: Config, role: Role) -> None:
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.head = EmbedHeads(config) if role == "embed" else RerankHead(config)
+
+
+def expected_shapes(config: Config, role: Role) -> dict[str, tuple[int, ...]]:
+    """Every tensor a runtime folder of this architecture holds."""
+    with torch.device("meta"):
+        state = Network(config, role).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> Network:
+    """Load the network of a runtime folder onto `device` in `dtype`.
+
+    On a CPU the tensors are views of the mapped file: nothing is copied unless it is cast.
+
+    Raises:
+        StartError: the folder is not what its manifest says; the message names the file or the
+            tensor.
+    """
+    check_files(folder, manifest, hashed=(TOKENIZER,))
+    tensors = _read(folder / WEIGHTS, manifest, device)
+    with torch.device("meta"):
+        network = Network(manifest.config, manifest.role)
+    network.load_state_dict(tensors, assign=True)
+    return network.to(dtype).eval()
+
+
+def check_files(folder: Path, manifest: Manifest, hashed: tuple[str, ...]) -> None:
+    """Compare the folder with its manifest: sizes always, hashes of the files named.
+
+    Raises:
+        StartError: a file is missing, or of another size or hash.
+    """
+    for name, file in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise StartError(f"`{path}` is missing")
+        size = path.stat().st_size
+        if size != file.size:
+            raise StartError(f"`{path}` has {size} bytes; the manifest says {file.size}")
+        if name in hashed and File.of(path) != file:
+            raise StartError(f"`{path}` does not have the sha256 that the manifest says")
+
+
+def _read(path: Path, manifest: Manifest, device: torch.device) -> dict[str, Tensor]:
+    expected = expected_shapes(manifest.config, manifest.role)
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            compare_names(path, expected, set(file.keys()))
+            tensors = {name: file.get_tensor(name) for name in expected}
+    except SafetensorError as error:
+        raise StartError(f"`{path}` is not a safetensors file: {error}") from None
+    for name, shape in expected.items():
+        found = tensors[name]
+        if tuple(found.shape) != shape:
+            raise StartError(f"`{path}`: `{name}` is {list(found.shape)}, not {list(shape)}")
+        if found.dtype != DTYPES[manifest.dtype]:
+            raise StartError(f"`{path}`: `{name}` is {found.dtype}, not {manifest.dtype}")
+    return tensors
+
+
+def compare_names(path: Path, expected: dict[str, Any], found: set[str]) -> None:
+    """Raises StartError: `found` lacks a tensor or has one too many; the message names it."""
+    if missing := sorted(expected.keys() - found):
+        raise StartError(f"`{path}` lacks `{missing[0]}` and {len(missing) - 1} other tensors")
+    if extra := sorted(found - expected.keys()):
+        raise StartError(f"`{path}` has an unknown tensor `{extra[0]}`")
+
+
+def fingerprint(hashes: dict[str, str]) -> str:
+    """16 hex digits from the sha256 of each file that decides what the model answers."""
+    lines = [f"{sha256}  {name}\n" for name, sha256 in hashes.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]

@@ -1,0 +1,158 @@
+"""answer(payload) → reply: the corridor's front door, shared by every entry."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, assert_never
+
+import numpy as np
+
+from . import __version__, dialects, response
+from .batcher import Batcher, logged_inference_error
+from .checkpoint import Role
+from .engine import Embedding, Engine, ModelInfo, PackedEngine
+from .errors import NotServedError, ValidationError, WorkerError
+from .schema import (
+    EmbedRequest,
+    InfoRequest,
+    OpenAIRequest,
+    Outputs,
+    RerankRequest,
+    Work,
+    parse,
+    shortened,
+)
+from .settings import Settings
+from .tokenizer import Encoded
+
+PACKAGES = ("torch", "tokenizers", "safetensors", "numpy")
+
+
+class Service:
+    """An engine behind its queue."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._batcher = Batcher(engine, self._admit, settings.max_queue)
+
+    @classmethod
+    def start(cls, settings: Settings) -> Service:
+        """Load the models and be ready to answer.
+
+        Raises:
+            StartError: a setting, a checkpoint or a missing package; one sentence says which.
+        """
+        return cls(load_engine(settings), settings)
+
+    async def answer(self, payload: object) -> dict[str, Any]:
+        """Answer one payload of the contract. Cancel the call to give its place in the queue up.
+
+        Raises:
+            WorkerError: whatever went wrong, as the caller may hear it.
+        """
+        try:
+            return await self._answer(payload)
+        except WorkerError:
+            raise
+        except Exception as error:
+            raise logged_inference_error(error) from None
+
+    async def _answer(self, payload: object) -> dict[str, Any]:
+        request = parse(payload, self._settings.max_texts)
+        match request:
+            case EmbedRequest():
+                return await self._embed(request)
+            case RerankRequest():
+                return await self._rerank(request)
+            case OpenAIRequest():
+                return await self._openai(request)
+            case InfoRequest():
+                return self.info()
+            case _:
+                assert_never(request)
+
+    async def _embed(self, request: EmbedRequest) -> dict[str, Any]:
+        model = self._model("embed")
+        finished = await asyncio.wrap_future(self._batcher.submit(request))
+        # A large reply takes longer to build than to compute: not on the event loop.
+        return await asyncio.to_thread(response.embed_reply, request, finished, model)
+
+    async def _rerank(self, request: RerankRequest) -> dict[str, Any]:
+        model = self._model("rerank")
+        finished = await asyncio.wrap_future(self._batcher.submit(request))
+        return await asyncio.to_thread(response.rerank_reply, request, finished, model)
+
+    async def _openai(self, request: OpenAIRequest) -> dict[str, Any]:
+        if request.route == dialects.OPENAI_MODELS:
+            return dialects.openai_models(self._engine.models.values())
+        if request.route != dialects.OPENAI_EMBEDDINGS:
+            raise ValidationError(
+                f"`openai_route` must be {dialects.OPENAI_EMBEDDINGS} or {dialects.OPENAI_MODELS}. "
+                f"Given: {shortened(request.route)}"
+            )
+        model = self._model("embed")
+        native = dialects.openai_embed_request(request.body, model, self._settings.max_texts)
+        return dialects.openai_embed_reply(await self._embed(native))
+
+    def info(self) -> dict[str, Any]:
+        """What is loaded, where it runs, and within which limits."""
+        limits = ("max_texts", "max_request_tokens", "max_queue", "max_reply_bytes", "concurrency")
+        return {
+            "models": {role: asdict(model) for role, model in self._engine.models.items()},
+            **asdict(self._engine.runtime),
+            "limits": {name: getattr(self._settings, name) for name in limits},
+            "versions": {
+                "bge-serverless": __version__,
+                "python": platform.python_version(),
+                **{package: version(package) for package in PACKAGES},
+            },
+        }
+
+    async def check(self) -> None:
+        """Answer one request for each model and compare what must agree.
+
+        Raises:
+            RuntimeError: the worker is not fit to take jobs.
+        """
+        if not self._batcher.healthy:
+            raise RuntimeError("a thread of the batcher is dead")
+        if "embed" in self._engine.models:
+            work = EmbedRequest(["fitness", "fitness"], Outputs.DENSE | Outputs.COLBERT)
+            finished = await asyncio.wrap_future(self._batcher.submit(work))
+            one, other = (r.dense for r in finished.results if isinstance(r, Embedding))
+            if one is None or other is None or not np.allclose(one, other, atol=1e-3):
+                raise RuntimeError("the same text has two vectors")
+            if abs(float(np.linalg.norm(one)) - 1) > 1e-3:
+                raise RuntimeError("a dense vector is not of length one")
+        if "rerank" in self._engine.models:
+            await asyncio.wrap_future(self._batcher.submit(RerankRequest("fitness", ["fitness"])))
+
+    def close(self, timeout: float | None = None) -> None:
+        """Finish what is queued within `timeout` seconds, then stop."""
+        self._batcher.close(timeout)
+
+    def _model(self, role: Role) -> ModelInfo:
+        """Raises NotServedError: this worker does not load a model of that role."""
+        if role not in self._engine.models:
+            variable = {"embed": "BGE_EMBED_MODEL", "rerank": "BGE_RERANK_MODEL"}[role]
+            raise NotServedError(f"this worker loads no model to {role}: `{variable}` is empty")
+        return self._engine.models[role]
+
+    def _admit(self, work: Work, encoded: Sequence[Encoded]) -> None:
+        role: Role = "embed" if isinstance(work, EmbedRequest) else "rerank"
+        response.admit(work, encoded, self._engine.models[role], self._settings)
+
+
+def load_engine(settings: Settings) -> Engine:
+    """The engine that `BGE_ENGINE` names."""
+    if settings.engine == "packed":
+        return PackedEngine(settings)
+    # Imported here alone: FlagEmbedding and transformers take seconds and are not installed.
+    from .reference import ReferenceEngine
+
+    return ReferenceEngine(settings)

@@ -1,0 +1,87 @@
+"""The environment variables of the contract, read once at start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from .errors import StartError
+
+Device = Literal["auto", "cuda", "cpu"]
+Dtype = Literal["auto", "float16", "float32"]
+EngineName = Literal["packed", "flagembedding"]
+Choice = TypeVar("Choice", bound=str)
+Whole = TypeVar("Whole", int, int | None)
+
+# A queue worker cannot see whether a job came by `/run` (10 MB) or `/runsync` (20 MB): RunPod
+# drops a larger reply without a word, so the smaller limit holds, less its envelope.
+QUEUE_REPLY_BYTES = 9_500_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How this worker runs. `None` for a model: not loaded; for the budget: by the device."""
+
+    embed_model: Path | None = Path("models/bge-m3")
+    rerank_model: Path | None = Path("models/bge-reranker-v2-m3")
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    engine: EngineName = "packed"
+    max_batch_tokens: int | None = None
+    max_texts: int = 2048
+    max_request_tokens: int = 1_000_000
+    max_queue: int = 512
+    max_reply_bytes: int = QUEUE_REPLY_BYTES
+    concurrency: int = 32
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read every `BGE_…` variable of `env`.
+
+        Raises:
+            StartError: a value is wrong (the message names the variable), or both models are off.
+        """
+        settings = cls(
+            embed_model=_folder(env, "BGE_EMBED_MODEL", cls.embed_model),
+            rerank_model=_folder(env, "BGE_RERANK_MODEL", cls.rerank_model),
+            device=_one_of(env, "BGE_DEVICE", ("auto", "cuda", "cpu")),
+            dtype=_one_of(env, "BGE_DTYPE", ("auto", "float16", "float32")),
+            engine=_one_of(env, "BGE_ENGINE", ("packed", "flagembedding")),
+            max_batch_tokens=_integer(env, "BGE_MAX_BATCH_TOKENS", cls.max_batch_tokens),
+            max_texts=_integer(env, "BGE_MAX_TEXTS", cls.max_texts),
+            max_request_tokens=_integer(env, "BGE_MAX_REQUEST_TOKENS", cls.max_request_tokens),
+            max_queue=_integer(env, "BGE_MAX_QUEUE", cls.max_queue),
+            max_reply_bytes=_integer(env, "BGE_MAX_REPLY_BYTES", cls.max_reply_bytes),
+            # With one or two slots the SDK sleeps a second each time they are full.
+            concurrency=_integer(env, "BGE_CONCURRENCY", cls.concurrency, least=3),
+        )
+        if settings.embed_model is None and settings.rerank_model is None:
+            raise StartError("`BGE_EMBED_MODEL` and `BGE_RERANK_MODEL` are both empty: no model")
+        return settings
+
+
+def _folder(env: Mapping[str, str], name: str, default: Path | None) -> Path | None:
+    value = env.get(name)
+    if value is None:
+        return default
+    return Path(value) if value.strip() else None
+
+
+def _one_of(env: Mapping[str, str], name: str, choices: tuple[Choice, ...]) -> Choice:
+    """The first choice is the default."""
+    value = env.get(name, choices[0])
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise StartError(f"`{name}` must be one of {', '.join(choices)}. Given: {value!r}")
+
+
+def _integer(env: Mapping[str, str], name: str, default: Whole, least: int = 1) -> Whole:
+    value = env.get(name)
+    if value is None:
+        return default
+    if not value.isascii() or not value.isdigit() or int(value) < least:
+        raise StartError(f"`{name}` must be a whole number, at least {least}. Given: {value!r}")
+    return int(value)
