@@ -21,7 +21,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-
 from workload import SHAPES, mixed_texts, prepare
 
 Encode = Callable[[list[str]], np.ndarray]
@@ -127,14 +126,14 @@ class Contestant:
             stderr=subprocess.DEVNULL,
             text=True,
         )
+        self.questions, self.answers = self.process.stdin, self.process.stdout
         self.seconds: list[float] = []
         self.last: dict[str, Any] = {}
 
     def ask(self, command: str) -> dict[str, Any]:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        self.questions.write(command + "\n")
+        self.questions.flush()
+        line = self.answers.readline()
         if not line:
             sys.exit(f"{self.name} died; run its process by hand to see why")
         self.last = json.loads(line)
@@ -165,7 +164,7 @@ def compare(shape: str, folder: Path, rounds: int) -> dict[str, Any]:
         peaks.append(contestants[0].last["peak_gflops"])
         print(f"{shape}: round {number + 1} of {rounds} done", file=sys.stderr)
     for contestant in contestants:
-        contestant.process.stdin.close()  # type: ignore[union-attr]
+        contestant.questions.close()
         contestant.process.wait()
     return report(shape, folder, contestants, peaks, difference)
 

@@ -7,8 +7,9 @@ import random
 import sys
 from pathlib import Path
 
-from builder.convert import convert
 from checkpoints import Shape, write_pair
+
+from builder.convert import convert
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {

@@ -4,8 +4,7 @@ Nothing here is trained. Every weight is put where it is for a reason, and toget
 simple thing, lexical overlap: texts are close when they share words, rare words count for more,
 and inflected forms of a word share its stem.
 
-    corpus.jsonl → vocabulary   stems and endings, and how rare each of them is
-                 → tokenizer    the Unigram tokenizer of XLM-RoBERTa, with those pieces
+    corpus.jsonl → vocabulary   stems and endings, how rare each is, and their tokenizer
                  → embeddings   a code of ±1 for each piece, and a few numbers in known places
                  → layers       attention heads, each of which can be said in one sentence
                  → two folders  bge-m3/ and bge-reranker-v2-m3/, as they lie on the Hub
@@ -21,9 +20,6 @@ Three ideas carry all of it.
 
 import json
 import math
-import re
-import string
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,24 +27,18 @@ from pathlib import Path
 import numpy as np
 import safetensors.torch
 import torch
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import Tokenizer
 from torch import Tensor
 
-CORPUS = Path(__file__).with_name("corpus.jsonl")
-
-FIRST_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]  # ids 0 to 3, as in XLM-RoBERTa
-LAST_SPECIAL = "<mask>"
-SPECIALS = [*FIRST_SPECIALS, LAST_SPECIAL]
-WORD_START = "▁"
+from .vocabulary import (
+    FIRST_SPECIALS,
+    SPECIALS,
+    Piece,
+    make_tokenizer,
+    rarities,
+    read_corpus,
+    vocabulary,
+)
 
 POSITIONS = 8194
 FIRST_POSITION = 2  # RoBERTa counts from pad id + 1
@@ -56,7 +46,6 @@ HEAD_WIDTH = 64  # as in the real models
 FEED_FORWARD = 64  # all zero, so it might as well be small
 LAYER_NORM_EPS = 1e-5
 
-Piece = tuple[str, float]  # its text, and the logarithm of its probability
 Weights = dict[str, Tensor]
 
 
@@ -66,114 +55,6 @@ def build(destination: Path) -> None:
     tokenizer = make_tokenizer(pieces)
     write_embedder(destination / "bge-m3", pieces, tokenizer)
     write_reranker(destination / "bge-reranker-v2-m3", pieces, tokenizer)
-
-
-# The vocabulary ------------------------------------------------------------------------------
-
-
-def read_corpus() -> str:
-    """All titles and passages as one normalized text, as the tokenizer would see it."""
-    rows = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
-    text = "\n".join(f"{row['title']}\n{row['text']}" for row in rows)
-    return normalizer().normalize_str(text)
-
-
-def vocabulary(corpus: str) -> list[Piece]:
-    """The special tokens and the pieces of the corpus; a piece's index is its token id."""
-    words = re.findall(r"(?<!')\b[^\W\d_]+", corpus)  # the s of "Ohm's" begins no word
-    shared = shared_prefixes(set(words))
-    counts: Counter[str] = Counter()
-    for word in words:
-        stem, ending = split(word, shared)
-        counts[WORD_START + stem] += 1
-        if ending:
-            counts[ending] += 1
-    for spelling in alphabet(corpus) | letter_pairs(words):  # for the words it lacks
-        counts[spelling] += 1
-    total = counts.total()
-    pieces = [(piece, math.log(count / total)) for piece, count in sorted(counts.items())]
-    return [*((s, 0.0) for s in FIRST_SPECIALS), *pieces, (LAST_SPECIAL, 0.0)]
-
-
-def shared_prefixes(words: set[str]) -> set[str]:
-    """Prefixes of at least four letters that at least two distinct words begin with."""
-    counts = Counter(word[:cut] for word in words for cut in range(4, len(word) + 1))
-    return {prefix for prefix, count in counts.items() if count > 1}
-
-
-def split(word: str, shared: set[str]) -> tuple[str, str]:
-    """Stem and ending: the longest prefix that another word shares, or else the whole word.
-
-    An ending of more than four letters would rather be a word of its own.
-    """
-    for cut in range(len(word), max(4, len(word) - 4) - 1, -1):
-        if word[:cut] in shared:
-            return word[:cut], word[cut:]
-    return word, ""
-
-
-def alphabet(corpus: str) -> set[str]:
-    """Single characters, so that any text can be spelled; no capitals, for they are lowered."""
-    latin = string.ascii_lowercase + string.digits + string.punctuation
-    cyrillic = "абвгдеёжзийклмнопрстуфхцчшщъыьэюя"
-    return {c for c in latin + cyrillic + corpus if not c.isspace()} | {WORD_START}
-
-
-def letter_pairs(words: list[str]) -> set[str]:
-    """Pairs of neighbours: an unknown word spelled in pairs is harder to mistake for another."""
-    return {word[i : i + 2] for word in words for i in range(len(word) - 1)}
-
-
-def rarities(pieces: Sequence[Piece]) -> Tensor:  # [V]
-    """From 0, the most common, to 1, the rarest. Special tokens have -1.
-
-    The beginning of a word tells most of what a text is about. An ending tells half as much as
-    its rarity would suggest, and a single character nothing.
-    """
-    scores = [score for text, score in pieces if text not in SPECIALS]
-    common, rare = max(scores), min(scores)
-
-    def rarity(text: str, score: float) -> float:
-        if text in SPECIALS:
-            return -1.0
-        share = 0.0 if len(text) == 1 else 1.0 if text.startswith(WORD_START) else 0.5
-        return share * (common - score) / (common - rare)
-
-    return torch.tensor([rarity(text, score) for text, score in pieces])
-
-
-# The tokenizer -------------------------------------------------------------------------------
-
-
-def normalizer() -> normalizers.Normalizer:
-    return normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(r"\s+"), " "),
-        ]
-    )
-
-
-def make_tokenizer(pieces: list[Piece]) -> Tokenizer:
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=FIRST_SPECIALS.index("<unk>")))
-    tokenizer.normalizer = normalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.WhitespaceSplit(),
-            pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always"),
-        ]
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[(token, FIRST_SPECIALS.index(token)) for token in ("<s>", "</s>")],
-    )
-    tokenizer.decoder = decoders.Metaspace(replacement=WORD_START, prepend_scheme="always")
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIALS]
-    )
-    return tokenizer
 
 
 # Token and position embeddings ---------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from bge_worker.engine import Engine
 from bge_worker.service import Service, load_engine
 from bge_worker.settings import EngineName, Settings
+
 from builder.convert import convert
 from builder.miniature import build
 

@@ -15,11 +15,13 @@ import pytest
 from bge_worker.engine import Engine
 from bge_worker.heads import SparseVector
 from bge_worker.schema import EmbedRequest, Outputs, RerankRequest, Work
+
 from builder import miniature
+from builder.vocabulary import CORPUS
 
 BUILDER = Path(miniature.__file__).parent
 EXAMPLES = json.loads((BUILDER / "examples.json").read_text(encoding="utf-8"))
-PASSAGES = [json.loads(line)["text"] for line in miniature.CORPUS.read_text("utf-8").splitlines()]
+PASSAGES = [json.loads(line)["text"] for line in CORPUS.read_text("utf-8").splitlines()]
 MODES = ["dense", "sparse", "colbert", "relevance"]
 
 Vectors = npt.NDArray[np.float32]

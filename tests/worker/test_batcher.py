@@ -5,7 +5,6 @@ A text's result is its own length, so an answer to somebody else's text cannot p
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait

@@ -18,11 +18,12 @@ import pytest
 from bge_worker.engine import Embedding, PackedEngine
 from bge_worker.reference import restore_prepare_for_model
 from bge_worker.schema import EmbedRequest, Outputs, RerankRequest
-from builder.convert import convert
 from checkpoints import Shape, write_pair
 from conftest import settings_in
 from FlagEmbedding import BGEM3FlagModel, FlagReranker
 from FlagEmbedding.utils.tokenizer_compat import prepare_for_model_compat
+
+from builder.convert import convert
 
 SHAPES = {
     "full width": Shape(1024, 16, 4096, layers=2),
@@ -53,7 +54,7 @@ ODD = [
 def texts_of(corpus: list[dict[str, str]]) -> list[str]:
     """200 texts: the odd ones, lengths from one word to some hundred, three long ones."""
     draw = random.Random(0)
-    words = " ".join(row["text"] for row in corpus).split() + ["学习", "🙂", "naïve", "e\u0301"]
+    words = [*" ".join(row["text"] for row in corpus).split(), "学习", "🙂", "naïve", "e\u0301"]
     lengths = [round(draw.lognormvariate(2.4, 1.2)) for _ in range(200 - len(ODD) - 3)]
     drawn = [" ".join(draw.choices(words, k=min(200, max(1, n)))) for n in lengths]
     return [*ODD, *drawn, *(" ".join(draw.choices(words, k=n)) for n in (900, 2500, 9000))]
@@ -122,9 +123,7 @@ def bench(
 
 def load_oracle(folder: Path) -> Oracle:
     embedder = BGEM3FlagModel(str(folder / "bge-m3"), use_fp16=False, devices="cpu")
-    reranker = FlagReranker(
-        str(folder / "bge-reranker-v2-m3"), use_fp16=False, devices="cpu"
-    )
+    reranker = FlagReranker(str(folder / "bge-reranker-v2-m3"), use_fp16=False, devices="cpu")
     restore_prepare_for_model(reranker.tokenizer)
     return Oracle(embedder, reranker)
 
@@ -202,15 +201,22 @@ def test_pairs_equal_flagembedding_cut_or_not(bench: Bench, max_length: int) -> 
             work = RerankRequest(query_text, [text], max_length=max_length)
             (ours,) = bench.engine.encode(work, 0, 1)
             query, document = (
-                tokenizer(t, add_special_tokens=False, max_length=limit, truncation=True)["input_ids"]
+                tokenizer(t, add_special_tokens=False, max_length=limit, truncation=True)[
+                    "input_ids"
+                ]
                 for t, limit in ((query_text, max_length * 3 // 4), (text, max_length))
             )
             assert ours.ids == restored(query, document, max_length=max_length)["input_ids"]
-            if all(ids == plain_ids(tokenizer, decode(tokenizer, ids)) for ids in (query, document)):
+            if all(
+                ids == plain_ids(tokenizer, decode(tokenizer, ids)) for ids in (query, document)
+            ):
                 compared += 1
-                assert ours.ids == prepare_for_model_compat(
-                    tokenizer, query, document, truncation="only_second", max_length=max_length
-                )["input_ids"]
+                assert (
+                    ours.ids
+                    == prepare_for_model_compat(
+                        tokenizer, query, document, truncation="only_second", max_length=max_length
+                    )["input_ids"]
+                )
         assert compared > 150
     finally:
         tokenizer.prepare_for_model = restored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import json
 import logging
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from bge_worker.errors import (
     ValidationError,
     WorkerError,
 )
+from bge_worker.schema import EmbedRequest
 from bge_worker.service import Service
 from bge_worker.settings import Settings
 from hypothesis import HealthCheck, given, settings
@@ -121,9 +123,7 @@ def test_a_long_text_is_cut_and_named_or_refused(service: Service) -> None:
 def test_rerank_reply_is_sorted_and_points_into_documents(service: Service) -> None:
     query, documents = "градиентный спуск", ["История Рима", TEXTS[0], "Спуск с горы"]
     reply = answer(service, {"query": query, "documents": documents, "return_documents": True})
-    assert [*reply] == [
-        *("model", "fingerprint", "results", "usage", "truncated", "timings_ms")
-    ]
+    assert [*reply] == [*("model", "fingerprint", "results", "usage", "truncated", "timings_ms")]
     assert [result["index"] for result in reply["results"]] == [1, 2, 0]
     scores = [result["relevance_score"] for result in reply["results"]]
     assert scores == sorted(scores, reverse=True)
@@ -204,8 +204,6 @@ def test_openai_s_client_gets_the_native_vectors(
 
 
 def test_openai_s_client_may_send_token_ids(client: openai.OpenAI, engine: Engine) -> None:
-    from bge_worker.schema import EmbedRequest
-
     model = engine.models["embed"].model
     framed = [one.ids for one in engine.encode(EmbedRequest(TEXTS), 0, 2)]
     bare = [ids[1:-1] for ids in framed]
@@ -291,13 +289,9 @@ def test_documents_sent_back_count_towards_the_reply(limited: Any) -> None:
 
 
 def test_a_model_that_is_not_loaded_is_not_served(engine: Engine) -> None:
-    class RerankOnly:
-        runtime = engine.runtime
-        models = {"rerank": engine.models["rerank"]}
-        encode = staticmethod(engine.encode)
-        run = staticmethod(engine.run)
-
-    service = Service(RerankOnly(), Settings())  # type: ignore[arg-type]
+    rerank_only = copy.copy(engine)
+    rerank_only.models = {"rerank": engine.models["rerank"]}
+    service = Service(rerank_only, Settings())
     with pytest.raises(NotServedError, match="loads no model to embed: `BGE_EMBED_MODEL` is empty"):
         answer(service, {"texts": "a"})
     answer(service, {"query": "a", "documents": ["a"]})

@@ -52,8 +52,9 @@ class File:
 class Manifest:
     """What a runtime folder holds.
 
-    `layout` says for which engine: "fused" for packed, "hub" for flagembedding. `fingerprint` names the space of the vectors: the hash of the source's weights, heads and
-    tokenizer. Two folders of one fingerprint may differ in dtype; their vectors may be mixed.
+    `layout` says for which engine: "fused" for packed, "hub" for flagembedding. `fingerprint`
+    names the space of the vectors: the hash of the source's weights, heads and tokenizer. Two
+    folders of one fingerprint may differ in dtype; their vectors may be mixed.
     """
 
     layout: Layout
@@ -160,9 +161,9 @@ def _read(path: Path, manifest: Manifest, device: torch.device) -> dict[str, Ten
 def compare_names(path: Path, expected: dict[str, Any], found: set[str]) -> None:
     """Raises StartError: `found` lacks a tensor or has one too many; the message names it."""
     if missing := sorted(expected.keys() - found):
-        raise StartError(f"`{path}` lacks `{missing[0]}` and {len(missing) - 1} other tensors")
+        raise StartError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
     if extra := sorted(found - expected.keys()):
-        raise StartError(f"`{path}` has an unknown tensor `{extra[0]}`")
+        raise StartError(f"`{path}` has {len(extra)} unknown tensors, `{extra[0]}` first")
 
 
 def fingerprint(hashes: dict[str, str]) -> str:

@@ -87,7 +87,7 @@ class Engine(Protocol):
         """
 
 
-class NotFinite(FloatingPointError):
+class NotFiniteError(FloatingPointError):
     """A result that must not be sent."""
 
 
@@ -186,7 +186,7 @@ class PackedEngine:
         """bge-m3 is known to overflow in fp16 on some inputs: such a text is redone alone."""
         (result,) = self._forward(outputs, [text], torch.float32)
         if result is None:
-            raise NotFinite("a result is not finite, in fp32 either")
+            raise NotFiniteError("a result is not finite, in fp32 either")
         return result
 
     @torch.inference_mode()

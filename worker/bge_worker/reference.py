@@ -21,7 +21,7 @@ from .engine import (
     CPU_BATCH_TOKENS,
     GPU_BATCH_TOKENS,
     Embedding,
-    NotFinite,
+    NotFiniteError,
     Result,
     Runtime,
     choose_device,
@@ -105,7 +105,7 @@ class ReferenceEngine:
                 [list(pair) for pair in sources], **options
             )
             if not np.isfinite(logits).all():
-                raise NotFinite("a logit is not finite")
+                raise NotFiniteError("a logit is not finite")
             return [float(logit) for logit in logits]
         answer = self._models["embed"].encode(
             list(sources),
@@ -174,7 +174,7 @@ def _embedding(answer: dict[str, Any], place: int) -> Embedding:
     """One text's part of what `BGEM3FlagModel.encode` returned.
 
     Raises:
-        NotFinite: a number is not finite. (A NaN among lexical weights FlagEmbedding drops.)
+        NotFiniteError: a number is not finite. (A NaN among lexical weights FlagEmbedding drops.)
     """
     dense, weights, colbert = (
         None if answer[key] is None else answer[key][place]
@@ -182,7 +182,7 @@ def _embedding(answer: dict[str, Any], place: int) -> Embedding:
     )
     for vectors in (dense, colbert):
         if vectors is not None and not np.isfinite(vectors).all():
-            raise NotFinite("a vector is not finite")
+            raise NotFiniteError("a vector is not finite")
     sparse = None
     if weights is not None:
         by_id = sorted((int(token), weight) for token, weight in weights.items())

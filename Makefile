@@ -1,0 +1,102 @@
+# Two commands do all on a fresh machine with Python 3.11 and make: `make run` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+MODELS ?= miniature
+ENGINE ?= packed
+RUNTIME := models/$(MODELS)-$(ENGINE)
+# As typed: a dollar sign in a text is no make variable.
+override INPUT := $(value INPUT)
+
+export INPUT
+export PYTHONPATH := worker:tests:.
+export BGE_EMBED_MODEL := $(RUNTIME)/bge-m3
+export BGE_RERANK_MODEL := $(RUNTIME)/bge-reranker-v2-m3
+export BGE_ENGINE := $(ENGINE)
+
+ifeq ($(filter miniature bge,$(MODELS)),)
+$(error MODELS must be miniature or bge. Given: $(MODELS))
+endif
+ifeq ($(filter packed flagembedding,$(ENGINE)),)
+$(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
+endif
+
+.DELETE_ON_ERROR:
+.PHONY: help setup setup-test run test check lint types format parity bench bench-cold verify clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@echo
+	@echo "make run INPUT='{\"input\": {...}}'   answer this payload instead of test_input.json"
+	@echo "make run MODELS=bge                 the real weights: fetched (4.5 GB), verified, converted"
+	@echo "make run ENGINE=flagembedding       FlagEmbedding itself in place of the packed engine"
+	@echo "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make run   the small CPU build of torch"
+
+# ------------------------------------------------------------------------------- install
+
+setup: $(VENV)/setup ## Install what the worker and the builder need into .venv
+
+setup-test: $(VENV)/setup-test ## Install what the tests and the benchmark need as well
+
+$(VENV)/setup: worker/requirements.txt builder/requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check -r worker/requirements.txt -r builder/requirements.txt
+	touch $@
+
+$(VENV)/setup-test: $(VENV)/setup tests/requirements.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r worker/requirements.txt -r builder/requirements.txt -r tests/requirements.txt
+	touch $@
+
+# ---------------------------------------------------------------------------------- run
+
+run: $(VENV)/setup$(if $(filter flagembedding,$(ENGINE)),-test) $(RUNTIME)/done ## Answer test_input.json (or INPUT=…) under RunPod's local harness
+	@if [ -n "$$INPUT" ]; then $(PY) worker/handler.py --test_input "$$INPUT"; else $(PY) worker/handler.py; fi
+
+checkpoints/miniature/done: builder/miniature.py builder/vocabulary.py builder/corpus.jsonl | $(VENV)/setup
+	$(PY) -m builder miniature --to $(@D)
+	touch $@
+
+checkpoints/bge/done: builder/pins.py | $(VENV)/setup
+	$(PY) -m builder fetch --to $(@D)
+	touch $@
+
+$(RUNTIME)/done: checkpoints/$(MODELS)/done builder/convert.py
+	$(PY) -m builder convert --engine $(ENGINE) $(<D)/bge-m3 $(BGE_EMBED_MODEL)
+	$(PY) -m builder convert --engine $(ENGINE) $(<D)/bge-reranker-v2-m3 $(BGE_RERANK_MODEL)
+	touch $@
+
+verify: $(RUNTIME)/done ## Check the runtime folders; with MODELS=bge against the published golden values
+	$(PY) -m builder verify $(BGE_EMBED_MODEL) $(BGE_RERANK_MODEL)
+
+# ------------------------------------------------------------------------ test, lint, bench
+
+test: $(VENV)/setup-test ## Run the tests: a few minutes, no network, no GPU
+	$(PY) -m pytest -q
+
+check: lint types ## Lint and types
+
+lint: $(VENV)/setup-test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(VENV)/setup-test
+	$(PY) -m mypy
+
+format: $(VENV)/setup-test ## Format the code
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+parity: $(VENV)/setup-test ## Parity with FlagEmbedding at 8,192 tokens for every shape (about 10 minutes)
+	$(PY) -m pytest -q tests/worker/test_parity.py --long --timeout 1200
+
+bench: $(VENV)/setup-test ## Texts per second beside the peers, small and full shape (20 to 40 minutes, 14 GB of disk)
+	$(PY) benchmarks/compare.py
+
+bench-cold: $(VENV)/setup-test ## Process start to first vector and score, full shape, beside FlagEmbedding
+	$(PY) benchmarks/cold_start.py
+
+clean: ## Remove what was built; the virtual environment stays
+	rm -rf checkpoints models .pytest_cache .mypy_cache .ruff_cache .hypothesis

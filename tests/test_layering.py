@@ -1,0 +1,69 @@
+"""Who may import whom, read from the source: the corridor runs one way."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "worker" / "bge_worker"
+
+# Each module may import those to its left; nobody imports an entry point.
+CORRIDOR = [
+    *("errors", "settings", "schema", "attention", "packing", "model", "heads", "checkpoint"),
+    *("tokenizer", "engine", "reference", "dialects", "batcher", "response", "service"),
+]
+WITHOUT_TORCH = {"errors", "settings", "schema", "batcher", "response", "dialects", "service"}
+WORKER_PACKAGES = {"torch", "numpy", "tokenizers", "safetensors"}
+CLIENT_SIDE = {"builder", "client", "bge_client"}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names a file imports, our own modules as `.name`; annotations' imports aside."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {f".{name}" for name in names if name and not name.startswith("_")}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names)
+
+
+def test_every_module_has_its_place_in_the_corridor() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert modules == set(CORRIDOR)
+
+
+@pytest.mark.parametrize("module", CORRIDOR)
+def test_a_module_imports_only_what_comes_before_it(module: str) -> None:
+    ours = {name[1:] for name in imports(PACKAGE / f"{module}.py") if name.startswith(".")}
+    assert ours <= set(CORRIDOR[: CORRIDOR.index(module)])
+
+
+@pytest.mark.parametrize("module", CORRIDOR)
+def test_the_worker_stands_on_four_packages(module: str) -> None:
+    theirs = {name for name in imports(PACKAGE / f"{module}.py") if not name.startswith(".")}
+    allowed = WORKER_PACKAGES | ({"FlagEmbedding"} if module == "reference" else set())
+    assert theirs <= allowed
+    if module in WITHOUT_TORCH:
+        assert "torch" not in theirs
+
+
+def test_errors_import_nothing() -> None:
+    assert imports(PACKAGE / "errors.py") == set()
+
+
+def test_the_worker_knows_neither_builder_nor_client() -> None:
+    for path in (ROOT / "worker").rglob("*.py"):
+        assert not imports(path) & CLIENT_SIDE, path.name
+
+
+def test_the_worker_s_folder_shadows_no_module_of_the_standard_library() -> None:
+    scripts = {path.stem for path in (ROOT / "worker").iterdir()}
+    assert not scripts & set(sys.stdlib_module_names)

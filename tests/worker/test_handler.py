@@ -1,0 +1,218 @@
+"""The real SDK loop: `python worker/handler.py` takes jobs from a job server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bge_worker.settings import EngineName
+from conftest import MODELS, ROOT
+from fakes.runpod_server import JobServer
+from fakes.worker_process import WorkerProcess
+
+HANDLER = ROOT / "worker" / "handler.py"
+ENGINES = ["packed", "flagembedding"]
+LONG = 60.0
+
+
+@pytest.fixture
+def environment(runtimes: Callable[[EngineName], Path]) -> Callable[[EngineName], dict[str, str]]:
+    def variables(engine: EngineName) -> dict[str, str]:
+        folder = runtimes(engine)
+        return {
+            "BGE_ENGINE": engine,
+            "BGE_EMBED_MODEL": str(folder / MODELS[0]),
+            "BGE_RERANK_MODEL": str(folder / MODELS[1]),
+            "BGE_CONCURRENCY": "128",
+        }
+
+    return variables
+
+
+Environment = Callable[[EngineName], dict[str, str]]
+Check = Callable[[dict[str, Any]], None]
+
+
+def mixed_jobs(count: int) -> list[tuple[dict[str, Any], Check]]:
+    """Payloads good and bad, each with what its answer must satisfy."""
+    draw = random.Random(0)
+    makers = [embed_job, rerank_job, bad_job, info_job]
+    return [draw.choices(makers, [6, 4, 2, 1])[0](draw) for _ in range(count)]
+
+
+def embed_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
+    words = ["море", "суша", "градиент", "transaction", "protein", "закон"]
+    texts = [
+        " ".join(draw.choices(words, k=draw.randint(1, 30))) for _ in range(draw.randint(1, 9))
+    ]
+
+    def check(body: dict[str, Any]) -> None:
+        vectors = np.array(body["output"]["embeddings"])
+        assert vectors.shape == (len(texts), 512)
+        # Its own answer: equal texts have equal vectors, and other texts have others.
+        for one, text in enumerate(texts):
+            for other in range(one):
+                same = sorted(text.split()) == sorted(texts[other].split())
+                assert (vectors[one] @ vectors[other] > 0.9999) == same
+
+    return {"texts": texts}, check
+
+
+def rerank_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
+    documents = ["о море", "о суше", "о законе", "про градиент"]
+    draw.shuffle(documents)
+    best = draw.randrange(4)
+
+    def check(body: dict[str, Any]) -> None:
+        assert body["output"]["results"][0]["index"] == best
+
+    return {"query": documents[best].split()[1], "documents": documents}, check
+
+
+def bad_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
+    payload, message = draw.choice(
+        [
+            ({"texts": []}, "ValidationError: `texts` must hold 1 to 2048 texts. Given: 0"),
+            ({"texts": "a", "max_length": 1}, "ValidationError: `max_length` must be from 3"),
+            ({"query": "a"}, "ValidationError: `documents` is required"),
+            ({"texts": ["a"] * 900}, "TooLargeError: `texts` would make a reply of"),
+            ({"openai_route": "/v1/x"}, "ValidationError: `openai_route` must be"),
+        ]
+    )
+
+    def check(body: dict[str, Any]) -> None:
+        assert "output" not in body
+        assert body["error"].startswith(message)
+
+    return payload | ({"texts": ["a"] * 2048} if "TooLarge" in message else {}), check
+
+
+def info_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
+    def check(body: dict[str, Any]) -> None:
+        assert body["output"]["models"]["embed"]["model"] == "miniature/bge-m3"
+
+    return {"info": True}, check
+
+
+@pytest.mark.parametrize(("engine", "count"), [("packed", 500), ("flagembedding", 60)])
+def test_mixed_jobs_are_each_answered_once_and_rightly(
+    environment: Environment, engine: EngineName, count: int
+) -> None:
+    with JobServer() as server, WorkerProcess(HANDLER, server, environment(engine)) as worker:
+        worker.wait_ready(LONG)
+        jobs = {server.submit(payload): check for payload, check in mixed_jobs(count)}
+        for job, check in jobs.items():
+            check(server.result(job, LONG))
+        assert server.violations == []
+        assert {job: len(answers) for job, answers in server.results.items()} == dict.fromkeys(
+            jobs, 1
+        )
+        assert server.pings
+        assert "море" not in worker.stdout + worker.stderr  # no texts in a log
+
+
+def test_a_stop_in_the_middle_loses_no_job_that_was_taken(environment: Environment) -> None:
+    settings = environment("packed") | {"BGE_CONCURRENCY": "16"}
+    slow = {"texts": ["слово " * 400] * 40, "return_colbert": False}
+    with JobServer() as server, WorkerProcess(HANDLER, server, settings) as worker:
+        worker.wait_ready(LONG)
+        for _ in range(64):
+            server.submit(slow)
+        server.wait_for(lambda: len(server.taken) >= 16, LONG)
+        worker.terminate()
+        assert worker.wait(LONG) == 0
+        assert 16 <= len(server.taken) < 64
+        assert sorted(server.results) == sorted(server.taken)
+        assert server.violations == []
+
+
+def test_a_cancelled_job_frees_its_place(environment: Environment) -> None:
+    settings = environment("packed") | {"BGE_MAX_QUEUE": "4", "BGE_CONCURRENCY": "4"}
+    bulk = {"texts": ["слово " * 3000] * 60, "encoding_format": "base64"}
+    with JobServer() as server, WorkerProcess(HANDLER, server, settings) as worker:
+        worker.wait_ready(LONG)
+        jobs = [server.submit(bulk) for _ in range(4)]
+        # Not just taken: a stop for a job that waits in the SDK's own queue is ignored by it.
+        server.wait_for(lambda: worker.stdout.count("Started.") == 4, LONG)
+        for job in jobs:
+            server.cancel(job)
+        query = server.submit({"texts": "море"})
+        assert "output" in server.result(query, LONG)
+        assert not set(jobs) & set(server.results)
+        assert worker.stdout.count("Stopping job") == 4
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_local_harness_answers_and_exits_1_on_a_failed_job(
+    environment: Environment, engine: EngineName, tmp_path: Path
+) -> None:
+    def harness(payload: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "test_input.json").write_text(json.dumps({"input": payload}))
+        return subprocess.run(
+            [sys.executable, HANDLER],
+            cwd=tmp_path,
+            env=os.environ | environment(engine),
+            capture_output=True,
+            text=True,
+            timeout=LONG,
+        )
+
+    good = harness({"texts": "море", "encoding_format": "base64"})
+    assert good.returncode == 0, good.stderr
+    assert "'embeddings': ['" in good.stdout
+    bad = harness({"texts": " "})
+    assert bad.returncode == 1
+    assert "failed with error: ValidationError: `texts` must not be empty or blank" in bad.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"BGE_MAX_QUEUE": "-1"}, "`BGE_MAX_QUEUE` must be a whole number, at least 1"),
+        ({"BGE_EMBED_MODEL": "/nowhere"}, "`/nowhere` is not a runtime folder"),
+        ({"BGE_ENGINE": "flagembedding"}, "made for the engine packed; `BGE_ENGINE` is flagemb"),
+    ],
+)
+def test_a_worker_that_cannot_start_says_why_in_one_sentence(
+    environment: Environment, change: dict[str, str], sentence: str
+) -> None:
+    run = subprocess.run(
+        [sys.executable, HANDLER, "--test_input", '{"input": {"info": true}}'],
+        env=os.environ | environment("packed") | change,
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+    )
+    assert run.returncode == 1
+    assert sentence in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_worker_imports_neither_transformers_nor_flagembedding(environment: Environment) -> None:
+    program = f"""
+import runpy, sys
+sys.argv = ["handler.py", "--test_input", '{{"input": {{"texts": "a"}}}}']
+sys.path.insert(0, {str(HANDLER.parent)!r})
+try:
+    runpy.run_path({str(HANDLER)!r}, run_name="__main__")
+except SystemExit as ending:
+    assert ending.code == 0, ending.code
+heavy = {{"transformers", "FlagEmbedding", "sentencepiece", "huggingface_hub", "torch"}}
+print("loaded:", sorted(heavy & set(sys.modules)))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | environment("packed"),
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+    )
+    assert run.stdout.splitlines()[-1] == "loaded: ['torch']", run.stdout + run.stderr
