@@ -42,7 +42,7 @@ setup-test: $(VENV)/setup-test ## Install what the tests and the benchmark need 
 
 $(VENV)/setup: worker/requirements.txt builder/requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check -r worker/requirements.txt -r builder/requirements.txt
 	touch $@
 
@@ -63,13 +63,14 @@ checkpoints/bge/done: builder/pins.py | $(VENV)/setup
 	$(PY) -m builder fetch --to $(@D)
 	touch $@
 
-$(RUNTIME)/done: checkpoints/$(MODELS)/done builder/convert.py
-	$(PY) -m builder convert --engine $(ENGINE) $(<D)/bge-m3 $(BGE_EMBED_MODEL)
-	$(PY) -m builder convert --engine $(ENGINE) $(<D)/bge-reranker-v2-m3 $(BGE_RERANK_MODEL)
+CONVERT := $(PY) -m builder convert --engine $(ENGINE)
+$(RUNTIME)/done: checkpoints/$(MODELS)/done builder/convert.py worker/bge_worker/checkpoint.py worker/bge_worker/model.py
+	$(CONVERT) --name $(MODELS)/bge-m3 $(<D)/bge-m3 $(@D)/bge-m3
+	$(CONVERT) --name $(MODELS)/bge-reranker-v2-m3 $(<D)/bge-reranker-v2-m3 $(@D)/bge-reranker-v2-m3
 	touch $@
 
 verify: $(RUNTIME)/done ## Check the runtime folders; with MODELS=bge against the published golden values
-	$(PY) -m builder verify $(BGE_EMBED_MODEL) $(BGE_RERANK_MODEL)
+	$(PY) -m builder verify $(<D)/bge-m3 $(<D)/bge-reranker-v2-m3
 
 # ------------------------------------------------------------------------ test, lint, bench
 
@@ -98,5 +99,5 @@ bench: $(VENV)/setup-test ## Texts per second beside the peers, small and full s
 bench-cold: $(VENV)/setup-test ## Process start to first vector and score, full shape, beside FlagEmbedding
 	$(PY) benchmarks/cold_start.py
 
-clean: ## Remove what was built; the virtual environment stays
-	rm -rf checkpoints models .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## Remove what was built; .venv and fetched checkpoints stay
+	rm -rf models checkpoints/miniature checkpoints/bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -21,18 +21,20 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+
 from workload import SHAPES, mixed_texts, prepare
 
 Encode = Callable[[list[str]], np.ndarray]
 
 
 def packed(folder: Path) -> Encode:
-    from bge_worker.engine import PackedEngine
+    from bge_worker.engine import PackedEngine, keep_freed_memory
     from bge_worker.packing import round_robin
     from bge_worker.schema import EmbedRequest
     from bge_worker.settings import Settings
 
-    model = folder / "packed" / "bge-m3"
+    keep_freed_memory()  # as the worker does
+    model = folder / "float32" / "bge-m3"
     engine = PackedEngine(Settings(embed_model=model, rerank_model=None))
 
     def encode(texts: list[str]) -> np.ndarray:
@@ -146,7 +148,7 @@ class Contestant:
 def token_lengths(folder: Path) -> list[int]:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "packed" / "bge-m3" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(folder / "float32" / "bge-m3" / "tokenizer.json"))
     return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(mixed_texts())]
 
 

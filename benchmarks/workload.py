@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 
-from checkpoints import Shape, write_pair
-
 from builder.convert import convert
+from checkpoints import Shape, write_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {
@@ -33,12 +33,13 @@ def mixed_texts(count: int = 64, median: int = 37, most: int = 350) -> list[str]
 
 
 def prepare(shape: str, folder: Path) -> None:
-    """`folder/hub/…` and `folder/packed/…` in fp32 for both models, unless they are there."""
+    """Both models in `folder/hub`, and converted in `folder/float32` and `folder/float16`."""
     if (folder / "done").is_file():
         return
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
     print(f"writing random checkpoints of the {shape} shape to {folder} …", file=sys.stderr)
     write_pair(folder / "hub", SHAPES[shape], corpus())
     for model in MODELS:
-        convert(folder / "hub" / model, folder / "packed" / model, dtype="float32")
-        convert(folder / "hub" / model, folder / "flagembedding" / model, engine="flagembedding")
+        for dtype in ("float32", "float16"):
+            convert(folder / "hub" / model, folder / dtype / model, dtype=dtype)
     (folder / "done").touch()

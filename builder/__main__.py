@@ -31,12 +31,14 @@ def main() -> int:
     try:
         result: int = arguments.run(arguments)
     except (ConvertError, StartError) as error:
-        return fail(error)
+        return fail(str(error))
+    except OSError as error:  # no space, no permission
+        return fail(f"{error.strerror}: {error.filename}")
     return result
 
 
-def fail(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+def fail(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
     return 1
 
 
@@ -60,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
         "destination", type=Path, help="written anew; a folder there is replaced"
     )
     to_runtime.add_argument("--dtype", choices=["float16", "float32"], default="float16")
+    to_runtime.add_argument(
+        "--name", help="what replies call the model (default: the folder's name)"
+    )
     to_runtime.add_argument("--engine", choices=["packed", "flagembedding"], default="packed")
     to_runtime.set_defaults(run=run_convert)
 
@@ -84,9 +89,9 @@ def run_fetch(arguments: argparse.Namespace) -> int:
         for pin in PINS:
             if arguments.model in ("all", pin.name):
                 fetch(pin, arguments.to / pin.name)
-                print(f"{arguments.to / pin.name}: {pin.repo} at {pin.revision}, verified")
+                print(f"{arguments.to / pin.name}: {pin.repo}, {pin.licence}, {pin.revision}")
     except FetchError as error:
-        return fail(error)
+        return fail(str(error))
     return 0
 
 
@@ -96,6 +101,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
         arguments.destination,
         dtype=arguments.dtype,
         engine=arguments.engine,
+        name=arguments.name,
     )
     print(
         f"{arguments.destination}: {manifest.model} to {manifest.role}, layout {manifest.layout}, "

@@ -13,15 +13,19 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from bge_worker.checkpoint import (
     DTYPES,
+    MANIFEST,
     TOKENIZER,
     WEIGHTS,
     File,
@@ -31,9 +35,6 @@ from bge_worker.checkpoint import (
     fingerprint,
 )
 from bge_worker.model import Config
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from .pins import PINS
 
@@ -75,33 +76,54 @@ class Source:
 
 
 def convert(
-    source_folder: Path, destination: Path, *, dtype: str = "float16", engine: str = "packed"
+    source_folder: Path,
+    destination: Path,
+    *,
+    dtype: str = "float16",
+    engine: str = "packed",
+    name: str | None = None,
 ) -> Manifest:
     """Turn a checkpoint in the Hub's format into a runtime folder for one engine.
 
     For `packed`: fused safetensors in `dtype`. For `flagembedding`: the files as they are, their
-    pickles checked. The folder is written beside its place and moved there whole, so that a
-    broken run leaves nothing that looks finished.
+    pickles checked. `name` is what replies call a model that is not one of the pinned two; by
+    default that of its folder. The destination is written beside its place and moved there
+    whole, so that a broken run leaves nothing that looks finished.
 
     Raises:
-        ConvertError: the source is refused; the message names the file, field or tensor.
+        ConvertError: the source is refused, or the destination holds something else than a
+            runtime folder; the message names the file, field or tensor.
     """
+    check_destination(source_folder, destination)
     source = read_source(source_folder)
     tensors = fuse(source, read_tensors(source))
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".converting-") as temporary:
-        folder = Path(temporary) / "folder"
-        folder.mkdir()
+    unfinished = destination.with_name(f".converting-{destination.name}")
+    shutil.rmtree(unfinished, ignore_errors=True)  # what a killed run left behind
+    unfinished.mkdir(parents=True)
+    try:
         if engine == "packed":
-            write_fused(source, tensors, folder, dtype)
+            write_fused(source, tensors, unfinished, dtype)
         else:
-            copy_files(source, folder)
-        manifest = describe(source, folder, engine, dtype)
-        manifest.write(folder)
+            copy_files(source, unfinished)
+        manifest = describe(source, unfinished, engine, dtype, name)
+        manifest.write(unfinished)
         if destination.exists():
             shutil.rmtree(destination)
-        folder.rename(destination)
+        unfinished.rename(destination)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
     return manifest
+
+
+def check_destination(source: Path, destination: Path) -> None:
+    """Raises ConvertError: writing there would remove something that no conversion wrote."""
+    if source.resolve().is_relative_to(destination.resolve()):
+        raise ConvertError(f"`{destination}` holds the source `{source}`: choose another place")
+    if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
+        raise ConvertError(f"`{destination}` is not a folder")
+    finished = (destination / MANIFEST).is_file()
+    if destination.is_dir() and not finished and any(destination.iterdir()):
+        raise ConvertError(f"`{destination}` is not empty and not a runtime folder")
 
 
 def write_fused(source: Source, tensors: dict[str, Tensor], folder: Path, dtype: str) -> None:
@@ -122,25 +144,21 @@ def copy_files(source: Source, folder: Path) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def describe(source: Source, folder: Path, engine: str, dtype: str) -> Manifest:
-    """The manifest of a finished folder.
-
-    The model's name is that of the pin whose weights these are, else the last two parts of the
-    source's path: they look like a repository's name and tell a miniature from the real thing.
-    """
+def describe(source: Source, folder: Path, engine: str, dtype: str, name: str | None) -> Manifest:
+    """The manifest of a finished folder; it claims a pin's name only if every part is pinned."""
     hashes = {path.name: File.of(path).sha256 for path in source.parts}
     pinned = next(
         (
             pin
             for pin in PINS
-            if any(file.sha256 == hashes[source.weights.name] for file in pin.files)
+            if hashes.items() <= {file.name: file.sha256 for file in pin.files}.items()
         ),
         None,
     )
     return Manifest(
         layout="fused" if engine == "packed" else "hub",
         role=source.role,
-        model=pinned.repo if pinned else "/".join(source.folder.resolve().parts[-2:]),
+        model=pinned.repo if pinned else name or source.folder.resolve().name,
         revision=pinned.revision if pinned else None,
         fingerprint=fingerprint(hashes),
         dtype=dtype if engine == "packed" else "float32",
@@ -162,6 +180,8 @@ def read_source(folder: Path) -> Source:
         raw = json.loads(path.read_bytes())
     except ValueError as error:
         raise ConvertError(f"`{path}` is not JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConvertError(f"`{path}` is not an object")
     if "auto_map" in raw:
         raise ConvertError(f"`{path}` has `auto_map`: code from a checkpoint is never run")
     names = raw.get("architectures") or ["none"]
@@ -192,32 +212,43 @@ def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
     for field, value in fixed.items():
         if raw.get(field, value) != value:
             raise ConvertError(f"`{path}`: `{field}` is {raw[field]!r}; only {value!r} is served")
-    try:
-        pad_id = raw["pad_token_id"]
-        return Config(
-            vocab_size=raw["vocab_size"],
-            width=raw["hidden_size"],
-            layers=raw["num_hidden_layers"],
-            heads=raw["num_attention_heads"],
-            feed_forward=raw["intermediate_size"],
-            positions=raw["max_position_embeddings"] - pad_id - 1,
-            layer_norm_eps=raw["layer_norm_eps"],
-            bos_id=raw["bos_token_id"],
-            pad_id=pad_id,
-            eos_id=raw["eos_token_id"],
-            unk_id=token_id(path.parent / TOKENIZER, "<unk>"),
-        )
-    except KeyError as error:
-        raise ConvertError(f"`{path}` lacks `{error.args[0]}`") from None
+    pad_id = whole(path, raw, "pad_token_id", 0)
+    width, heads = whole(path, raw, "hidden_size"), whole(path, raw, "num_attention_heads")
+    if width % heads:
+        raise ConvertError(f"`{path}`: `hidden_size` {width} is not a multiple of {heads} heads")
+    return Config(
+        vocab_size=whole(path, raw, "vocab_size"),
+        width=width,
+        layers=whole(path, raw, "num_hidden_layers"),
+        heads=heads,
+        feed_forward=whole(path, raw, "intermediate_size"),
+        positions=whole(path, raw, "max_position_embeddings", pad_id + 4) - pad_id - 1,
+        layer_norm_eps=float(raw.get("layer_norm_eps", 1e-12)),  # transformers' default
+        bos_id=whole(path, raw, "bos_token_id", 0),
+        pad_id=pad_id,
+        eos_id=whole(path, raw, "eos_token_id", 0),
+        unk_id=token_id(path.parent / TOKENIZER, "<unk>"),
+    )
+
+
+def whole(path: Path, raw: Mapping[str, Any], field: str, least: int = 1) -> int:
+    """Raises ConvertError: the field is missing or no whole number of at least `least`."""
+    value = raw.get(field)
+    if type(value) is not int or value < least:
+        raise ConvertError(f"`{path}`: `{field}` must be at least {least}. Given: {value!r}")
+    return value
 
 
 def token_id(path: Path, token: str) -> int:
     """The id of a special token; config.json does not tell `<unk>`."""
     if not path.is_file():
         raise ConvertError(f"`{path}` is missing")
-    for added in json.loads(path.read_bytes())["added_tokens"]:
-        if added["content"] == token:
-            return int(added["id"])
+    try:
+        for added in json.loads(path.read_bytes())["added_tokens"]:
+            if added["content"] == token:
+                return int(added["id"])
+    except (ValueError, KeyError, TypeError):
+        raise ConvertError(f"`{path}` is not a tokenizer") from None
     raise ConvertError(f"`{path}` has no special token {token}")
 
 

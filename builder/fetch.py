@@ -56,16 +56,6 @@ def fetch(pin: Pin, destination: Path) -> None:
         _download(hub, pin, file, destination)
 
 
-def verify_files(pin: Pin, folder: Path) -> None:
-    """Check that `folder` holds every file of `pin`, by size and sha256.
-
-    Raises `FetchError` naming the first file that is missing, unreadable or different.
-    """
-    for file in pin.files:
-        with _one_sentence(f"{pin.repo} {file.name} in {folder} could not be read"):
-            _check(pin, file, folder / file.name)
-
-
 def _in_place(pin: Pin, file: PinnedFile, destination: Path) -> bool:
     """Whether the pinned file is there; a file of that name with other content is removed."""
     path = destination / file.name

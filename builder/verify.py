@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
+
 from bge_worker.checkpoint import Manifest, check_files
 from bge_worker.engine import Embedding, Engine
 from bge_worker.heads import SparseVector
@@ -61,7 +62,7 @@ def verify(folder: Path) -> Verified:
         StartError: a file is not what the manifest says, or the folder does not load.
     """
     manifest = Manifest.read(folder)
-    check_files(folder, manifest, hashed=tuple(manifest.files))
+    check_files(folder, manifest, every_byte=True)
     engine = load_engine(settings_for(folder, manifest))  # warms up: every output is computed
     published = {(pin.repo, pin.revision) for pin in PINS}
     if (manifest.model, manifest.revision) not in published:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from bge_worker.engine import Engine
 from bge_worker.service import Service, load_engine
 from bge_worker.settings import EngineName, Settings
-
 from builder.convert import convert
 from builder.miniature import build
 
@@ -23,7 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def settings_in(folder: Path, **changes: Any) -> Settings:
     """Settings of a worker whose runtime folders lie in `folder`."""
-    defaults = {"embed_model": folder / MODELS[0], "rerank_model": folder / MODELS[1]}
+    defaults = {
+        "embed_model": folder / MODELS[0],
+        "rerank_model": folder / MODELS[1],
+        "device": "cpu",  # fp32 and the same on every machine; tests of a GPU say so
+    }
     return Settings(**(defaults | changes))
 
 
@@ -46,7 +50,8 @@ def runtimes(
         if engine not in made:
             made[engine] = tmp_path_factory.mktemp(engine)
             for model in MODELS:
-                convert(checkpoints / model, made[engine] / model, engine=engine)
+                name = f"miniature/{model}"
+                convert(checkpoints / model, made[engine] / model, engine=engine, name=name)
         return made[engine]
 
     return runtime

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from bge_worker.checkpoint import Manifest, check_files, expected_shapes
-from bge_worker.errors import StartError
-from conftest import MODELS, ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from bge_worker.checkpoint import Manifest, check_files, expected_shapes
+from bge_worker.errors import StartError
 from builder.convert import ConvertError, convert
+from conftest import MODELS, ROOT
 
 EMBED, RERANK = MODELS
 Damage = Callable[[Path], None]
@@ -77,6 +77,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         change_config(RERANK, id2label={"0": "a", "1": "b"}),
         "has 2 labels; a reranker has one",
     ),
+    "no width": (change_config(EMBED, hidden_size="512"), "`hidden_size` must be at least 1. Gi"),
+    "heads": (change_config(EMBED, num_attention_heads=7), "512 is not a multiple of 7 heads"),
     "activation": (change_config(EMBED, hidden_act="relu"), "`hidden_act` is 'relu'; only 'gelu'"),
     "missing tensor": (change_weights(lambda t: t.pop(QUERY)), f"lacks 1 tensors, `{QUERY}`"),
     "extra tensor": (
@@ -124,6 +126,23 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     assert not (tmp_path / "witness").exists()
 
 
+def test_nothing_but_a_runtime_folder_is_ever_replaced(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").touch()
+    for destination, sentence in (
+        (tmp_path / "mine", "is not empty and not a runtime folder"),
+        (tmp_path / "file", "is not a folder"),
+        (copy, "holds the source"),
+        (copy / EMBED, "holds the source"),
+    ):
+        with pytest.raises(ConvertError, match=sentence):
+            convert(copy / EMBED, destination)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    first = convert(copy / EMBED, tmp_path / "out")
+    assert convert(copy / EMBED, tmp_path / "out") == first
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_a_runtime_folder_holds_what_its_manifest_says(
     dtype: str, checkpoints: Path, tmp_path: Path
@@ -131,9 +150,9 @@ def test_a_runtime_folder_holds_what_its_manifest_says(
     for model in MODELS:
         manifest = convert(checkpoints / model, tmp_path / model, dtype=dtype)
         assert Manifest.read(tmp_path / model) == manifest
-        assert manifest.model == f"miniature/{model}"
+        assert manifest.model == model
         assert manifest.revision is None
-        check_files(tmp_path / model, manifest, hashed=("model.safetensors", "tokenizer.json"))
+        check_files(tmp_path / model, manifest, every_byte=True)
         with safe_open(tmp_path / model / "model.safetensors", "pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
@@ -199,7 +218,7 @@ def test_the_command_line(copy: Path, tmp_path: Path) -> None:
 
     converted = builder("convert", copy / EMBED, tmp_path / "out", "--dtype", "float32")
     assert converted.returncode == 0, converted.stderr
-    assert "source/bge-m3 to embed, layout fused, float32, fingerprint" in converted.stdout
+    assert "bge-m3 to embed, layout fused, float32, fingerprint" in converted.stdout
     verified = builder("verify", tmp_path / "out")
     assert verified.returncode == 0, verified.stderr
     assert "files as written" in verified.stdout
@@ -224,4 +243,4 @@ def test_check_files_names_a_file_that_is_gone(
     manifest = convert(checkpoints / EMBED, tmp_path / "out")
     (tmp_path / "out" / name).unlink()
     with pytest.raises(StartError, match=f"{name}` is missing"):
-        check_files(tmp_path / "out", manifest, hashed=())
+        check_files(tmp_path / "out", manifest)

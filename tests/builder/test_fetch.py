@@ -15,11 +15,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from fakes.hub import FakeHub
 from huggingface_hub import HfApi, close_session, constants
 
-from builder.fetch import STAGING, FetchError, fetch, verify_files
+from builder.fetch import STAGING, FetchError, fetch
 from builder.pins import Pin, PinnedFile
+from fakes.hub import FakeHub
 
 ROOT = Path(__file__).parents[2]
 REPO = "someone/tiny"
@@ -330,21 +330,3 @@ class TestEnvironment:
         assert "Traceback" not in done.stderr
         assert done.stderr.endswith(f"could not be fetched from {hub.url}: File too large\n")
         assert contents(tmp_path / "tiny") == {"config.json": SMALL}
-
-
-class TestVerify:
-    def test_accepts_the_pinned_files_among_others(self, tmp_path: Path) -> None:
-        for name, content in (CONTENTS | {"notes.txt": b"mine"}).items():
-            (tmp_path / name).write_bytes(content)
-        verify_files(PIN, tmp_path)
-
-    def test_names_the_missing_file(self, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_bytes(SMALL)
-        with pytest.raises(FetchError, match=rf"{REPO} model\.safetensors is missing from"):
-            verify_files(PIN, tmp_path)
-
-    def test_names_the_wrong_file_and_leaves_it(self, tmp_path: Path) -> None:
-        (tmp_path / "config.json").write_bytes(SMALL + b"\n")
-        with pytest.raises(FetchError, match=rf"{REPO} config\.json is not the pinned file"):
-            verify_files(PIN, tmp_path)
-        assert contents(tmp_path) == {"config.json": SMALL + b"\n"}

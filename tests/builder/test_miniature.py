@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from bge_worker.engine import Engine
 from bge_worker.heads import SparseVector
 from bge_worker.schema import EmbedRequest, Outputs, RerankRequest, Work
-
 from builder import miniature
 from builder.vocabulary import CORPUS
 

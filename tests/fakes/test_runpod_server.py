@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+
 from fakes.runpod_server import JobServer
 from fakes.worker_process import WorkerProcess
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from bge_worker.attention import Attention, Segments, choose_attention, sdpa, varlen
 from bge_worker.packing import one_each
 

@@ -6,10 +6,14 @@ A text's result is its own length, so an answer to somebody else's text cannot p
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from bge_worker.batcher import Batcher, Finished
 from bge_worker.engine import Result, Runtime
 from bge_worker.errors import (
@@ -21,8 +25,6 @@ from bge_worker.errors import (
 )
 from bge_worker.schema import EmbedRequest, Outputs, RerankRequest, Work
 from bge_worker.tokenizer import Encoded
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SOON = 10.0  # seconds: never waited for unless something is broken
 
@@ -230,8 +232,46 @@ def test_a_dead_thread_leaves_nobody_waiting(
     with pytest.raises(InferenceError):
         future.result(SOON)
     assert not batcher.healthy
-    with pytest.raises(WorkerError):
+    with pytest.raises(WorkerError, match="must be replaced"):
         batcher.submit(texts(1))
+
+
+class PanicException(BaseException):
+    """What a panic in Rust looks like from here: no Exception."""
+
+
+@pytest.mark.parametrize("where", ["encode", "run"])
+def test_a_panic_in_a_library_fails_its_request_alone(
+    engine: FakeEngine, batcher: Batcher, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def panic(*_: object) -> None:
+        raise PanicException
+
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, where, panic)
+        with pytest.raises(InferenceError):
+            answer(batcher.submit(texts(1)))
+    assert answer(batcher.submit(texts(2))) == [2]
+
+
+def test_a_failed_micro_batch_frees_its_memory_before_the_halves(
+    engine: FakeEngine, batcher: Batcher
+) -> None:
+    class Tensor:
+        """Something large that only the failed forward holds on to."""
+
+    held: list[weakref.ref[Tensor]] = []
+
+    def too_much(sources: list[str]) -> None:
+        assert not any(reference() for reference in held), "still there"
+        tensor = Tensor()
+        held.append(weakref.ref(tensor))
+        if len(sources) > 1:
+            raise OutOfMemoryError("the device is out of memory")
+
+    engine.fault = too_much
+    assert answer(batcher.submit(texts(1, 2, 3, 4))) == [1, 2, 3, 4]
+    assert len(held) == 7
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

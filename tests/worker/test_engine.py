@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from bge_worker.attention import Attention
 from bge_worker.batcher import Batcher
-from bge_worker.checkpoint import Manifest
+from bge_worker.checkpoint import File, Manifest
 from bge_worker.engine import Embedding, NotFiniteError, PackedEngine
 from bge_worker.errors import InferenceError, OutOfMemoryError, StartError
 from bge_worker.schema import EmbedRequest, Outputs, RerankRequest
 from bge_worker.service import load_engine
 from bge_worker.settings import EngineName, Settings
+from bge_worker.tokenizer import open_tokenizer
 from conftest import MODELS, settings_in
-from safetensors.torch import load_file, save_file
 
 EMBED = MODELS[0]
 EVERYTHING = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
@@ -36,14 +38,13 @@ def copy(runtimes: Callable[[EngineName], Path], tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    """Change the weights and have the manifest agree on their size."""
+    """Change the weights and have the manifest agree on the file."""
     path = folder / EMBED / "model.safetensors"
     tensors = load_file(path)
     change(tensors)
     save_file(tensors, path)
     manifest = Manifest.read(folder / EMBED)
-    changed = dataclasses.replace(manifest.files[path.name], size=path.stat().st_size)
-    files = manifest.files | {path.name: changed}
+    files = manifest.files | {path.name: File.of(path)}
     dataclasses.replace(manifest, files=files).write(folder / EMBED)
 
 
@@ -82,12 +83,26 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit_tokenizer(f, lambda content: content.replace(b"-8", b"-7", 1)),
         "does not have the sha256 that the manifest says",
     ),
+    "wrong weights": (
+        lambda f: save_file(
+            {name: t + 1 for name, t in load_file(f / EMBED / "model.safetensors").items()},
+            f / EMBED / "model.safetensors",
+            metadata={"format": "pt"},  # of the same size to the byte
+        ),
+        "model.safetensors` does not have the sha256 that the manifest says",
+    ),
+    "not finite": (
+        lambda f: rewrite(f, lambda t: t["encoder.norm.bias"].fill_(float("nan"))),
+        "does not run on cpu: a result is not finite, in fp32 either",
+    ),
     "no manifest": (lambda f: (f / EMBED / "manifest.json").unlink(), "is not a runtime folder"),
     "another format": (lambda f: edit_manifest(f, format=99), "is of another format than 1"),
     "half a manifest": (
         lambda f: (f / EMBED / "manifest.json").write_text('{"format": 1}'),
         "is not a manifest",
     ),
+    "no such layout": (lambda f: edit_manifest(f, layout="flat"), "is not a manifest"),
+    "no files": (lambda f: edit_manifest(f, files={}), "is not a manifest"),
     "the other role": (
         lambda f: (shutil.rmtree(f / EMBED), shutil.copytree(f / MODELS[1], f / EMBED)),
         "holds a model to rerank, not to embed",
@@ -104,9 +119,18 @@ def test_a_damaged_runtime_folder_stops_the_start_by_name(name: str, copy: Path)
     assert sentence in str(caught.value)
 
 
-def test_models_with_equal_tokenizers_share_one(packed: PackedEngine) -> None:
-    embed, rerank = (packed._loaded[role].tokenizer for role in ("embed", "rerank"))
-    assert embed._fast is rerank._fast
+def test_models_with_equal_tokenizers_share_one(
+    runtimes: Callable[[EngineName], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+
+    def open_and_count(path: Path) -> Any:
+        opened.append(path)
+        return open_tokenizer(path)
+
+    monkeypatch.setattr("bge_worker.engine.open_tokenizer", open_and_count)
+    assert {*PackedEngine(settings_in(runtimes("packed"))).models} == {"embed", "rerank"}
+    assert len(opened) == 1
 
 
 def test_one_model_may_be_left_out(runtimes: Callable[[EngineName], Path]) -> None:

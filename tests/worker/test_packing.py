@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from bge_worker.packing import pack, round_robin, rows_after_first, split_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaEmbeddings
+
+from bge_worker.packing import pack, round_robin, rows_after_first, split_rows
 
 CPU = torch.device("cpu")
 PAD = 1

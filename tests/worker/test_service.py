@@ -15,6 +15,9 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from bge_worker.engine import Engine, PackedEngine
 from bge_worker.errors import (
     InferenceError,
@@ -28,8 +31,6 @@ from bge_worker.errors import (
 from bge_worker.schema import EmbedRequest
 from bge_worker.service import Service
 from bge_worker.settings import Settings
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
 
@@ -224,7 +225,12 @@ def test_openai_s_client_may_send_token_ids(client: openai.OpenAI, engine: Engin
         ({"input": []}, openai.UnprocessableEntityError, "`input` must hold 1 to 2048"),
         ({"input": [[]]}, openai.UnprocessableEntityError, "`input[0]` must not be empty"),
         ({"input": [5, 10**9]}, openai.UnprocessableEntityError, "Given: 1000000000"),
-        ({"input": [[5], ["a"]]}, openai.UnprocessableEntityError, "`input[1]` must hold token"),
+        (
+            {"input": [[5], ["a"]]},
+            openai.UnprocessableEntityError,
+            "`input[1]` must hold strings alone or token",
+        ),
+        ({"input": "море " * 9000}, openai.UnprocessableEntityError, "`max_length` is 8192"),
         ({"input": ["a", 1]}, openai.UnprocessableEntityError, "`input[1]` must be a string"),
         ({"input": ""}, openai.UnprocessableEntityError, "`input` must not be empty"),
     ],
@@ -252,8 +258,8 @@ def test_another_openai_route_is_refused(service: Service) -> None:
 def test_too_many_tokens_are_refused_with_what_would_fit(limited: Any) -> None:
     message = refusal(limited(max_request_tokens=10), {"texts": ["море"] * 5})
     assert message == (
-        "TooLargeError: `texts` holds 25 tokens; `BGE_MAX_REQUEST_TOKENS` is 10. "
-        "The first 2 of 5 texts would fit"
+        "TooLargeError: `texts` must hold at most 10 tokens (`BGE_MAX_REQUEST_TOKENS`). "
+        "Given: 25 in the first 5 of 5 texts. The first 2 would fit"
     )
 
 
@@ -275,17 +281,37 @@ def test_a_reply_too_large_is_refused_and_what_fits_is_within_the_limit(
     service = limited(max_reply_bytes=limit)
     texts = ["длинный учебный текст о море и суше " * 2] * 2000
     message = refusal(service, {"texts": texts, **asked})
-    assert message.startswith("TooLargeError: `texts` would make a reply of ")
+    assert message.startswith(
+        "TooLargeError: the reply to `texts` must be at most 300000 bytes (`BGE_MAX_REPLY_BYTES`)"
+    )
     fit = int(message.split("The first ")[1].split(" of ")[0])
     assert 0 < fit < 2000
     reply = answer(service, {"texts": texts[:fit], **asked})
     assert limit / 3 < len(json.dumps(reply, ensure_ascii=False).encode()) <= limit
 
 
+def test_openai_s_reply_stays_within_the_limit_too(limited: Any, engine: Engine) -> None:
+    service = limited(max_reply_bytes=100_000)
+    body = {"model": engine.models["embed"].model, "encoding_format": "base64"}
+    asked = {"openai_route": "/v1/embeddings", "openai_input": body | {"input": ["a"] * 500}}
+    fit = int(refusal(service, asked).split("The first ")[1].split(" of ")[0])
+    reply = answer(service, asked | {"openai_input": body | {"input": ["a"] * fit}})
+    assert len(json.dumps(reply)) <= 100_000
+
+
+def test_a_text_that_is_too_large_alone_is_told_what_would_help(limited: Any) -> None:
+    asked = {"texts": "слово " * 500, "return_colbert": True}
+    message = refusal(limited(max_reply_bytes=65_536), asked)
+    assert message.endswith("lower `max_length`, or ask for fewer outputs or for base64")
+
+
 def test_documents_sent_back_count_towards_the_reply(limited: Any) -> None:
-    work = {"query": "море", "documents": ['"\n' * 5000], "return_documents": True}
-    assert refusal(limited(max_reply_bytes=15_000), work).startswith("TooLargeError")
-    answer(limited(max_reply_bytes=25_000), work)
+    work = {"query": "море", "documents": ['"\n' * 5000] * 9, "return_documents": True}
+    message = refusal(limited(max_reply_bytes=65_536), work)
+    assert message.endswith("With `top_n` 3 it would fit")
+    reply = answer(limited(max_reply_bytes=65_536), work | {"top_n": 3})
+    assert 50_000 < len(json.dumps(reply)) < 65_536
+    answer(limited(max_reply_bytes=65_536), work | {"return_documents": False})
 
 
 def test_a_model_that_is_not_loaded_is_not_served(engine: Engine) -> None:
@@ -367,6 +393,10 @@ PAYLOADS = st.fixed_dictionaries(
         ),
         "max_length": st.integers(0, 40) | VALUES,
         "top_n": VALUES,
+        "info": st.booleans() | VALUES,
+        "encoding_format": st.sampled_from(["float", "base64"]) | st.integers(),
+        "dtype": st.sampled_from(["float16", "float32"]) | st.none(),
+        "unknown \ud800": VALUES,
         "openai_route": st.sampled_from(["/v1/embeddings", "/v1/models"]) | VALUES,
         "openai_input": st.fixed_dictionaries({"model": TEXT, "input": VALUES}) | VALUES,
     },
@@ -388,6 +418,7 @@ def test_any_payload_gives_a_reply_or_a_typed_error_and_nothing_leaks(
     except InferenceError as error:
         raise AssertionError(f"a bug: {error}") from error
     except WorkerError as error:
-        given_as_keyword = ("model" in str(error), "openai_route" in str(error))
-        assert SECRET not in str(error) or any(given_as_keyword)
+        # The one value that is said again is a wrong name of a model or a route.
+        named = ("`model` must be", "`openai_route` must be")
+        assert SECRET not in str(error) or any(start in str(error) for start in named)
     assert SECRET not in caplog.text

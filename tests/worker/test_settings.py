@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from bge_worker.errors import StartError
 from bge_worker.settings import Settings
 
@@ -27,12 +28,12 @@ def test_every_variable_is_read() -> None:
             "BGE_MAX_TEXTS": "2",
             "BGE_MAX_REQUEST_TOKENS": "3",
             "BGE_MAX_QUEUE": "4",
-            "BGE_MAX_REPLY_BYTES": "5",
+            "BGE_MAX_REPLY_BYTES": "70000",
             "BGE_CONCURRENCY": "6",
         }
     )
     assert settings == Settings(
-        Path("/models/a"), None, "cpu", "float16", "flagembedding", 1, 2, 3, 4, 5, 6
+        Path("/models/a"), None, "cpu", "float16", "flagembedding", 1, 2, 3, 4, 70000, 6
     )
 
 

@@ -74,8 +74,11 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -> 
 
 
 def varlen(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -> Tensor:
-    """PyTorch's own variable-length flash attention; fp32, which it lacks, goes through sdpa."""
-    if q.dtype == torch.float32:
+    """PyTorch's own variable-length flash attention.
+
+    What it lacks goes through sdpa: fp32, and heads whose width is no multiple of 8.
+    """
+    if q.dtype == torch.float32 or q.shape[-1] % 8:
         return sdpa(q, k, v, queries, keys)
     # Imported here: the module is CUDA's, and a CPU worker's cold start need not pay for it.
     from torch.nn.attention.varlen import varlen_attn

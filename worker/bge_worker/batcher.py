@@ -27,12 +27,13 @@ from time import perf_counter
 from .engine import Engine, Result
 from .errors import InferenceError, OutOfMemoryError, OverloadedError, WorkerError
 from .packing import round_robin
-from .schema import Outputs, Work
+from .schema import Outputs, RerankRequest, Work
 from .tokenizer import Encoded
 
 log = logging.getLogger(__name__)
 
-# Characters tokenised in one go: some tens of milliseconds, so that nobody waits longer.
+# Characters tokenised before it is the next request's turn: some tens of milliseconds. A longer
+# text cannot be cut, and a longer query comes with every slice of its documents.
 SLICE_CHARACTERS = 65536
 
 Admit = Callable[[Work, Sequence[Encoded]], None]
@@ -111,7 +112,7 @@ class Batcher:
     """Owns the queue and both threads; `submit` may be called from any thread."""
 
     def __init__(self, engine: Engine, admit: Admit, max_queue: int) -> None:
-        """`admit` is asked once a request is tokenised, and raises a WorkerError to refuse it."""
+        """`admit` is asked after each slice of a request, and raises a WorkerError to refuse it."""
         self._engine = engine
         self._admit = admit
         self._max_queue = max_queue
@@ -121,6 +122,7 @@ class Batcher:
         self._open: set[_Job] = set()
         self._changed = threading.Condition()
         self._stopping = False
+        self._refusal = "this worker is stopping"
         self._threads = [
             threading.Thread(target=self._guarded, args=(step,), name=name, daemon=True)
             for name, step in (("tokenize", self._tokenize_next), ("infer", self._infer_next))
@@ -147,7 +149,7 @@ class Batcher:
         job = _Job(work)
         with self._changed:
             if self._stopping:
-                raise OverloadedError("this worker is stopping")
+                raise OverloadedError(self._refusal)
             if len(self._open) >= self._max_queue:
                 raise OverloadedError(f"{len(self._open)} requests are waiting; try again later")
             self._open.add(job)
@@ -167,7 +169,7 @@ class Batcher:
         ends = None if timeout is None else perf_counter() + timeout
         for thread in self._threads:
             thread.join(None if ends is None else max(0.0, ends - perf_counter()))
-        self._fail_all(OverloadedError("this worker is stopping"))
+        self._fail_all(OverloadedError(self._refusal))
 
     def _close_job(self, job: _Job) -> None:
         """Called once a job's future is done, cancelled ones included: its place is free."""
@@ -187,7 +189,7 @@ class Batcher:
             while step():
                 pass
         except BaseException as error:
-            self._stopping = True
+            self._stopping, self._refusal = True, "this worker has failed and must be replaced"
             self._fail_all(logged_inference_error(error))
             raise
 
@@ -209,12 +211,11 @@ class Batcher:
         end = slice_end(job.work, start)
         try:
             job.encoded += self._engine.encode(job.work, start, end)
-            if end == len(job.work.texts):
-                self._admit(job.work, job.encoded)
+            self._admit(job.work, job.encoded)
         except WorkerError as error:
             job.fail(error)
             return
-        except Exception as error:
+        except BaseException as error:  # a panic of the Rust tokenizer is no Exception
             job.fail(logged_inference_error(error))
             return
         finally:
@@ -253,7 +254,8 @@ class Batcher:
         now = perf_counter()
         pieces: list[_Piece] = []
         for job, count in zip(like, counts, strict=True):
-            job.started = job.started or now
+            if count:
+                job.started = job.started or now
             pieces += [_Piece(job, place) for place in range(job.taken, job.taken + count)]
             job.taken += count
         served = {job: None for job, count in zip(like, counts, strict=True) if count}
@@ -269,10 +271,16 @@ class Batcher:
             return
         try:
             results = self._engine.run(outputs, [piece.text for piece in pieces])
-        except Exception as error:
+        except BaseException as error:
             # Only the sentence outlives this block: the traceback holds the tensors of the
             # failed forward, and the halves need their memory.
             failure = None if len(pieces) > 1 else self._alone(pieces[0], error)
+            tokens = sum(len(piece.text.ids) for piece in pieces)
+            log.warning(
+                "%s in a micro-batch of %d texts, %d tokens: %s",
+                *(type(error).__name__, len(pieces), tokens),
+                "halving it" if failure is None else "its request fails",
+            )
         else:
             for piece, result in zip(pieces, results, strict=True):
                 piece.job.deliver(piece.place, result)
@@ -284,7 +292,7 @@ class Batcher:
         self._run(outputs, pieces[:middle])
         self._run(outputs, pieces[middle:])
 
-    def _alone(self, piece: _Piece, error: Exception) -> WorkerError:
+    def _alone(self, piece: _Piece, error: BaseException) -> WorkerError:
         """What the caller hears when one text alone cannot be run."""
         if isinstance(error, OutOfMemoryError):
             where = f"`{piece.job.work.field}[{piece.place}]`"
@@ -297,7 +305,10 @@ class Batcher:
 def slice_end(work: Work, start: int) -> int:
     """Where the next slice to tokenise ends: at least one text, then by characters."""
     end, characters = start, 0
-    while end < len(work.texts) and characters < SLICE_CHARACTERS:
+    most = SLICE_CHARACTERS
+    if isinstance(work, RerankRequest):
+        most = max(most, len(work.query))  # or tokenising the query again would take most of it
+    while end < len(work.texts) and characters < most:
         characters += len(work.texts[end])
         end += 1
     return end

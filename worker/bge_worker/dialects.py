@@ -18,7 +18,8 @@ OPENAI_EMBEDDINGS, OPENAI_MODELS = "/v1/embeddings", "/v1/models"
 def openai_embed_request(body: object, model: ModelInfo, max_texts: int) -> EmbedRequest:
     """Read the body of `POST /v1/embeddings`.
 
-    `input` is a string, strings, token ids or lists of them; the ids are this model's own.
+    `input` is a string, strings, token ids or lists of them; the ids are this model's own. A text
+    too long is an error, as OpenAI's users expect: their reply has no place to say it was cut.
 
     Raises:
         ValidationError: the body breaks the contract.
@@ -40,6 +41,7 @@ def openai_embed_request(body: object, model: ModelInfo, max_texts: int) -> Embe
     return EmbedRequest(
         texts=_openai_texts(fields, model),
         encoding_format=fields.choice("encoding_format", ("float", "base64")),
+        truncate=False,
         field="input",
     )
 
@@ -65,8 +67,8 @@ def _openai_texts(fields: Fields, model: ModelInfo) -> Sequence[str | Sequence[i
 def _token_ids(field: str, value: object, model: ModelInfo) -> list[int]:
     if not isinstance(value, list) or any(type(token) is not int for token in value):
         raise ValidationError(
-            f"`{field}` must hold token ids alone, as the first value does. "
-            f"Given: {kind_of(value) if not isinstance(value, list) else 'other types'}"
+            f"`{field}` must hold strings alone or token ids alone. "
+            f"Given: {'mixed types' if isinstance(value, list) else kind_of(value)}"
         )
     if not value:
         raise ValidationError(f"`{field}` must not be empty. Given: an empty list")

@@ -8,11 +8,11 @@ business.
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -110,8 +110,6 @@ class PackedEngine:
         self._dtype = choose_dtype(settings, self._device)
         self._attention = choose_attention(self._device, self._dtype)
         on_gpu = self._device.type == "cuda"
-        if not on_gpu:
-            keep_freed_memory()
         self._loaded = self._load_all(settings)
         self.models = {role: model_info(one.manifest) for role, one in self._loaded.items()}
         self.runtime = Runtime(
@@ -131,11 +129,12 @@ class PackedEngine:
         manifests = {role: read_manifest(path, role, "fused") for role, path in folders.items()}
         with ThreadPoolExecutor() as pool:
             # Folders whose tokenizer.json is the same file share one tokenizer.
-            opening = {
-                manifests[role].files[TOKENIZER].sha256: pool.submit(
-                    open_tokenizer, folder / TOKENIZER
-                )
+            tokenizers = {
+                manifests[role].files[TOKENIZER].sha256: folder / TOKENIZER
                 for role, folder in folders.items()
+            }
+            opening = {
+                sha256: pool.submit(open_tokenizer, path) for sha256, path in tokenizers.items()
             }
             loading = {
                 role: pool.submit(load, folder, manifests[role], self._device, self._dtype)
@@ -155,17 +154,25 @@ class PackedEngine:
     def _warm_up(self) -> None:
         """First calls pay for kernels, handles and memory: pay before the first request.
 
-        On a GPU with a full micro-batch, so that its memory is reserved; on a CPU with one text.
+        One text, and on a GPU a full micro-batch, so that its memory is reserved.
+
+        Raises:
+            StartError: the models do not run here.
         """
-        tokens = self.runtime.max_batch_tokens if self._device.type == "cuda" else 8
+        on_gpu = self._device.type == "cuda"
         for role, one in self._loaded.items():
             config = one.manifest.config
-            length = min(512, tokens, config.positions)
+            length = min(512 if on_gpu else 8, self.runtime.max_batch_tokens, config.positions)
             ids = [config.bos_id, *[config.unk_id] * (length - 2), config.eos_id]
             text = Encoded(ids, length, "", length)
-            for outputs in _warm_up_outputs(role):
-                self.run(outputs, [text] * (tokens // length))
-                self.run(outputs, [text])
+            counts = {1, self.runtime.max_batch_tokens // length if on_gpu else 1}
+            for outputs, count in product(_warm_up_outputs(role), counts):
+                try:
+                    self.run(outputs, [text] * count)
+                except (RuntimeError, FloatingPointError, OutOfMemoryError) as error:
+                    raise StartError(
+                        f"`{one.manifest.model}` does not run on {self.runtime.device}: {error}"
+                    ) from error
 
     def encode(self, work: Work, start: int, end: int) -> list[Encoded]:
         if isinstance(work, EmbedRequest):
@@ -197,7 +204,8 @@ class PackedEngine:
         one = self._loaded["rerank" if outputs is Outputs.RELEVANCE else "embed"]
         # Texts of equal length side by side: the sdpa backend takes such a run in one call.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
-        batch = pack([texts[i].ids for i in order], one.manifest.config.pad_id, self._device)
+        ids = [texts[i].ids for i in order]
+        batch = pack(ids, one.manifest.config.pad_id, self._device)
         hidden = one.network.encoder(
             batch,
             self._attention,
@@ -205,13 +213,13 @@ class PackedEngine:
             dtype=dtype,
         )
         results: list[Result | None] = [None] * len(texts)
-        for place, result in zip(order, _read_off(outputs, hidden, batch, one), strict=True):
+        for place, result in zip(order, _read_off(outputs, hidden, batch, ids, one), strict=True):
             results[place] = result
         return results
 
 
 def _read_off(
-    outputs: Outputs, hidden: Tensor, batch: Batch, one: _Loaded
+    outputs: Outputs, hidden: Tensor, batch: Batch, ids: Sequence[Sequence[int]], one: _Loaded
 ) -> Sequence[Result | None]:
     """hidden [T, D], or [N, D] when first tokens are enough → a result for each text."""
     lengths = batch.texts.lengths
@@ -221,10 +229,8 @@ def _read_off(
     if outputs is Outputs.RELEVANCE:
         logits = to_numpy(heads.relevance(first, head))  # [N]
         return [float(logit) if np.isfinite(logit) else None for logit in logits]
-    nothing = [None] * len(lengths)
-    dense: Sequence[Any] = nothing
-    weights: Sequence[Any] = nothing
-    colbert: Sequence[Any] = nothing
+    dense: Sequence[Any] = [None] * len(lengths)
+    weights, colbert = dense, dense
     if Outputs.DENSE in outputs:
         dense = list(to_numpy(heads.dense(first)))
     if Outputs.SPARSE in outputs:
@@ -233,7 +239,6 @@ def _read_off(
         rows = torch.from_numpy(rows_after_first(batch.texts)).to(hidden.device)
         vectors = to_numpy(heads.colbert(hidden[rows], head))
         colbert = split_rows(vectors, [length - 1 for length in lengths])
-    ids = split_rows(to_numpy(batch.input_ids), lengths)
     special_ids = one.manifest.config.special_ids
     return [
         _embedding(*parts, special_ids) for parts in zip(dense, weights, colbert, ids, strict=True)
@@ -244,14 +249,14 @@ def _embedding(
     dense: npt.NDArray[np.float32] | None,
     weights: npt.NDArray[np.float32] | None,
     colbert: npt.NDArray[np.float32] | None,
-    ids: npt.NDArray[np.int64],
+    ids: Sequence[int],
     special_ids: tuple[int, ...],
 ) -> Embedding | None:
     """One text's outputs, or None if a number is not finite."""
     asked = [array for array in (dense, weights, colbert) if array is not None]
     if not all(np.isfinite(array).all() for array in asked):
         return None
-    sparse = None if weights is None else heads.sparse(weights, ids, special_ids)
+    sparse = None if weights is None else heads.sparse(weights, np.array(ids), special_ids)
     return Embedding(dense, sparse, colbert)
 
 
@@ -299,17 +304,15 @@ def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
 def keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next micro-batch instead of giving it back.
 
-    By default it maps and unmaps every large tensor anew, and on a CPU the page faults take up
-    to a third of a forward (`make bench` with MALLOC_… unset shows it). One arena, because the
-    inference thread's own would be limited to 64 MiB.
+    By default it maps and unmaps every large tensor anew, and on a CPU the page faults take a
+    good part of a forward. One arena for all threads, because a thread's own gives blocks over
+    64 MiB back all the same: so call this before any other thread is started.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # neither musl nor macOS has it
     if mallopt is not None:
         m_trim_threshold, m_mmap_threshold, m_arena_max = -1, -3, -8
-        for parameter in (m_trim_threshold, m_mmap_threshold):
-            mallopt(parameter, 2**31 - 1)
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_mmap_threshold, 2**31 - 1)
         mallopt(m_arena_max, 1)
 
 

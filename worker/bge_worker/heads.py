@@ -1,4 +1,7 @@
-"""What is read off the hidden states: dense, sparse, ColBERT, relevance. All in fp32.
+"""What is read off the hidden states: dense, sparse, ColBERT, relevance.
+
+Matrix products over all tokens run in the model's dtype; activations, normalisation and
+everything of the first tokens in fp32.
 
 FlagEmbedding's `EncoderOnlyEmbedderM3ModelForInference` and transformers'
 `XLMRobertaClassificationHead` are the source of every rule here.

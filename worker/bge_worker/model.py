@@ -72,7 +72,7 @@ class LayerNorm(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward of one layer. Works in place: callers hand their x over."""
+    """Attention and feed-forward of one layer."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ class ReferenceEngine:
         folders = model_folders(settings)
         manifests = {role: read_manifest(path, role, "hub") for role, path in folders.items()}
         for role, manifest in manifests.items():
-            check_files(folders[role], manifest, hashed=())
+            check_files(folders[role], manifest)
         self._models = {
             role: load_model(folder, role, str(device), half) for role, folder in folders.items()
         }

@@ -1,7 +1,7 @@
 """Results → the JSON-safe reply, its size known before it is built.
 
 Floats are rounded to 7 decimals and take at most `FLOAT_BYTES` each; base64 takes four bytes for
-three. `check_size` adds these up from token counts alone, before anything is computed.
+three. `admit` adds these up from token counts alone, before anything is computed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from .batcher import Finished
 from .engine import Embedding, ModelInfo
 from .errors import TooLargeError, ValidationError
+from .heads import SparseVector
 from .schema import EmbedRequest, Outputs, RerankRequest, Work
 from .settings import Settings
 from .tokenizer import Encoded
@@ -30,30 +31,25 @@ Array = npt.NDArray[np.float32]
 
 
 def admit(work: Work, encoded: Sequence[Encoded], model: ModelInfo, settings: Settings) -> None:
-    """Refuse a tokenised request that breaks a limit, before it costs device time.
+    """Refuse a request that breaks a limit, before it costs device time.
+
+    `encoded` are its first texts, or all of them: too many tokens are refused as soon as they
+    show.
 
     Raises:
         ValidationError: a text is longer than `max_length` and `truncate` is false.
-        TooLargeError: the tokens or the reply exceed a limit; says how many texts would fit.
+        TooLargeError: the tokens or the reply exceed a limit; says how much would fit.
     """
     if not work.truncate:
         _refuse_cut(work, encoded)
-    _check_limit(
-        work,
-        "holds {total} tokens; `BGE_MAX_REQUEST_TOKENS` is {limit}",
-        [len(text.ids) for text in encoded],
-        settings.max_request_tokens,
-    )
+    _check_tokens(work, [len(text.ids) for text in encoded], settings.max_request_tokens)
+    if len(encoded) < len(work.texts):
+        return
     if isinstance(work, EmbedRequest):
         sizes = [_embedding_bytes(work, text, model.width) for text in encoded]
     else:
         sizes = _ranking_bytes(work)
-    _check_limit(
-        work,
-        "would make a reply of {total} bytes; `BGE_MAX_REPLY_BYTES` is {limit}",
-        sizes,
-        settings.max_reply_bytes - ENVELOPE_BYTES,
-    )
+    _check_bytes(work, sizes, settings.max_reply_bytes)
 
 
 def _refuse_cut(work: Work, encoded: Sequence[Encoded]) -> None:
@@ -69,22 +65,44 @@ def _refuse_cut(work: Work, encoded: Sequence[Encoded]) -> None:
     )
 
 
-def _check_limit(work: Work, what: str, parts: Sequence[int], limit: int) -> None:
-    total = sum(parts)
+def _check_tokens(work: Work, tokens: Sequence[int], limit: int) -> None:
+    if sum(tokens) <= limit:
+        return
+    fit = _how_many_fit(tokens, limit)
+    raise TooLargeError(
+        f"`{work.field}` must hold at most {limit} tokens (`BGE_MAX_REQUEST_TOKENS`). Given: "
+        f"{sum(tokens)} in the first {len(tokens)} of {len(work.texts)} texts. "
+        + (f"The first {fit} would fit" if fit else "Not one would fit: lower `max_length`")
+    )
+
+
+def _check_bytes(work: Work, sizes: Sequence[int], limit: int) -> None:
+    """`sizes` are the bytes of each text's part of the reply, at most."""
+    total = ENVELOPE_BYTES + sum(sizes)
     if total <= limit:
         return
-    fit = sum(1 for so_far in accumulate(parts) if so_far <= limit)
+    fit = _how_many_fit(sizes, limit - ENVELOPE_BYTES)
+    if isinstance(work, RerankRequest):
+        help_ = f"With `top_n` {fit} it would fit" if fit else "Leave `return_documents` out"
+    elif fit:
+        help_ = f"The first {fit} of {len(sizes)} texts would fit"
+    else:
+        help_ = "Not one would fit: lower `max_length`, or ask for fewer outputs or for base64"
     raise TooLargeError(
-        f"`{work.field}` {what.format(total=total, limit=limit)}. "
-        f"The first {fit} of {len(parts)} texts would fit"
+        f"the reply to `{work.field}` must be at most {limit} bytes (`BGE_MAX_REPLY_BYTES`). "
+        f"It would be {total}. {help_}"
     )
+
+
+def _how_many_fit(parts: Sequence[int], limit: int) -> int:
+    return sum(1 for so_far in accumulate(parts) if so_far <= limit)
 
 
 def _embedding_bytes(work: EmbedRequest, text: Encoded, width: int) -> int:
     """At most, for one text."""
     tokens = len(text.ids)
     vector = _vector_bytes(work, width) + 4
-    size = 8  # its place in `truncated`
+    size = 72  # its place in `truncated`, and OpenAI's wrapping
     if Outputs.DENSE in work.outputs:
         size += vector
     if Outputs.SPARSE in work.outputs:
@@ -105,10 +123,12 @@ def _vector_bytes(work: EmbedRequest, floats: int) -> int:
 
 
 def _ranking_bytes(work: RerankRequest) -> list[int]:
-    """At most, for each document: a text in a reply may take more bytes than it has letters."""
-    if not work.return_documents:
-        return [64] * len(work.texts)
-    return [96 + len(json.dumps(text, ensure_ascii=False).encode()) for text in work.texts]
+    """At most, for each of the `top_n` results, the largest documents first."""
+    sizes = [72] * len(work.texts)
+    if work.return_documents:
+        texts = (json.dumps(text, ensure_ascii=False) for text in work.texts)
+        sizes = sorted((104 + len(text.encode()) for text in texts), reverse=True)
+    return sizes[: work.top_n]
 
 
 def embed_reply(work: EmbedRequest, finished: Finished, model: ModelInfo) -> dict[str, Any]:
@@ -120,11 +140,7 @@ def embed_reply(work: EmbedRequest, finished: Finished, model: ModelInfo) -> dic
         reply["embeddings"] = [encode(e.dense) for e in embeddings if e.dense is not None]
         reply["dimensions"] = model.width
     if Outputs.SPARSE in work.outputs:
-        reply["sparse_embeddings"] = [
-            {"indices": e.sparse.indices.tolist(), "values": _floats(e.sparse.values)}
-            for e in embeddings
-            if e.sparse is not None
-        ]
+        reply["sparse_embeddings"] = [_sparse(e.sparse) for e in embeddings if e.sparse is not None]
     if Outputs.COLBERT in work.outputs:
         reply["colbert_embeddings"] = [
             _colbert(work, e.colbert) for e in embeddings if e.colbert is not None
@@ -166,6 +182,12 @@ def _tail(finished: Finished) -> dict[str, Any]:
 def _encoder(work: EmbedRequest) -> Callable[[Array], list[float] | str]:
     """One vector [D] as floats or base64."""
     return _floats if work.encoding_format == "float" else lambda array: _base64(work, array)
+
+
+def _sparse(vector: SparseVector) -> dict[str, list[Any]]:
+    values = np.round(vector.values.astype(np.float64), DECIMALS)
+    kept = values > 0  # a weight may be zero only once it is rounded
+    return {"indices": vector.indices[kept].tolist(), "values": values[kept].tolist()}
 
 
 def _colbert(work: EmbedRequest, vectors: Array) -> object:

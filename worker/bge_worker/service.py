@@ -113,13 +113,18 @@ class Service:
             },
         }
 
+    @property
+    def healthy(self) -> bool:
+        """Whether this process can still answer; if not, only a new one can."""
+        return self._batcher.healthy
+
     async def check(self) -> None:
         """Answer one request for each model and compare what must agree.
 
         Raises:
             RuntimeError: the worker is not fit to take jobs.
         """
-        if not self._batcher.healthy:
+        if not self.healthy:
             raise RuntimeError("a thread of the batcher is dead")
         if "embed" in self._engine.models:
             work = EmbedRequest(["fitness", "fitness"], Outputs.DENSE | Outputs.COLBERT)

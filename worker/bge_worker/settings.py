@@ -53,7 +53,8 @@ class Settings:
             max_texts=_integer(env, "BGE_MAX_TEXTS", cls.max_texts),
             max_request_tokens=_integer(env, "BGE_MAX_REQUEST_TOKENS", cls.max_request_tokens),
             max_queue=_integer(env, "BGE_MAX_QUEUE", cls.max_queue),
-            max_reply_bytes=_integer(env, "BGE_MAX_REPLY_BYTES", cls.max_reply_bytes),
+            # One vector and its envelope must fit, the fitness check's for one.
+            max_reply_bytes=_integer(env, "BGE_MAX_REPLY_BYTES", cls.max_reply_bytes, least=65536),
             # With one or two slots the SDK sleeps a second each time they are full.
             concurrency=_integer(env, "BGE_CONCURRENCY", cls.concurrency, least=3),
         )

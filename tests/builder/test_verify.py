@@ -1,0 +1,37 @@
+"""The published values: checked wherever the real weights are, and the check itself checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bge_worker.engine import Engine
+from builder.verify import Golden, embed_values, rerank_values, verify
+from conftest import MODELS, ROOT
+
+REAL = ROOT / "models" / "bge-packed"
+
+
+@pytest.mark.skipif(
+    not (REAL / "done").exists(), reason="no real weights here: make verify MODELS=bge fetches them"
+)
+@pytest.mark.parametrize("model", MODELS)
+def test_the_real_weights_answer_as_published(model: str) -> None:
+    golden = verify(REAL / model).golden
+    assert golden
+    assert [value for value in golden if not value.agrees] == []
+
+
+def test_other_weights_have_no_golden_values(packed: Engine, checkpoints: Path) -> None:
+    published = [*embed_values(packed), *rerank_values(packed)]
+    assert len(published) == 12
+    # The miniature is not bge-m3, and the check can tell.
+    assert sum(value.agrees for value in published) < 4
+
+
+def test_a_value_agrees_within_one_percent_and_a_little() -> None:
+    assert Golden("logit", -8.1875, -8.26).agrees
+    assert not Golden("logit", -8.1875, -8.30).agrees
+    assert Golden("lexical score", 0.0, 0.004).agrees
+    assert not Golden("dense cosine", 0.6265, 0.60).agrees
