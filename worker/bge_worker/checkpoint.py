@@ -7,8 +7,8 @@
 
 `builder/convert.py` writes such a folder; a worker opens nothing else. (For FlagEmbedding it
 writes the layout "hub": the published files and a manifest.) Hashing all of the weights would
-cost a start more than loading them, so a start hashes a sample of a sixteenth, evenly spread, and
-checks every name, shape and dtype; `python -m builder verify` hashes every byte.
+cost a start more than loading them, so a start hashes 32 MiB of it, evenly spread, and checks
+every name, shape and dtype; `python -m builder verify` hashes every byte.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class File:
 
 
 def sample_hash(path: Path) -> str:
-    """sha256 of 1,024 chunks of 64 KiB, evenly spread; of everything, up to 64 MiB."""
+    """sha256 of 512 chunks of 64 KiB, evenly spread; of everything, up to 32 MiB."""
     chunk = 64 * 1024
     size = path.stat().st_size
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        for offset in range(0, size, max(chunk, size // 1024)):
+        for offset in range(0, size, max(chunk, size // 512)):
             stream.seek(offset)
             digest.update(stream.read(chunk))
     return digest.hexdigest()
@@ -139,6 +139,9 @@ def expected_shapes(config: Config, role: Role) -> dict[str, tuple[int, ...]]:
 def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> Network:
     """Load the network of a runtime folder onto `device` in `dtype`.
 
+    The word table, half of all weights, stays in the dtype of the file: rows are cast as they
+    are looked up.
+
     On a CPU the tensors are views of the mapped file: nothing is copied unless it is cast.
 
     Raises:
@@ -147,10 +150,14 @@ def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dt
     """
     check_files(folder, manifest)
     tensors = _read(folder / WEIGHTS, manifest, device)
+    cast = {
+        name: tensor if name == "encoder.word" else tensor.to(dtype)
+        for name, tensor in tensors.items()
+    }
     with torch.device("meta"):
         network = Network(manifest.config, manifest.role)
-    network.load_state_dict(tensors, assign=True)
-    return network.to(dtype)
+    network.load_state_dict(cast, assign=True)
+    return network
 
 
 def check_files(folder: Path, manifest: Manifest, *, every_byte: bool = False) -> None:

@@ -152,20 +152,22 @@ class PackedEngine:
         }
 
     def _warm_up(self) -> None:
-        """First calls pay for kernels, handles and memory: pay before the first request.
+        """A GPU's first calls pay for kernels, handles and memory: pay before the first request.
 
-        One text, and on a GPU a full micro-batch, so that its memory is reserved.
+        One text, and a full micro-batch, so that its memory is reserved. A CPU has nothing to
+        warm but the weights' pages, which the first request brings in just as fast.
 
         Raises:
             StartError: the models do not run here.
         """
-        on_gpu = self._device.type == "cuda"
+        if self._device.type != "cuda":
+            return
         for role, one in self._loaded.items():
             config = one.manifest.config
-            length = min(512 if on_gpu else 8, self.runtime.max_batch_tokens, config.positions)
+            length = min(512, self.runtime.max_batch_tokens, config.positions)
             ids = [config.bos_id, *[config.unk_id] * (length - 2), config.eos_id]
             text = Encoded(ids, length, "", length)
-            counts = {1, self.runtime.max_batch_tokens // length if on_gpu else 1}
+            counts = (1, self.runtime.max_batch_tokens // length)
             for outputs, count in product(_warm_up_outputs(role), counts):
                 try:
                     self.run(outputs, [text] * count)

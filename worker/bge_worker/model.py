@@ -130,15 +130,14 @@ class Encoder(nn.Module):
         attention: Attention,
         *,
         first_only: bool = False,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype,
     ) -> Tensor:
         """Hidden states of the last layer: [T, D], or [N, D] of the first tokens alone.
 
-        `dtype` is what to compute in; by default the dtype of the weights.
+        `dtype` is what to compute in, whatever the weights are stored in.
         """
-        x = embedding(batch.input_ids, self.word)  # [T, D]
-        x = x.add_(embedding(batch.position_ids, self.position))
-        x = self.norm(x if dtype is None else x.to(dtype))
+        x = embedding(batch.input_ids, self.word).to(dtype)  # [T, D]
+        x = self.norm(x.add_(embedding(batch.position_ids, self.position)))
         *body, last = self.layers
         for layer in body:
             x = layer(x, batch.texts, attention)
