@@ -43,6 +43,17 @@ ARCHITECTURES: dict[str, Role] = {
     "XLMRobertaModel": "embed",
     "XLMRobertaForSequenceClassification": "rerank",
 }
+TOKENIZER_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "model_max_length": 8192,
+    "bos_token": "<s>",
+    "cls_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+}
 
 
 class ConvertError(Exception):
@@ -137,11 +148,14 @@ def write_fused(source: Source, tensors: dict[str, Tensor], folder: Path, dtype:
 
 
 def copy_files(source: Source, folder: Path) -> None:
-    """What FlagEmbedding opens, as published."""
-    optional = ("tokenizer_config.json", "special_tokens_map.json", "sentencepiece.bpe.model")
-    present = [source.folder / name for name in optional if (source.folder / name).is_file()]
-    for path in (source.folder / "config.json", *source.parts, *present):
+    """What FlagEmbedding opens, as published.
+
+    The tokenizer's configuration is ours: without one, transformers rebuilds the tokenizer from
+    the vocabulary by a recipe of its own and leaves the rules of tokenizer.json unread.
+    """
+    for path in (source.folder / "config.json", *source.parts):
         shutil.copyfile(path, folder / path.name)
+    (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n")
 
 
 def describe(source: Source, folder: Path, engine: str, dtype: str, name: str | None) -> Manifest:

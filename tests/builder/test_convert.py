@@ -10,15 +10,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bge_worker.checkpoint import Manifest, check_files, expected_shapes
+from bge_worker.engine import Embedding
 from bge_worker.errors import StartError
+from bge_worker.schema import EmbedRequest, Outputs
+from bge_worker.service import load_engine
 from builder.convert import ConvertError, convert
-from conftest import MODELS, ROOT
+from conftest import MODELS, ROOT, settings_in
 
 EMBED, RERANK = MODELS
 Damage = Callable[[Path], None]
@@ -177,6 +181,23 @@ def test_the_fingerprint_follows_the_source_not_the_dtype(copy: Path, tmp_path: 
     head["bias"] += 1
     torch.save(head, copy / EMBED / "sparse_linear.pt")
     assert convert(copy / EMBED, tmp_path / "other").fingerprint != half.fingerprint
+
+
+def test_flagembedding_reads_tokenizer_json_whatever_else_is_published(
+    copy: Path, tmp_path: Path
+) -> None:
+    engines = []
+    for name in ("with", "without"):
+        for model in MODELS:
+            convert(copy / model, tmp_path / name / model, engine="flagembedding")
+            for file in ("tokenizer_config.json", "special_tokens_map.json"):
+                (copy / model / file).unlink(missing_ok=True)
+        engines.append(load_engine(settings_in(tmp_path / name, engine="flagembedding")))
+    work = EmbedRequest(["ГРАДИЕНТНЫЙ  спуск 🙂"], Outputs.DENSE)
+    one, other = (engine.run(work.outputs, engine.encode(work, 0, 1)) for engine in engines)
+    assert isinstance(one[0], Embedding)
+    assert isinstance(other[0], Embedding)
+    np.testing.assert_array_equal(one[0].dense, other[0].dense)
 
 
 def test_bge_m3_may_come_as_safetensors(copy: Path, tmp_path: Path) -> None:
