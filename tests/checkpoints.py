@@ -22,6 +22,8 @@ from tokenizers.models import Unigram
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
+from builder.convert import TOKENIZER_CONFIG
+
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 
 
@@ -48,8 +50,7 @@ def write_pair(folder: Path, shape: Shape, sentences: Iterable[str], seed: int =
         (folder / name).mkdir(parents=True)
         tokenizer.save(str(folder / name / "tokenizer.json"))
         write_json(folder / name / "config.json", config_of(shape, architecture))
-        write_json(folder / name / "tokenizer_config.json", tokenizer_config())
-        write_json(folder / name / "special_tokens_map.json", special_tokens())
+        write_json(folder / name / "tokenizer_config.json", TOKENIZER_CONFIG)
     generator = torch.Generator().manual_seed(seed)
     write_embedder(folder / "bge-m3", shape, generator)
     write_reranker(folder / "bge-reranker-v2-m3", shape, generator)
@@ -205,26 +206,6 @@ def config_of(shape: Shape, architecture: str) -> dict[str, object]:
         "pad_token_id": 1,
         "eos_token_id": 2,
         **(labels if "Classification" in architecture else {}),
-    }
-
-
-def tokenizer_config() -> dict[str, object]:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": 8192,
-        **special_tokens(),
-    }
-
-
-def special_tokens() -> dict[str, object]:
-    return {
-        "bos_token": "<s>",
-        "cls_token": "<s>",
-        "eos_token": "</s>",
-        "sep_token": "</s>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-        "mask_token": "<mask>",
     }
 
 

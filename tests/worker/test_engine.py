@@ -22,7 +22,7 @@ from bge_worker.engine import Embedding, NotFiniteError, PackedEngine
 from bge_worker.errors import InferenceError, OutOfMemoryError, StartError
 from bge_worker.schema import EmbedRequest, Outputs, RerankRequest
 from bge_worker.service import load_engine
-from bge_worker.settings import EngineName, Settings
+from bge_worker.settings import EngineName
 from bge_worker.tokenizer import open_tokenizer
 from conftest import MODELS, settings_in
 
@@ -286,4 +286,3 @@ def test_settings_reach_the_runtime(runtimes: Callable[[EngineName], Path]) -> N
     engine = PackedEngine(settings_in(folder, max_batch_tokens=77, dtype="float16"))
     assert engine.runtime.max_batch_tokens == 77
     assert engine.runtime.dtype == "float16"
-    assert Settings().dtype == "auto"

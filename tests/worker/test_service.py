@@ -358,7 +358,7 @@ def test_what_cannot_be_computed_is_an_error_with_an_id_that_the_log_repeats(
 def test_the_fitness_check_passes_and_notices_a_broken_device(
     packed: PackedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = Service(packed, Settings())
+    service = Service(packed, Settings(max_reply_bytes=65536))  # the least that can be set
     asyncio.run(service.check())
     whole = packed.run
     monkeypatch.setattr(

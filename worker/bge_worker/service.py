@@ -20,7 +20,6 @@ from .schema import (
     EmbedRequest,
     InfoRequest,
     OpenAIRequest,
-    Outputs,
     RerankRequest,
     Work,
     parse,
@@ -127,7 +126,7 @@ class Service:
         if not self.healthy:
             raise RuntimeError("a thread of the batcher is dead")
         if "embed" in self._engine.models:
-            work = EmbedRequest(["fitness", "fitness"], Outputs.DENSE | Outputs.COLBERT)
+            work = EmbedRequest(["fitness", "fitness"])
             finished = await asyncio.wrap_future(self._batcher.submit(work))
             one, other = (r.dense for r in finished.results if isinstance(r, Embedding))
             if one is None or other is None or not np.allclose(one, other, atol=1e-3):
