@@ -237,7 +237,7 @@ def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
         heads=heads,
         feed_forward=whole(path, raw, "intermediate_size"),
         positions=whole(path, raw, "max_position_embeddings", pad_id + 4) - pad_id - 1,
-        layer_norm_eps=float(raw.get("layer_norm_eps", 1e-12)),  # transformers' default
+        layer_norm_eps=epsilon(path, raw),
         bos_id=whole(path, raw, "bos_token_id", 0),
         pad_id=pad_id,
         eos_id=whole(path, raw, "eos_token_id", 0),
@@ -251,6 +251,16 @@ def whole(path: Path, raw: Mapping[str, Any], field: str, least: int = 1) -> int
     if type(value) is not int or value < least:
         raise ConvertError(f"`{path}`: `{field}` must be at least {least}. Given: {value!r}")
     return value
+
+
+def epsilon(path: Path, raw: Mapping[str, Any]) -> float:
+    """Raises ConvertError: not a number above zero."""
+    value = raw.get("layer_norm_eps", 1e-12)  # transformers' default
+    if type(value) not in (int, float) or not 0 < value < 1:
+        raise ConvertError(
+            f"`{path}`: `layer_norm_eps` must be above 0 and below 1. Given: {value!r}"
+        )
+    return float(value)
 
 
 def token_id(path: Path, token: str) -> int:

@@ -81,6 +81,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         change_config(RERANK, id2label={"0": "a", "1": "b"}),
         "has 2 labels; a reranker has one",
     ),
+    "no epsilon": (change_config(EMBED, layer_norm_eps="1e-5"), "`layer_norm_eps` must be above 0"),
     "no width": (change_config(EMBED, hidden_size="512"), "`hidden_size` must be at least 1. Gi"),
     "heads": (change_config(EMBED, num_attention_heads=7), "512 is not a multiple of 7 heads"),
     "activation": (change_config(EMBED, hidden_act="relu"), "`hidden_act` is 'relu'; only 'gelu'"),

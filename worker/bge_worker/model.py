@@ -19,6 +19,8 @@ from torch.nn.functional import embedding, layer_norm
 from .attention import Attention, Segments
 from .packing import Batch, one_each
 
+FEW_ROWS = 16  # measured on a CPU: twice as fast at 3 rows, level at about 32 (see `linear`)
+
 
 @dataclass(frozen=True)
 class Config:
@@ -54,7 +56,18 @@ class Linear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias.to(x.dtype), x, self.weight.to(x.dtype).t())
+        return linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x [R, in], weight [out, in], bias [out] → [R, out].
+
+    On a CPU, few rows are multiplied from the right, because there the matrix is read once;
+    from the left it is repacked first, which takes longer than the product itself.
+    """
+    if x.device.type == "cpu" and len(x) <= FEW_ROWS:
+        return torch.addmm(bias.unsqueeze(1), weight, x.t()).t().contiguous()
+    return torch.addmm(bias, x, weight.t())
 
 
 class LayerNorm(nn.Module):
@@ -97,9 +110,9 @@ class Layer(nn.Module):
         width = x.shape[-1]
         weight, bias = self.qkv.weight.to(x.dtype), self.qkv.bias.to(x.dtype)
         first = x[batch.first_rows]  # [N, D]
-        q = torch.addmm(bias[:width], first, weight[:width].t())  # [N, D]
+        q = linear(first, weight[:width], bias[:width])  # [N, D]
         q = q.view(len(first), self.heads, -1)  # [N, H, d]
-        kv = torch.addmm(bias[width:], x, weight[width:].t())  # [T, 2D]
+        kv = linear(x, weight[width:], bias[width:])  # [T, 2D]
         k, v = kv.view(len(x), 2, self.heads, -1).unbind(1)  # [T, H, d] each
         queries = one_each(len(first), x.device)
         return self._finish(first, attention.run(q, k, v, queries, batch.texts))
