@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_worker.batcher import Batcher, Finished
-from bge_worker.engine import Result, Runtime
+from bge_worker.engine import Result
 from bge_worker.errors import (
     InferenceError,
     OutOfMemoryError,
@@ -25,32 +25,7 @@ from bge_worker.errors import (
 )
 from bge_worker.schema import EmbedRequest, Outputs, RerankRequest, Work
 from bge_worker.tokenizer import Encoded
-
-SOON = 10.0  # seconds: never waited for unless something is broken
-
-
-class FakeEngine:
-    """One token a character. `run` may be held, and may be told to fail."""
-
-    def __init__(self, max_batch_tokens: int = 100) -> None:
-        self.runtime = Runtime("fake", "none", "none", "none", "none", max_batch_tokens)
-        self.models = {}
-        self.batches: list[list[str]] = []
-        self.entered = threading.Semaphore(0)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.fault: Callable[[list[str]], None] = lambda texts: None
-
-    def encode(self, work: Work, start: int, end: int) -> list[Encoded]:
-        return [Encoded([0] * len(t), len(t), str(t), 9999) for t in work.texts[start:end]]
-
-    def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
-        sources = [str(text.source) for text in texts]
-        self.batches.append(sources)
-        self.entered.release()
-        assert self.gate.wait(SOON)
-        self.fault(sources)
-        return [float(len(text.ids)) for text in texts]
+from fakes.engine import SOON, FakeEngine
 
 
 @pytest.fixture
@@ -90,8 +65,8 @@ def test_every_text_gets_its_own_result_in_order(requests: list[list[int]]) -> N
     futures = [batcher.submit(texts(*lengths)) for lengths in requests]
     assert [answer(future) for future in futures] == requests
     assert all(sum(map(len, batch)) <= 100 or len(batch) == 1 for batch in engine.batches)
-    assert batcher.depth == 0
     batcher.close(timeout=SOON)
+    assert batcher.depth == 0
 
 
 def test_a_query_waits_for_one_micro_batch_not_for_the_bulk(

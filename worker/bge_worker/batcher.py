@@ -57,6 +57,15 @@ class Finished:
     timings: Timings
 
 
+@dataclass
+class Counts:
+    """What the inference thread has done since the start."""
+
+    batches: int = 0
+    tokens: int = 0
+    out_of_memory: int = 0
+
+
 @dataclass(eq=False)
 class _Job:
     """One request on its way through."""
@@ -113,6 +122,7 @@ class Batcher:
 
     def __init__(self, engine: Engine, admit: Admit, max_queue: int) -> None:
         """`admit` is asked after each slice of a request, and raises a WorkerError to refuse it."""
+        self.counts = Counts()
         self._engine = engine
         self._admit = admit
         self._max_queue = max_queue
@@ -269,13 +279,16 @@ class Batcher:
         pieces = [piece for piece in pieces if not piece.job.over]
         if not pieces:
             return
+        tokens = sum(len(piece.text.ids) for piece in pieces)
+        self.counts.batches += 1
+        self.counts.tokens += tokens
         try:
             results = self._engine.run(outputs, [piece.text for piece in pieces])
         except BaseException as error:
             # Only the sentence outlives this block: the traceback holds the tensors of the
             # failed forward, and the halves need their memory.
             failure = None if len(pieces) > 1 else self._alone(pieces[0], error)
-            tokens = sum(len(piece.text.ids) for piece in pieces)
+            self.counts.out_of_memory += isinstance(error, OutOfMemoryError)
             log.warning(
                 "%s in a micro-batch of %d texts, %d tokens: %s",
                 *(type(error).__name__, len(pieces), tokens),

@@ -1,16 +1,38 @@
-"""Foreign request shapes → native requests, native results → foreign replies.
+"""Foreign request shapes → native requests, native replies → foreign ones, errors too.
 
-OpenAI: https://platform.openai.com/docs/api-reference/embeddings, as its Python client sends it.
+Each shape as its own documentation and its own Python client have it:
+
+    OpenAI          https://platform.openai.com/docs/api-reference/embeddings
+    Cohere          https://docs.cohere.com/reference/rerank
+    Jina            https://api.jina.ai/redoc#tag/rerank
+    Infinity        https://michaelfeil.eu/infinity
+    TEI             https://huggingface.github.io/text-embeddings-inference
+
+Cohere's, Jina's and Infinity's reranking are one shape. A field of theirs that cannot be honoured
+is refused by name, not ignored; null is an absent field.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .engine import ModelInfo
-from .errors import NotServedError, ValidationError
-from .schema import EmbedRequest, Fields, kind_of, name_all, shortened
+from .errors import NotServedError, OverloadedError, ValidationError, WorkerError
+from .schema import (
+    LEAST_PAIR_LENGTH,
+    MAX_LENGTH,
+    RERANK_LENGTH,
+    EmbedRequest,
+    Fields,
+    Outputs,
+    RerankRequest,
+    kind_of,
+    name_all,
+    shortened,
+)
+
+if TYPE_CHECKING:  # the engine brings torch, and the server answers /ping before that is loaded
+    from .engine import ModelInfo
 
 OPENAI_EMBEDDINGS, OPENAI_MODELS = "/v1/embeddings", "/v1/models"
 
@@ -25,11 +47,7 @@ def openai_embed_request(body: object, model: ModelInfo, max_texts: int) -> Embe
         ValidationError: the body breaks the contract.
         NotServedError: another model is asked for.
     """
-    if not isinstance(body, Mapping):
-        raise ValidationError(f"`openai_input` must be an object. Given: {kind_of(body)}")
-    # OpenAI treats null as absent.
-    given = {field: value for field, value in body.items() if value is not None}
-    fields = Fields(given, max_texts)
+    fields = _fields("openai_input", body, max_texts)
     fields.refuse_unknown("input", "model", "encoding_format", "dimensions", "user")
     _check_model(fields.required("model", f"`{model.model}`"), model)
     dimensions = fields.integer("dimensions", model.width, 1)
@@ -39,11 +57,18 @@ def openai_embed_request(body: object, model: ModelInfo, max_texts: int) -> Embe
             f"Given: {shortened(dimensions)}"
         )
     return EmbedRequest(
-        texts=_openai_texts(fields, model),
+        texts=_texts_or_ids(fields, "input", model),
         encoding_format=fields.choice("encoding_format", ("float", "base64")),
         truncate=False,
         field="input",
     )
+
+
+def _fields(what: str, body: object, max_texts: int) -> Fields:
+    if not isinstance(body, Mapping):
+        raise ValidationError(f"`{what}` must be an object. Given: {kind_of(body)}")
+    given = {field: value for field, value in body.items() if value is not None}
+    return Fields(given, max_texts)
 
 
 def _check_model(name: object, model: ModelInfo) -> None:
@@ -53,15 +78,15 @@ def _check_model(name: object, model: ModelInfo) -> None:
         raise NotServedError(f"`model` must be `{model.model}` here. Given: {name_all([name])}")
 
 
-def _openai_texts(fields: Fields, model: ModelInfo) -> Sequence[str | Sequence[int]]:
+def _texts_or_ids(fields: Fields, field: str, model: ModelInfo) -> Sequence[str | Sequence[int]]:
     what = "a string, strings, token ids or lists of them"
-    value = fields.required("input", what)
+    value = fields.required(field, what)
     if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], str)):
-        return fields.texts("input")
+        return fields.texts(field)
     if isinstance(value, list) and value and not isinstance(value[0], list):
-        return [_token_ids("input", value, model)]
-    fields.check_list("input", value, what)
-    return [_token_ids(f"input[{place}]", ids, model) for place, ids in enumerate(value)]
+        return [_token_ids(field, value, model)]
+    fields.check_list(field, value, what)
+    return [_token_ids(f"{field}[{place}]", ids, model) for place, ids in enumerate(value)]
 
 
 def _token_ids(field: str, value: object, model: ModelInfo) -> list[int]:
@@ -103,3 +128,141 @@ def openai_models(models: Iterable[ModelInfo]) -> dict[str, Any]:
             for model in models
         ],
     }
+
+
+def rerank_request(body: object, model: ModelInfo, max_texts: int) -> RerankRequest:
+    """Read the body of Cohere's, Jina's or Infinity's `POST /rerank`.
+
+    Raises:
+        ValidationError: the body breaks the contract.
+        NotServedError: another model is asked for.
+    """
+    fields = _fields("body", body, max_texts)
+    fields.refuse_unknown(
+        *("model", "query", "documents", "top_n", "return_documents", "raw_scores"),
+        *("max_length", "truncation"),
+    )
+    _check_model(fields.values.get("model", model.model), model)
+    return RerankRequest(
+        query=fields.text("query"),
+        texts=fields.documents("documents"),
+        top_n=fields.integer("top_n", 1, 1) if "top_n" in fields.values else None,
+        raw_scores=fields.boolean("raw_scores", False),
+        return_documents=fields.boolean("return_documents", False),
+        max_length=fields.integer("max_length", RERANK_LENGTH, LEAST_PAIR_LENGTH, MAX_LENGTH),
+        truncate=fields.boolean("truncation", True),
+    )
+
+
+def rerank_reply(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """A native reply as Cohere's, Jina's and Infinity's object; `truncated` is our own."""
+    return {
+        "object": "rerank",
+        "model": reply["model"],
+        "results": reply["results"],
+        "usage": reply["usage"],
+        "truncated": reply["truncated"],
+    }
+
+
+def tei_embed_request(
+    body: object, model: ModelInfo, max_texts: int, outputs: Outputs = Outputs.DENSE
+) -> EmbedRequest:
+    """Read the body of text-embeddings-inference's `POST /embed` or `/embed_sparse`.
+
+    As there, a text too long is an error unless `truncate` is true.
+
+    Raises:
+        ValidationError: the body breaks the contract.
+    """
+    fields = _fields("body", body, max_texts)
+    fields.refuse_unknown("inputs", "truncate", "truncation_direction", "normalize", "dimensions")
+    _check_tei(fields)
+    if fields.integer("dimensions", model.width, 1) != model.width:
+        raise ValidationError(
+            f"`dimensions` must be {model.width}: the model is not trained for others. "
+            f"Given: {shortened(fields.values['dimensions'])}"
+        )
+    if not fields.boolean("normalize", True):
+        raise ValidationError("`normalize` must be true: vectors are of length one. Given: false")
+    return EmbedRequest(
+        texts=_texts_or_ids(fields, "inputs", model),
+        outputs=outputs,
+        truncate=fields.boolean("truncate", False),
+        field="inputs",
+    )
+
+
+def tei_embed_reply(reply: Mapping[str, Any]) -> list[Any]:
+    vectors: list[Any] = reply["embeddings"]
+    return vectors
+
+
+def tei_sparse_request(body: object, model: ModelInfo, max_texts: int) -> EmbedRequest:
+    """Read the body of `POST /embed_sparse`; see `tei_embed_request`."""
+    return tei_embed_request(body, model, max_texts, Outputs.SPARSE)
+
+
+def tei_sparse_reply(reply: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    return [
+        [
+            {"index": index, "value": value}
+            for index, value in zip(vector["indices"], vector["values"], strict=True)
+        ]
+        for vector in reply["sparse_embeddings"]
+    ]
+
+
+def tei_rerank_request(body: object, model: ModelInfo, max_texts: int) -> RerankRequest:
+    """Read the body of text-embeddings-inference's `POST /rerank`.
+
+    Raises:
+        ValidationError: the body breaks the contract.
+    """
+    fields = _fields("body", body, max_texts)
+    fields.refuse_unknown(
+        *("query", "texts", "raw_scores", "return_text", "truncate", "truncation_direction")
+    )
+    _check_tei(fields)
+    return RerankRequest(
+        query=fields.text("query"),
+        texts=fields.documents("texts"),
+        raw_scores=fields.boolean("raw_scores", False),
+        return_documents=fields.boolean("return_text", False),
+        max_length=MAX_LENGTH,
+        truncate=fields.boolean("truncate", False),
+        field="texts",
+    )
+
+
+def tei_rerank_reply(reply: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"index": result["index"], "score": result["relevance_score"]}
+        | ({"text": result["document"]["text"]} if "document" in result else {})
+        for result in reply["results"]
+    ]
+
+
+def _check_tei(fields: Fields) -> None:
+    direction = fields.choice("truncation_direction", ("Right", "right", "Left", "left"))
+    if direction.lower() == "left":
+        raise ValidationError("`truncation_direction` must be right: ends are cut. Given: left")
+
+
+def error_in(dialect: str, error: WorkerError) -> dict[str, Any]:
+    """The body of an error: {"error": "Type: message"}, with what a dialect's clients look for."""
+    native = {"error": str(error)}
+    if dialect == "openai":
+        return {
+            "error": {
+                "message": str(error),
+                "type": "server_error" if error.status >= 500 else "invalid_request_error",
+                "param": None,
+                "code": type(error).__name__,
+            }
+        }
+    if dialect in ("rerank", "tei"):  # Cohere reads `message`, Jina `detail`, TEI `error_type`
+        overloaded = "Overloaded" if isinstance(error, OverloadedError) else "Validation"
+        kind = "Backend" if error.status >= 500 else overloaded
+        return native | {"error_type": kind, "message": str(error), "detail": str(error)}
+    return native

@@ -74,6 +74,7 @@ class Engine(Protocol):
 
     runtime: Runtime
     models: dict[Role, ModelInfo]
+    recomputed: int  # texts redone in fp32 since the start
 
     def encode(self, work: Work, start: int, end: int) -> list[Encoded]:
         """Tokenise `work.texts[start:end]`; thread-safe, beside a running `run`."""
@@ -106,6 +107,7 @@ class PackedEngine:
         Raises:
             StartError: a folder or the device is not what the settings say.
         """
+        self.recomputed = 0
         self._device = choose_device(settings)
         self._dtype = choose_dtype(settings, self._device)
         self._attention = choose_attention(self._device, self._dtype)
@@ -193,6 +195,7 @@ class PackedEngine:
 
     def _in_fp32(self, outputs: Outputs, text: Encoded) -> Result:
         """bge-m3 is known to overflow in fp16 on some inputs: such a text is redone alone."""
+        self.recomputed += 1
         (result,) = self._forward(outputs, [text], torch.float32)
         if result is None:
             raise NotFiniteError("a result is not finite, in fp32 either")

@@ -65,6 +65,7 @@ class ReferenceEngine:
         self._tokenizers = {
             role: tokenizer_of(self._models[role], manifest) for role, manifest in manifests.items()
         }
+        self.recomputed = 0  # it computes in the dtype of the settings and in no other
         self.models = {role: model_info(manifest) for role, manifest in manifests.items()}
         self.runtime = Runtime(
             engine="flagembedding",

@@ -143,7 +143,7 @@ def _parse_rerank(fields: Fields) -> RerankRequest:
         "truncate",
     )
     return RerankRequest(
-        query=_text("query", fields.values["query"]),
+        query=fields.text("query"),
         texts=fields.documents("documents"),
         top_n=fields.integer("top_n", 1, 1) if "top_n" in fields.values else None,
         raw_scores=fields.boolean("raw_scores", False),
@@ -206,6 +206,9 @@ class Fields:
         if value < least or (most is not None and value > most):
             raise ValidationError(f"`{field}` must be {limits}. Given: {shortened(value)}")
         return value
+
+    def text(self, field: str) -> str:
+        return _text(field, self.required(field, "a string"))
 
     def texts(self, field: str) -> list[str]:
         """A text, or a list of 1 to `max_texts` of them, as a list."""

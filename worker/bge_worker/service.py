@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 
 from . import __version__, dialects, response
-from .batcher import Batcher, logged_inference_error
+from .batcher import Batcher, Counts, Finished, logged_inference_error
 from .checkpoint import Role
 from .engine import Embedding, Engine, ModelInfo, PackedEngine
 from .errors import NotServedError, ValidationError, WorkerError
@@ -20,6 +20,7 @@ from .schema import (
     EmbedRequest,
     InfoRequest,
     OpenAIRequest,
+    Request,
     RerankRequest,
     Work,
     parse,
@@ -31,22 +32,37 @@ from .tokenizer import Encoded
 PACKAGES = ("torch", "tokenizers", "safetensors", "numpy")
 
 
+class Load(NamedTuple):
+    """Requests not yet answered, and what was done since the start."""
+
+    waiting: int
+    counts: Counts
+    recomputed: int
+    max_batch_tokens: int
+
+
 class Service:
     """An engine behind its queue."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(
+        self, engine: Engine, settings: Settings, observe: Callable[[Finished], None] | None = None
+    ) -> None:
+        """`observe` is told of every request that was computed."""
+        self._observe = observe or (lambda finished: None)
         self._engine = engine
         self._settings = settings
         self._batcher = Batcher(engine, self._admit, settings.max_queue)
 
     @classmethod
-    def start(cls, settings: Settings) -> Service:
+    def start(
+        cls, settings: Settings, observe: Callable[[Finished], None] | None = None
+    ) -> Service:
         """Load the models and be ready to answer.
 
         Raises:
             StartError: a setting, a checkpoint or a missing package; one sentence says which.
         """
-        return cls(load_engine(settings), settings)
+        return cls(load_engine(settings), settings, observe)
 
     async def answer(self, payload: object) -> dict[str, Any]:
         """Answer one payload of the contract. Cancel the call to give its place in the queue up.
@@ -54,15 +70,22 @@ class Service:
         Raises:
             WorkerError: whatever went wrong, as the caller may hear it.
         """
+        return await self.respond(lambda: parse(payload, self._settings.max_texts))
+
+    async def respond(self, read: Callable[[], Request]) -> dict[str, Any]:
+        """The native reply to the request that `read` returns, or raises a WorkerError for.
+
+        Raises:
+            WorkerError: whatever went wrong, as the caller may hear it.
+        """
         try:
-            return await self._answer(payload)
+            return await self._respond(read())
         except WorkerError:
             raise
         except Exception as error:
             raise logged_inference_error(error) from None
 
-    async def _answer(self, payload: object) -> dict[str, Any]:
-        request = parse(payload, self._settings.max_texts)
+    async def _respond(self, request: Request) -> dict[str, Any]:
         match request:
             case EmbedRequest():
                 return await self._embed(request)
@@ -76,15 +99,20 @@ class Service:
                 assert_never(request)
 
     async def _embed(self, request: EmbedRequest) -> dict[str, Any]:
-        model = self._model("embed")
-        finished = await asyncio.wrap_future(self._batcher.submit(request))
+        model = self.model("embed")
+        finished = await self._compute(request)
         # A large reply takes longer to build than to compute: not on the event loop.
         return await asyncio.to_thread(response.embed_reply, request, finished, model)
 
     async def _rerank(self, request: RerankRequest) -> dict[str, Any]:
-        model = self._model("rerank")
-        finished = await asyncio.wrap_future(self._batcher.submit(request))
+        model = self.model("rerank")
+        finished = await self._compute(request)
         return await asyncio.to_thread(response.rerank_reply, request, finished, model)
+
+    async def _compute(self, work: Work) -> Finished:
+        finished = await asyncio.wrap_future(self._batcher.submit(work))
+        self._observe(finished)
+        return finished
 
     async def _openai(self, request: OpenAIRequest) -> dict[str, Any]:
         if request.route == dialects.OPENAI_MODELS:
@@ -94,9 +122,21 @@ class Service:
                 f"`openai_route` must be {dialects.OPENAI_EMBEDDINGS} or {dialects.OPENAI_MODELS}. "
                 f"Given: {shortened(request.route)}"
             )
-        model = self._model("embed")
+        model = self.model("embed")
         native = dialects.openai_embed_request(request.body, model, self._settings.max_texts)
         return dialects.openai_embed_reply(await self._embed(native))
+
+    @property
+    def models(self) -> dict[Role, ModelInfo]:
+        """What is loaded, by role."""
+        return self._engine.models
+
+    def model(self, role: Role) -> ModelInfo:
+        """Raises NotServedError: this worker does not load a model of that role."""
+        if role not in self._engine.models:
+            variable = {"embed": "BGE_EMBED_MODEL", "rerank": "BGE_RERANK_MODEL"}[role]
+            raise NotServedError(f"this worker loads no model to {role}: `{variable}` is empty")
+        return self._engine.models[role]
 
     def info(self) -> dict[str, Any]:
         """What is loaded, where it runs, and within which limits."""
@@ -136,16 +176,19 @@ class Service:
         if "rerank" in self._engine.models:
             await asyncio.wrap_future(self._batcher.submit(RerankRequest("fitness", ["fitness"])))
 
+    @property
+    def load(self) -> Load:
+        """How busy this worker is and was, for its metrics."""
+        return Load(
+            waiting=self._batcher.depth,
+            counts=self._batcher.counts,
+            recomputed=self._engine.recomputed,
+            max_batch_tokens=self._engine.runtime.max_batch_tokens,
+        )
+
     def close(self, timeout: float | None = None) -> None:
         """Finish what is queued within `timeout` seconds, then stop."""
         self._batcher.close(timeout)
-
-    def _model(self, role: Role) -> ModelInfo:
-        """Raises NotServedError: this worker does not load a model of that role."""
-        if role not in self._engine.models:
-            variable = {"embed": "BGE_EMBED_MODEL", "rerank": "BGE_RERANK_MODEL"}[role]
-            raise NotServedError(f"this worker loads no model to {role}: `{variable}` is empty")
-        return self._engine.models[role]
 
     def _admit(self, work: Work, encoded: Sequence[Encoded]) -> None:
         role: Role = "embed" if isinstance(work, EmbedRequest) else "rerank"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -18,6 +18,7 @@ Whole = TypeVar("Whole", int, int | None)
 # A queue worker cannot see whether a job came by `/run` (10 MB) or `/runsync` (20 MB): RunPod
 # drops a larger reply without a word, so the smaller limit holds, less its envelope.
 QUEUE_REPLY_BYTES = 9_500_000
+SERVER_REPLY_BYTES = 100_000_000  # our own HTTP server has no platform behind it
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,12 @@ class Settings:
     max_queue: int = 512
     max_reply_bytes: int = QUEUE_REPLY_BYTES
     concurrency: int = 32
+    api_key: str | None = field(default=None, repr=False)
+    insecure: bool = False
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str]) -> Settings:
-        """Read every `BGE_…` variable of `env`.
+    def from_env(cls, env: Mapping[str, str], max_reply_bytes: int = QUEUE_REPLY_BYTES) -> Settings:
+        """Read every `BGE_…` variable of `env`. `max_reply_bytes` is the entry's own default.
 
         Raises:
             StartError: a value is wrong (the message names the variable), or both models are off.
@@ -54,9 +57,11 @@ class Settings:
             max_request_tokens=_integer(env, "BGE_MAX_REQUEST_TOKENS", cls.max_request_tokens),
             max_queue=_integer(env, "BGE_MAX_QUEUE", cls.max_queue),
             # One vector and its envelope must fit, the fitness check's for one.
-            max_reply_bytes=_integer(env, "BGE_MAX_REPLY_BYTES", cls.max_reply_bytes, least=65536),
+            max_reply_bytes=_integer(env, "BGE_MAX_REPLY_BYTES", max_reply_bytes, least=65536),
             # With one or two slots the SDK sleeps a second each time they are full.
             concurrency=_integer(env, "BGE_CONCURRENCY", cls.concurrency, least=3),
+            api_key=_key(env, "BGE_API_KEY"),
+            insecure=_one_of(env, "BGE_INSECURE", ("0", "1")) == "1",
         )
         if settings.embed_model is None and settings.rerank_model is None:
             raise StartError("`BGE_EMBED_MODEL` and `BGE_RERANK_MODEL` are both empty: no model")
@@ -77,6 +82,14 @@ def _one_of(env: Mapping[str, str], name: str, choices: tuple[Choice, ...]) -> C
         if choice == value:
             return choice
     raise StartError(f"`{name}` must be one of {', '.join(choices)}. Given: {value!r}")
+
+
+def _key(env: Mapping[str, str], name: str) -> str | None:
+    """Empty is none. A key that no header can carry would lock everybody out."""
+    value = env.get(name, "")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise StartError(f"`{name}` must be printable ASCII without spaces")
+    return value or None
 
 
 def _integer(env: Mapping[str, str], name: str, default: Whole, least: int = 1) -> Whole:

@@ -1,0 +1,49 @@
+"""The HTTP server in this process, on loopback, around whatever service a test has made."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import uvicorn
+
+from bge_worker.app import Server
+from bge_worker.engine import Engine
+from bge_worker.metrics import Metrics
+from bge_worker.service import Service
+from bge_worker.settings import Settings
+
+
+@contextmanager
+def serving(
+    engine: Engine,
+    settings: Settings,
+    *,
+    body_seconds: float = 60.0,
+    listener: socket.socket | None = None,
+) -> Iterator[str]:
+    """Its base URL, until the end of the block."""
+    metrics = Metrics()
+    service = Service(engine, settings, metrics.computed)
+    metrics.watch(service)
+    models: Future[Service] = Future()
+    models.set_result(service)
+    app = Server(settings, metrics, models, body_seconds=body_seconds).asgi
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        service.close(timeout=10)

@@ -1,0 +1,74 @@
+"""`python worker/server.py` as an operator runs it: its own process, steered from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+import httpx
+
+from conftest import ROOT
+
+SERVER = ROOT / "worker" / "server.py"
+
+
+class ServerProcess:
+    """The server on a port of its own; killed on the way out."""
+
+    def __init__(self, env: dict[str, str], log: Path, *arguments: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._env = {n: v for n, v in os.environ.items() if not n.startswith(("BGE_", "PORT"))}
+        self._env |= env
+        self._arguments = ("--port", str(self.port), *arguments)
+        self._log = log
+
+    def __enter__(self) -> Self:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(SERVER), *self._arguments],
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text("utf-8")
+
+    def ping(self) -> int | None:
+        try:
+            return httpx.get(f"{self.url}/ping", timeout=10).status_code
+        except httpx.TransportError:
+            return None
+
+    def wait_for(self, status: int, timeout: float = 60.0) -> list[int | None]:
+        """Ping until `status` comes; every answer on the way."""
+        seen: list[int | None] = []
+        deadline = time.monotonic() + timeout
+        while not seen or seen[-1] != status:
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            seen.append(self.ping())
+            time.sleep(0.01)
+        return seen
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

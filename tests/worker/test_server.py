@@ -1,0 +1,115 @@
+"""`python worker/server.py` as a process: its start, its end, and what it refuses to start with."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bge_worker.settings import EngineName
+from conftest import MODELS
+from fakes.server_process import SERVER, ServerProcess, free_port
+
+BULK = {"texts": ["море и суша " * 300] * 40}
+
+
+@pytest.fixture
+def env(runtimes: Callable[[EngineName], Path]) -> dict[str, str]:
+    folder = runtimes("packed")
+    return {
+        "BGE_DEVICE": "cpu",
+        "BGE_EMBED_MODEL": str(folder / MODELS[0]),
+        "BGE_RERANK_MODEL": str(folder / MODELS[1]),
+    }
+
+
+def test_it_answers_ping_while_it_loads_and_requests_wait(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    with ServerProcess(env, tmp_path / "log") as server:
+        assert server.wait_for(204)[-1] == 204
+        early = httpx.post(f"{server.url}/native/embed", json={"texts": "море"}, timeout=60)
+        assert early.status_code == 200
+        assert server.ping() == 200
+
+
+def test_sigterm_while_loading_ends_it_at_once(env: dict[str, str], tmp_path: Path) -> None:
+    with ServerProcess(env, tmp_path / "log") as server:
+        server.wait_for(204)
+        server.terminate()
+        assert server.process.wait(timeout=5) == 0
+
+
+def test_sigterm_lets_what_is_in_flight_finish(env: dict[str, str], tmp_path: Path) -> None:
+    with ServerProcess(env, tmp_path / "log") as server, ThreadPoolExecutor(4) as pool:
+        server.wait_for(200)
+        route = f"{server.url}/native/embed"
+        in_flight = [pool.submit(httpx.post, route, json=BULK, timeout=60) for _ in range(4)]
+        while b"bge_queue_depth 4.0" not in httpx.get(f"{server.url}/metrics").content:
+            assert not any(future.done() for future in in_flight)
+        server.terminate()
+        replies = [future.result() for future in in_flight]
+        assert [len(reply.json()["embeddings"]) for reply in replies] == [40] * 4
+        assert server.process.wait(timeout=10) == 0
+        assert server.ping() is None
+        assert "Traceback" not in server.log
+
+
+def test_after_sigkill_it_starts_again_on_the_same_port(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    server = ServerProcess(env, tmp_path / "log")
+    for _ in range(2):
+        with server, httpx.Client(base_url=server.url) as client:
+            server.wait_for(200)
+            assert client.post("/native/embed", json={"texts": "море"}).status_code == 200
+
+
+def test_the_health_port_answers_too(env: dict[str, str], tmp_path: Path) -> None:
+    health = free_port()
+    with ServerProcess(env | {"PORT_HEALTH": str(health)}, tmp_path / "log") as server:
+        server.wait_for(200)
+        assert httpx.get(f"http://127.0.0.1:{health}/ping").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "sentence"),
+    [
+        (["--host", "0.0.0.0"], {}, "`BGE_API_KEY` is not set"),
+        (["--host", "::"], {}, "`BGE_API_KEY` is not set"),
+        (["--host", "not a host"], {"BGE_INSECURE": "1"}, "cannot listen on not a host:"),
+        (["--port", "99999"], {}, "cannot listen on 127.0.0.1:99999"),
+        ([], {"PORT_HEALTH": "x"}, "`PORT_HEALTH` must be a whole number"),
+        ([], {"BGE_API_KEY": "a key"}, "`BGE_API_KEY` must be printable ASCII without spaces"),
+        ([], {"BGE_INSECURE": "yes"}, "`BGE_INSECURE` must be one of 0, 1"),
+        ([], {"BGE_EMBED_MODEL": "/nowhere"}, "`/nowhere` is not a runtime folder"),
+    ],
+)
+def test_it_says_why_it_cannot_start(
+    arguments: list[str], variables: dict[str, str], sentence: str, env: dict[str, str]
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, SERVER, "--port", str(free_port()), *arguments],
+        env=env | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert sentence in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "a key" not in ended.stderr
+
+
+def test_a_port_that_is_taken_is_named(env: dict[str, str], tmp_path: Path) -> None:
+    with ServerProcess(env, tmp_path / "log") as server:
+        server.wait_for(204)
+        command = [sys.executable, str(SERVER), "--port", str(server.port)]
+        ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+        assert ended.returncode == 1
+        assert f"cannot listen on 127.0.0.1:{server.port}" in ended.stderr

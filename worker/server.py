@@ -1,0 +1,187 @@
+"""The HTTP entry: the workstation's server, and RunPod's load-balancing endpoints.
+
+python worker/server.py                        on 127.0.0.1:8000
+python worker/server.py --host 0.0.0.0         with BGE_API_KEY set
+(PORT and PORT_HEALTH set, as RunPod does)     there
+
+/ping answers from the start; the models load meanwhile, and requests wait for them.
+"""
+
+from __future__ import annotations
+
+import gc
+
+# What the imports below make stays: looking for garbage among it costs 0.3 s of a start.
+gc.disable()
+
+import argparse
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from bge_worker.app import Server
+from bge_worker.errors import StartError
+from bge_worker.metrics import Metrics
+from bge_worker.settings import SERVER_REPLY_BYTES, Settings
+
+if TYPE_CHECKING:
+    from bge_worker.service import Service
+
+CLOSE_SECONDS = 5  # for a micro-batch that nobody waits for any more
+GRACE_SECONDS = 30  # for what is in flight when the server is told to stop
+# A caller who stops reading, or is gone without a word, is dropped by the kernel after this.
+STALLED_SECONDS = 60
+log = logging.getLogger("bge_worker.server")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Serve BGE embeddings and reranking over HTTP.",
+        epilog="The BGE_… environment variables say which models, on what device, within which "
+        "limits; the README lists them.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    port = os.environ.get("PORT", "8000")
+    parser.add_argument("--port", type=int, default=port, help="$PORT, or 8000")
+    parser.add_argument(
+        "--insecure",
+        action="store_true",
+        help="listen beyond this machine without BGE_API_KEY: something in front checks callers",
+    )
+    return parser.parse_args()
+
+
+def check_exposed(host: str, settings: Settings, insecure: bool) -> None:
+    """Raises StartError: anyone who can reach the port could use the worker."""
+    if settings.api_key is not None or insecure or settings.insecure or is_loopback(host):
+        return
+    raise StartError(
+        f"`--host {host}` can be reached from other machines and `BGE_API_KEY` is not set. Set it, "
+        "or say `--insecure` (`BGE_INSECURE=1`) if something in front checks callers"
+    )
+
+
+def health_port(env: Mapping[str, str], default: int) -> int:
+    """Where RunPod's load balancer asks for /ping. Raises StartError: no number."""
+    value = env.get("PORT_HEALTH", str(default))
+    if not value.isascii() or not value.isdigit():
+        raise StartError(f"`PORT_HEALTH` must be a whole number. Given: {value!r}")
+    return int(value)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int, stalled_seconds: float = STALLED_SECONDS) -> socket.socket:
+    """Raises StartError: the address is taken or is not this machine's."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise StartError(f"cannot listen on {host}:{port}: {error}") from None
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted connections inherit it
+        milliseconds = round(stalled_seconds * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    return listener
+
+
+class StoppableServer(uvicorn.Server):
+    """uvicorn's, which finishes what is in flight; but while the models load it stops at once.
+
+    Threads deep in a library cannot be asked to stop, and nothing was promised yet.
+    """
+
+    def __init__(self, config: uvicorn.Config, models: Future[Service]) -> None:
+        super().__init__(config)
+        self._models = models
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self._models.done():
+            os._exit(0)
+        super().handle_exit(sig, frame)
+
+
+def load(settings: Settings, metrics: Metrics, models: Future[Service]) -> None:
+    """Resolve `models`; whatever goes wrong is theirs to raise."""
+    try:
+        from bge_worker.engine import keep_freed_memory
+        from bge_worker.service import Service
+
+        keep_freed_memory()
+        service = Service.start(settings, observe=metrics.computed)
+        metrics.watch(service)
+        gc.freeze()
+        gc.enable()
+        log.info("ready")
+        models.set_result(service)
+    except BaseException as error:
+        models.set_exception(error)
+
+
+def serve(settings: Settings, listeners: list[socket.socket]) -> None:
+    """Until a signal. Raises StartError: the models cannot be loaded."""
+    metrics = Metrics()
+    models: Future[Service] = Future()
+    server = StoppableServer(
+        uvicorn.Config(
+            Server(settings, metrics, models).asgi,
+            loop="uvloop",
+            http="httptools",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=75,  # longer than a proxy's: it is the proxy that closes
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        ),
+        models,
+    )
+
+    def stop_if_failed(loaded: Future[Service]) -> None:
+        server.should_exit = loaded.exception() is not None
+
+    models.add_done_callback(stop_if_failed)
+    for name in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn puts its own handler here and, once it is done, raises the signal once more.
+        signal.signal(name, server.handle_exit)
+    # A daemon: a signal while it loads must not wait for it.
+    threading.Thread(target=load, args=(settings, metrics, models), daemon=True).start()
+    try:
+        server.run(sockets=listeners)
+    finally:
+        if models.done() and models.exception() is None:
+            models.result().close(timeout=CLOSE_SECONDS)
+    if models.done():
+        models.result()  # raises what stopped the server
+
+
+def main() -> None:
+    given = arguments()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(message)s")
+    try:
+        settings = Settings.from_env(os.environ, max_reply_bytes=SERVER_REPLY_BYTES)
+        check_exposed(given.host, settings, given.insecure)
+        ports = {given.port, health_port(os.environ, given.port)}
+        listeners = [listen(given.host, port) for port in sorted(ports)]
+        log.info("listening on %s, port %s", given.host, ", ".join(map(str, sorted(ports))))
+        serve(settings, listeners)
+    except StartError as error:
+        sys.exit(f"bge-serverless cannot start: {error}")
+
+
+if __name__ == "__main__":
+    main()
