@@ -24,7 +24,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity bench bench-cold verify clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve load soak serve verify clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -69,6 +69,9 @@ $(RUNTIME)/done: checkpoints/$(MODELS)/done builder/convert.py worker/bge_worker
 	$(CONVERT) --name $(MODELS)/bge-reranker-v2-m3 $(<D)/bge-reranker-v2-m3 $(@D)/bge-reranker-v2-m3
 	touch $@
 
+serve: $(VENV)/setup $(RUNTIME)/done ## The HTTP server on 127.0.0.1:$$PORT or 8000
+	$(PY) worker/server.py
+
 verify: $(RUNTIME)/done ## Check the runtime folders; with MODELS=bge against the published golden values
 	$(PY) -m builder verify $(<D)/bge-m3 $(<D)/bge-reranker-v2-m3
 
@@ -93,11 +96,30 @@ format: $(VENV)/setup-test ## Format the code
 parity: $(VENV)/setup-test ## Parity with FlagEmbedding at 8,192 tokens for every shape (about 10 minutes)
 	$(PY) -m pytest -q tests/worker/test_parity.py --long --timeout 1200
 
+fuzz: $(VENV)/setup-test ## Schemathesis over the server's own OpenAPI, 500 examples a route
+	$(PY) -m pytest -q tests/worker/test_app.py -k openapi --long --timeout 1800
+
 bench: $(VENV)/setup-test ## Texts per second beside the peers, small and full shape (20 to 40 minutes, 14 GB of disk)
 	$(PY) benchmarks/compare.py
 
 bench-cold: $(VENV)/setup-test ## Process start to first vector and score, full shape, beside FlagEmbedding
 	$(PY) benchmarks/cold_start.py
+
+load: $(VENV)/setup-test models/miniature-packed/done ## 256 clients, 20,000 requests, every answer checked; then more than the queue holds
+	$(PY) benchmarks/load.py load
+	$(PY) benchmarks/load.py overload
+
+soak: $(VENV)/setup-test models/miniature-packed/done ## Ten minutes of mixed load, bad input among it: memory, queue, metrics
+	$(PY) benchmarks/load.py soak
+
+INFINITY := .venv-infinity/bin/infinity_emb
+
+$(INFINITY):
+	$(PYTHON) -m venv .venv-infinity
+	.venv-infinity/bin/pip install -q --disable-pip-version-check torch==2.13.0 'infinity-emb[torch,server]==0.0.78'
+
+bench-serve: $(VENV)/setup-test models/miniature-packed/done $(INFINITY) ## A query beside a bulk request, beside Infinity's; overhead beside bare FastAPI (20 minutes)
+	$(PY) benchmarks/serve.py --infinity $(INFINITY)
 
 clean: ## Remove what was built; .venv and fetched checkpoints stay
 	rm -rf models checkpoints/miniature checkpoints/bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -179,8 +179,11 @@ class Server:
             shape = next((shape for shape in shapes if shape.sign in held), shapes[0])
             service = await self._service()
             most = self._settings.max_texts
-            reply = await service.respond(lambda: shape.read(body, service.model(shape.role), most))
-            return await json_response(lambda: shape.reply(reply))
+            content = await service.respond(
+                lambda: shape.read(body, service.model(shape.role), most),
+                lambda reply: to_json(shape.reply(reply)),
+            )
+            return Response(content, media_type="application/json")
 
         return endpoint
 
@@ -261,8 +264,10 @@ class Server:
             return self._models.result()
         return await asyncio.shield(asyncio.wrap_future(self._models))
 
-    async def _answer(self, payload: object) -> dict[str, Any]:
-        return await (await self._service()).answer(payload)
+    async def _answer(self, payload: object) -> bytes:
+        most = self._settings.max_texts
+        service = await self._service()
+        return await service.respond(lambda: parse(payload, most), to_json)
 
     def _job(self, job_id: str) -> Job:
         job = self._jobs.get(job_id)
@@ -320,12 +325,6 @@ class Server:
                 schema["security"] = [{"key": []}]
             self._routes.openapi_schema = schema
         return self._routes.openapi_schema
-
-
-async def json_response(make: Callable[[], Any]) -> Response:
-    """Built and encoded on another thread: a large reply must not hold up the event loop."""
-    content = await asyncio.to_thread(lambda: to_json(make()))
-    return Response(content, media_type="application/json")
 
 
 def takes(*models: type[BaseModel]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     payload ─ schema ───── ValidationError, NotServedError
             ─ batcher ──── OverloadedError, TooLargeError
             ─ engine ───── OutOfMemoryError, InferenceError
+    HTTP    ─ gate ─────── UnauthorizedError, SlowBodyError, TooLargeError, OverloadedError
 
 A message names the field in backticks, the limit and what was given; it never holds a text, a
 path or a traceback, since it travels to the caller as it is.
@@ -59,6 +60,19 @@ class InferenceError(WorkerError):
     """Anything else; the message carries an id that the log repeats with the cause."""
 
     status = 500
+    retry = True
+
+
+class UnauthorizedError(WorkerError):
+    """No key, or another one."""
+
+    status = 401
+
+
+class SlowBodyError(WorkerError):
+    """The body of an HTTP request did not arrive in time."""
+
+    status = 408
     retry = True
 
 

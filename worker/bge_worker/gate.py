@@ -22,7 +22,13 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .dialects import error_in
-from .errors import OverloadedError, TooLargeError, WorkerError
+from .errors import (
+    OverloadedError,
+    SlowBodyError,
+    TooLargeError,
+    UnauthorizedError,
+    WorkerError,
+)
 from .metrics import Metrics
 from .settings import Settings
 
@@ -36,19 +42,6 @@ PIECE_BYTES = 1 << 20  # of an answer, written at once
 HUNG_UP = 499  # nobody is told: the caller is gone
 OPEN_ROUTES = ("/ping", "/health")
 QUIET_ROUTES = (*OPEN_ROUTES, "/metrics")  # asked every few seconds
-
-
-class UnauthorizedError(WorkerError):
-    """No key, or another one."""
-
-    status = 401
-
-
-class SlowBodyError(WorkerError):
-    """The body did not arrive in time."""
-
-    status = 408
-    retry = True
 
 
 class HungUpError(Exception):

@@ -22,7 +22,6 @@ import orjson
 
 from .errors import OverloadedError, ValidationError, WorkerError
 from .schema import kind_of
-from .serialize import to_json
 
 RUNSYNC_KEPT, RUN_KEPT = 60.0, 1800.0  # seconds
 EXECUTION_TIMEOUT_MS, TTL_MS = 600_000, 86_400_000  # the platform's defaults
@@ -32,7 +31,7 @@ KEPT_BYTES = 1 << 30  # beyond this the oldest results go first
 IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
 FAILED, CANCELLED, TIMED_OUT = "FAILED", "CANCELLED", "TIMED_OUT"
 
-Answer = Callable[[object], Awaitable[dict[str, Any]]]
+Answer = Callable[[object], Awaitable[bytes]]  # a payload → the JSON of its reply
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,7 @@ class Jobs:
             async with asyncio.timeout(job.order.ttl), self._slots:
                 job.status, job.started = IN_PROGRESS, perf_counter()
                 async with asyncio.timeout(job.order.execution_timeout):
-                    reply = await self._answer(job.order.payload)
-                    job.output = await asyncio.to_thread(to_json, reply)
+                    job.output = await self._answer(job.order.payload)
         except TimeoutError:
             job.error = f"the job was not done within its {'policy' if job.started else 'ttl'}"
             self._end(job, TIMED_OUT)

@@ -26,6 +26,7 @@ from .tokenizer import Encoded
 
 DECIMALS = 7
 FLOAT_BYTES = 12  # "-0.1234567, "
+FEW_TEXTS = 4
 ENVELOPE_BYTES = 1024  # model, usage, timings, braces
 Array = npt.NDArray[np.float32]
 
@@ -129,6 +130,11 @@ def _ranking_bytes(work: RerankRequest) -> list[int]:
         texts = (json.dumps(text, ensure_ascii=False) for text in work.texts)
         sizes = sorted((104 + len(text.encode()) for text in texts), reverse=True)
     return sizes[: work.top_n]
+
+
+def is_small(work: Work) -> bool:
+    """Whether its reply takes less time to build than to hand to another thread and back."""
+    return len(work.texts) <= FEW_TEXTS and Outputs.COLBERT not in work.outputs
 
 
 def embed_reply(work: EmbedRequest, finished: Finished, model: ModelInfo) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import asyncio
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
-from typing import Any, NamedTuple, assert_never
+from typing import Any, NamedTuple, TypeVar, assert_never
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from .schema import (
 from .settings import Settings
 from .tokenizer import Encoded
 
+Reply = TypeVar("Reply")
 PACKAGES = ("torch", "tokenizers", "safetensors", "numpy")
 
 
@@ -70,61 +72,63 @@ class Service:
         Raises:
             WorkerError: whatever went wrong, as the caller may hear it.
         """
-        return await self.respond(lambda: parse(payload, self._settings.max_texts))
+        return await self.respond(lambda: parse(payload, self._settings.max_texts), dict)
 
-    async def respond(self, read: Callable[[], Request]) -> dict[str, Any]:
-        """The native reply to the request that `read` returns, or raises a WorkerError for.
+    async def respond(
+        self, read: Callable[[], Request], write: Callable[[dict[str, Any]], Reply]
+    ) -> Reply:
+        """What `write` makes of the reply to the request that `read` returns.
+
+        Building a large reply takes longer than computing it, so `write` may run on another
+        thread.
 
         Raises:
-            WorkerError: whatever went wrong, as the caller may hear it.
+            WorkerError: whatever went wrong, as the caller may hear it; from `read` too.
         """
         try:
-            return await self._respond(read())
+            return await self._respond(read(), write)
         except WorkerError:
             raise
         except Exception as error:
             raise logged_inference_error(error) from None
 
-    async def _respond(self, request: Request) -> dict[str, Any]:
+    async def _respond(self, request: Request, write: Callable[[dict[str, Any]], Reply]) -> Reply:
         match request:
             case EmbedRequest():
-                return await self._embed(request)
+                model = self.model("embed")
+                build = partial(response.embed_reply, request, model=model)
+                return await self._compute(request, lambda finished: write(build(finished)))
             case RerankRequest():
-                return await self._rerank(request)
+                model = self.model("rerank")
+                build = partial(response.rerank_reply, request, model=model)
+                return await self._compute(request, lambda finished: write(build(finished)))
+            case OpenAIRequest(route=dialects.OPENAI_MODELS):
+                return write(dialects.openai_models(self.models.values()))
             case OpenAIRequest():
-                return await self._openai(request)
+                native = self._openai_embed_request(request)
+                return await self._respond(
+                    native, lambda reply: write(dialects.openai_embed_reply(reply))
+                )
             case InfoRequest():
-                return self.info()
+                return write(self.info())
             case _:
                 assert_never(request)
 
-    async def _embed(self, request: EmbedRequest) -> dict[str, Any]:
-        model = self.model("embed")
-        finished = await self._compute(request)
-        # A large reply takes longer to build than to compute: not on the event loop.
-        return await asyncio.to_thread(response.embed_reply, request, finished, model)
-
-    async def _rerank(self, request: RerankRequest) -> dict[str, Any]:
-        model = self.model("rerank")
-        finished = await self._compute(request)
-        return await asyncio.to_thread(response.rerank_reply, request, finished, model)
-
-    async def _compute(self, work: Work) -> Finished:
+    async def _compute(self, work: Work, build: Callable[[Finished], Reply]) -> Reply:
         finished = await asyncio.wrap_future(self._batcher.submit(work))
         self._observe(finished)
-        return finished
+        if response.is_small(work):
+            return build(finished)
+        return await asyncio.to_thread(build, finished)
 
-    async def _openai(self, request: OpenAIRequest) -> dict[str, Any]:
-        if request.route == dialects.OPENAI_MODELS:
-            return dialects.openai_models(self._engine.models.values())
+    def _openai_embed_request(self, request: OpenAIRequest) -> EmbedRequest:
         if request.route != dialects.OPENAI_EMBEDDINGS:
             raise ValidationError(
                 f"`openai_route` must be {dialects.OPENAI_EMBEDDINGS} or {dialects.OPENAI_MODELS}. "
                 f"Given: {shortened(request.route)}"
             )
         model = self.model("embed")
-        native = dialects.openai_embed_request(request.body, model, self._settings.max_texts)
-        return dialects.openai_embed_reply(await self._embed(native))
+        return dialects.openai_embed_request(request.body, model, self._settings.max_texts)
 
     @property
     def models(self) -> dict[Role, ModelInfo]:
