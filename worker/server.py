@@ -15,6 +15,7 @@ import gc
 gc.disable()
 
 import argparse
+import asyncio
 import ipaddress
 import logging
 import os
@@ -123,13 +124,15 @@ def load(settings: Settings, metrics: Metrics, models: Future[Service]) -> None:
 
         keep_freed_memory()
         service = Service.start(settings, observe=metrics.computed)
+        asyncio.run(service.check())
         metrics.watch(service)
         gc.freeze()
         gc.enable()
         log.info("ready")
         models.set_result(service)
-    except BaseException as error:
-        models.set_exception(error)
+    except Exception as error:
+        unfit = type(error) is RuntimeError  # what `check` raises
+        models.set_exception(StartError(f"this machine is not fit: {error}") if unfit else error)
 
 
 def serve(settings: Settings, listeners: list[socket.socket]) -> None:

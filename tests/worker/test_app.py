@@ -264,6 +264,7 @@ def test_beyond_the_queue_limit_requests_are_refused_at_once(
         eventually(lambda: metric(url, "bge_queue_depth") == 3)
         refused = httpx.post(f"{url}/v2/rerank", json=RERANK, timeout=SOON)
         assert refused.status_code == 429
+        assert httpx.post(f"{url}/cancel/x").status_code == 404  # cancelling takes no place
         assert refused.headers["retry-after"] == "1"
         assert "OverloadedError: 3 requests are being answered" in refused.json()["message"]
         engine.gate.set()

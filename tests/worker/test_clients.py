@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from langchain_openai import OpenAIEmbeddings
 
 from bge_worker.engine import Engine
+from bge_worker.schema import EmbedRequest
 from bge_worker.settings import Settings
 from fakes.http import serving
 
@@ -67,11 +68,12 @@ def test_openai(client: openai.OpenAI, vectors: list[list[float]]) -> None:
     assert [model.id for model in client.models.list()] == [EMBED, RERANK]
 
 
-def test_openai_with_token_ids(client: openai.OpenAI, url: str) -> None:
-    sparse = {"texts": ["море"], "return_sparse": True}
-    (indices,) = (v["indices"] for v in native(url, "embed", sparse)["sparse_embeddings"])
-    ids = client.embeddings.create(model=EMBED, input=[indices], encoding_format="float")
-    assert len(ids.data[0].embedding) == 512
+def test_openai_with_token_ids(
+    client: openai.OpenAI, packed: Engine, vectors: list[list[float]]
+) -> None:
+    ids = [text.ids for text in packed.encode(EmbedRequest(TEXTS), 0, 2)]
+    reply = client.embeddings.create(model=EMBED, input=ids, encoding_format="float")
+    assert [item.embedding for item in reply.data] == vectors
 
 
 def test_openai_async(url: str, vectors: list[list[float]]) -> None:

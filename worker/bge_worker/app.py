@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Scope
 
 from . import __version__, bodies, dialects
 from .errors import NotServedError, ValidationError, WorkerError
-from .gate import BODY_SECONDS, Gate, error_headers
+from .gate import BODY_SECONDS, OPEN_ROUTES, Gate, error_headers
 from .jobs import RUN_KEPT, RUNSYNC_KEPT, Job, Jobs, read_order
 from .metrics import MESSAGE, Metrics
 from .schema import EmbedRequest, RerankRequest, Work, parse
@@ -320,11 +320,17 @@ class Server:
             )
             schema["components"]["schemas"].update(defined["$defs"])
             if self._settings.api_key is not None:
-                schemes = {"key": {"type": "http", "scheme": "bearer"}}
-                schema["components"]["securitySchemes"] = schemes
-                schema["security"] = [{"key": []}]
+                self._document_key(schema)
             self._routes.openapi_schema = schema
         return self._routes.openapi_schema
+
+    def _document_key(self, schema: dict[str, Any]) -> None:
+        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in schema["paths"].items():
+            for operation in () if path in OPEN_ROUTES else operations.values():
+                operation["security"] = [{"key": []}]
+                description = {"description": "The key is missing or wrong"}
+                operation["responses"].setdefault("401", description)
 
 
 def takes(*models: type[BaseModel]) -> dict[str, Any]:

@@ -99,7 +99,8 @@ class Gate:
     async def _pass(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         try:
             self._check_key(scope, exchange.route)
-            if scope["method"] != "POST":
+            if scope["method"] != "POST" or "/cancel/" in exchange.route:
+                # Reads no body, computes nothing, and must work when the worker is full.
                 await self._app(scope, receive, send)
                 return
             self._check_place()
