@@ -231,7 +231,7 @@ def batches(metrics: str | None) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=1000, help="queries to measure overhead")
-    parser.add_argument("--queries", type=int, default=100, help="on the miniature")
+    parser.add_argument("--queries", type=int, default=40, help="on the miniature")
     parser.add_argument("--full-queries", type=int, default=10, help="0: leave the full shape out")
     parser.add_argument("--texts", type=int, default=2000, help="in the bulk request")
     parser.add_argument("--infinity", type=Path, help="infinity_emb, in an environment of its own")
@@ -239,20 +239,24 @@ def main() -> None:
     miniature = Path(os.environ["BGE_EMBED_MODEL"]).resolve().parent
     full = ROOT / "checkpoints" / "bench" / "full"
     texts = mixed_texts(given.texts)
-    results: dict[str, Any] = {"overhead": overhead(miniature, given.rounds)}
+    results: dict[str, Any] = {}
+
+    def keep(name: str, result: dict[str, Any]) -> None:
+        results[name] = result
+        print(f"\n{name}")
+        for field, value in result.items():
+            print(f"  {field:32}{value}", flush=True)
+
+    keep("overhead", overhead(miniature, given.rounds))
     shapes = [("miniature", miniature, ROOT / "checkpoints" / "miniature", given.queries)]
     if given.full_queries:
         prepare("full", full)
         shapes.append(("full shape", full / "float32", full / "hub", given.full_queries))
     for shape, folder, hub, queries in shapes:
         with ours(folder) as (target, url):
-            results[f"{shape}: {target.name}"] = fairness(target, texts, queries, f"{url}/metrics")
+            keep(f"{shape}: {target.name}", fairness(target, texts, queries, f"{url}/metrics"))
         with peer(hub / "bge-m3", given.infinity) as target:
-            results[f"{shape}: {target.name}"] = fairness(target, texts, queries, None)
-    for name, result in results.items():
-        print(f"\n{name}")
-        for field, value in result.items():
-            print(f"  {field:32}{value}")
+            keep(f"{shape}: {target.name}", fairness(target, texts, queries, None))
     print(json.dumps(results))
 
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from bge_worker.app import Server
-from bge_worker.errors import StartError
+from bge_worker.errors import StartError, WorkerError
 from bge_worker.metrics import Metrics
 from bge_worker.settings import SERVER_REPLY_BYTES, Settings
 
@@ -131,7 +131,7 @@ def load(settings: Settings, metrics: Metrics, models: Future[Service]) -> None:
         log.info("ready")
         models.set_result(service)
     except Exception as error:
-        unfit = type(error) is RuntimeError  # what `check` raises
+        unfit = isinstance(error, RuntimeError | WorkerError)  # from `check`, or the device
         models.set_exception(StartError(f"this machine is not fit: {error}") if unfit else error)
 
 
