@@ -27,7 +27,8 @@ PACKED = """
 import gc
 gc.disable()
 import os
-from bge_worker.engine import PackedEngine, keep_freed_memory
+from bge_worker.allocator import keep_freed_memory
+from bge_worker.engine import PackedEngine
 from bge_worker.schema import EmbedRequest, RerankRequest
 from bge_worker.settings import Settings
 keep_freed_memory()

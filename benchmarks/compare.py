@@ -28,7 +28,8 @@ Encode = Callable[[list[str]], np.ndarray]
 
 
 def packed(folder: Path) -> Encode:
-    from bge_worker.engine import PackedEngine, keep_freed_memory
+    from bge_worker.allocator import keep_freed_memory
+    from bge_worker.engine import PackedEngine
     from bge_worker.packing import round_robin
     from bge_worker.schema import EmbedRequest
     from bge_worker.settings import Settings

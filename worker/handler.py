@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from bge_worker.engine import keep_freed_memory
+from bge_worker.allocator import keep_freed_memory
 from bge_worker.errors import StartError, WorkerError
 from bge_worker.service import Service
 from bge_worker.settings import Settings

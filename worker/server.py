@@ -29,7 +29,10 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from bge_worker.allocator import keep_freed_memory
 from bge_worker.app import Server
 from bge_worker.errors import StartError, WorkerError
 from bge_worker.metrics import Metrics
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from bge_worker.service import Service
 
 CLOSE_SECONDS = 5  # for a micro-batch that nobody waits for any more
+HEAD_SECONDS = 60.0  # for the head of a request to arrive
 GRACE_SECONDS = 30  # for what is in flight when the server is told to stop
 # A caller who stops reading, or is gone without a word, is dropped by the kernel after this.
 STALLED_SECONDS = 60
@@ -100,6 +104,37 @@ def listen(host: str, port: int, stalled_seconds: float = STALLED_SECONDS) -> so
     return listener
 
 
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, which would wait for the end of a request's head for ever."""
+
+    _head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.on_message_begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_here()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._head_is_here()
+        self._head = self.loop.call_later(HEAD_SECONDS, self._drop)
+        if self.parser is not None and self.transport is not None:
+            super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_is_here()
+        super().on_headers_complete()
+
+    def _head_is_here(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+
+    def _drop(self) -> None:
+        self.transport.close()
+
+
 class StoppableServer(uvicorn.Server):
     """uvicorn's, which finishes what is in flight; but while the models load it stops at once.
 
@@ -119,10 +154,8 @@ class StoppableServer(uvicorn.Server):
 def load(settings: Settings, metrics: Metrics, models: Future[Service]) -> None:
     """Resolve `models`; whatever goes wrong is theirs to raise."""
     try:
-        from bge_worker.engine import keep_freed_memory
         from bge_worker.service import Service
 
-        keep_freed_memory()
         service = Service.start(settings, observe=metrics.computed)
         asyncio.run(service.check())
         metrics.watch(service)
@@ -130,32 +163,38 @@ def load(settings: Settings, metrics: Metrics, models: Future[Service]) -> None:
         gc.enable()
         log.info("ready")
         models.set_result(service)
-    except Exception as error:
+    except BaseException as error:  # a panic of the tokenizer's is no Exception
         unfit = isinstance(error, RuntimeError | WorkerError)  # from `check`, or the device
-        models.set_exception(StartError(f"this machine is not fit: {error}") if unfit else error)
+        log.debug("the models were not loaded", exc_info=error)
+        if not isinstance(error, StartError):
+            what = error if unfit else type(error).__name__
+            error = StartError(f"this machine is not fit: {what}")
+        models.set_exception(error)
+
+
+def configuration(app: ASGIApp, grace_seconds: int = GRACE_SECONDS) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=Protocol,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,  # longer than a proxy's: it is the proxy that closes
+        timeout_graceful_shutdown=grace_seconds,
+    )
 
 
 def serve(settings: Settings, listeners: list[socket.socket]) -> None:
     """Until a signal. Raises StartError: the models cannot be loaded."""
     metrics = Metrics()
     models: Future[Service] = Future()
-    server = StoppableServer(
-        uvicorn.Config(
-            Server(settings, metrics, models).asgi,
-            loop="uvloop",
-            http="httptools",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=75,  # longer than a proxy's: it is the proxy that closes
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        ),
-        models,
-    )
+    server = StoppableServer(configuration(Server(settings, metrics, models).asgi), models)
 
     def stop_if_failed(loaded: Future[Service]) -> None:
-        server.should_exit = loaded.exception() is not None
+        if loaded.exception() is not None:  # only ever set: a signal may have set it already
+            server.should_exit = True
 
     models.add_done_callback(stop_if_failed)
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -174,6 +213,7 @@ def serve(settings: Settings, listeners: list[socket.socket]) -> None:
 
 def main() -> None:
     given = arguments()
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(message)s")
     try:
         settings = Settings.from_env(os.environ, max_reply_bytes=SERVER_REPLY_BYTES)

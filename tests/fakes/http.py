@@ -10,12 +10,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from bge_worker.app import Server
 from bge_worker.engine import Engine
 from bge_worker.metrics import Metrics
 from bge_worker.service import Service
 from bge_worker.settings import Settings
+from server import configuration
 
 
 @contextmanager
@@ -33,9 +35,17 @@ def serving(
     models: Future[Service] = Future()
     models.set_result(service)
     app = Server(settings, metrics, models, body_seconds=body_seconds).asgi
-    listener = listener or socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
+    try:
+        with listening(app, listener or socket.create_server(("127.0.0.1", 0))) as url:
+            yield url
+    finally:
+        service.close(timeout=10)
+
+
+@contextmanager
+def listening(app: ASGIApp, listener: socket.socket, grace_seconds: int = 1) -> Iterator[str]:
+    """Any application, in the server's own configuration."""
+    server = uvicorn.Server(configuration(app, grace_seconds))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -46,4 +56,3 @@ def serving(
     finally:
         server.should_exit = True
         thread.join()
-        service.close(timeout=10)

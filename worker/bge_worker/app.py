@@ -23,9 +23,9 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Scope
 
 from . import __version__, bodies, dialects
-from .errors import NotServedError, ValidationError, WorkerError
+from .errors import InferenceError, NotServedError, StartError, ValidationError, WorkerError
 from .gate import BODY_SECONDS, OPEN_ROUTES, Gate, error_headers
-from .jobs import RUN_KEPT, RUNSYNC_KEPT, Job, Jobs, read_order
+from .jobs import RUN_KEPT, RUNSYNC_KEPT, Job, Jobs, Order, read_order
 from .metrics import MESSAGE, Metrics
 from .schema import EmbedRequest, RerankRequest, Work, parse
 from .serialize import parse_json, to_json
@@ -143,8 +143,10 @@ class Server:
         self._settings = settings
         self._metrics = metrics
         self._models = models
-        self._jobs = Jobs(self._answer, settings.concurrency, settings.max_queue)
-        self._routes = FastAPI(title="bge-serverless", version=__version__)
+        self._jobs = Jobs(self._answer, self._service, settings.concurrency, settings.max_queue)
+        self._routes = FastAPI(
+            title="bge-serverless", version=__version__, redoc_url=None, redirect_slashes=False
+        )
         self._add_shapes()
         self._add_runpod("")
         self._add_runpod(V2)
@@ -174,7 +176,8 @@ class Server:
 
     def _endpoint(self, shapes: list[Shape]) -> Callable[[HttpRequest], Any]:
         async def endpoint(request: HttpRequest) -> Response:
-            body = parse_json(await request.body())
+            raw = await request.body()
+            body = parse_json(raw)
             held = body if isinstance(body, dict) else {}
             shape = next((shape for shape in shapes if shape.sign in held), shapes[0])
             service = await self._service()
@@ -182,6 +185,7 @@ class Server:
             content = await service.respond(
                 lambda: shape.read(body, service.model(shape.role), most),
                 lambda reply: to_json(shape.reply(reply)),
+                len(raw),
             )
             return Response(content, media_type="application/json")
 
@@ -190,26 +194,29 @@ class Server:
     def _add_runpod(self, prefix: str) -> None:
         """RunPod's own API, for one worker; `prefix` may hold an endpoint's id, any will do."""
         job = responses("native", bodies.JobReply)
-        found: Documented = {
-            200: job[200],
-            404: {"model": bodies.NativeError, "description": "No such job"},
+        # FastAPI declares what a function takes, and ours take no notice of the endpoint's id.
+        endpoint = [
+            {"name": "endpoint", "in": "path", "required": True, "schema": {"type": "string"}}
+        ] * prefix.count("{")
+        found: Any = {
+            "response_model": None,
+            "responses": {200: job[200], 404: {**job[404], "description": "No such job"}},
+            "openapi_extra": {"parameters": endpoint},
         }
 
         taken: Any = {
             "response_model": None,
             "responses": job,
-            "openapi_extra": takes(bodies.JobRequest),
+            "openapi_extra": takes(bodies.JobRequest) | {"parameters": endpoint},
         }
 
         @self._routes.post(prefix + "/run", **taken)
         async def run(request: HttpRequest) -> Response:
-            order = read_order(parse_json(await request.body()))
-            return self._job_reply(self._jobs.submit(order, RUN_KEPT))
+            return self._job_reply(self._jobs.submit(await order(request), RUN_KEPT))
 
         @self._routes.post(prefix + "/runsync", **taken)
         async def runsync(request: HttpRequest, wait: Wait = 90_000) -> Response:
-            order = read_order(parse_json(await request.body()))
-            job = self._jobs.submit(order, RUNSYNC_KEPT)
+            job = self._jobs.submit(await order(request), RUNSYNC_KEPT)
             try:
                 async with asyncio.timeout(wait / 1e3):
                     await job.over.wait()
@@ -220,19 +227,23 @@ class Server:
                 raise
             return self._job_reply(job)
 
-        @self._routes.get(prefix + "/status/{job_id}", response_model=None, responses=found)
+        @self._routes.get(prefix + "/status/{job_id}", **found)
         async def status(job_id: str) -> Response:
             return self._job_reply(self._job(job_id))
 
-        @self._routes.post(prefix + "/cancel/{job_id}", response_model=None, responses=found)
+        @self._routes.post(prefix + "/cancel/{job_id}", **found)
         async def cancel(job_id: str) -> Response:
             job = self._job(job_id)
             self._jobs.cancel(job)
             return self._job_reply(job)
 
-        @self._routes.get(prefix + "/health", response_model=bodies.Health)
+        @self._routes.get(
+            prefix + "/health",
+            response_model=bodies.Health,
+            openapi_extra={"parameters": endpoint},
+        )
         async def health() -> Any:
-            return self._jobs.health(ready=self._models.done())
+            return self._jobs.health(loaded=self._models.done(), healthy=self._healthy)
 
     def _add_state(self) -> None:
         pings: Documented = {
@@ -244,7 +255,7 @@ class Server:
         async def ping() -> Response:
             if not self._models.done():
                 return Response(status_code=204)
-            return Response(status_code=200 if self._models.result().healthy else 503)
+            return Response(status_code=200 if self._healthy else 503)
 
         @self._routes.get(
             "/metrics", response_class=Response, responses={200: {"content": {MESSAGE: {}}}}
@@ -258,16 +269,28 @@ class Server:
 
     # ------------------------------------------------------------------------ answers
 
-    async def _service(self) -> Service:
-        """The service, waited for while the models load."""
-        if self._models.done():
-            return self._models.result()
-        return await asyncio.shield(asyncio.wrap_future(self._models))
+    @property
+    def _healthy(self) -> bool:
+        loaded = self._models.done() and self._models.exception() is None
+        return loaded and self._models.result().healthy
 
-    async def _answer(self, payload: object) -> bytes:
+    async def _service(self) -> Service:
+        """The service, waited for while the models load.
+
+        Raises:
+            InferenceError: they could not be loaded, and the server is about to stop.
+        """
+        try:
+            if self._models.done():
+                return self._models.result()
+            return await asyncio.shield(asyncio.wrap_future(self._models))
+        except StartError:
+            raise InferenceError("this worker could not start; its log says why") from None
+
+    async def _answer(self, order: Order) -> bytes:
         most = self._settings.max_texts
         service = await self._service()
-        return await service.respond(lambda: parse(payload, most), to_json)
+        return await service.respond(lambda: parse(order.payload, most), to_json, order.size)
 
     def _job(self, job_id: str) -> Job:
         job = self._jobs.get(job_id)
@@ -291,8 +314,9 @@ class Server:
             return await self._refuse(request, wrong)
         assert isinstance(error, HTTPException)
         reason = {404: "no such route", 405: "this route takes another method"}
-        said = {"error": f"NotServedError: {reason.get(error.status_code, error.detail)}"}
-        return Response(to_json(said), error.status_code, error.headers, "application/json")
+        no_route = NotServedError(reason.get(error.status_code, error.detail))
+        said = to_json(dialects.error_in(dialect, no_route))
+        return Response(said, error.status_code, error.headers, "application/json")
 
     def _route_of(self, scope: Scope) -> tuple[str, str]:
         """The route's template and dialect; what a caller typed goes into no log."""
@@ -319,6 +343,10 @@ class Server:
                 ref_template="#/components/schemas/{model}",
             )
             schema["components"]["schemas"].update(defined["$defs"])
+            for operation in _operations(schema):
+                # FastAPI's own, for a path's parameter that is any string.
+                if operation["responses"].get("422", {}).get("description") == "Validation Error":
+                    del operation["responses"]["422"]
             if self._settings.api_key is not None:
                 self._document_key(schema)
             self._routes.openapi_schema = schema
@@ -326,11 +354,26 @@ class Server:
 
     def _document_key(self, schema: dict[str, Any]) -> None:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path, operations in schema["paths"].items():
-            for operation in () if path in OPEN_ROUTES else operations.values():
+        for path in schema["paths"].keys() - OPEN_ROUTES:
+            error = ERROR_MODELS[DIALECTS.get(path, "native")].__name__
+            for operation in schema["paths"][path].values():
                 operation["security"] = [{"key": []}]
-                description = {"description": "The key is missing or wrong"}
-                operation["responses"].setdefault("401", description)
+                operation["responses"]["401"] = {
+                    "description": "The key is missing or wrong",
+                    "content": {
+                        "application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}
+                    },
+                }
+
+
+async def order(request: HttpRequest) -> Order:
+    """The job a request to `/run` or `/runsync` brings."""
+    raw = await request.body()
+    return read_order(parse_json(raw), len(raw))
+
+
+def _operations(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    return [operation for path in schema["paths"].values() for operation in path.values()]
 
 
 def takes(*models: type[BaseModel]) -> dict[str, Any]:
@@ -346,9 +389,7 @@ def responses(dialect: Dialect, *gives: Any) -> Documented:
     for other in gives[1:]:
         union = union | other
     error = ERROR_MODELS[dialect]
-    unauthorized: Documented = {401: {"model": error, "description": "The key is missing or wrong"}}
     return {
         200: {"model": union, "description": "The answer"},
-        **unauthorized,
         **{status: {"model": error, "description": text} for status, text in ERRORS.items()},
     }

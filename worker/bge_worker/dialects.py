@@ -90,6 +90,10 @@ def _texts_or_ids(fields: Fields, field: str, model: ModelInfo) -> Sequence[str 
 
 
 def _token_ids(field: str, value: object, model: ModelInfo) -> list[int]:
+    if isinstance(value, list) and len(value) > MAX_LENGTH:
+        raise ValidationError(
+            f"`{field}` must hold at most {MAX_LENGTH} token ids. Given: {len(value)}"
+        )
     if not isinstance(value, list) or any(type(token) is not int for token in value):
         raise ValidationError(
             f"`{field}` must hold strings alone or token ids alone. "

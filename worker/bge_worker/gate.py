@@ -39,13 +39,15 @@ log = logging.getLogger(__name__)
 MOST_BYTES, RUNSYNC_BYTES, RUN_BYTES = 30_000_000, 20_000_000, 10_000_000
 BODY_SECONDS = 60.0  # in which a body must have arrived
 PIECE_BYTES = 1 << 20  # of an answer, written at once
+PIECE_SECONDS = 60.0  # in which a caller must have taken one
+MOST_INSIDE_BYTES = 1 << 29  # bodies of the requests being answered, together
 HUNG_UP = 499  # nobody is told: the caller is gone
 OPEN_ROUTES = ("/ping", "/health")
 QUIET_ROUTES = (*OPEN_ROUTES, "/metrics")  # asked every few seconds
 
 
 class HungUpError(Exception):
-    """The caller closed the connection before the end of the body."""
+    """The caller closed the connection before the end of the body, or takes no more."""
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Exchange:
     id: str
     status: int = 0
     received: int = 0
+    read: bool = False  # all of the body
     sent: int = 0
     complete: bool = False
 
@@ -77,7 +80,7 @@ class Gate:
         self._app = app
         self._key = None if settings.api_key is None else settings.api_key.encode()
         self._max_inside = settings.max_queue
-        self._inside = 0
+        self._inside = self._bytes_inside = 0
         self._metrics = metrics
         self._route_of = route_of
         self._body_seconds = body_seconds
@@ -93,25 +96,37 @@ class Gate:
             await self._pass(scope, receive, _outgoing(send, exchange), exchange)
         except HungUpError:
             exchange.status = HUNG_UP
+        except asyncio.CancelledError:  # by the server, which has no more time to wait
+            if exchange.status == 0:
+                stopping = OverloadedError("this worker is stopping")
+                await send_error(stopping, dialect, _outgoing(send, exchange))
         finally:
             self._note(exchange, perf_counter() - began)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         try:
+            exchange.read = scope["method"] != "POST"  # nothing to read
             self._check_key(scope, exchange.route)
             if scope["method"] != "POST" or "/cancel/" in exchange.route:
                 # Reads no body, computes nothing, and must work when the worker is full.
                 await self._app(scope, receive, send)
                 return
-            self._check_place()
+            most = _most_bytes(exchange.route)
+            declared = _header(scope, b"content-length")
+            expected = int(declared) if declared.isdigit() else 0
+            if expected > most:
+                raise _too_large(most, expected)
+            self._check_place(expected)
             self._inside += 1
             try:
-                body = await self._body(scope, receive, exchange)
+                body = await self._body(receive, exchange, most)
                 await self._answer(scope, body, receive, send, exchange)
             finally:
                 self._inside -= 1
+                self._bytes_inside -= exchange.received
         except WorkerError as error:
-            await send_error(error, exchange.dialect, send)
+            # The rest of a body that was not read is not waited for.
+            await send_error(error, exchange.dialect, send, close=not exchange.read)
 
     def _check_key(self, scope: Scope, route: str) -> None:
         """Raises UnauthorizedError: the route wants a key, and this is not it."""
@@ -122,25 +137,30 @@ class Gate:
             what = "the key given is not right" if given else "none was given"
             raise UnauthorizedError(f"`Authorization: Bearer <key>` is required; {what}")
 
-    def _check_place(self) -> None:
-        """Raises OverloadedError: as many requests as the queue may hold are inside."""
+    def _check_place(self, expected: int) -> None:
+        """Raises OverloadedError: there is no room for another request of `expected` bytes."""
         if self._inside >= self._max_inside:
             raise OverloadedError(
                 f"{self._inside} requests are being answered (`BGE_MAX_QUEUE`); try again later"
             )
+        self._check_bytes(expected)
 
-    async def _body(self, scope: Scope, receive: Receive, exchange: Exchange) -> bytes:
-        """The whole body.
+    def _check_bytes(self, expected: int = 0) -> None:
+        """Raises OverloadedError: the bodies inside take more memory than they may."""
+        if self._bytes_inside + expected > MOST_INSIDE_BYTES:
+            raise OverloadedError(
+                f"{self._bytes_inside} bytes of requests are being answered; try again later"
+            )
+
+    async def _body(self, receive: Receive, exchange: Exchange, most: int) -> bytes:
+        """The whole body, of at most `most` bytes.
 
         Raises:
-            TooLargeError: it is larger than the route takes; before it is read, if it says so.
+            TooLargeError: it is larger, and had not said so.
+            OverloadedError: with it there are more bytes inside than may be.
             SlowBodyError: it did not arrive in time.
             HungUpError: it will not arrive.
         """
-        most = _most_bytes(exchange.route)
-        declared = _header(scope, b"content-length")
-        if declared.isdigit() and int(declared) > most:
-            raise _too_large(most, int(declared))
         chunks = []
         try:
             async with asyncio.timeout(self._body_seconds):
@@ -150,9 +170,12 @@ class Gate:
                         raise HungUpError
                     chunks.append(message.get("body", b""))
                     exchange.received += len(chunks[-1])
+                    self._bytes_inside += len(chunks[-1])
+                    self._check_bytes()
                     if exchange.received > most:
                         raise _too_large(most, exchange.received)
                     if not message.get("more_body", False):
+                        exchange.read = True
                         return b"".join(chunks)
         except TimeoutError:
             raise SlowBodyError(
@@ -194,16 +217,16 @@ class Gate:
         access.info("%s", orjson.dumps(line).decode())
 
 
-async def send_error(error: WorkerError, dialect: str, send: Send) -> None:
+async def send_error(error: WorkerError, dialect: str, send: Send, *, close: bool = False) -> None:
     """Answer with an error in the words of the route's dialect."""
     body = orjson.dumps(error_in(dialect, error))
-    await send(
-        {
-            "type": "http.response.start",
-            "status": error.status,
-            "headers": [(b"content-type", b"application/json"), *error_headers(error)],
-        }
-    )
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *error_headers(error),
+        *([(b"connection", b"close")] if close else []),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
@@ -233,7 +256,7 @@ def _outgoing(send: Send, exchange: Exchange) -> Send:
     """`send`, adding the request's id, noting what is sent, and cutting it into pieces.
 
     Each piece waits for room in the connection's buffer: an answer that nobody reads keeps its
-    place and its memory, and is dropped with its connection.
+    place and its memory, and a caller too slow for it is dropped.
     """
 
     async def outgoing(message: Message) -> None:
@@ -249,7 +272,11 @@ def _outgoing(send: Send, exchange: Exchange) -> Send:
             exchange.sent += len(piece)
             last = start + PIECE_BYTES >= len(body) and not more
             exchange.complete = last
-            await send({"type": message["type"], "body": piece, "more_body": not last})
+            try:
+                async with asyncio.timeout(PIECE_SECONDS):
+                    await send({"type": message["type"], "body": piece, "more_body": not last})
+            except TimeoutError:
+                raise HungUpError from None
 
     return outgoing
 

@@ -27,18 +27,21 @@ RUNSYNC_KEPT, RUN_KEPT = 60.0, 1800.0  # seconds
 EXECUTION_TIMEOUT_MS, TTL_MS = 600_000, 86_400_000  # the platform's defaults
 LONGEST_MS = 604_800_000  # seven days
 KEPT_BYTES = 1 << 30  # beyond this the oldest results go first
+JOB_BYTES = 2048  # of a job without its output, about
 
 IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
 FAILED, CANCELLED, TIMED_OUT = "FAILED", "CANCELLED", "TIMED_OUT"
 
-Answer = Callable[[object], Awaitable[bytes]]  # a payload → the JSON of its reply
+Answer = Callable[["Order"], Awaitable[bytes]]  # → the JSON of its reply
+Loaded = Callable[[], Awaitable[object]]  # returns once there are models to answer with
 
 
 @dataclass(frozen=True)
 class Order:
-    """What was sent to `/run` or `/runsync`; the times are seconds."""
+    """What was sent to `/run` or `/runsync`, `size` bytes of it; the times are seconds."""
 
     payload: object
+    size: int
     execution_timeout: float
     ttl: float
 
@@ -47,7 +50,6 @@ class Order:
 class Job:
     """One job, from its arrival until it is forgotten."""
 
-    order: Order
     kept: float
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     status: str = IN_QUEUE
@@ -57,14 +59,20 @@ class Job:
     started: float | None = None
     ended: float | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[None] | None = None  # holds the order, until the job is over
+    forgetting: asyncio.TimerHandle | None = None
+
+    @property
+    def size(self) -> int:
+        return JOB_BYTES + len(self.output or b"")
 
 
 class Jobs:
     """The jobs of one worker."""
 
-    def __init__(self, answer: Answer, concurrency: int, max_queue: int) -> None:
+    def __init__(self, answer: Answer, loaded: Loaded, concurrency: int, max_queue: int) -> None:
         self._answer = answer
+        self._loaded = loaded
         self._slots = asyncio.Semaphore(concurrency)
         self._max_queue = max_queue
         self._jobs: dict[str, Job] = {}  # in the order of their arrival
@@ -82,9 +90,9 @@ class Jobs:
         if self._open >= self._max_queue:
             raise OverloadedError(f"{self._open} jobs are waiting; try again later")
         self._open += 1
-        job = Job(order, kept)
+        job = Job(kept)
         self._jobs[job.id] = job
-        job.task = asyncio.create_task(self._run(job))
+        job.task = asyncio.create_task(self._run(job, order))
         return job
 
     def get(self, job_id: str) -> Job | None:
@@ -110,10 +118,11 @@ class Jobs:
             body["error"] = job.error
         return orjson.dumps(body)
 
-    def health(self, *, ready: bool) -> dict[str, dict[str, int]]:
+    def health(self, *, loaded: bool, healthy: bool) -> dict[str, dict[str, int]]:
         """RunPod's `/health`: what jobs there are and were, and this one worker."""
         states = [job.status for job in self._jobs.values()]
         running = IN_PROGRESS in states
+        ready = loaded and healthy
         return {
             "jobs": {
                 "completed": self._counts[COMPLETED],
@@ -124,22 +133,27 @@ class Jobs:
             },
             "workers": {
                 "idle": int(ready and not running),
-                "initializing": int(not ready),
+                "initializing": int(not loaded),
                 "ready": int(ready),
                 "running": int(running),
                 "throttled": 0,
-                "unhealthy": 0,
+                "unhealthy": int(loaded and not healthy),
             },
         }
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job, order: Order) -> None:
+        running = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(job.order.ttl), self._slots:
-                job.status, job.started = IN_PROGRESS, perf_counter()
-                async with asyncio.timeout(job.order.execution_timeout):
-                    job.output = await self._answer(job.order.payload)
+            async with asyncio.timeout(order.ttl):
+                await self._loaded()  # a cold start is waiting, not running
+                async with self._slots:
+                    job.status, job.started = IN_PROGRESS, perf_counter()
+                    async with asyncio.timeout(order.execution_timeout) as running:
+                        job.output = await self._answer(order)
         except TimeoutError:
-            job.error = f"the job was not done within its {'policy' if job.started else 'ttl'}"
+            limit = ("executionTimeout", order.execution_timeout)
+            name, seconds = limit if running.expired() else ("ttl", order.ttl)
+            job.error = f"TimeoutError: `policy.{name}` of {seconds * 1e3:.0f} ms is over"
             self._end(job, TIMED_OUT)
         except WorkerError as error:
             job.error = str(error)
@@ -152,31 +166,36 @@ class Jobs:
         job.over.set()
         self._counts[status] += 1
         self._open -= 1
-        self._kept_bytes += len(job.output or b"")
-        asyncio.get_running_loop().call_later(job.kept, self._forget, job)
+        self._kept_bytes += job.size
+        job.task = None
+        job.forgetting = asyncio.get_running_loop().call_later(job.kept, self._forget, job)
         for older in list(self._jobs.values()) if self._kept_bytes > KEPT_BYTES else ():
             if older.over.is_set() and older is not job and self._kept_bytes > KEPT_BYTES:
                 self._forget(older)
 
     def _forget(self, job: Job) -> None:
-        if self._jobs.pop(job.id, None) is not None:
-            self._kept_bytes -= len(job.output or b"")
+        if self._jobs.pop(job.id, None) is not None and job.forgetting is not None:
+            job.forgetting.cancel()  # its handle would keep the job until then
+            self._kept_bytes -= job.size
 
 
-def read_order(body: object) -> Order:
+def read_order(body: object, size: int) -> Order:
     """Read the body of `/run` or `/runsync`.
 
     Raises:
-        ValidationError: no `input`, or a `policy` that is none. What `input` holds is the
-            worker's business, and wrong is a FAILED job.
+        ValidationError: no `input`, a `policy` that is none, or a `webhook`, which nobody here
+            would call. What `input` holds is the worker's business, and wrong is a FAILED job.
     """
     if not isinstance(body, dict) or "input" not in body:
         raise ValidationError("the body must be an object with `input`")
-    policy = body.get("policy") or {}
+    if body.get("webhook") is not None:
+        raise ValidationError("`webhook` is not called by this server: poll `/status/{id}`")
+    policy = {} if body.get("policy") is None else body["policy"]
     if not isinstance(policy, dict):
         raise ValidationError(f"`policy` must be an object. Given: {kind_of(policy)}")
     return Order(
         payload=body["input"],
+        size=size,
         execution_timeout=_milliseconds(policy, "executionTimeout", EXECUTION_TIMEOUT_MS),
         ttl=_milliseconds(policy, "ttl", TTL_MS),
     )

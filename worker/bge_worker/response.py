@@ -26,7 +26,7 @@ from .tokenizer import Encoded
 
 DECIMALS = 7
 FLOAT_BYTES = 12  # "-0.1234567, "
-FEW_TEXTS = 4
+FEW_TEXTS, FEW_TOKENS = 4, 512
 ENVELOPE_BYTES = 1024  # model, usage, timings, braces
 Array = npt.NDArray[np.float32]
 
@@ -132,9 +132,11 @@ def _ranking_bytes(work: RerankRequest) -> list[int]:
     return sizes[: work.top_n]
 
 
-def is_small(work: Work) -> bool:
+def is_small(work: Work, encoded: Sequence[Encoded]) -> bool:
     """Whether its reply takes less time to build than to hand to another thread and back."""
-    return len(work.texts) <= FEW_TEXTS and Outputs.COLBERT not in work.outputs
+    few = len(work.texts) <= FEW_TEXTS and sum(len(text.ids) for text in encoded) <= FEW_TOKENS
+    with_documents = isinstance(work, RerankRequest) and work.return_documents
+    return few and Outputs.COLBERT not in work.outputs and not with_documents
 
 
 def embed_reply(work: EmbedRequest, finished: Finished, model: ModelInfo) -> dict[str, Any]:

@@ -16,6 +16,9 @@ from .errors import ValidationError
 
 MAX_LENGTH = 8192
 RERANK_LENGTH = 1024
+# Of one text: 100 times what the model can take in. It is tokenised before it is cut, in one piece
+# that others wait for; this many take about half a second.
+MAX_CHARACTERS = 1_000_000
 # Below this, a query of three quarters and the four special tokens leave a document no token.
 LEAST_PAIR_LENGTH = 17
 
@@ -260,6 +263,10 @@ def _text(field: str, value: object) -> str:
     if not value or value.isspace():
         given = "a string of white space" if value else "an empty string"
         raise ValidationError(f"`{field}` must not be empty or blank. Given: {given}")
+    if len(value) > MAX_CHARACTERS:
+        raise ValidationError(
+            f"`{field}` must have at most {MAX_CHARACTERS} characters. Given: {len(value)}"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:

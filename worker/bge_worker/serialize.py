@@ -15,7 +15,9 @@ def parse_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise ValidationError(f"the body is not JSON: {error.msg} at byte {error.pos}") from None
+        raise ValidationError(
+            f"the body is not JSON: {error.msg} at character {error.pos}"
+        ) from None
 
 
 def to_json(reply: Any) -> bytes:

@@ -31,6 +31,7 @@ from .settings import Settings
 from .tokenizer import Encoded
 
 Reply = TypeVar("Reply")
+LARGE_BYTES = 1 << 18  # of a request; about a millisecond to look through
 PACKAGES = ("torch", "tokenizers", "safetensors", "numpy")
 
 
@@ -49,11 +50,15 @@ class Service:
     def __init__(
         self, engine: Engine, settings: Settings, observe: Callable[[Finished], None] | None = None
     ) -> None:
-        """`observe` is told of every request that was computed."""
+        """`observe` is told of every request that was computed.
+
+        The queue has room for what an entry lets in: `max_queue` requests, and beside them the
+        `concurrency` RunPod jobs that it accepted earlier.
+        """
         self._observe = observe or (lambda finished: None)
         self._engine = engine
         self._settings = settings
-        self._batcher = Batcher(engine, self._admit, settings.max_queue)
+        self._batcher = Batcher(engine, self._admit, settings.max_queue + settings.concurrency)
 
     @classmethod
     def start(
@@ -75,18 +80,22 @@ class Service:
         return await self.respond(lambda: parse(payload, self._settings.max_texts), dict)
 
     async def respond(
-        self, read: Callable[[], Request], write: Callable[[dict[str, Any]], Reply]
+        self,
+        read: Callable[[], Request],
+        write: Callable[[dict[str, Any]], Reply],
+        size: int = 0,
     ) -> Reply:
         """What `write` makes of the reply to the request that `read` returns.
 
-        Building a large reply takes longer than computing it, so `write` may run on another
-        thread.
+        Looking through a large request, of `size` bytes, and building a large reply take long, so
+        both may run on another thread.
 
         Raises:
             WorkerError: whatever went wrong, as the caller may hear it; from `read` too.
         """
         try:
-            return await self._respond(read(), write)
+            request = await asyncio.to_thread(read) if size > LARGE_BYTES else read()
+            return await self._respond(request, write)
         except WorkerError:
             raise
         except Exception as error:
@@ -117,7 +126,7 @@ class Service:
     async def _compute(self, work: Work, build: Callable[[Finished], Reply]) -> Reply:
         finished = await asyncio.wrap_future(self._batcher.submit(work))
         self._observe(finished)
-        if response.is_small(work):
+        if response.is_small(work, finished.encoded):
             return build(finished)
         return await asyncio.to_thread(build, finished)
 
