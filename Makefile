@@ -11,7 +11,7 @@ RUNTIME := models/$(MODELS)-$(ENGINE)
 override INPUT := $(value INPUT)
 
 export INPUT
-export PYTHONPATH := worker:tests:.
+export PYTHONPATH := worker:client:tests:.
 export BGE_EMBED_MODEL := $(RUNTIME)/bge-m3
 export BGE_RERANK_MODEL := $(RUNTIME)/bge-reranker-v2-m3
 export BGE_ENGINE := $(ENGINE)

@@ -1,12 +1,14 @@
-"""RunPod's cloud side as a worker sees it, on this machine.
+"""RunPod's cloud side, on this machine: as a worker sees it, and as a caller of the endpoint.
 
     with JobServer() as server, WorkerProcess(script, server) as worker:
         job = server.submit({"texts": ["hello"]})
         reply = server.result(job)
+        requests.post(f"{server.url}/runsync", json={"input": {"texts": ["hello"]}})
 
 The SDK's worker loop polls `job-take` (or `job-take-batch`) for work and `job-stop` for
 cancellations, posts each reply to `job-done` and sends pings from a process of its own. Every
-route is there, keeps the books, and notes what a worker must not do in `violations`.
+route is there, keeps the books, and notes what a worker must not do in `violations`. Callers have
+`/run`, `/runsync`, `/status`, `/cancel` and `/health`.
 """
 
 import itertools
@@ -53,8 +55,11 @@ class JobServer:
         self._pending: deque[dict[str, Any]] = deque()
         self._holders: dict[str, str] = {}  # job → the worker that took it
         self._stops: defaultdict[str, list[str]] = defaultdict(list)  # worker → jobs to stop
+        self._cancelled: set[str] = set()
+        self._inputs: dict[str, Any] = {}
         self._unreadable: dict[str, str] = {}  # job → why its answer could not be read
         self._http = _HTTPServer(self)
+        self.url = f"http://127.0.0.1:{self._http.port}/v2/fake"
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,))
@@ -92,6 +97,7 @@ class JobServer:
         job_id = f"job-{next(self._job_numbers)}"
         with self._changed:
             self._submitted.add(job_id)
+            self._inputs[job_id] = job_input
             self._pending.append({"id": job_id, "input": job_input})
             self._changed.notify_all()
         return job_id
@@ -100,6 +106,9 @@ class JobServer:
         """Withdraw a waiting job, have a running one stopped, leave an answered one alone."""
         with self._changed:
             self._pending = deque(job for job in self._pending if job["id"] != job_id)
+            if job_id not in self.results:
+                self._cancelled.add(job_id)
+                self._changed.notify_all()
             if job_id in self._holders and job_id not in self.results:
                 self._stops[self._holders[job_id]].append(job_id)
                 self._changed.notify_all()
@@ -117,6 +126,38 @@ class JobServer:
             if job_id in self._unreadable:
                 raise AssertionError(self._unreadable[job_id])
             return self.results[job_id][0].body
+
+    def lose(self, worker: str) -> None:
+        """What the platform does once a worker's pings stay out: its jobs wait for another."""
+        with self._changed:
+            lost = [job for job, holder in self._holders.items() if holder == worker]
+            for job_id in lost:
+                if job_id not in self.results:
+                    del self._holders[job_id]
+                    self._pending.append({"id": job_id, "input": self._inputs[job_id]})
+            self._changed.notify_all()
+
+    def state(self, job_id: str, wait: float = 0.0) -> dict[str, Any] | None:
+        """A job as its caller is told of it, when it is over or after so many seconds."""
+        over = lambda: job_id in self.results or job_id in self._cancelled or self._closed  # noqa: E731
+        with self._changed:
+            if job_id not in self._submitted:
+                return None
+            self._changed.wait_for(over, wait)
+            if job_id in self._cancelled:
+                return {"id": job_id, "status": "CANCELLED"}
+            if job_id not in self.results:
+                state = "IN_PROGRESS" if job_id in self._holders else "IN_QUEUE"
+                return {"id": job_id, "status": state}
+            body = self.results[job_id][0].body
+            status = "FAILED" if "error" in body else "COMPLETED"
+            return {"id": job_id, "status": status} | body
+
+    def health(self) -> dict[str, Any]:
+        with self._changed:
+            ready = len(self.workers)
+            jobs = {"completed": len(self.results), "inQueue": len(self._pending)}
+            return {"jobs": jobs, "workers": {"ready": ready, "idle": ready, "unhealthy": 0}}
 
     def wait_for(self, condition: Callable[[], object], timeout: float = 10.0) -> None:
         """Block until `condition()`, which is looked at after every event, holds."""
@@ -225,15 +266,28 @@ class _Handler(BaseHTTPRequestHandler):
             case ["ping", _]:
                 self.server.jobs.ping(params)
                 self._reply({})
+            case ["status", job_id]:
+                self._tell(self.server.jobs.state(job_id))
+            case ["health"]:
+                self._reply(self.server.jobs.health())
             case _:
                 self._unknown_route()
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        match urlsplit(self.path).path.split("/")[3:]:
+        url = urlsplit(self.path)
+        jobs = self.server.jobs
+        match url.path.split("/")[3:]:
+            case ["run" | "runsync" as route]:
+                wait = float(dict(parse_qsl(url.query)).get("wait", 90_000)) / 1e3
+                job_id = jobs.submit(json.loads(raw)["input"])
+                self._tell(jobs.state(job_id, wait if route == "runsync" else 0))
+            case ["cancel", job_id]:
+                jobs.cancel(job_id)
+                self._tell(jobs.state(job_id))
             case ["job-done", worker, job_id]:
                 # 200 even for a violation: the SDK would post it again, up to three times.
-                self.server.jobs.answer(worker, job_id, raw)
+                jobs.answer(worker, job_id, raw)
                 self._reply({})
             case _:
                 self._unknown_route()
@@ -252,6 +306,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(payload)))
         self.end_headers()
         self.wfile.write(payload)
+
+    def _tell(self, state: dict[str, Any] | None) -> None:
+        if state is None:
+            self.send_error(404)
+        else:
+            self._reply(state)
 
     def _unknown_route(self) -> None:
         self.server.jobs.violation(f"{self.command} {self.path}: no such route")

@@ -24,6 +24,10 @@ class WorkerProcess:
         self._server = server
         self._env = _neutral_environment() | server.environment() | (env or {})
 
+    @property
+    def name(self) -> str:
+        return self._env["RUNPOD_POD_ID"]
+
     def __enter__(self) -> Self:
         # Files, not pipes: they never fill up, and need no reader that waits for the end of a
         # stream which the ping process may hold open long after the worker is gone.
@@ -53,9 +57,8 @@ class WorkerProcess:
 
     def wait_ready(self, timeout: float = 30.0) -> None:
         """Wait until the worker asks for its first job."""
-        worker = self._env["RUNPOD_POD_ID"]
         deadline = time.monotonic() + timeout
-        while worker not in self._server.workers:
+        while self.name not in self._server.workers:
             code = self._process.poll()
             if code is not None or time.monotonic() > deadline:
                 state = "is not ready" if code is None else f"exited with {code}"

@@ -80,7 +80,20 @@ def test_a_query_waits_for_one_micro_batch_not_for_the_bulk(
     engine.gate.set()
     assert answer(query) == [7]
     answer(bulk)
-    assert "x" * 7 in engine.batches[1]
+    assert engine.batches[1] == ["x" * 7]
+
+
+def test_short_requests_do_not_hold_up_a_long_one(engine: FakeEngine, batcher: Batcher) -> None:
+    """Of 100 tokens in a micro-batch, up to 12 make a request short."""
+    held = hold(engine, batcher)
+    bulk = batcher.submit(texts(*[20] * 9))
+    queries = [batcher.submit(texts(number, 6)) for number in (4, 5)]
+    wait_until_ready(batcher, 3)
+    engine.gate.set()
+    for future in (held, bulk, *queries):
+        answer(future)
+    sizes = [[len(text) for text in batch] for batch in engine.batches]
+    assert sizes == [[1], [4, 6, 5, 6], [20] * 5, [20] * 4]
 
 
 def test_unlike_requests_never_share_a_micro_batch(engine: FakeEngine, batcher: Batcher) -> None:

@@ -5,7 +5,8 @@
 Both threads serve requests in turn, a bounded piece at a time: a slice of texts is tokenised, a
 micro-batch of tokens is run. There is no timer: while the device works, requests gather; when it
 is free, the next micro-batch is cut from what is there. So one query sent during a job of 10,000
-texts waits for the micro-batch on the device and goes with the next.
+texts waits for the micro-batch on the device; the next is that of short requests alone, and then
+it is the long one's turn again.
 
 Every future is resolved, whatever happens: with a result, with a WorkerError, or as cancelled.
 """
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 # Characters tokenised before it is the next request's turn: some tens of milliseconds. A longer
 # text cannot be cut, and a longer query comes with every slice of its documents.
 SLICE_CHARACTERS = 65536
+# A request is short if what is left of it fills no more than this part of a micro-batch.
+SHORT = 1 / 8
+LEAST_TOKENS = 3  # of a text: <s>, one, </s>
 
 Admit = Callable[[Work, Sequence[Encoded]], None]
 
@@ -87,6 +91,13 @@ class _Job:
     def waiting_lengths(self) -> Iterator[int]:
         return (len(self.encoded[place].ids) for place in range(self.taken, len(self.encoded)))
 
+    def is_short(self, tokens: int) -> bool:
+        """Whether all that is left of it is known, and has at most so many tokens."""
+        left = len(self.work.texts) - self.taken
+        if len(self.encoded) < len(self.work.texts) or left * LEAST_TOKENS > tokens:
+            return False
+        return sum(self.waiting_lengths()) <= tokens
+
     def deliver(self, place: int, result: Result) -> None:
         self.results[place] = result
         if len(self.results) == len(self.encoded):
@@ -131,6 +142,7 @@ class Batcher:
         self._ready: deque[_Job] = deque()
         self._open: set[_Job] = set()
         self._changed = threading.Condition()
+        self._short_turn = False  # the micro-batch on the device is of short requests alone
         self._stopping = False
         self._refusal = "this worker is stopping"
         self._threads = [
@@ -253,13 +265,19 @@ class Batcher:
     def _cut(self) -> list[_Piece]:
         """The next micro-batch: texts of like requests in turn, within the token budget.
 
-        Requests that got something go behind those that did not.
+        Beside longer ones, short requests have every other micro-batch to themselves: with texts
+        of the others in it, theirs would take as long as those. Requests that got something go
+        behind those that did not.
         """
         self._ready = deque(job for job in self._ready if not job.over)
         if not self._ready:
             return []
         outputs = self._ready[0].work.outputs
         like = [job for job in self._ready if job.work.outputs == outputs]
+        short = [job for job in like if job.is_short(int(self._budget * SHORT))]
+        self._short_turn = not self._short_turn and 0 < len(short) < len(like)
+        if self._short_turn:
+            like = short
         counts = round_robin([job.waiting_lengths() for job in like], self._budget)
         now = perf_counter()
         pieces: list[_Piece] = []

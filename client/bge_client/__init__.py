@@ -1,0 +1,69 @@
+"""Client of bge-serverless: bge-m3 embeddings and bge-reranker-v2-m3 scores.
+
+from bge_client import Client
+
+with Client("http://127.0.0.1:8000") as client:
+    found = client.embed(["море", "суша"], sparse=True)
+    print(found.dense.shape, found.sparse[0].indices)
+"""
+
+from .client import Client
+from .errors import (
+    AuthenticationError,
+    BGEError,
+    ConfigurationError,
+    DeadlineError,
+    FingerprintError,
+    HTTPStatusError,
+    InferenceError,
+    JobCancelledError,
+    JobError,
+    JobTimedOutError,
+    NotServedError,
+    OutOfMemoryError,
+    OverloadedError,
+    ProtocolError,
+    RateLimitError,
+    ResultExpiredError,
+    TooLargeError,
+    TransportError,
+    ValidationError,
+    WorkerError,
+)
+from .jina import JinaClient
+from .results import Embedding, EmbedResult, RankedDocument, RerankResult, SparseVector, Usage
+from .router import Route, Router
+
+__version__ = "0.4.0"
+__all__ = [
+    "AuthenticationError",
+    "BGEError",
+    "Client",
+    "ConfigurationError",
+    "DeadlineError",
+    "EmbedResult",
+    "Embedding",
+    "FingerprintError",
+    "HTTPStatusError",
+    "InferenceError",
+    "JinaClient",
+    "JobCancelledError",
+    "JobError",
+    "JobTimedOutError",
+    "NotServedError",
+    "OutOfMemoryError",
+    "OverloadedError",
+    "ProtocolError",
+    "RankedDocument",
+    "RateLimitError",
+    "RerankResult",
+    "ResultExpiredError",
+    "Route",
+    "Router",
+    "SparseVector",
+    "TooLargeError",
+    "TransportError",
+    "Usage",
+    "ValidationError",
+    "WorkerError",
+]

@@ -1,0 +1,334 @@
+"""`bge`: the client from a shell."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from itertools import count
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from . import __version__
+from .client import Client
+from .errors import (
+    AuthenticationError,
+    BGEError,
+    ConfigurationError,
+    DeadlineError,
+    FingerprintError,
+    HTTPStatusError,
+    JobError,
+    ProtocolError,
+    TransportError,
+)
+from .files import Done, Text, encode, read_texts, resume, write_npz
+from .results import Embedding
+from .router import endpoint_of, is_available
+
+# From the most particular to the least: of several that fit, the first.
+EXIT_CODES: list[tuple[type[BGEError], int]] = [
+    (ConfigurationError, 2),
+    (AuthenticationError, 3),
+    (DeadlineError, 4),
+    (TransportError, 4),
+    (HTTPStatusError, 4),
+    (JobError, 4),
+    (ProtocolError, 5),
+    (FingerprintError, 5),
+    (BGEError, 1),
+]
+EPILOG = """\b
+Exit codes: 0 done, 1 the worker refused the request, 2 wrong usage, 3 the key is
+missing or not accepted, 4 the endpoint did not answer (worth another try), 5 what
+it answered is not what was asked for, 130 interrupted.
+
+\b
+Environment: BGE_EMBEDDINGS_ENDPOINT and BGE_RERANKER_ENDPOINT (or RUNPOD_…, which
+win), RUNPOD_API_KEY."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group(epilog=EPILOG, context_settings={"max_content_width": 88})
+@click.version_option(__version__, prog_name="bge")
+@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is waited for and why.")
+def bge(verbose: bool) -> None:
+    """Embeddings and reranking with bge-m3 and bge-reranker-v2-m3.
+
+    \b
+      bge embed texts.txt -o vectors.jsonl --sparse
+      bge rerank "how to find a minimum" passages.txt --top-n 5
+      bge info
+    """
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="bge: %(message)s", stream=sys.stderr)
+
+
+def connected(kind: str) -> Callable[[Command], Command]:
+    """Give a command its `client` for EMBEDDINGS or RERANKER, and its errors their exit codes."""
+
+    def decorate(command: Command) -> Command:
+        @click.option("--endpoint", help="Address of the endpoint, instead of the environment's.")
+        @click.option(
+            "--timeout", default=300.0, show_default=True, help="Seconds for one request."
+        )
+        @click.option("--in-flight", default=8, show_default=True, help="Requests open at once.")
+        @wraps(command)
+        def run(endpoint: str | None, timeout: float, in_flight: int, **given: Any) -> None:
+            with exit_codes():
+                url = endpoint or endpoint_of(os.environ, kind)
+                url = url or endpoint_of(os.environ, "EMBEDDINGS")
+                if url is None:
+                    raise ConfigurationError(f"say --endpoint, or set BGE_{kind}_ENDPOINT")
+                key = os.environ.get("RUNPOD_API_KEY") or None
+                with Client(url, key, timeout=timeout, max_in_flight=in_flight) as client:
+                    command(client=client, **given)
+
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+class exit_codes(AbstractContextManager[None]):
+    """A sentence on stderr and an exit code in place of a traceback."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BGEError):
+            code = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+            click.echo(f"bge: {type(error).__name__}: {error}", err=True)
+            sys.exit(code)
+        if isinstance(error, KeyboardInterrupt):
+            click.echo("bge: interrupted", err=True)
+            sys.exit(130)
+        if isinstance(error, BrokenPipeError):  # `bge embed … | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+
+# ---------------------------------------------------------------------------------- embed
+
+
+@bge.command()
+@click.argument("source", type=click.File("r", encoding="utf-8"), default="-")
+@click.option(
+    "-o",
+    "--output",
+    default="-",
+    help="A .jsonl or .npz file, or - for stdout (the default). A .jsonl or .npz that a broken "
+    "run began is taken up where it stopped.",
+)
+@click.option("--jsonl/--lines", default=None, help="What SOURCE holds; by its name if not said.")
+@click.option("--field", default="text", show_default=True, help="Of JSONL objects, the text.")
+@click.option("--dense/--no-dense", default=True, show_default=True)
+@click.option("--sparse", is_flag=True)
+@click.option("--colbert", is_flag=True)
+@click.option("--max-length", type=int, help="Tokens of a text that are read; the rest is cut.")
+@click.option("--base64", "exact", is_flag=True, help="Exact vectors instead of rounded floats.")
+@click.option("--overwrite", is_flag=True, help="Begin anew whatever OUTPUT holds.")
+@connected("EMBEDDINGS")
+def embed(
+    client: Client,
+    source: IO[str],
+    output: str,
+    jsonl: bool | None,
+    field: str,
+    dense: bool,
+    sparse: bool,
+    colbert: bool,
+    max_length: int | None,
+    exact: bool,
+    overwrite: bool,
+) -> None:
+    """Embed each line of SOURCE, a file or - for stdin.
+
+    \b
+      bge embed texts.txt -o vectors.npz
+      bge embed passages.jsonl --field body --sparse -o vectors.jsonl
+      echo "море" | bge embed
+    """
+    asked = {"dense": dense, "sparse": sparse, "colbert": colbert}
+    outputs = {name for name, wanted in asked.items() if wanted}
+    npz = Path(output) if output.endswith(".npz") else None
+    target = None if output == "-" else Path(f"{output}.part" if npz else output)
+    if npz and npz.exists() and not overwrite:
+        raise ConfigurationError(f"{npz} is finished. Say --overwrite to begin anew")
+    if overwrite and target:
+        target.unlink(missing_ok=True)
+    is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
+    texts = read_texts(source, jsonl=is_jsonl, field=field)
+    done = resume(target, texts, outputs) if target else Done()
+    if done.lines:
+        click.echo(f"bge: {done.lines} texts are done already", err=True)
+    written = 0
+    with target.open("a", encoding="utf-8") if target else nullcontext(sys.stdout) as out:
+        left = progress(texts, source, done.lines)
+        for text, vectors in with_vectors(client, left, outputs, max_length):
+            if done.fingerprint not in (None, vectors.fingerprint):
+                raise FingerprintError(
+                    f"{output} was begun with model {done.fingerprint}. Now there is "
+                    f"{vectors.fingerprint}. Say --overwrite to begin anew"
+                )
+            out.write(encode(text, vectors, base64_floats=exact or npz is not None))
+            out.flush()
+            written += 1
+    if done.lines + written == 0:
+        raise ConfigurationError("SOURCE holds no text")
+    if npz and target:
+        write_npz(target, npz)
+        target.unlink()
+
+
+def with_vectors(
+    client: Client, texts: Iterator[Text], outputs: set[str], max_length: int | None
+) -> Iterator[tuple[Text, Embedding]]:
+    """Each text with its vectors, lazily; what is read ahead is remembered meanwhile."""
+    ahead: deque[Text] = deque()
+
+    def plain() -> Iterator[str]:
+        for text in texts:
+            ahead.append(text)
+            yield text.text
+
+    for vectors in client.embed_iter(
+        plain(),
+        dense="dense" in outputs,
+        sparse="sparse" in outputs,
+        colbert="colbert" in outputs,
+        max_length=max_length,
+    ):
+        yield ahead.popleft(), vectors
+
+
+def progress(texts: Iterator[Text], source: IO[str], done: int) -> Iterator[Text]:
+    """The same texts, counted on stderr if that is a terminal."""
+    path = Path(source.name)
+    total = None
+    if path.is_file():
+        with path.open("rb") as file:
+            total = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    return iter(tqdm(texts, total=total, initial=done, unit="text", disable=None))
+
+
+# --------------------------------------------------------------------------------- rerank
+
+
+@bge.command()
+@click.argument("query")
+@click.argument("source", type=click.File("r", encoding="utf-8"), default="-")
+@click.option("--top-n", type=click.IntRange(1), help="Only the best so many.")
+@click.option("--raw-scores", is_flag=True, help="Logits instead of scores from 0 to 1.")
+@click.option("--jsonl/--lines", default=None, help="What SOURCE holds; by its name if not said.")
+@click.option("--field", default="text", show_default=True, help="Of JSONL objects, the text.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of columns.")
+@connected("RERANKER")
+def rerank(
+    client: Client,
+    query: str,
+    source: IO[str],
+    top_n: int | None,
+    raw_scores: bool,
+    jsonl: bool | None,
+    field: str,
+    as_json: bool,
+) -> None:
+    """Order the lines of SOURCE, a file or - for stdin, by their relevance to QUERY.
+
+    \b
+      bge rerank "как найти минимум функции" passages.txt --top-n 5
+    """
+    is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
+    texts = list(read_texts(source, jsonl=is_jsonl, field=field))
+    if not texts:
+        raise ConfigurationError("SOURCE holds no text")
+    documents = [text.text for text in texts]
+    for one in client.rerank(query, documents, top_n=top_n, raw_scores=raw_scores):
+        text = texts[one.index]
+        if as_json:
+            line = {"line": text.line, "id": text.id, "relevance_score": one.relevance_score}
+            click.echo(json.dumps(line | {"document": text.text}, ensure_ascii=False))
+        else:
+            click.echo(f"{one.relevance_score:8.4f}  {text.line + 1:6}  {text.text}")
+
+
+# --------------------------------------------------------------------------- info, health
+
+
+@bge.command()
+@connected("EMBEDDINGS")
+def info(client: Client) -> None:
+    """What the endpoint has loaded, and its limits. Wakes a worker."""
+    click.echo(json.dumps(client.info(), indent=2, ensure_ascii=False))
+
+
+@bge.command()
+@connected("EMBEDDINGS")
+def health(client: Client) -> None:
+    """Jobs and workers of the endpoint; exit code 4 if it cannot answer. Wakes no worker."""
+    found = client.health()
+    click.echo(json.dumps(found, indent=2))
+    if not is_available(found):
+        sys.exit(4)
+
+
+# ---------------------------------------------------------------------------------- bench
+
+
+@bge.command()
+@click.option("--requests", default=100, show_default=True, type=click.IntRange(1))
+@click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1))
+@click.option("--texts", default=1, show_default=True, type=click.IntRange(1), help="In each.")
+@click.option("--words", default=10, show_default=True, type=click.IntRange(1), help="In each.")
+@click.option("--rerank", "reranking", is_flag=True, help="Score the texts instead.")
+@connected("EMBEDDINGS")
+def bench(
+    client: Client, requests: int, concurrency: int, texts: int, words: int, reranking: bool
+) -> None:
+    """Latency and throughput of an endpoint; the last line is JSON.
+
+    \b
+      bge bench --requests 200 --concurrency 8 --texts 32
+    """
+    batches = ([words_of(words, at * texts + i) for i in range(texts)] for at in range(requests))
+
+    def one(batch: list[str]) -> float:
+        began = time.perf_counter()
+        if reranking:
+            client.rerank(words_of(words, 0), batch)
+        else:
+            client.embed(batch)
+        return time.perf_counter() - began
+
+    one(words_of(1, 0).split())  # the cold start is not what is measured
+    began = time.perf_counter()
+    with ThreadPoolExecutor(concurrency) as pool:
+        bar = tqdm(pool.map(one, batches), total=requests, unit="request", disable=None)
+        seconds = np.array(list(bar))
+    wall = time.perf_counter() - began
+    p50, p99 = (float(np.percentile(seconds, p)) for p in (50, 99))
+    rate = requests * texts / wall
+    click.echo(f"{requests} requests of {texts} texts, {concurrency} at once")
+    click.echo(f"p50 {p50 * 1e3:.1f} ms   p99 {p99 * 1e3:.1f} ms   {rate:.1f} texts/s")
+    result = {"p50_ms": p50 * 1e3, "p99_ms": p99 * 1e3, "texts_per_second": rate}
+    click.echo(json.dumps({name: round(value, 2) for name, value in result.items()}))
+
+
+WORDS = ("градиент", "function", "минимум", "course", "данные", "vector", "поиск", "lesson")
+
+
+def words_of(length: int, start: int) -> str:
+    """So many words, another text for each `start`."""
+    return " ".join(
+        WORDS[at % len(WORDS)] + str(start) for at, _ in zip(count(start), range(length))
+    )

@@ -1,0 +1,392 @@
+"""The client: any number of texts in, numpy arrays out, whatever the network does in between."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+import requests
+
+from .codec import (
+    Dtype,
+    EmbedOptions,
+    RerankOptions,
+    about,
+    checked_text,
+    checked_texts,
+    embed_result,
+    ranked,
+)
+from .errors import (
+    BGEError,
+    ConfigurationError,
+    FingerprintError,
+    ProtocolError,
+    TooLargeError,
+    WorkerError,
+)
+from .results import Embedding, EmbedResult, RankedDocument, RerankResult, Usage, merge
+from .split import PIECE_TEXTS, Limits, embedding_bytes, pieces, tokens_of
+from .transport import Call, Endpoint, new_session
+
+Part = TypeVar("Part")
+Send = Callable[[Call, list[str], int], Part]  # call, texts, how many came before them
+HEALTH_SECONDS = 10.0
+
+
+class Client:
+    """One endpoint: on RunPod, or `worker/server.py` on a machine of yours.
+
+    `endpoint` is a base address or a full `…/runsync` one; `api_key` RunPod's, or the server's
+    `BGE_API_KEY`. `timeout` seconds is all the time a call has, cold start, retries and splitting
+    included; each call can say another. Of a bulk call at most `max_in_flight` requests are open
+    at once. With `expect_fingerprint` no vector of another model is ever returned.
+
+    May be shared by threads. A `session` of your own brings its proxies and certificates; but a
+    server that keeps sending a byte now and then can then hold a call beyond its deadline.
+
+    Raises:
+        ConfigurationError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        api_key: str | None = None,
+        *,
+        timeout: float = 300.0,
+        max_in_flight: int = 8,
+        session: requests.Session | None = None,
+        expect_fingerprint: str | None = None,
+    ) -> None:
+        if max_in_flight < 1:
+            raise ConfigurationError(f"`max_in_flight` must be at least 1. Given: {max_in_flight}")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise ConfigurationError("`api_key` must be printable ASCII")
+        self._own_session = session is None
+        self._session = session or new_session(max_in_flight)
+        self._endpoint = Endpoint(endpoint, api_key, self._session)
+        self._timeout = _seconds(timeout)
+        self._max_in_flight = max_in_flight
+        self._expected = expect_fingerprint
+        self._limits: Limits | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Client({self._endpoint.url!r})"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; not those of a session you brought."""
+        if self._own_session:
+            self._session.close()
+
+    def embed(
+        self,
+        texts: str | Iterable[str],
+        *,
+        dense: bool = True,
+        sparse: bool = False,
+        colbert: bool = False,
+        max_length: int | None = None,
+        truncate: bool = True,
+        dtype: Dtype | None = None,
+        timeout: float | None = None,
+    ) -> EmbedResult:
+        """The vectors of N texts, in their order.
+
+        `dtype` is that of the numbers on the wire: float32, or with ColBERT vectors float16, half
+        of a much larger reply. `dense` is float32 in any case, `colbert` as it came.
+
+        Raises:
+            ValidationError: a text is empty, blank or none; or, with `truncate` false, too long.
+            BGEError: see `errors.py`; all of the call fails or none of it.
+        """
+        options = _options(dense, sparse, colbert, max_length, truncate, dtype)
+        listed = checked_texts(texts, "texts")
+        send = self._sender(options, _OneModel(self._expected))
+        with self._call(timeout) as call:
+            cut = self._pieces(call, listed, options)
+            parts = self._each(((call, piece) for piece in cut), send, window=len(listed))
+            return merge(list(parts))
+
+    def embed_iter(
+        self,
+        texts: Iterable[str],
+        *,
+        dense: bool = True,
+        sparse: bool = False,
+        colbert: bool = False,
+        max_length: int | None = None,
+        truncate: bool = True,
+        dtype: Dtype | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Embedding]:
+        """The vectors of each text, in their order, while `texts` are read.
+
+        For any number of texts in bounded memory: at most twice `max_in_flight` requests' worth
+        is on its way. `timeout` is the time of each request. Stop iterating, and what is on its
+        way is given up.
+
+        Raises:
+            BGEError: as `embed`, when the text at fault is reached.
+        """
+        options = _options(dense, sparse, colbert, max_length, truncate, dtype)
+        send = self._sender(options, _OneModel(self._expected))
+        seconds = self._timeout if timeout is None else _seconds(timeout)
+        checked = (checked_text(text, f"texts[{place}]") for place, text in enumerate(texts))
+
+        def timed() -> Iterator[tuple[Call, list[str]]]:
+            with Call(seconds) as call:
+                cut = self._pieces(call, checked, options)
+            for piece in cut:
+                yield Call(seconds), piece
+
+        def in_time(call: Call, piece: list[str], before: int) -> EmbedResult:
+            with call:
+                return send(call, piece, before)
+
+        with closing(self._each(timed(), in_time, window=2 * self._max_in_flight)) as parts:
+            for part in parts:
+                yield from part
+
+    def rerank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_n: int | None = None,
+        raw_scores: bool = False,
+        max_length: int | None = None,
+        truncate: bool = True,
+        timeout: float | None = None,
+    ) -> RerankResult:
+        """The documents, the most relevant to `query` first; equal scores in the order given.
+
+        Raises:
+            ValidationError: query or a document is empty, blank or none, or `top_n` below 1.
+            BGEError: see `errors.py`.
+        """
+        if top_n is not None and top_n < 1:
+            raise ConfigurationError(f"`top_n` must be at least 1. Given: {top_n}")
+        options = RerankOptions(checked_text(query, "query"), raw_scores, max_length, truncate)
+        listed = checked_texts(documents, "documents")
+        model = _OneModel(self._expected)
+
+        def send(call: Call, piece: list[str], before: int) -> RerankResult:
+            reply = self._endpoint.run(call, options.payload(piece))
+            told = about(reply, len(piece))
+            model.check(told["fingerprint"], None)
+            return RerankResult(ranked(reply, piece), **told)
+
+        def halved(call: Call, piece: list[str], before: int) -> RerankResult:
+            return _ranking(_halving(send, call, piece, before, "documents"))
+
+        with self._call(timeout) as call:
+            cut = self._pair_pieces(call, listed, options)
+            parts = self._each(((call, piece) for piece in cut), halved, window=len(listed))
+            return _ranking(list(parts), top_n)
+
+    def info(self, timeout: float | None = None) -> dict[str, Any]:
+        """What the worker has loaded, on what, and its limits; the contract's `info`."""
+        with self._call(timeout) as call:
+            return self._endpoint.run(call, {"info": True})
+
+    def health(self, timeout: float = HEALTH_SECONDS) -> dict[str, Any]:
+        """RunPod's `/health`: `jobs` and `workers` by state. Does not wake a worker."""
+        with Call(timeout) as call:
+            return self._endpoint.health(call)
+
+    def _call(self, timeout: float | None) -> Call:
+        return Call(self._timeout if timeout is None else _seconds(timeout))
+
+    # ----------------------------------------------------------------------- pieces
+
+    def _sender(self, options: EmbedOptions, model: _OneModel) -> Send[EmbedResult]:
+        def send(call: Call, piece: list[str], before: int) -> EmbedResult:
+            reply = self._endpoint.run(call, options.payload(piece))
+            result = embed_result(reply, options, len(piece))
+            width = None if result.dense is None else result.dense.shape[1]
+            model.check(result.fingerprint, width)
+            return result
+
+        def halved(call: Call, piece: list[str], before: int) -> EmbedResult:
+            return merge(_halving(send, call, piece, before, "texts"))
+
+        return halved
+
+    def _pieces(
+        self, call: Call, texts: Iterable[str], options: EmbedOptions
+    ) -> Iterator[list[str]]:
+        def tokens(text: str) -> int:
+            return tokens_of(text, options.max_length)
+
+        return self._cut(call, texts, embedding_bytes(options), tokens)
+
+    def _pair_pieces(
+        self, call: Call, documents: list[str], options: RerankOptions
+    ) -> Iterator[list[str]]:
+        length = options.max_length or 1024
+
+        def tokens(document: str) -> int:
+            return min(length, tokens_of(options.query, length) + tokens_of(document, length))
+
+        return self._cut(call, documents, lambda _: 80, tokens)
+
+    def _cut(
+        self,
+        call: Call,
+        texts: Iterable[str],
+        reply_bytes: Callable[[str], int],
+        tokens: Callable[[str], int],
+    ) -> Iterator[list[str]]:
+        """Texts in pieces; the worker is asked for its limits if there may be more than one."""
+        texts = iter(texts)
+        first = list(islice(texts, PIECE_TEXTS + 1))
+        alone = list(pieces(first, Limits(), reply_bytes, tokens))
+        if len(alone) <= 1:
+            return iter(alone)
+        return pieces(chain(first, texts), self._known_limits(call), reply_bytes, tokens)
+
+    def _known_limits(self, call: Call) -> Limits:
+        with self._lock:
+            if self._limits is None:
+                try:
+                    self._limits = Limits.of(self._endpoint.run(call, {"info": True}))
+                except (WorkerError, ProtocolError):  # no worker of ours, or an older one
+                    self._limits = Limits()
+            return self._limits
+
+    def _each(
+        self, work: Iterator[tuple[Call, list[str]]], send: Send[Part], window: int
+    ) -> Generator[Part, None, None]:
+        """What `send` makes of each piece, in order; at most `window` pieces are on their way.
+
+        A single piece is sent by the calling thread itself. If one fails, or nobody wants the
+        rest, the others are given up at once.
+        """
+        before = 0
+        first = list(islice(work, 2))
+        if len(first) == 1:
+            yield send(*first[0], before)
+            return
+        open_calls: deque[tuple[Call, Future[Part]]] = deque()
+        with ThreadPoolExecutor(self._max_in_flight, "bge-client") as pool:
+            try:
+                for call, piece in chain(first, work):
+                    if len(open_calls) >= window:
+                        yield open_calls.popleft()[1].result()
+                    open_calls.append((call, pool.submit(send, call, piece, before)))
+                    before += len(piece)
+                while open_calls:
+                    yield open_calls.popleft()[1].result()
+            finally:
+                for _, waiting in open_calls:
+                    waiting.cancel()
+                for call, _ in open_calls:
+                    call.cut()
+
+
+def _seconds(timeout: float) -> float:
+    """Raises ConfigurationError: no time at all."""
+    if not 0 < timeout < threading.TIMEOUT_MAX:
+        raise ConfigurationError(f"`timeout` must be above 0 seconds. Given: {timeout}")
+    return timeout
+
+
+class _OneModel:
+    """All vectors of a call come from one model, and from the one expected, if any is."""
+
+    def __init__(self, fingerprint: str | None) -> None:
+        self._fingerprint = fingerprint
+        self._width: int | None = None
+        self._lock = threading.Lock()
+
+    def check(self, fingerprint: str, width: int | None) -> None:
+        """Raises FingerprintError, ProtocolError: another model, or another width."""
+        with self._lock:
+            expected = self._fingerprint = self._fingerprint or fingerprint
+            wide = self._width = self._width or width
+        if fingerprint != expected:
+            raise FingerprintError(
+                f"vectors of model {expected} were expected. Given: those of {fingerprint}"
+            )
+        if width != wide:
+            raise ProtocolError(f"vectors of {wide} dimensions were expected. Given: {width}")
+
+
+def _options(
+    dense: bool,
+    sparse: bool,
+    colbert: bool,
+    max_length: int | None,
+    truncate: bool,
+    dtype: Dtype | None,
+) -> EmbedOptions:
+    if not (dense or sparse or colbert):
+        raise ConfigurationError("at least one of `dense`, `sparse` and `colbert` must be true")
+    if dtype not in (None, "float32", "float16"):
+        raise ConfigurationError("`dtype` must be float32 or float16")
+    used: Dtype = dtype or ("float16" if colbert else "float32")
+    return EmbedOptions(dense, sparse, colbert, max_length, truncate, used)
+
+
+def _halving(send: Send[Part], call: Call, piece: list[str], before: int, field: str) -> list[Part]:
+    """What `send` makes of a piece, or of its halves if it is too large; places as the caller's."""
+    try:
+        return [send(call, piece, before)]
+    except TooLargeError as error:
+        if len(piece) == 1:
+            raise _placed(error, field, before) from None
+    except BGEError as error:
+        raise _placed(error, field, before) from None
+    middle = len(piece) // 2
+    return [
+        *_halving(send, call, piece[:middle], before, field),
+        *_halving(send, call, piece[middle:], before + middle, field),
+    ]
+
+
+def _placed(error: BGEError, field: str, before: int) -> BGEError:
+    """The error, its `texts[3]` counted from the first text of the call."""
+    if not isinstance(error, WorkerError) or before == 0:
+        return error
+
+    def counted(match: re.Match[str]) -> str:
+        return f"`{field}[{int(match[1]) + before}]"
+
+    moved = type(error)(re.sub(rf"`{field}\[(\d+)\]", counted, str(error)))
+    moved.retry_after = error.retry_after
+    return moved
+
+
+def _ranking(parts: list[RerankResult], top_n: int | None = None) -> RerankResult:
+    """Rankings of consecutive slices of the documents as one."""
+    usage, truncated, before = Usage(), [], 0
+    found: list[RankedDocument] = []
+    for part in parts:
+        found += [replace(one, index=one.index + before) for one in part]
+        truncated += [before + place for place in part.truncated]
+        usage = usage.plus(part.usage)
+        before += len(part)
+    found.sort(key=lambda one: (-one.relevance_score, one.index))
+    first = parts[0]
+    return RerankResult(
+        found[:top_n],
+        usage=usage,
+        truncated=truncated,
+        model=first.model,
+        fingerprint=first.fingerprint,
+    )

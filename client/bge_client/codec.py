@@ -1,0 +1,236 @@
+"""Requests as the contract has them, replies as arrays: nothing comes out that is not checked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ProtocolError, ValidationError
+from .results import EmbedResult, Floats, RankedDocument, SparseVector, Usage
+
+Dtype = Literal["float32", "float16"]
+Reply = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """What is asked for each text, beside the text."""
+
+    dense: bool = True
+    sparse: bool = False
+    colbert: bool = False
+    max_length: int | None = None
+    truncate: bool = True
+    dtype: Dtype = "float32"
+
+    def payload(self, texts: Sequence[str]) -> dict[str, Any]:
+        payload: dict[str, Any] = {
+            "texts": list(texts),
+            "return_dense": self.dense,
+            "return_sparse": self.sparse,
+            "return_colbert": self.colbert,
+            "truncate": self.truncate,
+            "encoding_format": "base64",
+            "dtype": self.dtype,
+        }
+        if self.max_length is not None:
+            payload["max_length"] = self.max_length
+        return payload
+
+
+@dataclass(frozen=True)
+class RerankOptions:
+    """What is asked for each document, beside query and document."""
+
+    query: str
+    raw_scores: bool = False
+    max_length: int | None = None
+    truncate: bool = True
+
+    def payload(self, documents: Sequence[str]) -> dict[str, Any]:
+        payload: dict[str, Any] = {
+            "query": self.query,
+            "documents": list(documents),
+            "raw_scores": self.raw_scores,
+            "truncate": self.truncate,
+        }
+        if self.max_length is not None:
+            payload["max_length"] = self.max_length
+        return payload
+
+
+def checked_texts(texts: object, field: str) -> list[str]:
+    """A text or texts as a list, each one that a worker would take.
+
+    Raises:
+        ValidationError: one of them is not; the whole call is refused before anything is sent.
+    """
+    given = [texts] if isinstance(texts, str) else texts
+    if isinstance(given, Mapping | bytes) or not hasattr(given, "__iter__"):
+        raise ValidationError(f"`{field}` must be texts. Given: {type(texts).__name__}")
+    listed = list(given)
+    if not listed:
+        raise ValidationError(f"`{field}` must hold at least one text")
+    for place, text in enumerate(listed):
+        checked_text(text, f"{field}[{place}]")
+    return listed
+
+
+def checked_text(text: object, field: str) -> str:
+    """Raises ValidationError: not a text that a worker would take."""
+    if not isinstance(text, str):
+        raise ValidationError(f"`{field}` must be a string. Given: {type(text).__name__}")
+    if not text or text.isspace():
+        raise ValidationError(f"`{field}` must not be empty or blank")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValidationError(
+            f"`{field}` must be valid Unicode. Given: a lone surrogate at character {error.start}"
+        ) from None
+    return text
+
+
+def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult:
+    """The worker's reply to `count` texts.
+
+    Raises:
+        ProtocolError: it is not what was asked for.
+    """
+    width = _positive(reply, "dimensions") if options.dense else None
+    return EmbedResult(
+        dense=_dense(_items(reply, "embeddings", count), width, options) if width else None,
+        sparse=[
+            _sparse(item) for item in _items(reply, "sparse_embeddings", count)
+        ] if options.sparse else None,
+        colbert=[
+            _colbert(item, options) for item in _items(reply, "colbert_embeddings", count)
+        ] if options.colbert else None,
+        truncated=_places(reply, count),
+        usage=_usage(reply),
+        model=_string(reply, "model"),
+        fingerprint=_string(reply, "fingerprint"),
+        count=count,
+    )  # fmt: skip
+
+
+def ranked(reply: Reply, documents: Sequence[str]) -> list[RankedDocument]:
+    """The worker's ranking of all `documents`.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    found = [_ranked(item, documents) for item in _items(reply, "results", len(documents))]
+    if len({one.index for one in found}) != len(documents):
+        raise ProtocolError("`results` must name each document once")
+    return found
+
+
+def about(reply: Reply, count: int) -> dict[str, Any]:
+    """What else a ranking's reply tells."""
+    return {
+        "truncated": _places(reply, count),
+        "usage": _usage(reply),
+        "model": _string(reply, "model"),
+        "fingerprint": _string(reply, "fingerprint"),
+    }
+
+
+def _ranked(item: object, documents: Sequence[str]) -> RankedDocument:
+    index = item.get("index") if isinstance(item, dict) else None
+    score = item.get("relevance_score") if isinstance(item, dict) else None
+    if type(index) is not int or not 0 <= index < len(documents):
+        raise ProtocolError(f"`results` must hold an `index` below {len(documents)}")
+    if not isinstance(score, float | int) or isinstance(score, bool):
+        raise ProtocolError("`results` must hold a `relevance_score`")
+    return RankedDocument(index, float(score), documents[index])
+
+
+def _dense(items: list[Any], width: int, options: EmbedOptions) -> Floats:
+    flat = [_floats(item, options.dtype) for item in items]
+    wrong = next((len(one) for one in flat if len(one) != width), width)
+    if wrong != width:
+        raise ProtocolError(f"`embeddings` must have {width} dimensions each. Given: {wrong}")
+    return np.stack(flat).astype(np.float32, copy=False)
+
+
+def _sparse(item: object) -> SparseVector:
+    if not isinstance(item, dict):
+        raise ProtocolError("`sparse_embeddings` must hold objects")
+    try:
+        indices = np.array(item["indices"], np.uint32)
+        values = np.array(item["values"], np.float32)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise ProtocolError("`sparse_embeddings` must hold `indices` and `values`") from None
+    if indices.ndim != 1 or indices.shape != values.shape or not np.isfinite(values).all():
+        raise ProtocolError("`sparse_embeddings` must hold as many finite `values` as `indices`")
+    if (indices[1:] <= indices[:-1]).any():
+        raise ProtocolError("`indices` must ascend")
+    return SparseVector(indices, values)
+
+
+def _colbert(item: object, options: EmbedOptions) -> NDArray[Any]:
+    shape = item.get("shape") if isinstance(item, dict) else None
+    if not isinstance(item, dict) or not isinstance(shape, list) or len(shape) != 2:
+        raise ProtocolError("`colbert_embeddings` must hold objects with a `shape` of two")
+    flat = _floats(item.get("data"), options.dtype)
+    if any(type(side) is not int or side < 0 for side in shape) or shape[0] * shape[1] != len(flat):
+        raise ProtocolError(f"`colbert_embeddings` hold {len(flat)} numbers, not {shape}")
+    return flat.reshape(shape)
+
+
+def _floats(item: object, dtype: Dtype) -> NDArray[Any]:
+    """base64, little-endian. Read-only: it is the very memory that was decoded."""
+    try:
+        raw = base64.b64decode(item, validate=True)  # type: ignore[arg-type]
+        array = np.frombuffer(raw, np.dtype(dtype).newbyteorder("<"))
+    except (TypeError, ValueError, binascii.Error):
+        raise ProtocolError(f"a vector must be base64 of {dtype}") from None
+    if not np.isfinite(array).all():
+        raise ProtocolError("a vector holds NaN or infinity")
+    return array
+
+
+def _items(reply: Reply, field: str, count: int) -> list[Any]:
+    items = reply.get(field)
+    if not isinstance(items, list) or len(items) != count:
+        given = len(items) if isinstance(items, list) else type(items).__name__
+        raise ProtocolError(f"`{field}` must hold {count} items. Given: {given}")
+    return items
+
+
+def _positive(reply: Reply, field: str) -> int:
+    value = reply.get(field)
+    if type(value) is not int or value < 1:
+        raise ProtocolError(f"`{field}` must be a positive integer")
+    return value
+
+
+def _string(reply: Reply, field: str) -> str:
+    value = reply.get(field)
+    if not isinstance(value, str) or not value:
+        raise ProtocolError(f"`{field}` must be a string")
+    return value
+
+
+def _places(reply: Reply, count: int) -> list[int]:
+    places = reply.get("truncated", [])
+    if not isinstance(places, list) or any(
+        type(place) is not int or not 0 <= place < count for place in places
+    ):
+        raise ProtocolError(f"`truncated` must hold places below {count}")
+    return places
+
+
+def _usage(reply: Reply) -> Usage:
+    usage = reply.get("usage")
+    counts: list[Any] = [usage.get(n) for n in Usage._fields] if isinstance(usage, dict) else [None]
+    if any(type(count) is not int for count in counts):
+        raise ProtocolError("`usage` must hold `prompt_tokens` and `total_tokens`")
+    return Usage(*counts)

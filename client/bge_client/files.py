@@ -1,0 +1,182 @@
+"""Texts from files, vectors into files; what a broken run left behind is taken up again.
+
+Each line that is written names its text's place and hash and the model's fingerprint, so a later
+run can tell what is done and whether it still belongs to the same texts, model and options.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from .codec import checked_text
+from .errors import ConfigurationError, ValidationError
+from .results import Embedding
+
+
+class Text(NamedTuple):
+    """A text, its line in the input (from 0), and the `id` its JSON object had."""
+
+    line: int
+    text: str
+    id: Any = None
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+
+def read_texts(lines: IO[str], *, jsonl: bool, field: str) -> Iterator[Text]:
+    """A text from each line that is not blank; of JSONL, a string or an object's `field`.
+
+    Raises:
+        ValidationError: a line holds no text; names it, counted from 1.
+    """
+    for number, line in enumerate(lines):
+        if line.isspace() or not line:
+            continue
+        value, given_id = line.rstrip("\r\n"), None
+        if jsonl:
+            value, given_id = _parsed(line, number, field)
+        checked_text(value, f"line {number + 1}")
+        yield Text(number, value, given_id)
+
+
+def _parsed(line: str, number: int, field: str) -> tuple[Any, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        raise ValidationError(f"line {number + 1} is not JSON") from None
+    if not isinstance(value, dict):
+        return value, None
+    if field not in value:
+        raise ValidationError(f"line {number + 1} has no field `{field}`")
+    return value[field], value.get("id")
+
+
+def encode(text: Text, vectors: Embedding, *, base64_floats: bool) -> str:
+    """One line of output. Floats are rounded to 7 decimals, as the contract's; base64 is exact."""
+    line: dict[str, Any] = {"line": text.line}
+    if text.id is not None:
+        line["id"] = text.id
+    line |= {"text_sha256": text.hash, "fingerprint": vectors.fingerprint}
+    if vectors.truncated:
+        line["truncated"] = True
+    numbers = _base64 if base64_floats else _rounded
+    if vectors.dense is not None:
+        line["dense"] = numbers(vectors.dense)
+    if vectors.sparse is not None:
+        indices, values = vectors.sparse
+        line["sparse"] = {"indices": indices.tolist(), "values": _rounded(values)}
+    if vectors.colbert is not None:
+        line["colbert"] = numbers(vectors.colbert)
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _rounded(array: np.ndarray[Any, Any]) -> Any:
+    return np.round(array.astype(np.float64), 7).tolist()
+
+
+def _base64(array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    data = base64.b64encode(array.tobytes()).decode()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "data": data}
+
+
+class Done(NamedTuple):
+    """What a file of vectors holds: how many lines, and of which model."""
+
+    lines: int = 0
+    fingerprint: str | None = None
+
+
+def resume(path: Path, texts: Iterator[Text], outputs: set[str]) -> Done:
+    """Read what an earlier run wrote and advance `texts` past it; half a last line is cut off.
+
+    Raises:
+        ConfigurationError: it was made of other texts, or with other options; says where.
+    """
+    if not path.exists():
+        return Done()
+    count, fingerprint = 0, None
+    with path.open("r+b") as file:
+        whole = 0
+        for raw in file:
+            if not raw.endswith(b"\n"):
+                break
+            line = _line(raw, path, count)
+            text = next(texts, None)
+            if text is None or (line.get("line"), line.get("text_sha256")) != (
+                text.line,
+                text.hash,
+            ):
+                raise ConfigurationError(
+                    f"{path}, line {count + 1}, was made of another text: these are not the "
+                    "texts it was begun with. Say --overwrite to begin anew"
+                )
+            if outputs != {"dense", "sparse", "colbert"} & line.keys():
+                raise ConfigurationError(
+                    f"{path} holds other vectors than are asked for. Say --overwrite to begin anew"
+                )
+            count, fingerprint, whole = count + 1, line["fingerprint"], whole + len(raw)
+        file.truncate(whole)
+    return Done(count, fingerprint)
+
+
+def _line(raw: bytes, path: Path, count: int) -> dict[str, Any]:
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        line = None
+    if not isinstance(line, dict) or not isinstance(line.get("fingerprint"), str):
+        raise ConfigurationError(f"{path}, line {count + 1}, was not written by `bge embed`")
+    return line
+
+
+def write_npz(lines: Path, target: Path) -> None:
+    """The exact vectors of a finished file of base64 lines as numpy arrays.
+
+    `line` [N], `id` [N] as JSON, `fingerprint`; `dense` [N, D]; sparse as CSR: `sparse_indptr`
+    [N + 1], `sparse_indices`, `sparse_values`; ColBERT: `colbert` [all tokens, D] and
+    `colbert_indptr` [N + 1].
+    """
+    columns: dict[str, list[Any]] = {}
+    with lines.open("rb") as file:
+        for raw in file:
+            for name, value in json.loads(raw).items():
+                columns.setdefault(name, []).append(value)
+    arrays: dict[str, Any] = {
+        "line": np.array(columns["line"]),
+        "fingerprint": np.array(columns["fingerprint"][0]),
+    }
+    if "id" in columns:
+        arrays["id"] = np.array([json.dumps(one, ensure_ascii=False) for one in columns["id"]])
+    if "dense" in columns:
+        arrays["dense"] = np.stack([_array(one) for one in columns["dense"]])
+    if "sparse" in columns:
+        parts = columns["sparse"]
+        arrays["sparse_indptr"] = _indptr([len(one["indices"]) for one in parts])
+        arrays["sparse_indices"] = np.array([i for one in parts for i in one["indices"]], np.uint32)
+        arrays["sparse_values"] = np.array([v for one in parts for v in one["values"]], np.float32)
+    if "colbert" in columns:
+        each = [_array(one) for one in columns["colbert"]]
+        arrays["colbert_indptr"] = _indptr([len(one) for one in each])
+        arrays["colbert"] = np.concatenate(each)
+    unfinished = target.with_name(target.name + ".tmp")
+    with unfinished.open("wb") as out:
+        np.savez(out, **arrays)
+    unfinished.replace(target)
+
+
+def _array(value: dict[str, Any]) -> np.ndarray[Any, Any]:
+    flat: np.ndarray[Any, Any] = np.frombuffer(base64.b64decode(value["data"]), value["dtype"])
+    return flat.reshape(value["shape"])
+
+
+def _indptr(lengths: list[int]) -> np.ndarray[Any, Any]:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

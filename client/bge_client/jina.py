@@ -1,0 +1,139 @@
+"""Jina's API behind the client's own calls: the other provider of the router.
+
+https://api.jina.ai/redoc: `POST /v1/embeddings`, `POST /v1/rerank`; errors are `{"detail": …}`.
+Only dense vectors: Jina has no sparse ones, and its ColBERT model is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import requests
+
+from .codec import checked_text, checked_texts
+from .errors import ConfigurationError, ProtocolError
+from .results import EmbedResult, Floats, RankedDocument, RerankResult, Usage, merge
+from .transport import Call, Http, base_url, new_session
+
+BASE = "https://api.jina.ai"
+BATCH = 128  # texts in one request
+TASKS = {"query": "retrieval.query", "document": "retrieval.passage"}
+InputType = Literal["query", "document"]
+
+
+class JinaClient:
+    """Jina's hosted embeddings and reranker.
+
+    Raises:
+        ConfigurationError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        *,
+        base: str = BASE,
+        embedding_model: str = "jina-embeddings-v3",
+        rerank_model: str = "jina-reranker-v2-base-multilingual",
+        timeout: float = 60.0,
+        session: requests.Session | None = None,
+    ) -> None:
+        if not api_key:
+            raise ConfigurationError("`JINA_API_KEY` is needed for Jina")
+        self._own_session = session is None
+        self._session = session or new_session(4)
+        self._http = Http(base_url(base), api_key, self._session)
+        self._embedding_model = embedding_model
+        self._rerank_model = rerank_model
+        self._timeout = timeout
+
+    def close(self) -> None:
+        if self._own_session:
+            self._session.close()
+
+    def embed(
+        self, texts: str | Iterable[str], *, input_type: InputType = "document"
+    ) -> EmbedResult:
+        """Dense vectors. Jina embeds queries and documents each in its own way.
+
+        Raises:
+            BGEError: see `errors.py`.
+        """
+        listed = checked_texts(texts, "texts")
+        batches = [listed[at : at + BATCH] for at in range(0, len(listed), BATCH)]
+        with Call(self._timeout) as call:
+            return merge([self._embed(call, batch, input_type) for batch in batches])
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None
+    ) -> RerankResult:
+        """The documents, best first.
+
+        Raises:
+            BGEError: see `errors.py`.
+        """
+        listed = checked_texts(documents, "documents")
+        payload: dict[str, Any] = {
+            "model": self._rerank_model,
+            "query": checked_text(query, "query"),
+            "documents": listed,
+            "return_documents": False,
+        }
+        if top_n is not None:
+            payload["top_n"] = top_n
+        with Call(self._timeout) as call:
+            reply = self._http.ask_json(call, "POST", "/v1/rerank", payload)
+        try:
+            found = [
+                RankedDocument(one["index"], float(one["relevance_score"]), listed[one["index"]])
+                for one in reply["results"]
+            ]
+        except (KeyError, TypeError, IndexError, ValueError):
+            raise ProtocolError("Jina's reply holds no ranking") from None
+        return RerankResult(
+            found,
+            usage=_usage(reply),
+            model=self._rerank_model,
+            fingerprint=f"jina/{self._rerank_model}",
+            provider="jina",
+        )
+
+    def _embed(self, call: Call, batch: list[str], input_type: InputType) -> EmbedResult:
+        payload = {
+            "model": self._embedding_model,
+            "task": TASKS[input_type],
+            "truncate": True,
+            "input": batch,
+        }
+        reply = self._http.ask_json(call, "POST", "/v1/embeddings", payload)
+        dense = _dense(reply, len(batch))
+        return EmbedResult(
+            dense=dense,
+            sparse=None,
+            colbert=None,
+            truncated=[],
+            usage=_usage(reply),
+            model=self._embedding_model,
+            fingerprint=f"jina/{self._embedding_model}/{dense.shape[1]}",
+            count=len(batch),
+            provider="jina",
+        )
+
+
+def _dense(reply: dict[str, Any], count: int) -> Floats:
+    try:
+        items = sorted(reply["data"], key=lambda item: int(item["index"]))
+        dense = np.array([item["embedding"] for item in items], np.float32)
+    except (KeyError, TypeError, ValueError):
+        raise ProtocolError("Jina's reply holds no vectors of one width") from None
+    if dense.ndim != 2 or len(dense) != count or not np.isfinite(dense).all():
+        raise ProtocolError(f"Jina's reply holds no {count} finite vectors")
+    return dense
+
+
+def _usage(reply: dict[str, Any]) -> Usage:
+    usage = reply.get("usage")
+    total = usage.get("total_tokens", 0) if isinstance(usage, dict) else 0
+    return Usage(total, total) if type(total) is int else Usage()

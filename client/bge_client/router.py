@@ -1,0 +1,241 @@
+"""Which provider answers: bge-m3 on our endpoint, or Jina, by the contract's environment variables.
+
+    bge    our endpoint; with the fallback asked for, Jina when ours fails
+    jina   Jina
+    auto   our endpoint if its /health says that it can answer, else Jina
+
+Vectors of two models live in two spaces and must never meet in one index: every result names its
+provider and fingerprint, every change of provider is logged as a warning, and a router with
+`expect_fingerprint` raises before it returns a vector of any other model.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from .client import Client
+from .errors import (
+    BGEError,
+    ConfigurationError,
+    FingerprintError,
+    ProtocolError,
+    TooLargeError,
+    ValidationError,
+)
+from .jina import InputType, JinaClient
+from .results import EmbedResult, RerankResult
+
+log = logging.getLogger("bge_client")
+
+Provider = Literal["bge", "jina", "auto"]
+PROVIDERS = ("bge", "jina", "auto")
+HEALTH_KEPT = 60.0  # seconds
+HEALTH_SECONDS = 5.0
+# Another provider would refuse these too, or must not be asked.
+OUR_OWN = (ValidationError, TooLargeError, ConfigurationError, FingerprintError)
+Result = TypeVar("Result", EmbedResult, RerankResult)
+
+
+def is_available(health: Mapping[str, Any]) -> bool:
+    """Whether an endpoint of that `/health` can answer: scaled to zero it can, all broken not.
+
+    Raises:
+        ProtocolError: it is no `/health`.
+    """
+    workers = health.get("workers")
+    if not isinstance(workers, dict) or any(type(n) is not int for n in workers.values()):
+        raise ProtocolError("the reply of /health has no `workers`")
+    down = ("unhealthy", "throttled")
+    states = {state for state, count in workers.items() if count > 0}
+    return not states or bool(states - set(down))
+
+
+@dataclass(frozen=True)
+class Route:
+    """How one kind of request is answered. `bge` may be None only for provider `jina`."""
+
+    what: str
+    bge: Client | None
+    provider: Provider = "bge"
+    fallback: bool = False
+
+
+class Router:
+    """Embeddings and reranking from whichever provider the routes name."""
+
+    def __init__(
+        self,
+        embeddings: Route,
+        reranker: Route,
+        jina: JinaClient | None = None,
+        *,
+        expect_fingerprint: str | None = None,
+    ) -> None:
+        """`expect_fingerprint` binds the embeddings.
+
+        Raises:
+            ConfigurationError: a route needs a client that is not there.
+        """
+        for route in (embeddings, reranker):
+            if route.provider != "jina" and route.bge is None:
+                raise ConfigurationError(f"no endpoint for the {route.what}")
+            if jina is None and (route.provider != "bge" or route.fallback):
+                raise ConfigurationError(f"the {route.what} need Jina: set `JINA_API_KEY`")
+        self._embeddings, self._reranker, self._jina = embeddings, reranker, jina
+        self._expected = expect_fingerprint
+        self._health: dict[str, tuple[float, bool]] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_env(
+        cls,
+        env: Mapping[str, str] | None = None,
+        *,
+        timeout: float = 300.0,
+        expect_fingerprint: str | None = None,
+    ) -> Router:
+        """As the contract's variables say; the reranker's endpoint is by default the other's.
+
+        Raises:
+            ConfigurationError: a variable is missing or wrong; names it.
+        """
+        env = os.environ if env is None else env
+        urls = {kind: endpoint_of(env, kind) for kind in ("EMBEDDINGS", "RERANKER")}
+        key = env.get("RUNPOD_API_KEY") or None
+
+        def route(kind: str, what: str) -> Route:
+            url = urls[kind] or urls["EMBEDDINGS"] or urls["RERANKER"]
+            provider = _one_of(env, f"{kind}_PROVIDER", PROVIDERS)
+            if provider != "jina" and url is None:
+                raise ConfigurationError(f"`BGE_{kind}_ENDPOINT` is not set")
+            fallback = _one_of(env, f"{kind}_FALLBACK_TO_JINA", ("false", "true")) == "true"
+            client = Client(url, key, timeout=timeout) if url and provider != "jina" else None
+            return Route(what, client, provider, fallback)  # type: ignore[arg-type]
+
+        jina_key = env.get("JINA_API_KEY")
+        return cls(
+            route("EMBEDDINGS", "embeddings"),
+            route("RERANKER", "scores"),
+            JinaClient(jina_key) if jina_key else None,
+            expect_fingerprint=expect_fingerprint,
+        )
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for client in (self._embeddings.bge, self._reranker.bge, self._jina):
+            if client is not None:
+                client.close()
+
+    def embed(
+        self,
+        texts: str | Iterable[str],
+        *,
+        input_type: InputType = "document",
+        sparse: bool = False,
+        colbert: bool = False,
+    ) -> EmbedResult:
+        """Dense vectors, and others if asked for: those only our own endpoint has.
+
+        `input_type` is for Jina; bge-m3 embeds queries and documents alike.
+
+        Raises:
+            FingerprintError: the vectors are not of the model expected.
+            BGEError: see `errors.py`.
+        """
+        listed = [texts] if isinstance(texts, str) else list(texts)
+
+        def jina(client: JinaClient) -> EmbedResult:
+            if sparse or colbert:
+                raise ConfigurationError("Jina has neither `sparse` nor `colbert` vectors")
+            return client.embed(listed, input_type=input_type)
+
+        result = self._answer(
+            self._embeddings,
+            lambda client: client.embed(listed, sparse=sparse, colbert=colbert),
+            jina,
+        )
+        if self._expected not in (None, result.fingerprint):
+            raise FingerprintError(
+                f"vectors of model {self._expected} were expected. "
+                f"Given: those of {result.fingerprint}, from {result.provider}"
+            )
+        return result
+
+    def rerank(
+        self, query: str, documents: Sequence[str], *, top_n: int | None = None
+    ) -> RerankResult:
+        """The documents, best first; scores of two providers are not comparable.
+
+        Raises:
+            BGEError: see `errors.py`.
+        """
+        return self._answer(
+            self._reranker,
+            lambda client: client.rerank(query, documents, top_n=top_n),
+            lambda client: client.rerank(query, documents, top_n=top_n),
+        )
+
+    def _answer(
+        self,
+        route: Route,
+        bge: Callable[[Client], Result],
+        jina: Callable[[JinaClient], Result],
+    ) -> Result:
+        if route.provider == "jina" or route.bge is None:
+            return jina(self._needed())
+        if route.provider == "auto" and not self._healthy(route.bge):
+            log.warning("%s come from Jina: the endpoint is not healthy", route.what)
+            return jina(self._needed())
+        try:
+            return bge(route.bge)
+        except BGEError as error:
+            if not route.fallback or isinstance(error, OUR_OWN):
+                raise
+            log.warning("%s come from Jina: %s", route.what, error)
+            try:
+                return jina(self._needed())
+            except BGEError as second:
+                raise second from error
+
+    def _needed(self) -> JinaClient:
+        if self._jina is None:
+            raise AssertionError("checked when this router was made. This is a bug.")
+        return self._jina
+
+    def _healthy(self, client: Client) -> bool:
+        """By `/health`, asked at most once a minute."""
+        name = repr(client)
+        with self._lock:
+            asked, healthy = self._health.get(name, (-HEALTH_KEPT, False))
+            if time.monotonic() - asked >= HEALTH_KEPT:
+                try:
+                    healthy = is_available(client.health(timeout=HEALTH_SECONDS))
+                except BGEError as error:
+                    log.warning("%r does not answer /health: %s", client, error)
+                    healthy = False
+                self._health[name] = time.monotonic(), healthy
+            return healthy
+
+
+def endpoint_of(env: Mapping[str, str], kind: str) -> str | None:
+    """The address of the endpoint for `EMBEDDINGS` or `RERANKER`; RunPod's own variable wins."""
+    return env.get(f"RUNPOD_{kind}_ENDPOINT") or env.get(f"BGE_{kind}_ENDPOINT") or None
+
+
+def _one_of(env: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """The first is the default. Raises ConfigurationError: another value."""
+    value = env.get(name) or choices[0]
+    if value not in choices:
+        raise ConfigurationError(f"`{name}` must be one of {', '.join(choices)}. Given: {value!r}")
+    return value

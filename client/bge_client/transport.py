@@ -1,0 +1,520 @@
+"""One job at a RunPod-shaped endpoint: sent, waited for, sent again. The only HTTP there is.
+
+    run ─▶ POST /runsync ─▶ COMPLETED ─────────────────────────────▶ output
+                         ─▶ IN_QUEUE, IN_PROGRESS ─▶ GET /status ─▶ …
+                         ─▶ FAILED with an error that passes, result expired ─▶ POST again
+
+Work on an endpoint is idempotent, so whatever may have been lost is sent again. A `Call` is the
+time there is for all of it, and what ends it early.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from .errors import (
+    WORKER_ERRORS,
+    AuthenticationError,
+    BGEError,
+    ConfigurationError,
+    DeadlineError,
+    HTTPStatusError,
+    JobCancelledError,
+    JobTimedOutError,
+    ProtocolError,
+    RateLimitError,
+    ResultExpiredError,
+    TooLargeError,
+    TransportError,
+    WorkerError,
+    job_error,
+)
+
+log = logging.getLogger("bge_client")
+
+RETRIES = 6  # of one exchange, and of one job; a rate limit is waited for until the deadline
+LEAST_PAUSE, MOST_PAUSE = 0.25, 10.0  # seconds before a retry, before the jitter
+CONNECT_SECONDS = 10.0
+WAIT_SECONDS = 90.0  # that a /runsync may hold its answer back, at most
+GRACE_SECONDS = 10.0  # on top of that, for the answer to arrive
+LEAST_POLL, MOST_POLL = 0.1, 2.0  # seconds between two looks at a job
+CANCEL_SECONDS = 2.0
+LEAST_TTL_MS = 10_000  # the platform's own minimum
+RUNNING = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
+STATUSES = (*RUNNING, "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
+T = TypeVar("T")
+
+# ----------------------------------------------------------------------------------- time
+
+
+class Call:
+    """The time one call has. When it is over, or the caller gives up, its sockets are cut.
+
+    A read timeout alone would not do: a server that sends a byte now and then never meets it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._ends = float("inf")  # until it begins
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._sockets: dict[int, socket.socket] = {}  # by thread
+        self._timer = threading.Timer(seconds, self.cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Call:
+        self._ends = time.monotonic() + self.seconds
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    @property
+    def remaining(self) -> float:
+        return max(0.0, self._ends - time.monotonic())
+
+    def cut(self) -> None:
+        """End it: whoever waits for something in this call stops waiting."""
+        with self._lock:
+            self._over.set()
+            for open_socket in self._sockets.values():
+                _shut(open_socket)
+
+    def sleep(self, seconds: float) -> None:
+        """Raises DeadlineError: the time is over meanwhile."""
+        self._over.wait(seconds)
+        self.check()
+
+    def check(self, cause: BaseException | None = None) -> None:
+        """Raises DeadlineError: the time is over."""
+        if self._over.is_set() or self.remaining == 0:
+            raise DeadlineError(f"not done within {self.seconds:g} seconds") from cause
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """The sockets this thread uses meanwhile belong to this call."""
+        _current.call = self
+        try:
+            yield
+        finally:
+            _current.call = None
+            with self._lock:
+                self._sockets.pop(threading.get_ident(), None)
+
+    def watch(self, used: socket.socket) -> None:
+        with self._lock:
+            self._sockets[threading.get_ident()] = used
+            if self._over.is_set():
+                _shut(used)
+
+
+class _Current(threading.local):
+    call: Call | None = None
+
+
+_current = _Current()
+
+
+def _shut(used: socket.socket) -> None:
+    with suppress(OSError):  # closed already
+        socket.socket.shutdown(used, socket.SHUT_RDWR)  # past TLS: its own waits for the other end
+
+
+class _Watched:
+    """A connection that tells the current call of its socket."""
+
+    sock: socket.socket | None
+
+    def connect(self) -> None:
+        super().connect()  # type: ignore[misc]
+        self._tell()
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        self._tell()
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def _tell(self) -> None:
+        if _current.call is not None and isinstance(self.sock, socket.socket):
+            _current.call.watch(self.sock)
+
+
+class _HTTPConnection(_Watched, HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_Watched, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+def new_session(connections: int) -> requests.Session:
+    """A session that threads can share and whose exchanges a `Call` can cut."""
+    session = requests.Session()
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=connections))
+    return session
+
+
+class _Key(AuthBase):
+    """The key, as a header. An `auth` object also keeps requests from looking into ~/.netrc."""
+
+    def __init__(self, key: str | None) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key:
+            request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
+# --------------------------------------------------------------------------------- retries
+
+
+def persist(call: Call, action: Callable[[], T], kinds: tuple[type[BGEError], ...]) -> T:
+    """What `action` returns, tried again while it fails with a passing error of these kinds.
+
+    Raises:
+        BGEError: the last one, if there are no retries or there is no time left.
+    """
+    attempts = failures = 0
+    while True:
+        try:
+            return action()
+        except kinds as error:
+            attempts += 1
+            failures += not error.patient
+            pause = _pause(error, attempts)
+            if not error.retry or failures > RETRIES or pause >= call.remaining:
+                raise
+            log.warning("%s; trying again in %.1f s", error, pause)
+            call.sleep(pause)
+
+
+def _pause(error: BGEError, attempts: int) -> float:
+    """Seconds: what the server asks for, or twice as long each time; never all at one moment."""
+    if error.retry_after is not None:
+        return error.retry_after + random.uniform(0, LEAST_PAUSE)
+    pause = min(MOST_PAUSE, LEAST_PAUSE * 2.0**attempts)
+    return random.uniform(pause / 2, pause)
+
+
+# ------------------------------------------------------------------------------- exchanges
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back over HTTP."""
+
+    status: int
+    headers: requests.structures.CaseInsensitiveDict[str]
+    body: bytes
+
+
+class Http:
+    """Exchanges with one server. Neither its key nor what is sent shows in an error."""
+
+    def __init__(self, base: str, key: str | None, session: requests.Session) -> None:
+        self.base = base
+        self._key = _Key(key)
+        self._session = session
+
+    def ask(
+        self, call: Call, method: str, path: str, body: bytes | None = None, wait: float = 30.0
+    ) -> Answer:
+        """One exchange, of which each silence may last `wait` seconds.
+
+        Raises:
+            TransportError: no answer, or half of one.
+            DeadlineError: the call's time is over.
+        """
+        call.check()
+        left = call.remaining
+        try:
+            with call.watching():
+                reply = self._session.request(
+                    method,
+                    self.base + path,
+                    data=body,
+                    headers={"Content-Type": "application/json"} if body is not None else {},
+                    auth=self._key,
+                    timeout=(min(CONNECT_SECONDS, left), min(wait, left)),
+                    allow_redirects=False,  # a redirected POST arrives as a GET
+                )
+                answer = Answer(reply.status_code, reply.headers, reply.content)
+        except (requests.RequestException, ValueError) as error:  # ValueError: TLS, when cut
+            call.check(error)
+            raise _transport_error(self.base, error) from None
+        call.check()  # a head that was cut looks like one that has ended
+        if not answer.body and "Content-Length" not in answer.headers:
+            raise TransportError(f"no answer from {self.base}: cut off in its head")
+        return answer
+
+    def ask_json(
+        self, call: Call, method: str, path: str, payload: object = None, wait: float = 30.0
+    ) -> dict[str, Any]:
+        """The JSON object a server answers with, persistently.
+
+        Raises:
+            HTTPStatusError: it says no.
+            ProtocolError: it says something else.
+        """
+        body = None if payload is None else json.dumps(payload, ensure_ascii=False).encode()
+
+        def once() -> dict[str, Any]:
+            answer = self.ask(call, method, path, body, wait)
+            if answer.status // 100 == 2:
+                return parse_object(answer)
+            raise status_error(answer)
+
+        return persist(call, once, (TransportError, HTTPStatusError, WorkerError))
+
+
+def _transport_error(base: str, error: Exception) -> TransportError:
+    """By the innermost cause: what requests wraps around it repeats the address three times."""
+    cause: BaseException = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    said = getattr(cause, "strerror", None) or type(cause).__name__
+    silent = isinstance(error, requests.Timeout)
+    failure = TransportError(f"no answer from {base}: {'timed out' if silent else said}")
+    failure.retry = "CERTIFICATE_VERIFY_FAILED" not in str(error)
+    return failure
+
+
+def parse_object(answer: Answer) -> dict[str, Any]:
+    """Raises ProtocolError: the body is not one strict JSON object."""
+    try:
+        value = json.loads(answer.body, parse_constant=_refuse_constant)
+    except ValueError as error:
+        if answer.body.lstrip()[:1] == b"<":
+            raise ProtocolError("an HTML page came instead of JSON") from None
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise ProtocolError(
+            f"what came is not JSON: {reason}. Given: {len(answer.body)} bytes"
+        ) from None
+    if not isinstance(value, dict):
+        raise ProtocolError(f"a JSON object was expected, not {type(value).__name__}")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def status_error(answer: Answer) -> BGEError:
+    """The error of an HTTP status that says no; the worker's own, if the body holds one."""
+    error = _status_error(answer, _said(answer))
+    error.retry_after = _retry_after(answer)
+    return error
+
+
+def _status_error(answer: Answer, said: str) -> BGEError:
+    kind, _, message = said.partition(": ")
+    if kind in WORKER_ERRORS:
+        return WORKER_ERRORS[kind](message)
+    if answer.status == 413:
+        return TooLargeError(said or "the request is larger than the server takes")
+    text = f"HTTP {answer.status}" + (f": {said}" if said else "")
+    if answer.status in (401, 403):
+        return AuthenticationError(f"the key is missing or not accepted ({text})", answer.status)
+    if answer.status == 429:
+        return RateLimitError(text, 429)
+    return HTTPStatusError(text, answer.status)
+
+
+def _said(answer: Answer) -> str:
+    """The sentence in an error's body, if there is one: RunPod's, ours, Jina's, OpenAI's."""
+    try:
+        body = parse_object(answer)
+    except ProtocolError:
+        return ""
+    said = next((body[name] for name in ("error", "detail", "message") if body.get(name)), "")
+    if isinstance(said, dict):
+        said = said.get("message", "")
+    return said[:500] if isinstance(said, str) else ""
+
+
+def _retry_after(answer: Answer) -> float | None:
+    """In seconds; a date is not worth reading another clock for."""
+    value = answer.headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() else None
+
+
+# ----------------------------------------------------------------------------------- jobs
+
+
+class Endpoint:
+    """A RunPod endpoint, or a server that speaks like one."""
+
+    def __init__(self, url: str, key: str | None, session: requests.Session) -> None:
+        """Raises ConfigurationError: `url` is no address of an endpoint."""
+        self._http = Http(base_url(url), key, session)
+
+    @property
+    def url(self) -> str:
+        return self._http.base
+
+    def run(self, call: Call, payload: dict[str, Any]) -> dict[str, Any]:
+        """The output of the job that does `payload`.
+
+        Raises:
+            BGEError: whatever it failed with in the end.
+        """
+
+        def once() -> dict[str, Any]:
+            return self._follow(call, self._submit(call, payload))
+
+        return persist(call, once, (WorkerError, ResultExpiredError))
+
+    def health(self, call: Call) -> dict[str, Any]:
+        return self._http.ask_json(call, "GET", "/health")
+
+    def _submit(self, call: Call, payload: dict[str, Any]) -> dict[str, Any]:
+        # A second before the deadline at the latest: only a job whose id is known can be cancelled.
+        wait = min(WAIT_SECONDS, max(1.0, call.remaining - 1))
+        ttl = max(LEAST_TTL_MS, round(call.remaining * 1e3))  # cancels it if we cannot
+        order = {"input": payload, "policy": {"ttl": ttl}}
+        path = f"/runsync?wait={wait * 1e3:.0f}"
+        return self._job(call, "POST", path, order, wait + GRACE_SECONDS)
+
+    def _follow(self, call: Call, job: dict[str, Any]) -> dict[str, Any]:
+        """Poll a job until it is over; cancel it if nobody will wait for it any more."""
+        pause, said = LEAST_POLL, ""
+        try:
+            while job["status"] in RUNNING:
+                if said != job["status"]:
+                    said = job["status"]
+                    state = "waiting for a worker" if said == "IN_QUEUE" else "running"
+                    log.info("job %s is %s; %.0f s left", job.get("id"), state, call.remaining)
+                call.sleep(pause)
+                pause = min(MOST_POLL, pause * 1.5)
+                job = self._look(call, _id(job))
+        except ResultExpiredError:
+            raise
+        except BaseException:
+            self._cancel(job)
+            raise
+        return output(job)
+
+    def _look(self, call: Call, job_id: str) -> dict[str, Any]:
+        try:
+            return self._job(call, "GET", f"/status/{job_id}")
+        except (HTTPStatusError, WorkerError) as error:
+            if isinstance(error, WORKER_ERRORS["NotServedError"]) or (
+                isinstance(error, HTTPStatusError) and error.status == 404
+            ):
+                raise ResultExpiredError("the result was not kept until it was fetched") from None
+            raise
+
+    def _job(
+        self, call: Call, method: str, path: str, payload: object = None, wait: float = 30.0
+    ) -> dict[str, Any]:
+        """A job's state, as the platform tells it, with whatever HTTP status."""
+        body = None if payload is None else json.dumps(payload, ensure_ascii=False).encode()
+
+        def once() -> dict[str, Any]:
+            answer = self._http.ask(call, method, path, body, wait)
+            try:
+                return _checked(parse_object(answer))
+            except ProtocolError:
+                if answer.status // 100 == 2:
+                    raise
+                raise status_error(answer) from None
+
+        return persist(call, once, (TransportError, HTTPStatusError))
+
+    def _cancel(self, job: dict[str, Any]) -> None:
+        """Best effort, in little time of its own: the call's is over."""
+        try:
+            with Call(CANCEL_SECONDS) as call:
+                self._http.ask(call, "POST", f"/cancel/{_id(job)}", b"{}", CANCEL_SECONDS)
+            log.info("job %s was cancelled", job["id"])
+        except BGEError as error:
+            log.warning("job %s could not be cancelled: %s", job.get("id"), error)
+
+
+def base_url(url: str) -> str:
+    """An endpoint's address, without `/runsync` or `/run` at its end.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    parts = urlsplit(url.strip())
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            "`endpoint` must be an http(s) address, like https://api.runpod.ai/v2/<id>"
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError("`endpoint` must hold neither a user, a query nor a fragment")
+    path = parts.path.rstrip("/")
+    for end in ("/runsync", "/run"):
+        path = path.removesuffix(end)
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def _checked(job: dict[str, Any]) -> dict[str, Any]:
+    """Raises ProtocolError: not a job's state."""
+    if job.get("status") not in STATUSES:
+        raise ProtocolError("the answer is no job: it has no known `status`")
+    return job
+
+
+def _id(job: dict[str, Any]) -> str:
+    job_id = job.get("id")
+    if not isinstance(job_id, str) or not job_id or "/" in job_id:
+        raise ProtocolError("the job has no `id`")
+    return job_id
+
+
+def output(job: dict[str, Any]) -> dict[str, Any]:
+    """The output of a job that is over.
+
+    Raises:
+        BGEError: there is none; says why.
+    """
+    if job["status"] == "CANCELLED":
+        raise JobCancelledError("the job was cancelled")
+    if job["status"] == "TIMED_OUT":
+        raise JobTimedOutError("the platform ended the job: it took too long")
+    result = job.get("output")
+    if job["status"] == "FAILED":
+        raise job_error(job.get("error"))
+    if isinstance(result, dict) and "error" in result:
+        raise job_error(result["error"])
+    if not isinstance(result, dict):
+        raise ProtocolError(
+            "the job is COMPLETED without output: the platform drops replies over its limit"
+        )
+    return result

@@ -1,0 +1,186 @@
+"""`bge` as a shell runs it: what it prints, its exit codes, and what a broken run leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bge_worker.engine import Engine
+from bge_worker.settings import Settings
+from conftest import ROOT
+from fakes.http import serving
+from fakes.scripted import Scripted, completed, status
+
+Bge = Callable[..., subprocess.CompletedProcess[str]]
+TEXTS = [f"текст номер {number}" for number in range(1200)]
+
+
+@pytest.fixture(scope="module")
+def url(packed: Engine) -> Iterator[str]:
+    with serving(packed, Settings()) as url:
+        yield url
+
+
+def environment(url: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
+    return kept | {"PYTHONPATH": str(ROOT / "client"), "BGE_EMBEDDINGS_ENDPOINT": url}
+
+
+@pytest.fixture
+def bge(url: str) -> Bge:
+    def run(*arguments: str, stdin: str = "", at: str = url) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "bge_client", *arguments]
+        return subprocess.run(
+            command, input=stdin, env=environment(at), capture_output=True, text=True, timeout=60
+        )
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n", "utf-8")
+    return path
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_lines_become_vectors_on_stdout(bge: Bge) -> None:
+    ran = bge("embed", "--sparse", stdin="море\n\nсуша\n")
+    assert ran.returncode == 0, ran.stderr
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [line["line"] for line in lines] == [0, 2]
+    assert lines[0]["sparse"]["indices"] == sorted(lines[0]["sparse"]["indices"])
+    assert len(lines[0]["dense"]) == 512
+    assert ran.stderr == ""  # no bar where there is no terminal
+
+
+def test_jsonl_keeps_its_ids(bge: Bge, tmp_path: Path) -> None:
+    source = tmp_path / "passages.jsonl"
+    source.write_text('{"id": 7, "body": "море"}\n{"id": "b", "body": "суша"}\n', "utf-8")
+    ran = bge("embed", str(source), "--field", "body", "--no-dense", "--colbert")
+    assert [json.loads(line)["id"] for line in ran.stdout.splitlines()] == [7, "b"]
+    ran = bge("embed", str(source))
+    assert (ran.returncode, ran.stderr) == (1, "bge: ValidationError: line 1 has no field `text`\n")
+
+
+def test_npz_holds_the_exact_vectors(bge: Bge, tmp_path: Path) -> None:
+    target = tmp_path / "vectors.npz"
+    ran = bge("embed", "-o", str(target), "--sparse", "--colbert", stdin="море\nсуша и море\n")
+    assert ran.returncode == 0, ran.stderr
+    with np.load(target) as arrays:
+        assert arrays["dense"].shape == (2, 512)
+        assert arrays["sparse_indptr"][-1] == len(arrays["sparse_indices"])
+        assert arrays["colbert_indptr"][-1] == len(arrays["colbert"])
+    assert bge("embed", "-o", str(target), stdin="море\n").returncode == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors.npz"]
+
+
+def test_a_killed_run_goes_on_where_it_stopped(
+    bge: Bge, url: str, source: Path, tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+    assert bge("embed", str(source), "-o", str(whole)).returncode == 0
+    command = [sys.executable, "-m", "bge_client", "embed", str(source), "-o", str(broken)]
+    with subprocess.Popen(command, env=environment(url)) as process:
+        while not broken.exists() or not broken.stat().st_size:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) * 2 // 3])  # in the middle of a line
+    ran = bge("embed", str(source), "-o", str(broken))
+    assert ran.returncode == 0, ran.stderr
+    assert "texts are done already" in ran.stderr
+    ours, theirs = lines_of(broken), lines_of(whole)
+    assert [line["line"] for line in ours] == list(range(len(TEXTS)))
+    np.testing.assert_allclose(
+        [line["dense"] for line in ours], [line["dense"] for line in theirs], atol=1e-5
+    )
+
+
+def test_what_another_run_began_is_not_taken_up(bge: Bge, source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    assert bge("embed", "-o", str(target), stdin="море\nсуша\n").returncode == 0
+    other_texts = bge("embed", "-o", str(target), stdin="море\nлес\n")
+    assert (other_texts.returncode, "line 2, was made of another text" in other_texts.stderr) == (
+        2,
+        True,
+    )
+    other_outputs = bge("embed", "-o", str(target), "--sparse", stdin="море\nсуша\n")
+    assert "other vectors than are asked for" in other_outputs.stderr
+    target.write_text("важное\n", "utf-8")
+    assert "was not written by `bge embed`" in bge("embed", str(source), "-o", str(target)).stderr
+    assert target.read_text("utf-8") == "важное\n"
+    assert bge("embed", "-o", str(target), "--overwrite", stdin="лес\n").returncode == 0
+
+
+def test_another_model_does_not_go_on_with_a_file(bge: Bge, tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    bge("embed", "-o", str(target), stdin="море\n")
+    first = lines_of(target)[0]
+    target.write_text(json.dumps(first | {"fingerprint": "older"}) + "\n", "utf-8")
+    ran = bge("embed", "-o", str(target), stdin="море\nсуша\n")
+    assert ran.returncode == 5
+    assert "was begun with model older" in ran.stderr
+    assert len(lines_of(target)) == 1
+
+
+def test_rerank_prints_the_best_first(bge: Bge) -> None:
+    ran = bge("rerank", "море", "--top-n", "1", stdin="суша\nо море\n")
+    score, number, text = ran.stdout.split(maxsplit=2)
+    assert (number, text.strip()) == ("2", "о море")
+    as_json = json.loads(bge("rerank", "море", "--json", stdin="о море\n").stdout)
+    assert as_json["document"] == "о море"
+    assert round(as_json["relevance_score"], 4) == float(score)
+
+
+def test_info_health_and_bench(bge: Bge) -> None:
+    assert json.loads(bge("info").stdout)["models"].keys() == {"embed", "rerank"}
+    assert json.loads(bge("health").stdout)["workers"]["ready"] == 1
+    last = bge("bench", "--requests", "3", "--texts", "2").stdout.splitlines()[-1]
+    assert json.loads(last).keys() == {"p50_ms", "p99_ms", "texts_per_second"}
+    assert bge("bench", "--requests", "3", "--rerank").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer", "code"),
+    [
+        (("info",), status(401), 3),
+        (("info",), status(400), 4),
+        (("info",), status(200, {"a": "b"}), 5),
+        (("health",), status(200, {"workers": {"unhealthy": 1}}), 4),
+        (("embed", "--timeout", "0"), completed, 2),
+        (("embed",), completed, 2),
+    ],
+    ids=["key", "status", "protocol", "unhealthy", "argument", "nothing-to-embed"],
+)
+def test_exit_codes_tell_scripts_what_to_do(
+    arguments: tuple[str, ...], answer: Any, code: int, bge: Bge
+) -> None:
+    with Scripted() as endpoint:
+        endpoint.on("POST /runsync", answer)
+        endpoint.on("GET /health", answer)
+        ran = bge(*arguments, at=endpoint.url)
+    assert ran.returncode == code, ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_without_its_extra_bge_says_what_to_install() -> None:
+    hide = "import sys; sys.modules['tqdm'] = None; from bge_client.__main__ import main; main()"
+    env = environment("")
+    ran = subprocess.run([sys.executable, "-c", hide], env=env, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "pip install 'bge-client[cli]'" in ran.stderr

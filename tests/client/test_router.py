@@ -1,0 +1,193 @@
+"""Which provider answers, and that vectors of two never mix; Jina's API as it is documented."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bge_client import Client, JinaClient, Route, Router, errors, router, transport
+from fakes.scripted import Scripted, completed, failed, status, vector_of
+
+TEXTS = ["море", "суша"]
+JINA = "jina/jina-embeddings-v3/8"
+HEALTHY = status(200, {"jobs": {}, "workers": {"idle": 0, "unhealthy": 0}})
+BROKEN = status(200, {"jobs": {}, "workers": {"idle": 0, "unhealthy": 2}})
+
+
+def jina_embeddings(exchange: Any) -> None:
+    texts = exchange.body["input"]
+    data = [
+        {"object": "embedding", "index": index, "embedding": (-vector_of(text)).tolist()}
+        for index, text in enumerate(texts)
+    ]
+    usage = {"total_tokens": 3, "prompt_tokens": 3}
+    body = {"model": "jina-embeddings-v3", "object": "list", "usage": usage}
+    status(200, body | {"data": data[::-1]})(exchange)
+
+
+def jina_rerank(exchange: Any) -> None:
+    results = [{"index": 1, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0.1}]
+    status(200, {"model": "m", "usage": {"total_tokens": 5}, "results": results})(exchange)
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "LEAST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Scripted]:
+    """Ours; a stand-in for Jina answers at its other paths."""
+    with Scripted() as endpoint:
+        endpoint.on("POST /runsync", completed)
+        endpoint.on("POST /v1/embeddings", jina_embeddings)
+        endpoint.on("POST /v1/rerank", jina_rerank)
+        yield endpoint
+
+
+@pytest.fixture
+def route(endpoint: Scripted) -> Iterator[Any]:
+    """A router whose two routes are alike."""
+    routers = []
+
+    def made(expect_fingerprint: str | None = None, **options: Any) -> Router:
+        one = Route("embeddings", Client(endpoint.url, timeout=10), **options)
+        made = Router(
+            one, one, JinaClient("key", base=endpoint.url), expect_fingerprint=expect_fingerprint
+        )
+        routers.append(made)
+        return made
+
+    yield made
+    for one in routers:
+        one.close()
+
+
+def test_ours_answers_unless_told_otherwise(route: Any) -> None:
+    result = route().embed(TEXTS)
+    assert (result.provider, result.fingerprint) == ("bge", "f")
+
+
+def test_jina_s_request_and_reply_are_as_documented(route: Any, endpoint: Scripted) -> None:
+    result = route(provider="jina").embed(TEXTS, input_type="query")
+    assert (result.provider, result.fingerprint) == ("jina", JINA)
+    np.testing.assert_array_equal(result.dense, [-vector_of(text) for text in TEXTS])
+    (seen,) = endpoint.seen
+    assert seen.headers["Authorization"] == "Bearer key"
+    assert seen.body == {
+        "model": "jina-embeddings-v3",
+        "task": "retrieval.query",
+        "truncate": True,
+        "input": TEXTS,
+    }
+    ranked = route(provider="jina").rerank("q", TEXTS, top_n=2)
+    assert [(one.index, one.document) for one in ranked] == [(1, "суша"), (0, "море")]
+    assert ranked.provider == "jina"
+
+
+def test_many_texts_go_to_jina_in_batches(route: Any, endpoint: Scripted) -> None:
+    texts = [f"текст {number}" for number in range(300)]
+    result = route(provider="jina").embed(texts)
+    np.testing.assert_array_equal(result.dense, [-vector_of(text) for text in texts])
+    assert [len(seen.body["input"]) for seen in endpoint.seen] == [128, 128, 44]
+    assert result.usage.total_tokens == 9
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (status(401, {"detail": "Invalid API key"}), errors.AuthenticationError),
+        (status(402, {"detail": "Account has insufficient balance"}), errors.HTTPStatusError),
+        (status(200, {"data": []}), errors.ProtocolError),
+        (status(200, {"data": [{"index": 0}]}), errors.ProtocolError),
+    ],
+)
+def test_jina_s_errors_are_ours(
+    answer: Any, kind: type[errors.BGEError], route: Any, endpoint: Scripted
+) -> None:
+    endpoint.on("POST /v1/embeddings", answer)
+    with pytest.raises(kind):
+        route(provider="jina").embed(TEXTS)
+
+
+def test_jina_answers_for_ours_only_when_asked(
+    route: Any, endpoint: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint.on("POST /runsync", status(400))
+    with pytest.raises(errors.HTTPStatusError):
+        route().embed(TEXTS)
+    with caplog.at_level(logging.WARNING, "bge_client"):
+        result = route(fallback=True).embed(TEXTS)
+    assert (result.provider, result.fingerprint) == ("jina", JINA)
+    assert "embeddings come from Jina: HTTP 400" in caplog.text
+    assert route(fallback=True).rerank("q", TEXTS).provider == "jina"
+
+
+def test_what_is_wrong_with_the_request_itself_does_not_go_to_jina(
+    route: Any, endpoint: Scripted
+) -> None:
+    endpoint.on("POST /runsync", failed("ValidationError: `texts[0]` has 9000 tokens"))
+    with pytest.raises(errors.ValidationError):
+        route(fallback=True).embed(TEXTS)
+
+
+def test_auto_asks_for_health_once_a_minute(
+    route: Any, endpoint: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint.on("GET /health", HEALTHY, BROKEN)
+    auto = route(provider="auto")
+    assert [auto.embed(TEXTS).provider for _ in range(3)] == ["bge"] * 3
+    assert endpoint.routes().count("GET /health") == 1
+    monkeypatch.setattr(router, "HEALTH_KEPT", 0)
+    assert auto.embed(TEXTS).provider == "jina"
+    endpoint.on("GET /health", status(404))
+    assert auto.rerank("q", TEXTS).provider == "jina"
+
+
+def test_a_router_bound_to_a_model_returns_no_other_s_vectors(
+    route: Any, endpoint: Scripted
+) -> None:
+    bound = route(expect_fingerprint="f", fallback=True)
+    assert bound.embed(TEXTS).fingerprint == "f"
+    endpoint.on("POST /runsync", status(400))
+    with pytest.raises(errors.FingerprintError, match=f"Given: those of {JINA}, from jina"):
+        bound.embed(TEXTS)
+
+
+def test_jina_has_no_sparse_vectors(route: Any) -> None:
+    with pytest.raises(errors.ConfigurationError, match="neither `sparse` nor `colbert`"):
+        route(provider="jina").embed(TEXTS, sparse=True)
+
+
+@pytest.mark.parametrize(
+    ("env", "sentence"),
+    [
+        ({}, "`BGE_EMBEDDINGS_ENDPOINT` is not set"),
+        ({"EMBEDDINGS_PROVIDER": "openai"}, "`EMBEDDINGS_PROVIDER` must be one of bge, jina, auto"),
+        ({"EMBEDDINGS_FALLBACK_TO_JINA": "yes"}, "must be one of false, true. Given: 'yes'"),
+        ({"RERANKER_PROVIDER": "jina"}, "set `JINA_API_KEY`"),
+        ({"RERANKER_FALLBACK_TO_JINA": "true"}, "set `JINA_API_KEY`"),
+    ],
+)
+def test_a_wrong_variable_is_named(env: dict[str, str], sentence: str) -> None:
+    given = {"BGE_EMBEDDINGS_ENDPOINT": "http://x"} | env if env else {}
+    with pytest.raises(errors.ConfigurationError) as caught:
+        Router.from_env(given)
+    assert sentence in str(caught.value)
+
+
+def test_the_variables_of_the_contract_are_read(endpoint: Scripted) -> None:
+    env = {
+        "BGE_EMBEDDINGS_ENDPOINT": "http://127.0.0.1:9",
+        "RUNPOD_EMBEDDINGS_ENDPOINT": f"{endpoint.url}/runsync",
+        "RUNPOD_API_KEY": "k3y",
+        "RERANKER_PROVIDER": "bge",
+    }
+    with Router.from_env(env) as router:
+        assert router.embed("море").count == 1
+        assert router.rerank("q", TEXTS)[0].document == "море"
+    assert {seen.headers["Authorization"] for seen in endpoint.seen} == {"Bearer k3y"}

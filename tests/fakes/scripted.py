@@ -1,0 +1,194 @@
+"""An endpoint that does what a test has written down, exchange by exchange.
+
+    endpoint.on("POST /runsync", reset, status(429), completed)
+
+answers the first with a reset connection, the second with 429, and every later one with the output
+of a worker whose vectors can be told from the text alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+import numpy as np
+
+WIDTH = 8
+Action = Callable[["Exchange"], None]
+
+
+def vector_of(text: str) -> np.ndarray[Any, Any]:
+    """float32 [WIDTH], of length one, another for each text."""
+    digest = hashlib.sha256(text.encode()).digest()[:WIDTH]
+    vector = np.frombuffer(digest, np.uint8).astype(np.float32) + 1
+    return vector / np.linalg.norm(vector)
+
+
+def output_of(payload: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A worker's reply in the contract's shape; a document's score is its length."""
+    usage = {"prompt_tokens": 1, "total_tokens": 1}
+    reply = {"model": "m", "fingerprint": "f", "usage": usage, "truncated": []}
+    if "info" in payload:
+        return {"limits": {"max_texts": 2048}} | changes
+    if "query" in payload:
+        scores = [(index, float(len(text))) for index, text in enumerate(payload["documents"])]
+        scores.sort(key=lambda one: -one[1])
+        results = [{"index": index, "relevance_score": score} for index, score in scores]
+        return reply | {"results": results} | changes
+    vectors = [base64.b64encode(vector_of(t).tobytes()).decode() for t in payload["texts"]]
+    return reply | {"embeddings": vectors, "dimensions": WIDTH} | changes
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One request, and the means to answer it."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+    handler: BaseHTTPRequestHandler
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        return dict(self.body["input"])
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.handler.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
+            self.handler.send_header(name, value)
+        self.handler.end_headers()
+        self.handler.wfile.write(body)
+
+
+# --------------------------------------------------------------------------------- actions
+
+
+def status(code: int, said: object = None, **headers: str) -> Action:
+    body = json.dumps(said or {"error": "said by the platform"}).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return lambda exchange: exchange.reply(code, body, named)
+
+
+def raw(body: bytes, code: int = 200) -> Action:
+    return lambda exchange: exchange.reply(code, body)
+
+
+def job(state: str, **fields: Any) -> Action:
+    return status(200, {"id": "job-1", "status": state} | fields)
+
+
+def failed(error: Any) -> Action:
+    return job("FAILED", error=error)
+
+
+def completed(exchange: Exchange) -> None:
+    """What a worker makes of the payload."""
+    job("COMPLETED", output=output_of(exchange.payload))(exchange)
+
+
+def completed_with(**changes: Any) -> Action:
+    return lambda exchange: job("COMPLETED", output=output_of(exchange.payload, **changes))(
+        exchange
+    )
+
+
+def done(payload: dict[str, Any]) -> Action:
+    """For a poll, which brings no payload."""
+    return job("COMPLETED", output=output_of(payload))
+
+
+def reset(exchange: Exchange) -> None:
+    linger = struct.pack("ii", 1, 0)
+    exchange.handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    os.close(exchange.handler.connection.detach())  # at once, whoever else holds it
+
+
+def half(exchange: Exchange) -> None:
+    body = json.dumps({"id": "job-1", "status": "COMPLETED", "output": {}}).encode()
+    exchange.reply(200, body[: len(body) // 2], {"Content-Length": str(len(body))})
+    exchange.handler.close_connection = True
+
+
+def silence(exchange: Exchange) -> None:
+    """Nothing, until the other end is gone."""
+    exchange.handler.connection.recv(1)
+
+
+def dripping(exchange: Exchange) -> None:
+    """A head that never ends, a line now and then."""
+    try:
+        exchange.handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        for number in range(1000):
+            exchange.handler.wfile.write(f"X-{number}: x\r\n".encode())
+            time.sleep(0.02)
+    except OSError:
+        pass  # cut, as it should be
+
+
+# --------------------------------------------------------------------------------- server
+
+
+class Scripted:
+    """The endpoint; `seen` are the requests that came, in their order."""
+
+    def __init__(self) -> None:
+        self.seen: list[Exchange] = []
+        self._script: dict[str, list[Action]] = {}
+        self._lock = threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            owner = self
+
+            def do_GET(self) -> None:
+                self.owner.answer(self)
+
+            do_POST = do_GET
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._http.handle_error = lambda *_: None  # type: ignore[method-assign]
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v2/some-id"
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def on(self, route: str, *actions: Action) -> None:
+        """What to do at "METHOD /path", the last again and again."""
+        self._script[route] = list(actions)
+
+    def routes(self) -> list[str]:
+        """Those asked for, in their order."""
+        return [f"{one.method} {one.path}" for one in self.seen]
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        length = int(handler.headers.get("Content-Length") or 0)
+        body = json.loads(handler.rfile.read(length) or b"null")
+        path = handler.path.removeprefix("/v2/some-id").split("?")[0]
+        exchange = Exchange(handler.command, path, dict(handler.headers), body, handler)
+        with self._lock:
+            self.seen.append(exchange)
+            actions = self._script.get(f"{handler.command} {path}", [status(404)])
+            action = actions.pop(0) if len(actions) > 1 else actions[0]
+        action(exchange)
