@@ -181,8 +181,12 @@ def percentiles(values: list[float]) -> dict[str, float]:
 # --------------------------------------------------------------------------------- fairness
 
 
-def fairness(target: Target, texts: list[str], queries: int, metrics: str | None) -> dict[str, Any]:
-    """Seconds of single queries alone and beside the bulk, which is sent again and again."""
+def fairness(target: Target, texts: list[str], queries: int, url: str | None) -> dict[str, Any]:
+    """Seconds of single queries alone and beside the bulk, which is sent again and again.
+
+    `url` is our own server's, which also tells how long a micro-batch of the bulk takes.
+    """
+    batch = None if url is None else micro_batch(url, texts[:100])
     alone = [target.ask([QUERY]) for _ in range(queries)]
     # A process of its own, so that it can be ended: the caller hangs up.
     with subprocess.Popen(
@@ -192,22 +196,19 @@ def fairness(target: Target, texts: list[str], queries: int, metrics: str | None
         bulk.stdin.write(json.dumps(target.body | {"url": target.url, "input": texts}))
         bulk.stdin.close()
         time.sleep(2)
-        before, began = batches(metrics), time.perf_counter()
         beside = []
         while len(beside) < queries and PATIENCE not in beside:
             try:
                 beside.append(target.ask([QUERY]))
             except httpx.ReadTimeout:
                 beside.append(PATIENCE)
-        seconds, after = time.perf_counter() - began, batches(metrics)
         bulk.kill()
     result: dict[str, Any] = {
         "alone, s": seconds_percentiles(alone),
         "beside the bulk, s": seconds_percentiles(beside),
         f"gave up after {PATIENCE:g} s": PATIENCE in beside,
     }
-    if metrics is not None:
-        batch = seconds / (after - before)
+    if batch is not None:
         allowed = np.percentile(alone, 99) + 2 * batch
         result["a micro-batch, s"] = round(batch, 3)
         result["allowed, s"] = round(float(allowed), 3)
@@ -219,11 +220,18 @@ def seconds_percentiles(values: list[float]) -> dict[str, float]:
     return {f"p{p}": round(float(np.percentile(values, p)), 3) for p in (50, 99)}
 
 
-def batches(metrics: str | None) -> float:
+def micro_batch(url: str, texts: list[str]) -> float:
+    """Seconds that one takes, of texts like these alone."""
+    before = batches(url)
+    body = {"texts": texts, "encoding_format": "base64"}
+    reply = httpx.post(f"{url}/native/embed", json=body, timeout=None).json()
+    return float(reply["timings_ms"]["inference"]) / 1e3 / (batches(url) - before)
+
+
+def batches(url: str) -> float:
     """Micro-batches so far."""
-    if metrics is None:
-        return 0
-    found = re.search(r"^bge_micro_batches_total (.+)$", httpx.get(metrics).text, re.MULTILINE)
+    text = httpx.get(f"{url}/metrics").text
+    found = re.search(r"^bge_micro_batches_total (.+)$", text, re.MULTILINE)
     assert found is not None
     return float(found[1])
 
@@ -254,7 +262,7 @@ def main() -> None:
         shapes.append(("full shape", full / "float32", full / "hub", given.full_queries))
     for shape, folder, hub, queries in shapes:
         with ours(folder) as (target, url):
-            keep(f"{shape}: {target.name}", fairness(target, texts, queries, f"{url}/metrics"))
+            keep(f"{shape}: {target.name}", fairness(target, texts, queries, url))
         with peer(hub / "bge-m3", given.infinity) as target:
             keep(f"{shape}: {target.name}", fairness(target, texts, queries, None))
     print(json.dumps(results))

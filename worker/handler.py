@@ -8,12 +8,15 @@ python worker/handler.py --test_input '{…}'    answers that
 from __future__ import annotations
 
 import gc
+import os
 
 # What the imports below make stays: looking for garbage among it costs 0.3 s of a start.
 gc.disable()
+# On a CPU, threads of PyTorch's that wait for one another spin by default for as long as they may
+# run, on cores that others need: a query beside a bulk request took three times as long for it.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import logging
-import os
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 # Characters tokenised before it is the next request's turn: some tens of milliseconds. A longer
 # text cannot be cut, and a longer query comes with every slice of its documents.
-SLICE_CHARACTERS = 65536
+SLICE_CHARACTERS = 16384
 # A request is short if what is left of it fills no more than this part of a micro-batch.
 SHORT = 1 / 8
 LEAST_TOKENS = 3  # of a text: <s>, one, </s>
