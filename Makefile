@@ -24,7 +24,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve load soak serve verify clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve bench-client load soak serve verify clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -120,6 +120,9 @@ $(INFINITY):
 
 bench-serve: $(VENV)/setup-test models/miniature-packed/done $(INFINITY) ## A query beside a bulk request, beside Infinity's; overhead beside bare FastAPI (20 minutes)
 	$(PY) benchmarks/serve.py --infinity $(INFINITY)
+
+bench-client: $(VENV)/setup-test models/miniature-packed/done ## What the client costs: import, decoding, memory, three workers beside one
+	$(PY) benchmarks/client.py
 
 clean: ## Remove what was built; .venv and fetched checkpoints stay
 	rm -rf models checkpoints/miniature checkpoints/bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

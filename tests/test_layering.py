@@ -24,6 +24,8 @@ BEFORE_TORCH = HTTP | {"errors", "allocator", "settings", "schema", "dialects"}
 WITHOUT_TORCH = BEFORE_TORCH | {"batcher", "response", "service"}
 WORKER_PACKAGES = {"torch", "numpy", "tokenizers", "safetensors"}
 HTTP_PACKAGES = {"fastapi", "starlette", "pydantic", "orjson", "prometheus_client"}
+CLIENT = ROOT / "client" / "bge_client"
+COMMAND = {"cli": {"click", "tqdm"}}  # extras
 CLIENT_SIDE = {"builder", "client", "bge_client"}
 
 
@@ -78,6 +80,12 @@ def test_errors_import_nothing() -> None:
 def test_the_worker_knows_neither_builder_nor_client() -> None:
     for path in (ROOT / "worker").rglob("*.py"):
         assert not imports(path) & CLIENT_SIDE, path.name
+
+
+@pytest.mark.parametrize("path", sorted(CLIENT.glob("*.py")), ids=lambda path: path.stem)
+def test_the_client_stands_on_requests_and_numpy_and_shares_nothing(path: Path) -> None:
+    theirs = {name for name in imports(path) if not name.startswith(".")}
+    assert theirs <= {"requests", "urllib3", "numpy"} | COMMAND.get(path.stem, set())
 
 
 def test_the_worker_s_folder_shadows_no_module_of_the_standard_library() -> None:

@@ -34,7 +34,7 @@ from .jina import JinaClient
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, SparseVector, Usage
 from .router import Route, Router
 
-__version__ = "0.4.0"
+__version__ = "0.1.0"
 __all__ = [
     "AuthenticationError",
     "BGEError",
