@@ -293,7 +293,7 @@ async def run_soak(server: ServerProcess, truth: Truth, seconds: float) -> dict[
         "ok": both.wrong == 0
         and depth[""] == 0
         and +counted == both.answered
-        and 60 * slope < settled[0][1] / 100,  # less than a hundredth a minute
+        and float(60 * slope) < settled[0][1] / 100,  # less than a hundredth a minute
     }
 
 

@@ -136,8 +136,10 @@ def test_a_worker_that_dies_loses_nothing(runtimes: Any, server: str, tmp_path: 
         other.wait_ready(60)
         vectors = client.embed_iter(texts)
         received = [next(vectors)]
+        jobs.wait_for(lambda: jobs.held_by(doomed.name))
         doomed.kill()
         jobs.lose(doomed.name)
+        assert jobs.held_by(doomed.name) == []
         received += vectors
     with Client(server, timeout=120) as client:
         expected = client.embed(texts).dense

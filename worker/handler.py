@@ -16,16 +16,20 @@ gc.disable()
 # run, on cores that others need: a query beside a bulk request took three times as long for it.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
+import importlib
 import logging
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bge_worker.allocator import keep_freed_memory
 from bge_worker.errors import StartError, WorkerError
-from bge_worker.service import Service
 from bge_worker.settings import Settings
+from bge_worker.startup import mark, read_ahead
+
+if TYPE_CHECKING:
+    from bge_worker.service import Service
 
 
 class Quiet(dict[str, Any]):
@@ -56,6 +60,26 @@ def handler_for(
     return handler
 
 
+def load(settings: Settings) -> tuple[Service, Any]:
+    """The service and RunPod's SDK, whose import takes long, most of it waiting: side by side.
+
+    Raises:
+        StartError: the models cannot be loaded.
+    """
+    mark("python, settings")
+    read_ahead((settings.embed_model, settings.rerank_model))
+    with ThreadPoolExecutor(1) as pool:
+        sdk = pool.submit(importlib.import_module, "runpod")
+        from bge_worker.service import Service
+
+        mark("torch imported")
+        service = Service.start(settings)
+        mark("models loaded")
+        runpod = sdk.result()
+        mark("runpod imported")
+    return service, runpod
+
+
 def main() -> None:
     """Load, then hand over to the SDK, which returns or exits when its loop ends."""
     keep_freed_memory()
@@ -64,10 +88,7 @@ def main() -> None:
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     try:
         settings = Settings.from_env(os.environ)
-        with ThreadPoolExecutor(1) as pool:
-            loading = pool.submit(Service.start, settings)
-            import runpod  # beside the models: it takes seconds, most of them waiting
-        service = loading.result()
+        service, runpod = load(settings)
         gc.freeze()  # nor need it be looked through again while the worker answers
         gc.enable()
     except StartError as error:

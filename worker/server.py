@@ -40,6 +40,7 @@ from bge_worker.app import Server
 from bge_worker.errors import StartError, WorkerError
 from bge_worker.metrics import Metrics
 from bge_worker.settings import SERVER_REPLY_BYTES, Settings
+from bge_worker.startup import mark, read_ahead
 
 if TYPE_CHECKING:
     from bge_worker.service import Service
@@ -157,10 +158,15 @@ class StoppableServer(uvicorn.Server):
 def load(settings: Settings, metrics: Metrics, models: Future[Service]) -> None:
     """Resolve `models`; whatever goes wrong is theirs to raise."""
     try:
+        mark("python, listening")
+        read_ahead((settings.embed_model, settings.rerank_model))
         from bge_worker.service import Service
 
+        mark("torch imported")
         service = Service.start(settings, observe=metrics.computed)
+        mark("models loaded")
         asyncio.run(service.check())
+        mark("fitness check passed")
         metrics.watch(service)
         gc.freeze()
         gc.enable()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -28,37 +28,33 @@ from .errors import (
     ConfigurationError,
     DeadlineError,
     FingerprintError,
-    HTTPStatusError,
-    JobError,
     ProtocolError,
-    TransportError,
 )
-from .files import Done, Text, encode, read_texts, resume, write_npz
+from .files import Done, Text, Wanted, encode, read_texts, resume, write_npz
 from .results import Embedding
 from .router import endpoint_of, is_available
 
-# From the most particular to the least: of several that fit, the first.
+# Of several that fit, the first; of the rest, what may pass is 4 and what will not 1.
 EXIT_CODES: list[tuple[type[BGEError], int]] = [
     (ConfigurationError, 2),
     (AuthenticationError, 3),
     (DeadlineError, 4),
-    (TransportError, 4),
-    (HTTPStatusError, 4),
-    (JobError, 4),
     (ProtocolError, 5),
     (FingerprintError, 5),
-    (BGEError, 1),
 ]
 EPILOG = """\b
-Exit codes: 0 done, 1 the worker refused the request, 2 wrong usage, 3 the key is
-missing or not accepted, 4 the endpoint did not answer (worth another try), 5 what
-it answered is not what was asked for, 130 interrupted.
+Exit codes: 0 done, 1 the request was refused or has failed, 2 wrong usage or a file
+that cannot be read or written, 3 the key is missing or not accepted, 4 the endpoint
+did not answer or was busy (worth another try), 5 what it answered is not what was
+asked for, 130 interrupted.
 
 \b
 Environment: BGE_EMBEDDINGS_ENDPOINT and BGE_RERANKER_ENDPOINT (or RUNPOD_…, which
 win), RUNPOD_API_KEY."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Result = TypeVar("Result")
+UTF8 = click.File("r", encoding="utf-8-sig")
 
 
 @click.group(epilog=EPILOG, context_settings={"max_content_width": 88})
@@ -88,10 +84,11 @@ def connected(kind: str) -> Callable[[Command], Command]:
         @wraps(command)
         def run(endpoint: str | None, timeout: float, in_flight: int, **given: Any) -> None:
             with exit_codes():
-                url = endpoint or endpoint_of(os.environ, kind)
+                asked = "RERANKER" if given.get("reranker") else kind
+                url = endpoint or endpoint_of(os.environ, asked)
                 url = url or endpoint_of(os.environ, "EMBEDDINGS")
                 if url is None:
-                    raise ConfigurationError(f"say --endpoint, or set BGE_{kind}_ENDPOINT")
+                    raise ConfigurationError(f"say --endpoint, or set BGE_{asked}_ENDPOINT")
                 key = os.environ.get("RUNPOD_API_KEY") or None
                 with Client(url, key, timeout=timeout, max_in_flight=in_flight) as client:
                     command(client=client, **given)
@@ -106,7 +103,8 @@ class exit_codes(AbstractContextManager[None]):
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, BGEError):
-            code = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+            codes = (code for kind, code in EXIT_CODES if isinstance(error, kind))
+            code = next(codes, 4 if error.retry else 1)
             click.echo(f"bge: {type(error).__name__}: {error}", err=True)
             sys.exit(code)
         if isinstance(error, KeyboardInterrupt):
@@ -115,13 +113,19 @@ class exit_codes(AbstractContextManager[None]):
         if isinstance(error, BrokenPipeError):  # `bge embed … | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        if isinstance(error, UnicodeDecodeError):
+            click.echo(f"bge: the input is not UTF-8: {error.reason}", err=True)
+            sys.exit(2)
+        if isinstance(error, OSError):
+            click.echo(f"bge: {error.filename}: {error.strerror}", err=True)
+            sys.exit(2)
 
 
 # ---------------------------------------------------------------------------------- embed
 
 
 @bge.command()
-@click.argument("source", type=click.File("r", encoding="utf-8"), default="-")
+@click.argument("source", type=UTF8, default="-")
 @click.option(
     "-o",
     "--output",
@@ -159,39 +163,40 @@ def embed(
       echo "море" | bge embed
     """
     asked = {"dense": dense, "sparse": sparse, "colbert": colbert}
-    outputs = {name for name, wanted in asked.items() if wanted}
+    outputs = frozenset(name for name in asked if asked[name])
     npz = Path(output) if output.endswith(".npz") else None
+    wanted = Wanted(outputs, max_length, exact or npz is not None)
     target = None if output == "-" else Path(f"{output}.part" if npz else output)
     if npz and npz.exists() and not overwrite:
         raise ConfigurationError(f"{npz} is finished. Say --overwrite to begin anew")
-    if overwrite and target:
-        target.unlink(missing_ok=True)
+    if target and target.exists() and Path(source.name).exists() and target.samefile(source.name):
+        raise ConfigurationError("SOURCE and OUTPUT are the same file")
     is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
     texts = read_texts(source, jsonl=is_jsonl, field=field)
-    done = resume(target, texts, outputs) if target else Done()
+    done = resume(target, texts, wanted) if target and not overwrite else Done()
     if done.lines:
         click.echo(f"bge: {done.lines} texts are done already", err=True)
-    written = 0
-    with target.open("a", encoding="utf-8") if target else nullcontext(sys.stdout) as out:
-        left = progress(texts, source, done.lines)
-        for text, vectors in with_vectors(client, left, outputs, max_length):
+    results = with_vectors(client, texts, wanted)
+    first = next(results, None)  # until there is one, what --overwrite would end stays
+    if first is None and done.lines == 0:
+        raise ConfigurationError("SOURCE holds no text")
+    mode = "w" if overwrite else "a"
+    with target.open(mode, encoding="utf-8") if target else nullcontext(sys.stdout) as out:
+        for text, vectors in progress(chain([first] if first else [], results), source, done.lines):
             if done.fingerprint not in (None, vectors.fingerprint):
                 raise FingerprintError(
                     f"{output} was begun with model {done.fingerprint}. Now there is "
                     f"{vectors.fingerprint}. Say --overwrite to begin anew"
                 )
-            out.write(encode(text, vectors, base64_floats=exact or npz is not None))
+            out.write(encode(text, vectors, wanted))
             out.flush()
-            written += 1
-    if done.lines + written == 0:
-        raise ConfigurationError("SOURCE holds no text")
     if npz and target:
         write_npz(target, npz)
         target.unlink()
 
 
 def with_vectors(
-    client: Client, texts: Iterator[Text], outputs: set[str], max_length: int | None
+    client: Client, texts: Iterator[Text], wanted: Wanted
 ) -> Iterator[tuple[Text, Embedding]]:
     """Each text with its vectors, lazily; what is read ahead is remembered meanwhile."""
     ahead: deque[Text] = deque()
@@ -203,22 +208,22 @@ def with_vectors(
 
     for vectors in client.embed_iter(
         plain(),
-        dense="dense" in outputs,
-        sparse="sparse" in outputs,
-        colbert="colbert" in outputs,
-        max_length=max_length,
+        dense="dense" in wanted.outputs,
+        sparse="sparse" in wanted.outputs,
+        colbert="colbert" in wanted.outputs,
+        max_length=wanted.max_length,
     ):
         yield ahead.popleft(), vectors
 
 
-def progress(texts: Iterator[Text], source: IO[str], done: int) -> Iterator[Text]:
-    """The same texts, counted on stderr if that is a terminal."""
+def progress(results: Iterator[Result], source: IO[str], done: int) -> Iterator[Result]:
+    """The same results, counted on stderr if that is a terminal."""
     path = Path(source.name)
     total = None
     if path.is_file():
         with path.open("rb") as file:
             total = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-    return iter(tqdm(texts, total=total, initial=done, unit="text", disable=None))
+    return iter(tqdm(results, total=total, initial=done, unit="text", disable=None))
 
 
 # --------------------------------------------------------------------------------- rerank
@@ -226,7 +231,7 @@ def progress(texts: Iterator[Text], source: IO[str], done: int) -> Iterator[Text
 
 @bge.command()
 @click.argument("query")
-@click.argument("source", type=click.File("r", encoding="utf-8"), default="-")
+@click.argument("source", type=UTF8, default="-")
 @click.option("--top-n", type=click.IntRange(1), help="Only the best so many.")
 @click.option("--raw-scores", is_flag=True, help="Logits instead of scores from 0 to 1.")
 @click.option("--jsonl/--lines", default=None, help="What SOURCE holds; by its name if not said.")
@@ -266,15 +271,17 @@ def rerank(
 
 
 @bge.command()
+@click.option("--reranker", is_flag=True, help="The endpoint for reranking, if it is another.")
 @connected("EMBEDDINGS")
-def info(client: Client) -> None:
+def info(client: Client, reranker: bool) -> None:
     """What the endpoint has loaded, and its limits. Wakes a worker."""
     click.echo(json.dumps(client.info(), indent=2, ensure_ascii=False))
 
 
 @bge.command()
+@click.option("--reranker", is_flag=True, help="The endpoint for reranking, if it is another.")
 @connected("EMBEDDINGS")
-def health(client: Client) -> None:
+def health(client: Client, reranker: bool) -> None:
     """Jobs and workers of the endpoint; exit code 4 if it cannot answer. Wakes no worker."""
     found = client.health()
     click.echo(json.dumps(found, indent=2))
@@ -290,10 +297,10 @@ def health(client: Client) -> None:
 @click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--texts", default=1, show_default=True, type=click.IntRange(1), help="In each.")
 @click.option("--words", default=10, show_default=True, type=click.IntRange(1), help="In each.")
-@click.option("--rerank", "reranking", is_flag=True, help="Score the texts instead.")
+@click.option("--rerank", "reranker", is_flag=True, help="Score the texts instead.")
 @connected("EMBEDDINGS")
 def bench(
-    client: Client, requests: int, concurrency: int, texts: int, words: int, reranking: bool
+    client: Client, requests: int, concurrency: int, texts: int, words: int, reranker: bool
 ) -> None:
     """Latency and throughput of an endpoint; the last line is JSON.
 
@@ -304,7 +311,7 @@ def bench(
 
     def one(batch: list[str]) -> float:
         began = time.perf_counter()
-        if reranking:
+        if reranker:
             client.rerank(words_of(words, 0), batch)
         else:
             client.embed(batch)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, TypeVar
 
 import requests
@@ -28,12 +28,13 @@ from .errors import (
     BGEError,
     ConfigurationError,
     FingerprintError,
+    JobError,
     ProtocolError,
     TooLargeError,
     WorkerError,
 )
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, Usage, merge
-from .split import PIECE_TEXTS, Limits, embedding_bytes, pieces, tokens_of
+from .split import Limits, embedding_bytes, pieces, tokens_of
 from .transport import Call, Endpoint, new_session
 
 Part = TypeVar("Part")
@@ -49,8 +50,9 @@ class Client:
     included; each call can say another. Of a bulk call at most `max_in_flight` requests are open
     at once. With `expect_fingerprint` no vector of another model is ever returned.
 
-    May be shared by threads. A `session` of your own brings its proxies and certificates; but a
-    server that keeps sending a byte now and then can then hold a call beyond its deadline.
+    May be shared by threads. Looking the host's name up and connecting may add seconds to
+    `timeout`. A `session` of your own brings its proxies and certificates, but not what cuts its
+    connections: then a call may end later than its deadline, by one silence of the server.
 
     Raises:
         ConfigurationError: an argument is wrong.
@@ -68,16 +70,13 @@ class Client:
     ) -> None:
         if max_in_flight < 1:
             raise ConfigurationError(f"`max_in_flight` must be at least 1. Given: {max_in_flight}")
-        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
-            raise ConfigurationError("`api_key` must be printable ASCII")
         self._own_session = session is None
-        self._session = session or new_session(max_in_flight)
+        self._session = session or new_session()
         self._endpoint = Endpoint(endpoint, api_key, self._session)
         self._timeout = _seconds(timeout)
         self._max_in_flight = max_in_flight
         self._expected = expect_fingerprint
         self._limits: Limits | None = None
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Client({self._endpoint.url!r})"
@@ -118,9 +117,8 @@ class Client:
         listed = checked_texts(texts, "texts")
         send = self._sender(options, _OneModel(self._expected))
         with self._call(timeout) as call:
-            cut = self._pieces(call, listed, options)
-            parts = self._each(((call, piece) for piece in cut), send, window=len(listed))
-            return merge(list(parts))
+            cut = self._pieces(lambda: self._known_limits(call), listed, options)
+            return merge(self._all(call, cut, send))
 
     def embed_iter(
         self,
@@ -141,24 +139,26 @@ class Client:
         way is given up.
 
         Raises:
-            BGEError: as `embed`, when the text at fault is reached.
+            BGEError: as `embed`. What comes before a text at fault is yielded before it is raised.
         """
         options = _options(dense, sparse, colbert, max_length, truncate, dtype)
         send = self._sender(options, _OneModel(self._expected))
         seconds = self._timeout if timeout is None else _seconds(timeout)
         checked = (checked_text(text, f"texts[{place}]") for place, text in enumerate(texts))
 
-        def timed() -> Iterator[tuple[Call, list[str]]]:
+        def limits() -> Limits:
             with Call(seconds) as call:
-                cut = self._pieces(call, checked, options)
-            for piece in cut:
+                return self._known_limits(call)
+
+        def timed() -> Iterator[tuple[Call, list[str]]]:
+            for piece in self._pieces(limits, checked, options):
                 yield Call(seconds), piece
 
         def in_time(call: Call, piece: list[str], before: int) -> EmbedResult:
             with call:
                 return send(call, piece, before)
 
-        with closing(self._each(timed(), in_time, window=2 * self._max_in_flight)) as parts:
+        with closing(self._each(timed(), in_time, 2 * self._max_in_flight)) as parts:
             for part in parts:
                 yield from part
 
@@ -183,21 +183,20 @@ class Client:
             raise ConfigurationError(f"`top_n` must be at least 1. Given: {top_n}")
         options = RerankOptions(checked_text(query, "query"), raw_scores, max_length, truncate)
         listed = checked_texts(documents, "documents")
-        model = _OneModel(self._expected)
+        model = _OneModel()  # not the embedder's
 
         def send(call: Call, piece: list[str], before: int) -> RerankResult:
             reply = self._endpoint.run(call, options.payload(piece))
             told = about(reply, len(piece))
             model.check(told["fingerprint"], None)
-            return RerankResult(ranked(reply, piece), **told)
+            return RerankResult(ranked(reply, piece, len(piece)), **told)
 
         def halved(call: Call, piece: list[str], before: int) -> RerankResult:
             return _ranking(_halving(send, call, piece, before, "documents"))
 
         with self._call(timeout) as call:
             cut = self._pair_pieces(call, listed, options)
-            parts = self._each(((call, piece) for piece in cut), halved, window=len(listed))
-            return _ranking(list(parts), top_n)
+            return _ranking(self._all(call, cut, halved), top_n)
 
     def info(self, timeout: float | None = None) -> dict[str, Any]:
         """What the worker has loaded, on what, and its limits; the contract's `info`."""
@@ -228,12 +227,12 @@ class Client:
         return halved
 
     def _pieces(
-        self, call: Call, texts: Iterable[str], options: EmbedOptions
+        self, limits: Callable[[], Limits], texts: Iterable[str], options: EmbedOptions
     ) -> Iterator[list[str]]:
         def tokens(text: str) -> int:
             return tokens_of(text, options.max_length)
 
-        return self._cut(call, texts, embedding_bytes(options), tokens)
+        return self._cut(limits, texts, embedding_bytes(options), tokens)
 
     def _pair_pieces(
         self, call: Call, documents: list[str], options: RerankOptions
@@ -243,60 +242,73 @@ class Client:
         def tokens(document: str) -> int:
             return min(length, tokens_of(options.query, length) + tokens_of(document, length))
 
-        return self._cut(call, documents, lambda _: 80, tokens)
+        return self._cut(lambda: self._known_limits(call), documents, lambda _: 80, tokens)
 
     def _cut(
         self,
-        call: Call,
+        limits: Callable[[], Limits],
         texts: Iterable[str],
         reply_bytes: Callable[[str], int],
         tokens: Callable[[str], int],
     ) -> Iterator[list[str]]:
-        """Texts in pieces; the worker is asked for its limits if there may be more than one."""
-        texts = iter(texts)
-        first = list(islice(texts, PIECE_TEXTS + 1))
-        alone = list(pieces(first, Limits(), reply_bytes, tokens))
-        if len(alone) <= 1:
-            return iter(alone)
-        return pieces(chain(first, texts), self._known_limits(call), reply_bytes, tokens)
+        """Texts in pieces; the worker is asked for its limits if there is more than one."""
+        cut = pieces(texts, Limits(), reply_bytes, tokens)
+        first = next(cut, None)
+        if first is None:
+            return
+        second = _next(cut)
+        if isinstance(second, list):
+            rest = chain(first, second, chain.from_iterable(cut))
+            yield from pieces(rest, limits(), reply_bytes, tokens)
+            return
+        yield first
+        if second is not None:
+            raise second
 
     def _known_limits(self, call: Call) -> Limits:
-        with self._lock:
-            if self._limits is None:
-                try:
-                    self._limits = Limits.of(self._endpoint.run(call, {"info": True}))
-                except (WorkerError, ProtocolError):  # no worker of ours, or an older one
-                    self._limits = Limits()
-            return self._limits
+        """The worker's own; the contract's, if it does not tell. Two threads may ask at once."""
+        if self._limits is None:
+            try:
+                self._limits = Limits.of(self._endpoint.run(call, {"info": True}))
+            except (WorkerError, JobError, ProtocolError) as error:
+                if error.retry:
+                    return Limits()
+                self._limits = Limits()  # no worker of ours, or an older one
+        return self._limits
+
+    def _all(self, call: Call, cut: Iterator[list[str]], send: Send[Part]) -> list[Part]:
+        """What `send` makes of each piece, in order; a single one is sent by this very thread."""
+        listed = list(cut)
+        if len(listed) == 1:
+            return [send(call, listed[0], 0)]
+        return list(self._each(((call, piece) for piece in listed), send, len(listed)))
 
     def _each(
         self, work: Iterator[tuple[Call, list[str]]], send: Send[Part], window: int
     ) -> Generator[Part, None, None]:
         """What `send` makes of each piece, in order; at most `window` pieces are on their way.
 
-        A single piece is sent by the calling thread itself. If one fails, or nobody wants the
-        rest, the others are given up at once.
+        If one fails, or nobody wants the rest, the others are given up at once; if `work` fails,
+        what it gave before is still sent.
         """
+        pool = ThreadPoolExecutor(self._max_in_flight, "bge-client")
+        waiting: deque[tuple[Call, Future[Part]]] = deque()
         before = 0
-        first = list(islice(work, 2))
-        if len(first) == 1:
-            yield send(*first[0], before)
-            return
-        open_calls: deque[tuple[Call, Future[Part]]] = deque()
-        with ThreadPoolExecutor(self._max_in_flight, "bge-client") as pool:
-            try:
-                for call, piece in chain(first, work):
-                    if len(open_calls) >= window:
-                        yield open_calls.popleft()[1].result()
-                    open_calls.append((call, pool.submit(send, call, piece, before)))
-                    before += len(piece)
-                while open_calls:
-                    yield open_calls.popleft()[1].result()
-            finally:
-                for _, waiting in open_calls:
-                    waiting.cancel()
-                for call, _ in open_calls:
-                    call.cut()
+        try:
+            while isinstance(ahead := _next(work), tuple):
+                call, piece = ahead
+                while waiting and (len(waiting) >= window or waiting[0][1].done()):
+                    yield waiting.popleft()[1].result()
+                waiting.append((call, pool.submit(send, call, piece, before)))
+                before += len(piece)
+            while waiting:
+                yield waiting.popleft()[1].result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for call, _ in waiting:
+                call.cut()
+        if isinstance(ahead, Exception):
+            raise ahead
 
 
 def _seconds(timeout: float) -> float:
@@ -306,10 +318,18 @@ def _seconds(timeout: float) -> float:
     return timeout
 
 
+def _next(work: Iterator[Part]) -> Part | Exception | None:
+    """The next one, what was raised instead of it, or None at the end."""
+    try:
+        return next(work, None)
+    except Exception as error:
+        return error
+
+
 class _OneModel:
     """All vectors of a call come from one model, and from the one expected, if any is."""
 
-    def __init__(self, fingerprint: str | None) -> None:
+    def __init__(self, fingerprint: str | None = None) -> None:
         self._fingerprint = fingerprint
         self._width: int | None = None
         self._lock = threading.Lock()

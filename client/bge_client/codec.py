@@ -120,14 +120,14 @@ def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult
     )  # fmt: skip
 
 
-def ranked(reply: Reply, documents: Sequence[str]) -> list[RankedDocument]:
-    """The worker's ranking of all `documents`.
+def ranked(reply: Reply, documents: Sequence[str], count: int) -> list[RankedDocument]:
+    """A ranking of the best `count` of `documents`.
 
     Raises:
         ProtocolError: it is none.
     """
-    found = [_ranked(item, documents) for item in _items(reply, "results", len(documents))]
-    if len({one.index for one in found}) != len(documents):
+    found = [_ranked(item, documents) for item in _items(reply, "results", count)]
+    if len({one.index for one in found}) != count:
         raise ProtocolError("`results` must name each document once")
     return found
 
@@ -144,10 +144,10 @@ def about(reply: Reply, count: int) -> dict[str, Any]:
 
 def _ranked(item: object, documents: Sequence[str]) -> RankedDocument:
     index = item.get("index") if isinstance(item, dict) else None
-    score = item.get("relevance_score") if isinstance(item, dict) else None
+    score: Any = item.get("relevance_score") if isinstance(item, dict) else None
     if type(index) is not int or not 0 <= index < len(documents):
         raise ProtocolError(f"`results` must hold an `index` below {len(documents)}")
-    if not isinstance(score, float | int) or isinstance(score, bool):
+    if type(score) not in (float, int) or not np.isfinite(score):
         raise ProtocolError("`results` must hold a `relevance_score`")
     return RankedDocument(index, float(score), documents[index])
 
@@ -163,11 +163,13 @@ def _dense(items: list[Any], width: int, options: EmbedOptions) -> Floats:
 def _sparse(item: object) -> SparseVector:
     if not isinstance(item, dict):
         raise ProtocolError("`sparse_embeddings` must hold objects")
+    given: list[Any] = [item.get(name) for name in ("indices", "values")]
+    if any(not isinstance(one, list) for one in given) or any(type(i) is not int for i in given[0]):
+        raise ProtocolError("`sparse_embeddings` must hold `indices` and `values`")
     try:
-        indices = np.array(item["indices"], np.uint32)
-        values = np.array(item["values"], np.float32)
-    except (KeyError, TypeError, ValueError, OverflowError):
-        raise ProtocolError("`sparse_embeddings` must hold `indices` and `values`") from None
+        indices, values = np.array(given[0], np.uint32), np.array(given[1], np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise ProtocolError("`sparse_embeddings` must hold numbers") from None
     if indices.ndim != 1 or indices.shape != values.shape or not np.isfinite(values).all():
         raise ProtocolError("`sparse_embeddings` must hold as many finite `values` as `indices`")
     if (indices[1:] <= indices[:-1]).any():

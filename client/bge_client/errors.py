@@ -21,12 +21,13 @@
         ├── OutOfMemoryError      one text alone does not fit the device                    retried
         └── InferenceError        anything else; the id in it is in the worker's log        retried
 
-A message holds neither a key nor a text.
+No message holds the key, or a text that this package or the worker was given.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 
 class BGEError(Exception):
@@ -62,6 +63,9 @@ class HTTPStatusError(BGEError):
         super().__init__(message)
         self.status = status
         self.retry = status >= 500 or status in (408, 429)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for process pools
+        return type(self), (str(self), self.status)
 
 
 class AuthenticationError(HTTPStatusError):

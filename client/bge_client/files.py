@@ -1,7 +1,7 @@
 """Texts from files, vectors into files; what a broken run left behind is taken up again.
 
-Each line that is written names its text's place and hash and the model's fingerprint, so a later
-run can tell what is done and whether it still belongs to the same texts, model and options.
+Each line that is written names its text's place and hash, the model's fingerprint and what was
+asked for: a later run can tell what is done, and whether it belongs to the same texts and options.
 """
 
 from __future__ import annotations
@@ -18,6 +18,20 @@ import numpy as np
 from .codec import checked_text
 from .errors import ConfigurationError, ValidationError
 from .results import Embedding
+
+OUTPUTS = frozenset(("dense", "sparse", "colbert"))
+
+
+class Wanted(NamedTuple):
+    """What is asked for each text, and how it is written."""
+
+    outputs: frozenset[str]  # of OUTPUTS
+    max_length: int | None
+    exact: bool  # base64 instead of rounded floats
+
+    def described(self) -> dict[str, Any]:
+        """As it stands in each line."""
+        return {"max_length": self.max_length, "format": "base64" if self.exact else "float"}
 
 
 class Text(NamedTuple):
@@ -60,15 +74,15 @@ def _parsed(line: str, number: int, field: str) -> tuple[Any, Any]:
     return value[field], value.get("id")
 
 
-def encode(text: Text, vectors: Embedding, *, base64_floats: bool) -> str:
+def encode(text: Text, vectors: Embedding, wanted: Wanted) -> str:
     """One line of output. Floats are rounded to 7 decimals, as the contract's; base64 is exact."""
     line: dict[str, Any] = {"line": text.line}
     if text.id is not None:
         line["id"] = text.id
-    line |= {"text_sha256": text.hash, "fingerprint": vectors.fingerprint}
+    line |= {"text_sha256": text.hash, "fingerprint": vectors.fingerprint, **wanted.described()}
     if vectors.truncated:
         line["truncated"] = True
-    numbers = _base64 if base64_floats else _rounded
+    numbers = _base64 if wanted.exact else _rounded
     if vectors.dense is not None:
         line["dense"] = numbers(vectors.dense)
     if vectors.sparse is not None:
@@ -95,7 +109,7 @@ class Done(NamedTuple):
     fingerprint: str | None = None
 
 
-def resume(path: Path, texts: Iterator[Text], outputs: set[str]) -> Done:
+def resume(path: Path, texts: Iterator[Text], wanted: Wanted) -> Done:
     """Read what an earlier run wrote and advance `texts` past it; half a last line is cut off.
 
     Raises:
@@ -119,9 +133,11 @@ def resume(path: Path, texts: Iterator[Text], outputs: set[str]) -> Done:
                     f"{path}, line {count + 1}, was made of another text: these are not the "
                     "texts it was begun with. Say --overwrite to begin anew"
                 )
-            if outputs != {"dense", "sparse", "colbert"} & line.keys():
+            described = {name: line.get(name) for name in wanted.described()}
+            if wanted.outputs != OUTPUTS & line.keys() or described != wanted.described():
                 raise ConfigurationError(
-                    f"{path} holds other vectors than are asked for. Say --overwrite to begin anew"
+                    f"{path} was begun with other options: it holds other vectors than are asked "
+                    "for. Say --overwrite to begin anew"
                 )
             count, fingerprint, whole = count + 1, line["fingerprint"], whole + len(raw)
         file.truncate(whole)
@@ -141,32 +157,37 @@ def _line(raw: bytes, path: Path, count: int) -> dict[str, Any]:
 def write_npz(lines: Path, target: Path) -> None:
     """The exact vectors of a finished file of base64 lines as numpy arrays.
 
-    `line` [N], `id` [N] as JSON, `fingerprint`; `dense` [N, D]; sparse as CSR: `sparse_indptr`
-    [N + 1], `sparse_indices`, `sparse_values`; ColBERT: `colbert` [all tokens, D] and
-    `colbert_indptr` [N + 1].
+    `line`, `id` (as JSON, `null` if there was none), `truncated` [N] and `fingerprint`; `dense`
+    [N, D]; sparse as CSR: `sparse_indptr` [N + 1], `sparse_indices`, `sparse_values`; ColBERT:
+    `colbert` [all tokens, D] and `colbert_indptr` [N + 1].
     """
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, list[Any]] = {name: [] for name in ("line", "id", "truncated")}
+    fingerprint = ""
     with lines.open("rb") as file:
         for raw in file:
-            for name, value in json.loads(raw).items():
-                columns.setdefault(name, []).append(value)
-    arrays: dict[str, Any] = {
-        "line": np.array(columns["line"]),
-        "fingerprint": np.array(columns["fingerprint"][0]),
-    }
-    if "id" in columns:
-        arrays["id"] = np.array([json.dumps(one, ensure_ascii=False) for one in columns["id"]])
+            line = json.loads(raw)
+            fingerprint = line["fingerprint"]
+            columns["line"].append(line["line"])
+            columns["id"].append(json.dumps(line.get("id"), ensure_ascii=False))
+            columns["truncated"].append(line.get("truncated", False))
+            for name in ("dense", "colbert"):
+                if name in line:
+                    columns.setdefault(name, []).append(_array(line[name]))
+            if "sparse" in line:
+                indices, values = line["sparse"]["indices"], line["sparse"]["values"]
+                columns.setdefault("indices", []).append(np.array(indices, np.uint32))
+                columns.setdefault("values", []).append(np.array(values, np.float32))
+    arrays: dict[str, Any] = {name: np.array(columns[name]) for name in ("line", "id", "truncated")}
+    arrays["fingerprint"] = np.array(fingerprint)
     if "dense" in columns:
-        arrays["dense"] = np.stack([_array(one) for one in columns["dense"]])
-    if "sparse" in columns:
-        parts = columns["sparse"]
-        arrays["sparse_indptr"] = _indptr([len(one["indices"]) for one in parts])
-        arrays["sparse_indices"] = np.array([i for one in parts for i in one["indices"]], np.uint32)
-        arrays["sparse_values"] = np.array([v for one in parts for v in one["values"]], np.float32)
+        arrays["dense"] = np.stack(columns["dense"])
+    if "indices" in columns:
+        arrays["sparse_indptr"] = _indptr(columns["indices"])
+        arrays["sparse_indices"] = np.concatenate(columns["indices"])
+        arrays["sparse_values"] = np.concatenate(columns["values"])
     if "colbert" in columns:
-        each = [_array(one) for one in columns["colbert"]]
-        arrays["colbert_indptr"] = _indptr([len(one) for one in each])
-        arrays["colbert"] = np.concatenate(each)
+        arrays["colbert_indptr"] = _indptr(columns["colbert"])
+        arrays["colbert"] = np.concatenate(columns["colbert"])
     unfinished = target.with_name(target.name + ".tmp")
     with unfinished.open("wb") as out:
         np.savez(out, **arrays)
@@ -178,5 +199,5 @@ def _array(value: dict[str, Any]) -> np.ndarray[Any, Any]:
     return flat.reshape(value["shape"])
 
 
-def _indptr(lengths: list[int]) -> np.ndarray[Any, Any]:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+def _indptr(parts: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    return np.cumsum([0, *map(len, parts)], dtype=np.int64)

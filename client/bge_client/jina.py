@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import requests
 
-from .codec import checked_text, checked_texts
+from .codec import checked_text, checked_texts, ranked
 from .errors import ConfigurationError, ProtocolError
-from .results import EmbedResult, Floats, RankedDocument, RerankResult, Usage, merge
+from .results import EmbedResult, Floats, RerankResult, Usage, merge
 from .transport import Call, Http, base_url, new_session
 
 BASE = "https://api.jina.ai"
@@ -43,7 +43,7 @@ class JinaClient:
         if not api_key:
             raise ConfigurationError("`JINA_API_KEY` is needed for Jina")
         self._own_session = session is None
-        self._session = session or new_session(4)
+        self._session = session or new_session()
         self._http = Http(base_url(base), api_key, self._session)
         self._embedding_model = embedding_model
         self._rerank_model = rerank_model
@@ -85,15 +85,8 @@ class JinaClient:
             payload["top_n"] = top_n
         with Call(self._timeout) as call:
             reply = self._http.ask_json(call, "POST", "/v1/rerank", payload)
-        try:
-            found = [
-                RankedDocument(one["index"], float(one["relevance_score"]), listed[one["index"]])
-                for one in reply["results"]
-            ]
-        except (KeyError, TypeError, IndexError, ValueError):
-            raise ProtocolError("Jina's reply holds no ranking") from None
         return RerankResult(
-            found,
+            ranked(reply, listed, min(top_n or len(listed), len(listed))),
             usage=_usage(reply),
             model=self._rerank_model,
             fingerprint=f"jina/{self._rerank_model}",
@@ -125,6 +118,8 @@ class JinaClient:
 def _dense(reply: dict[str, Any], count: int) -> Floats:
     try:
         items = sorted(reply["data"], key=lambda item: int(item["index"]))
+        if [item["index"] for item in items] != list(range(count)):
+            raise ValueError("not each text once")
         dense = np.array([item["embedding"] for item in items], np.float32)
     except (KeyError, TypeError, ValueError):
         raise ProtocolError("Jina's reply holds no vectors of one width") from None

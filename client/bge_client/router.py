@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ log = logging.getLogger("bge_client")
 
 Provider = Literal["bge", "jina", "auto"]
 PROVIDERS = ("bge", "jina", "auto")
+JINA = "jina/"  # how the fingerprints of its models begin
 HEALTH_KEPT = 60.0  # seconds
 HEALTH_SECONDS = 5.0
 # Another provider would refuse these too, or must not be asked.
@@ -87,10 +87,13 @@ class Router:
                 raise ConfigurationError(f"no endpoint for the {route.what}")
             if jina is None and (route.provider != "bge" or route.fallback):
                 raise ConfigurationError(f"the {route.what} need Jina: set `JINA_API_KEY`")
+        ours = expect_fingerprint is not None and not expect_fingerprint.startswith(JINA)
+        if ours and embeddings.provider == "jina":
+            raise ConfigurationError("Jina's vectors cannot have the `expect_fingerprint` given")
         self._embeddings, self._reranker, self._jina = embeddings, reranker, jina
         self._expected = expect_fingerprint
+        self._only_ours = ours
         self._health: dict[str, tuple[float, bool]] = {}
-        self._lock = threading.Lock()
 
     @classmethod
     def from_env(
@@ -122,7 +125,7 @@ class Router:
         return cls(
             route("EMBEDDINGS", "embeddings"),
             route("RERANKER", "scores"),
-            JinaClient(jina_key) if jina_key else None,
+            JinaClient(jina_key, timeout=timeout) if jina_key else None,
             expect_fingerprint=expect_fingerprint,
         )
 
@@ -147,7 +150,8 @@ class Router:
     ) -> EmbedResult:
         """Dense vectors, and others if asked for: those only our own endpoint has.
 
-        `input_type` is for Jina; bge-m3 embeds queries and documents alike.
+        `input_type` is for Jina; bge-m3 embeds queries and documents alike. Where Jina could not
+        give what is asked for, or not of the model expected, it is not asked.
 
         Raises:
             FingerprintError: the vectors are not of the model expected.
@@ -155,15 +159,13 @@ class Router:
         """
         listed = [texts] if isinstance(texts, str) else list(texts)
 
-        def jina(client: JinaClient) -> EmbedResult:
-            if sparse or colbert:
-                raise ConfigurationError("Jina has neither `sparse` nor `colbert` vectors")
-            return client.embed(listed, input_type=input_type)
-
+        only_ours = self._only_ours or sparse or colbert
+        if only_ours and self._embeddings.provider == "jina":
+            raise ConfigurationError("Jina has neither `sparse` nor `colbert` vectors")
         result = self._answer(
             self._embeddings,
             lambda client: client.embed(listed, sparse=sparse, colbert=colbert),
-            jina,
+            None if only_ours else lambda client: client.embed(listed, input_type=input_type),
         )
         if self._expected not in (None, result.fingerprint):
             raise FingerprintError(
@@ -190,13 +192,16 @@ class Router:
         self,
         route: Route,
         bge: Callable[[Client], Result],
-        jina: Callable[[JinaClient], Result],
+        jina: Callable[[JinaClient], Result] | None,
     ) -> Result:
+        """Of the route's providers; `jina` is None where only our endpoint will do."""
+        if jina is None or self._jina is None:
+            return bge(_there(route.bge))
         if route.provider == "jina" or route.bge is None:
-            return jina(self._needed())
+            return jina(self._jina)
         if route.provider == "auto" and not self._healthy(route.bge):
             log.warning("%s come from Jina: the endpoint is not healthy", route.what)
-            return jina(self._needed())
+            return jina(self._jina)
         try:
             return bge(route.bge)
         except BGEError as error:
@@ -204,28 +209,28 @@ class Router:
                 raise
             log.warning("%s come from Jina: %s", route.what, error)
             try:
-                return jina(self._needed())
+                return jina(self._jina)
             except BGEError as second:
                 raise second from error
 
-    def _needed(self) -> JinaClient:
-        if self._jina is None:
-            raise AssertionError("checked when this router was made. This is a bug.")
-        return self._jina
-
     def _healthy(self, client: Client) -> bool:
-        """By `/health`, asked at most once a minute."""
+        """By `/health`, asked once a minute; by two threads perhaps twice."""
         name = repr(client)
-        with self._lock:
-            asked, healthy = self._health.get(name, (-HEALTH_KEPT, False))
-            if time.monotonic() - asked >= HEALTH_KEPT:
-                try:
-                    healthy = is_available(client.health(timeout=HEALTH_SECONDS))
-                except BGEError as error:
-                    log.warning("%r does not answer /health: %s", client, error)
-                    healthy = False
-                self._health[name] = time.monotonic(), healthy
-            return healthy
+        asked, healthy = self._health.get(name, (-HEALTH_KEPT, False))
+        if time.monotonic() - asked >= HEALTH_KEPT:
+            try:
+                healthy = is_available(client.health(timeout=HEALTH_SECONDS))
+            except BGEError as error:
+                log.warning("%r does not answer /health: %s", client, error)
+                healthy = False
+            self._health[name] = time.monotonic(), healthy
+        return healthy
+
+
+def _there(client: Client | None) -> Client:
+    if client is None:
+        raise AssertionError("looked at when this router was made. This is a bug.")
+    return client
 
 
 def endpoint_of(env: Mapping[str, str], kind: str) -> str | None:

@@ -66,18 +66,23 @@ def pieces(
     most_bytes = min(PIECE_BYTES, limits.max_reply_bytes)
     piece: list[str] = []
     sent = returned = counted = 0
-    for text in texts:
-        size, reply, length = len(text.encode()) + 4, reply_bytes(text), tokens(text)
-        full = (
-            len(piece) == most_texts
-            or sent + size > PIECE_BYTES
-            or returned + reply > most_bytes
-            or counted + length > limits.max_request_tokens
-        )
-        if piece and full:
+    try:
+        for text in texts:
+            size, reply, length = len(text.encode()) + 4, reply_bytes(text), tokens(text)
+            full = (
+                len(piece) == most_texts
+                or sent + size > PIECE_BYTES
+                or returned + reply > most_bytes
+                or counted + length > limits.max_request_tokens
+            )
+            if piece and full:
+                yield piece
+                piece, sent, returned, counted = [], 0, 0, 0
+            piece.append(text)
+            sent, returned, counted = sent + size, returned + reply, counted + length
+    except Exception:
+        if piece:  # what came before the text that could not be read
             yield piece
-            piece, sent, returned, counted = [], 0, 0, 0
-        piece.append(text)
-        sent, returned, counted = sent + size, returned + reply, counted + length
+        raise
     if piece:
         yield piece

@@ -49,12 +49,15 @@ from .errors import (
 
 log = logging.getLogger("bge_client")
 
+CONNECTIONS = 64  # kept open, of threads that share a client
 RETRIES = 6  # of one exchange, and of one job; a rate limit is waited for until the deadline
 LEAST_PAUSE, MOST_PAUSE = 0.25, 10.0  # seconds before a retry, before the jitter
 CONNECT_SECONDS = 10.0
-WAIT_SECONDS = 90.0  # that a /runsync may hold its answer back, at most
+# That a /runsync may hold its answer back. The platform would hold it for 90; but a job is given up
+# cleanly only once its id is known, and a cold start is said once the first answer is there.
+WAIT_SECONDS = 10.0
 GRACE_SECONDS = 10.0  # on top of that, for the answer to arrive
-LEAST_POLL, MOST_POLL = 0.1, 2.0  # seconds between two looks at a job
+LEAST_POLL, MOST_POLL = 0.1, 1.0  # seconds between two looks at a job
 CANCEL_SECONDS = 2.0
 LEAST_TTL_MS = 10_000  # the platform's own minimum
 RUNNING = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
@@ -175,15 +178,23 @@ class _HTTPSPool(HTTPSConnectionPool):
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
 
 
-def new_session(connections: int) -> requests.Session:
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+def new_session() -> requests.Session:
     """A session that threads can share and whose exchanges a `Call` can cut."""
     session = requests.Session()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=connections))
+        session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=CONNECTIONS))
     return session
 
 
@@ -191,7 +202,14 @@ class _Key(AuthBase):
     """The key, as a header. An `auth` object also keeps requests from looking into ~/.netrc."""
 
     def __init__(self, key: str | None) -> None:
+        """Raises ConfigurationError: a key that no header can carry."""
+        if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
+            raise ConfigurationError("the API key must be printable ASCII without spaces")
         self._key = key
+
+    def hidden_in(self, text: str) -> str:
+        """The text, should a server have quoted the key in it, without."""
+        return text.replace(self._key, "***") if self._key else text
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._key:
@@ -226,7 +244,7 @@ def _pause(error: BGEError, attempts: int) -> float:
     """Seconds: what the server asks for, or twice as long each time; never all at one moment."""
     if error.retry_after is not None:
         return error.retry_after + random.uniform(0, LEAST_PAUSE)
-    pause = min(MOST_PAUSE, LEAST_PAUSE * 2.0**attempts)
+    pause = min(MOST_PAUSE, LEAST_PAUSE * 2.0 ** min(attempts, 10))
     return random.uniform(pause / 2, pause)
 
 
@@ -240,6 +258,9 @@ class Answer:
     status: int
     headers: requests.structures.CaseInsensitiveDict[str]
     body: bytes
+
+
+ENDS = {"Content-Length", "Transfer-Encoding"}  # one of them says where a body ends
 
 
 class Http:
@@ -277,7 +298,7 @@ class Http:
             call.check(error)
             raise _transport_error(self.base, error) from None
         call.check()  # a head that was cut looks like one that has ended
-        if not answer.body and "Content-Length" not in answer.headers:
+        if answer.status == 200 and not answer.body and not answer.headers.keys() & ENDS:
             raise TransportError(f"no answer from {self.base}: cut off in its head")
         return answer
 
@@ -296,21 +317,33 @@ class Http:
             answer = self.ask(call, method, path, body, wait)
             if answer.status // 100 == 2:
                 return parse_object(answer)
-            raise status_error(answer)
+            raise self.error_of(answer)
 
         return persist(call, once, (TransportError, HTTPStatusError, WorkerError))
+
+    def error_of(self, answer: Answer) -> BGEError:
+        """The error of an HTTP status that says no; the worker's own, if the body holds one."""
+        error = _status_error(answer, self._key.hidden_in(_said(answer)))
+        error.retry_after = _retry_after(answer)
+        return error
 
 
 def _transport_error(base: str, error: Exception) -> TransportError:
     """By the innermost cause: what requests wraps around it repeats the address three times."""
     cause: BaseException = error
-    while (inner := cause.__cause__ or cause.__context__) is not None:
+    while (inner := _inner(cause)) is not None:
         cause = inner
     said = getattr(cause, "strerror", None) or type(cause).__name__
     silent = isinstance(error, requests.Timeout)
     failure = TransportError(f"no answer from {base}: {'timed out' if silent else said}")
     failure.retry = "CERTIFICATE_VERIFY_FAILED" not in str(error)
     return failure
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    """What requests and urllib3 have wrapped; not `__context__`, which may be the caller's."""
+    wrapped = (getattr(error, "reason", None), error.__cause__, *error.args)
+    return next((one for one in wrapped if isinstance(one, BaseException)), None)
 
 
 def parse_object(answer: Answer) -> dict[str, Any]:
@@ -331,13 +364,6 @@ def parse_object(answer: Answer) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
-
-
-def status_error(answer: Answer) -> BGEError:
-    """The error of an HTTP status that says no; the worker's own, if the body holds one."""
-    error = _status_error(answer, _said(answer))
-    error.retry_after = _retry_after(answer)
-    return error
 
 
 def _status_error(answer: Answer, said: str) -> BGEError:
@@ -402,12 +428,15 @@ class Endpoint:
         return self._http.ask_json(call, "GET", "/health")
 
     def _submit(self, call: Call, payload: dict[str, Any]) -> dict[str, Any]:
-        # A second before the deadline at the latest: only a job whose id is known can be cancelled.
-        wait = min(WAIT_SECONDS, max(1.0, call.remaining - 1))
-        ttl = max(LEAST_TTL_MS, round(call.remaining * 1e3))  # cancels it if we cannot
-        order = {"input": payload, "policy": {"ttl": ttl}}
-        path = f"/runsync?wait={wait * 1e3:.0f}"
-        return self._job(call, "POST", path, order, wait + GRACE_SECONDS)
+        def once() -> dict[str, Any]:
+            # A second before the deadline at the latest: only what has an id can be cancelled.
+            wait = min(WAIT_SECONDS, max(1.0, call.remaining - 1))
+            ttl = max(LEAST_TTL_MS, round(call.remaining * 1e3))  # cancels it if we cannot
+            order = json.dumps({"input": payload, "policy": {"ttl": ttl}}, ensure_ascii=False)
+            path = f"/runsync?wait={wait * 1e3:.0f}"
+            return self._job(call, "POST", path, order.encode(), wait + GRACE_SECONDS)
+
+        return persist(call, once, (TransportError, HTTPStatusError))
 
     def _follow(self, call: Call, job: dict[str, Any]) -> dict[str, Any]:
         """Poll a job until it is over; cancel it if nobody will wait for it any more."""
@@ -417,6 +446,7 @@ class Endpoint:
                 if said != job["status"]:
                     said = job["status"]
                     state = "waiting for a worker" if said == "IN_QUEUE" else "running"
+                    # A cold start, or a queue, or a long job: it is waited for, and said.
                     log.info("job %s is %s; %.0f s left", job.get("id"), state, call.remaining)
                 call.sleep(pause)
                 pause = min(MOST_POLL, pause * 1.5)
@@ -429,31 +459,24 @@ class Endpoint:
         return output(job)
 
     def _look(self, call: Call, job_id: str) -> dict[str, Any]:
-        try:
-            return self._job(call, "GET", f"/status/{job_id}")
-        except (HTTPStatusError, WorkerError) as error:
-            if isinstance(error, WORKER_ERRORS["NotServedError"]) or (
-                isinstance(error, HTTPStatusError) and error.status == 404
-            ):
-                raise ResultExpiredError("the result was not kept until it was fetched") from None
-            raise
-
-    def _job(
-        self, call: Call, method: str, path: str, payload: object = None, wait: float = 30.0
-    ) -> dict[str, Any]:
-        """A job's state, as the platform tells it, with whatever HTTP status."""
-        body = None if payload is None else json.dumps(payload, ensure_ascii=False).encode()
-
         def once() -> dict[str, Any]:
-            answer = self._http.ask(call, method, path, body, wait)
-            try:
-                return _checked(parse_object(answer))
-            except ProtocolError:
-                if answer.status // 100 == 2:
-                    raise
-                raise status_error(answer) from None
+            return self._job(call, "GET", f"/status/{job_id}")
 
         return persist(call, once, (TransportError, HTTPStatusError))
+
+    def _job(
+        self, call: Call, method: str, path: str, body: bytes | None = None, wait: float = 30.0
+    ) -> dict[str, Any]:
+        """A job's state, as the platform tells it, with whatever HTTP status."""
+        answer = self._http.ask(call, method, path, body, wait)
+        try:
+            return _checked(parse_object(answer))
+        except ProtocolError:
+            if answer.status // 100 == 2:
+                raise
+            if method == "GET" and answer.status == 404:
+                raise ResultExpiredError("the result was not kept until it was fetched") from None
+            raise self._http.error_of(answer) from None
 
     def _cancel(self, job: dict[str, Any]) -> None:
         """Best effort, in little time of its own: the call's is over."""

@@ -79,10 +79,13 @@ def test_jsonl_keeps_its_ids(bge: Bge, tmp_path: Path) -> None:
 
 def test_npz_holds_the_exact_vectors(bge: Bge, tmp_path: Path) -> None:
     target = tmp_path / "vectors.npz"
-    ran = bge("embed", "-o", str(target), "--sparse", "--colbert", stdin="море\nсуша и море\n")
+    texts = '{"text": "море", "id": 7}\n"суша и море"\n'
+    ran = bge("embed", "--jsonl", "-o", str(target), "--sparse", "--colbert", stdin=texts)
     assert ran.returncode == 0, ran.stderr
     with np.load(target) as arrays:
         assert arrays["dense"].shape == (2, 512)
+        assert arrays["id"].tolist() == ["7", "null"]
+        assert arrays["truncated"].tolist() == [False, False]
         assert arrays["sparse_indptr"][-1] == len(arrays["sparse_indices"])
         assert arrays["colbert_indptr"][-1] == len(arrays["colbert"])
     assert bge("embed", "-o", str(target), stdin="море\n").returncode == 2
@@ -127,6 +130,39 @@ def test_what_another_run_began_is_not_taken_up(bge: Bge, source: Path, tmp_path
     assert bge("embed", "-o", str(target), "--overwrite", stdin="лес\n").returncode == 0
 
 
+def test_another_length_or_format_does_not_go_on_with_a_file(bge: Bge, tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    assert bge("embed", "-o", str(target), "--max-length", "8", stdin="море\n").returncode == 0
+    for options in ((), ("--max-length", "8", "--base64")):
+        ran = bge("embed", "-o", str(target), *options, stdin="море\nсуша\n")
+        assert (ran.returncode, "with other options" in ran.stderr) == (2, True)
+
+
+def test_what_comes_before_a_bad_line_is_written(bge: Bge, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    good = [json.dumps({"text": f"текст {number}"}) for number in range(300)]
+    source.write_text("\n".join([*good, '{"txt": "?"}']), "utf-8")
+    ran = bge("embed", str(source), "-o", str(target))
+    assert (ran.returncode, ran.stderr) == (
+        1,
+        "bge: ValidationError: line 301 has no field `text`\n",
+    )
+    assert len(lines_of(target)) == 300
+
+
+def test_a_file_is_not_overwritten_with_itself_or_before_there_is_something(
+    bge: Bge, source: Path, tmp_path: Path
+) -> None:
+    assert "are the same file" in bge("embed", str(source), "-o", str(source), "--overwrite").stderr
+    assert source.read_text("utf-8").splitlines() == TEXTS
+    nobody = "http://127.0.0.1:9"
+    ran = bge(
+        *("embed", "-o", str(source), "--overwrite", "--timeout", "1"), stdin="море", at=nobody
+    )
+    assert ran.returncode == 4
+    assert source.read_text("utf-8").splitlines() == TEXTS
+
+
 def test_another_model_does_not_go_on_with_a_file(bge: Bge, tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     bge("embed", "-o", str(target), stdin="море\n")
@@ -159,13 +195,24 @@ def test_info_health_and_bench(bge: Bge) -> None:
     ("arguments", "answer", "code"),
     [
         (("info",), status(401), 3),
-        (("info",), status(400), 4),
+        (("info",), status(400), 1),
+        (("info", "--timeout", "1"), status(503), 4),
         (("info",), status(200, {"a": "b"}), 5),
         (("health",), status(200, {"workers": {"unhealthy": 1}}), 4),
         (("embed", "--timeout", "0"), completed, 2),
         (("embed",), completed, 2),
+        (("embed", "-o", "no/such/folder/x"), completed, 2),
     ],
-    ids=["key", "status", "protocol", "unhealthy", "argument", "nothing-to-embed"],
+    ids=[
+        "key",
+        "refused",
+        "busy",
+        "protocol",
+        "unhealthy",
+        "argument",
+        "nothing-to-embed",
+        "folder",
+    ],
 )
 def test_exit_codes_tell_scripts_what_to_do(
     arguments: tuple[str, ...], answer: Any, code: int, bge: Bge
@@ -173,7 +220,7 @@ def test_exit_codes_tell_scripts_what_to_do(
     with Scripted() as endpoint:
         endpoint.on("POST /runsync", answer)
         endpoint.on("GET /health", answer)
-        ran = bge(*arguments, at=endpoint.url)
+        ran = bge(*arguments, stdin="море" if "-o" in arguments else "", at=endpoint.url)
     assert ran.returncode == code, ran.stderr
     assert "Traceback" not in ran.stderr
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import pickle
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,7 @@ NAN = base64.b64encode(np.full(8, np.nan, np.float32).tobytes()).decode()
 KEY = "a-key-nobody-may-see"
 TEXTS = ["море", "суша"]
 PAYLOAD = {"texts": TEXTS}
+UNASKED = status(404)
 SYNC, POLL, CANCEL = "POST /runsync", "GET /status/job-1", "POST /cancel/job-1"
 
 
@@ -105,7 +108,8 @@ def test_an_endpoint_is_a_base_or_a_full_address(url: str, endpoint: Scripted) -
         (lambda: Client("https://user:secret@host/x"), "neither a user, a query"),
         (lambda: Client("http://x", timeout=0), "`timeout` must be above 0"),
         (lambda: Client("http://x", max_in_flight=0), "`max_in_flight` must be at least 1"),
-        (lambda: Client("http://x", "ключ"), "`api_key` must be printable ASCII"),
+        (lambda: Client("http://x", "ключ"), "the API key must be printable ASCII"),
+        (lambda: Client("http://x", "key\n"), "the API key must be printable ASCII"),
         (lambda: Client("http://x").embed("a", dense=False), "at least one of `dense`"),
         (lambda: Client("http://x").rerank("q", ["a"], top_n=0), "`top_n` must be at least 1"),
     ],
@@ -264,10 +268,55 @@ def test_a_job_that_fails_while_it_is_polled_is_not_cancelled(
     assert endpoint.routes() == [SYNC, POLL]
 
 
+def test_a_job_sent_again_has_only_the_time_that_is_left(endpoint: Scripted) -> None:
+    def late_reset(exchange: Any) -> None:
+        time.sleep(1)
+        reset(exchange)
+
+    endpoint.on(SYNC, late_reset, completed)
+    with Client(endpoint.url, timeout=20) as client:
+        client.embed(TEXTS)
+    first, second = (seen.body["policy"]["ttl"] for seen in endpoint.seen)
+    assert second < first - 500
+
+
+def test_a_key_that_a_server_repeats_is_not_passed_on(
+    client: Client, endpoint: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint.on(SYNC, status(503, {"error": f"no {KEY}"}), status(401, {"error": f"no {KEY}"}))
+    with pytest.raises(errors.AuthenticationError) as caught:
+        client.embed(TEXTS)
+    assert KEY not in str(caught.value) + caplog.text + repr(client)
+
+
+def test_an_empty_refusal_is_one_too(client: Client, endpoint: Scripted) -> None:
+    def empty(exchange: Any) -> None:
+        exchange.handler.wfile.write(b"HTTP/1.1 401 No\r\nConnection: close\r\n\r\n")
+        exchange.handler.close_connection = True
+
+    endpoint.on(SYNC, empty)
+    with pytest.raises(errors.AuthenticationError):
+        client.embed(TEXTS)
+
+
+def test_a_cause_of_the_caller_s_own_is_not_blamed() -> None:
+    with Client("http://127.0.0.1:9", timeout=1) as client:
+        try:
+            raise KeyError("the caller's")
+        except KeyError:
+            with pytest.raises(errors.TransportError, match="Connection refused"):
+                client.info()
+
+
+def test_errors_can_be_pickled() -> None:
+    error = pickle.loads(pickle.dumps(errors.RateLimitError("HTTP 429", 429)))
+    assert (str(error), error.status) == ("HTTP 429", 429)
+
+
 @pytest.mark.parametrize(
     ("sync", "poll"),
     [
-        (silence, status(404)), (dripping, status(404)), (status(429), status(404)),
+        (silence, UNASKED), (dripping, UNASKED), (status(429), UNASKED),
         (job("IN_QUEUE"), job("IN_QUEUE")), (job("IN_QUEUE"), silence),
         (job("IN_QUEUE"), dripping), (job("IN_PROGRESS"), status(429)),
     ],
@@ -287,7 +336,8 @@ def test_the_deadline_holds_in_every_phase_and_the_job_is_cancelled(
         with pytest.raises((errors.DeadlineError, errors.RateLimitError)):
             client.embed(TEXTS, timeout=0.4)
         assert time.monotonic() - began < 2
-    assert (CANCEL in endpoint.routes()) == (POLL in endpoint.routes())
+    known = sync not in (silence, dripping) and poll is not UNASKED
+    assert (CANCEL in endpoint.routes()) == known
 
 
 def test_a_deadline_is_a_timeout_error() -> None:
@@ -370,6 +420,7 @@ def test_vectors_of_two_models_are_not_mixed(client: Client, endpoint: Scripted)
 def test_a_client_bound_to_a_model_returns_no_other_s_vectors(endpoint: Scripted) -> None:
     refused = pytest.raises(errors.FingerprintError, match="model another were expected")
     with Client(endpoint.url, expect_fingerprint="another") as client, refused:
+        client.rerank("q", TEXTS)  # another model's, in any case
         client.embed(TEXTS)
 
 
@@ -378,7 +429,7 @@ def test_a_ranking_is_split_and_merged(client: Client, endpoint: Scripted) -> No
     found = client.rerank("q", documents, top_n=3)
     assert [one.relevance_score for one in found] == [1000, 999, 998]
     assert all(documents[one.index] == one.document for one in found)
-    assert found.fingerprint == "f"
+    assert found.fingerprint == "r"
     assert len([seen for seen in endpoint.seen if "query" in seen.payload]) == 4
 
 
@@ -407,6 +458,35 @@ def test_embed_iter_reads_and_sends_no_further_than_it_must(
     before = len(endpoint.seen)
     time.sleep(0.1)
     assert len(endpoint.seen) == before
+
+
+def test_embed_iter_gives_what_came_before_a_bad_text(client: Client) -> None:
+    vectors = client.embed_iter([*MANY, " "])
+    for text in MANY:
+        np.testing.assert_array_equal(next(vectors).dense, vector_of(text))
+    with pytest.raises(errors.ValidationError, match=r"`texts\[1000\]` must not be empty"):
+        next(vectors)
+
+
+def test_a_slow_source_does_not_use_up_a_request_s_time(client: Client) -> None:
+    def slow() -> Iterator[str]:
+        for number in range(300):
+            time.sleep(0.002)
+            yield MANY[number]
+
+    assert len(list(client.embed_iter(slow(), timeout=0.3))) == 300
+
+
+def test_one_call_s_deadline_does_not_hang_on_another_s(client: Client, endpoint: Scripted) -> None:
+    endpoint.on(SYNC, silence)
+    with ThreadPoolExecutor(1) as pool:
+        patient = pool.submit(client.embed, MANY, timeout=3)
+        began = time.monotonic()
+        with pytest.raises(errors.DeadlineError):
+            client.embed(MANY, timeout=0.3)
+        assert time.monotonic() - began < 2
+        with pytest.raises(errors.DeadlineError):
+            patient.result()
 
 
 @settings(deadline=None, max_examples=50)

@@ -104,6 +104,7 @@ def test_many_texts_go_to_jina_in_batches(route: Any, endpoint: Scripted) -> Non
         (status(402, {"detail": "Account has insufficient balance"}), errors.HTTPStatusError),
         (status(200, {"data": []}), errors.ProtocolError),
         (status(200, {"data": [{"index": 0}]}), errors.ProtocolError),
+        (status(200, {"data": [{"index": 1, "embedding": [1.0]}] * 2}), errors.ProtocolError),
     ],
 )
 def test_jina_s_errors_are_ours(
@@ -154,13 +155,22 @@ def test_a_router_bound_to_a_model_returns_no_other_s_vectors(
     bound = route(expect_fingerprint="f", fallback=True)
     assert bound.embed(TEXTS).fingerprint == "f"
     endpoint.on("POST /runsync", status(400))
-    with pytest.raises(errors.FingerprintError, match=f"Given: those of {JINA}, from jina"):
+    with pytest.raises(errors.HTTPStatusError):
         bound.embed(TEXTS)
+    assert "POST /v1/embeddings" not in endpoint.routes()
+    with pytest.raises(errors.ConfigurationError, match="Jina's vectors cannot have"):
+        route(expect_fingerprint="f", provider="jina")
+    with pytest.raises(errors.FingerprintError, match=f"Given: those of {JINA}, from jina"):
+        route(expect_fingerprint="jina/other/8", provider="jina").embed(TEXTS)
 
 
-def test_jina_has_no_sparse_vectors(route: Any) -> None:
+def test_jina_is_not_asked_for_what_it_has_not(route: Any, endpoint: Scripted) -> None:
     with pytest.raises(errors.ConfigurationError, match="neither `sparse` nor `colbert`"):
         route(provider="jina").embed(TEXTS, sparse=True)
+    endpoint.on("POST /runsync", status(400))
+    with pytest.raises(errors.HTTPStatusError):
+        route(fallback=True).embed(TEXTS, sparse=True)
+    assert "POST /v1/embeddings" not in endpoint.routes()
 
 
 @pytest.mark.parametrize(

@@ -130,12 +130,16 @@ class JobServer:
     def lose(self, worker: str) -> None:
         """What the platform does once a worker's pings stay out: its jobs wait for another."""
         with self._changed:
-            lost = [job for job, holder in self._holders.items() if holder == worker]
-            for job_id in lost:
-                if job_id not in self.results:
-                    del self._holders[job_id]
-                    self._pending.append({"id": job_id, "input": self._inputs[job_id]})
+            for job_id in self.held_by(worker):
+                del self._holders[job_id]
+                self._pending.append({"id": job_id, "input": self._inputs[job_id]})
             self._changed.notify_all()
+
+    def held_by(self, worker: str) -> list[str]:
+        """The jobs it took and has not answered."""
+        with self._changed:
+            held = [job for job, holder in self._holders.items() if holder == worker]
+            return [job for job in held if job not in self.results]
 
     def state(self, job_id: str, wait: float = 0.0) -> dict[str, Any] | None:
         """A job as its caller is told of it, when it is over or after so many seconds."""

@@ -44,7 +44,7 @@ def output_of(payload: dict[str, Any], **changes: Any) -> dict[str, Any]:
         scores = [(index, float(len(text))) for index, text in enumerate(payload["documents"])]
         scores.sort(key=lambda one: -one[1])
         results = [{"index": index, "relevance_score": score} for index, score in scores]
-        return reply | {"results": results} | changes
+        return reply | {"model": "r", "fingerprint": "r", "results": results} | changes
     vectors = [base64.b64encode(vector_of(t).tobytes()).decode() for t in payload["texts"]]
     return reply | {"embeddings": vectors, "dimensions": WIDTH} | changes
 

@@ -63,6 +63,7 @@ class Settings:
             api_key=_key(env, "BGE_API_KEY"),
             insecure=_one_of(env, "BGE_INSECURE", ("0", "1")) == "1",
         )
+        _one_of(env, "BGE_TRACE_START", ("0", "1"))  # startup.py's, needed before this is read
         if settings.embed_model is None and settings.rerank_model is None:
             raise StartError("`BGE_EMBED_MODEL` and `BGE_RERANK_MODEL` are both empty: no model")
         return settings
