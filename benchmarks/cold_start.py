@@ -27,11 +27,11 @@ PACKED = """
 import gc
 gc.disable()
 import os
-from bge_worker.allocator import keep_freed_memory
+from bge_worker.process import prepare_process
+prepare_process()
 from bge_worker.engine import PackedEngine
 from bge_worker.schema import EmbedRequest, RerankRequest
 from bge_worker.settings import Settings
-keep_freed_memory()
 engine = PackedEngine(Settings.from_env(os.environ))
 for work in (EmbedRequest(["море"]), RerankRequest("море", ["суша"])):
     engine.run(work.outputs, engine.encode(work, 0, 1))

@@ -28,13 +28,14 @@ Encode = Callable[[list[str]], np.ndarray]
 
 
 def packed(folder: Path) -> Encode:
-    from bge_worker.allocator import keep_freed_memory
+    from bge_worker.process import prepare_process
+
+    prepare_process()  # as the worker does, before it imports torch
     from bge_worker.engine import PackedEngine
     from bge_worker.packing import round_robin
     from bge_worker.schema import EmbedRequest
     from bge_worker.settings import Settings
 
-    keep_freed_memory()  # as the worker does
     model = folder / "float32" / "bge-m3"
     engine = PackedEngine(Settings(embed_model=model, rerank_model=None))
 

@@ -14,13 +14,13 @@ PACKAGE = ROOT / "worker" / "bge_worker"
 
 # Each module may import those to its left; nobody imports an entry point.
 CORRIDOR = [
-    *("errors", "allocator", "startup", "settings", "schema", "attention", "packing", "model"),
+    *("errors", "process", "startup", "settings", "schema", "attention", "packing", "model"),
     *("heads", "checkpoint", "tokenizer", "engine", "reference", "dialects", "batcher", "response"),
     *("service", "serialize", "metrics", "jobs", "gate", "bodies", "app"),
 ]
 # The HTTP server's: they import nothing that brings torch, so that /ping is answered before it.
 HTTP = {"serialize", "metrics", "jobs", "gate", "bodies", "app"}
-BEFORE_TORCH = HTTP | {"errors", "allocator", "startup", "settings", "schema", "dialects"}
+BEFORE_TORCH = HTTP | {"errors", "process", "startup", "settings", "schema", "dialects"}
 WITHOUT_TORCH = BEFORE_TORCH | {"batcher", "response", "service"}
 WORKER_PACKAGES = {"torch", "numpy", "tokenizers", "safetensors"}
 HTTP_PACKAGES = {"fastapi", "starlette", "pydantic", "orjson", "prometheus_client"}

@@ -8,23 +8,20 @@ python worker/handler.py --test_input '{…}'    answers that
 from __future__ import annotations
 
 import gc
-import os
 
 # What the imports below make stays: looking for garbage among it costs 0.3 s of a start.
 gc.disable()
-# On a CPU, threads of PyTorch's that wait for one another spin by default for as long as they may
-# run, on cores that others need: a query beside a bulk request took three times as long for it.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from bge_worker.allocator import keep_freed_memory
 from bge_worker.errors import StartError, WorkerError
+from bge_worker.process import prepare_process
 from bge_worker.settings import Settings
 from bge_worker.startup import mark, read_ahead
 
@@ -82,7 +79,7 @@ def load(settings: Settings) -> tuple[Service, Any]:
 
 def main() -> None:
     """Load, then hand over to the SDK, which returns or exits when its loop ends."""
-    keep_freed_memory()
+    prepare_process()
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(message)s")
     # The SDK's own default, DEBUG, prints payloads and replies.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")

@@ -10,18 +10,15 @@ python worker/server.py --host 0.0.0.0         with BGE_API_KEY set
 from __future__ import annotations
 
 import gc
-import os
 
 # What the imports below make stays: looking for garbage among it costs 0.3 s of a start.
 gc.disable()
-# On a CPU, threads of PyTorch's that wait for one another spin by default for as long as they may
-# run, on cores that others need: a query beside a bulk request took three times as long for it.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 import argparse
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import sys
@@ -35,10 +32,10 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from bge_worker.allocator import keep_freed_memory
 from bge_worker.app import Server
 from bge_worker.errors import StartError, WorkerError
 from bge_worker.metrics import Metrics
+from bge_worker.process import prepare_process
 from bge_worker.settings import SERVER_REPLY_BYTES, Settings
 from bge_worker.startup import mark, read_ahead
 
@@ -222,7 +219,7 @@ def serve(settings: Settings, listeners: list[socket.socket]) -> None:
 
 def main() -> None:
     given = arguments()
-    keep_freed_memory()
+    prepare_process()
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(message)s")
     try:
         settings = Settings.from_env(os.environ, max_reply_bytes=SERVER_REPLY_BYTES)

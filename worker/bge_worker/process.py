@@ -1,23 +1,34 @@
-"""glibc's allocator, set for a process that makes the same large tensors over and over."""
+"""How this process uses cores and memory, where the libraries' own ways do not suit a server."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 
 GIVE_BACK_SECONDS = 10.0
 
 
-def keep_freed_memory() -> None:
+def prepare_process() -> None:
+    """Call it before torch is imported and before any other thread is started."""
+    # On a CPU, threads of PyTorch's that wait for one another spin by default for as long as they
+    # may run, on cores that others need: a query beside a bulk request took three times as long.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    # oneDNN keeps code for the last 1,024 shapes it has met. Ours hardly ever come again, and the
+    # heap grew around what was kept (`make soak`).
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
     """Have glibc keep freed memory for the next micro-batch instead of giving it back.
 
     By default it maps and unmaps every large tensor anew, and on a CPU the page faults take a
     good part of a forward. One arena for all threads, because a thread's own gives blocks over
-    64 MiB back all the same: so call this before any other thread is started.
+    64 MiB back all the same.
 
-    Now and then all that is free does go back: a mixed load fragments the heap, which would grow
-    for as long as the load lasts (`make soak`).
+    Now and then all that is free does go back: a mixed load fragments the heap.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # neither musl nor macOS has it
