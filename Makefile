@@ -24,7 +24,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve bench-client load soak serve verify clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve bench-client load soak serve verify lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -123,6 +123,21 @@ bench-serve: $(VENV)/setup-test models/miniature-packed/done $(INFINITY) ## A qu
 
 bench-client: $(VENV)/setup-test models/miniature-packed/done ## What the client costs: import, decoding, memory, three workers beside one
 	$(PY) benchmarks/client.py
+
+# Of torch's own dependencies, those with CUDA in them come with torch, which is not in a lock.
+NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl \
+	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile \
+	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
+	nvidia-nvshmem-cu13 nvidia-nvtx
+COMPILE = $(VENV)/bin/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 \
+	--python-platform x86_64-unknown-linux-gnu --custom-compile-command 'make lock' $(NOT_LOCKED:%=--no-emit-package %)
+
+lock: $(VENV)/setup-test ## Write the hash-locked requirements that images are built from
+	$(PY) -m pip install -q --disable-pip-version-check uv==0.13.9
+	$(COMPILE) worker/requirements.txt -o worker/requirements.lock
+	$(COMPILE) builder/requirements.txt -c worker/requirements.lock -o builder/requirements.lock
+	grep -E '^(FlagEmbedding|transformers|sentencepiece|protobuf|sentence-transformers)==' tests/requirements.txt \
+		| $(COMPILE) - -c worker/requirements.lock -o builder/flagembedding.lock
 
 clean: ## Remove what was built; .venv and fetched checkpoints stay
 	rm -rf models checkpoints/miniature checkpoints/bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

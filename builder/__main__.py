@@ -1,4 +1,4 @@
-"""python -m builder fetch | convert | miniature | verify"""
+"""python -m builder fetch | convert | miniature | bake | verify"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 # The builder writes what the worker reads, and shares its package; it is not installed anywhere.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "worker"))
@@ -74,6 +75,12 @@ def parser() -> argparse.ArgumentParser:
     )
     miniature.set_defaults(run=run_miniature)
 
+    bake = commands.add_parser("bake", help="both runtime folders and nothing else, for an image")
+    bake.add_argument("models", choices=["bge", "miniature", "none"])
+    bake.add_argument("--engine", choices=["packed", "flagembedding"], default="packed")
+    bake.add_argument("--to", type=Path, default=Path("models"), metavar="FOLDER")
+    bake.set_defaults(run=run_bake)
+
     check = commands.add_parser("verify", help="check runtime folders, with golden values if real")
     check.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     check.set_defaults(run=run_verify)
@@ -114,6 +121,27 @@ def run_miniature(arguments: argparse.Namespace) -> int:
     build(arguments.to)
     print(f"{arguments.to}: miniature checkpoints")
     return 0
+
+
+def run_bake(arguments: argparse.Namespace) -> int:
+    """The checkpoints go with the temporary folder: an image is to hold their weights once."""
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    if arguments.models == "none":
+        return 0
+    with TemporaryDirectory() as folder:
+        sources = argparse.Namespace(model="all", to=Path(folder))
+        made = run_fetch(sources) if arguments.models == "bge" else run_miniature(sources)
+        for pin in () if made else PINS:
+            run_convert(
+                argparse.Namespace(
+                    source=sources.to / pin.name,
+                    destination=arguments.to / pin.name,
+                    dtype="float16",
+                    engine=arguments.engine,
+                    name=f"{arguments.models}/{pin.name}",
+                )
+            )
+    return made
 
 
 def run_verify(arguments: argparse.Namespace) -> int:

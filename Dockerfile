@@ -1,0 +1,77 @@
+# bge-serverless on NVIDIA GPUs, and on CPUs. Dockerfile.rocm is the same but for BASE and TORCH.
+#
+#   docker build -t bge-serverless .                              both models baked in (4.6 GB of weights fetched)
+#   docker build -t bge-serverless --build-arg MODELS=miniature .   the miniature: nothing fetched
+#
+#   MODELS   bge | miniature | none (mount runtime folders at /models)
+#   ENGINE   packed | flagembedding (FlagEmbedding itself, with what it stands on)
+
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+ARG TORCH=torch==2.13.0
+# PyPI's torch brings CUDA 13 with it; no CUDA base image is needed.
+ARG TORCH_INDEX=https://pypi.org/simple
+
+# ------------------------------------------------------------- packages: what a worker runs on
+FROM ${BASE} AS packages
+ARG TORCH
+ARG TORCH_INDEX
+ARG ENGINE=packed
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
+COPY worker/requirements.lock builder/flagembedding.lock /tmp/locks/
+RUN pip install --no-deps --require-hashes -r /tmp/locks/requirements.lock
+# Its own dependencies in pure Python are in the lock; those with CUDA in them come by its pins.
+RUN pip install --index-url "${TORCH_INDEX}" "${TORCH}"
+RUN case "${ENGINE}" in \
+        packed) ;; \
+        flagembedding) pip install --no-deps --require-hashes -r /tmp/locks/flagembedding.lock ;; \
+        *) echo "ENGINE must be packed or flagembedding. Given: ${ENGINE}" >&2; exit 1 ;; \
+    esac
+
+# --------------------------------------------------- weights: fetched, verified, converted once
+FROM packages AS weights
+ARG MODELS=bge
+ARG ENGINE=packed
+COPY builder/requirements.lock /tmp/locks/builder.lock
+RUN pip install --no-deps --require-hashes -r /tmp/locks/builder.lock
+WORKDIR /src
+COPY builder builder
+COPY worker/bge_worker worker/bge_worker
+RUN python -m builder bake "${MODELS}" --engine "${ENGINE}" --to /models
+
+# ---------------------------------------------------------------------------------- the image
+FROM ${BASE}
+ARG ENGINE=packed
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="bge-serverless" \
+      org.opencontainers.image.description="bge-m3 and bge-reranker-v2-m3 on RunPod Serverless or a workstation" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=packages /opt/venv /opt/venv
+COPY --from=weights /models /models
+COPY worker /app/worker
+COPY test_input.json /app/
+# Bytecode now: the file system may be read-only later, and compiling takes a second of each start.
+RUN /opt/venv/bin/python -m compileall -q /app/worker \
+    && useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin bge
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HF_HUB_OFFLINE=1 \
+    BGE_ENGINE=${ENGINE} \
+    BGE_EMBED_MODEL=/models/bge-m3 \
+    BGE_RERANK_MODEL=/models/bge-reranker-v2-m3 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_REQUIRE_CUDA="cuda>=13.0"
+WORKDIR /app
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# A cold start may take minutes where weights come from a slow disk.
+HEALTHCHECK --interval=15s --timeout=6s --start-period=300s --retries=3 \
+    CMD ["/app/worker/entrypoint.sh", "health"]
+ENTRYPOINT ["/app/worker/entrypoint.sh"]
