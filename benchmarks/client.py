@@ -37,17 +37,20 @@ from workload import ROOT
 
 ROUNDS = 5
 BULK = """
-import json, resource, sys, time
+import json, re, sys, time
+from pathlib import Path
 from bge_client import Client
 texts = int(sys.argv[2])
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def peak():
+    return int(re.search("VmHWM: *\\t *(\\d+)", Path("/proc/self/status").read_text())[1]) / 1e3
 with Client(sys.argv[1], timeout=600) as client:
     client.embed(["текст"])
+    alone = {n: client.embed([f"текст номер {n}"]).dense[0] for n in range(0, texts, texts // 200)}
     before, began, out_of_order = peak(), time.perf_counter(), 0
-    alone = {n: client.embed([f"текст номер {n}"]).dense[0] for n in range(0, texts, texts // 20)}
     for number, one in enumerate(client.embed_iter(f"текст номер {n}" for n in range(texts))):
         if number in alone and abs(one.dense - alone[number]).max() > 1e-5:
             out_of_order += 1
+assert number + 1 == texts and out_of_order == 0
 print(json.dumps({
     "texts": number + 1, "out of order": out_of_order,
     "texts per second": round(texts / (time.perf_counter() - began)),

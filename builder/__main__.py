@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,9 +27,9 @@ EXAMPLES = """examples:
 fetch honours HF_ENDPOINT (a mirror of the Hub) and HF_TOKEN."""
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Run one command; every foreseen failure is one sentence on stderr and exit code 1."""
-    arguments = parser().parse_args()
+    arguments = parser().parse_args(given)
     try:
         result: int = arguments.run(arguments)
     except (ConvertError, StartError) as error:

@@ -21,6 +21,7 @@ from bge_worker.engine import Embedding
 from bge_worker.errors import StartError
 from bge_worker.schema import EmbedRequest, Outputs
 from bge_worker.service import load_engine
+from builder.__main__ import main
 from builder.convert import ConvertError, convert
 from conftest import MODELS, ROOT, settings_in
 
@@ -256,6 +257,17 @@ def test_the_command_line(copy: Path, tmp_path: Path) -> None:
     assert refused.stderr.startswith("error: ")
     assert "Traceback" not in refused.stderr
     assert "fetch" in builder("--help").stdout
+
+
+def test_what_is_baked_into_an_image_is_the_runtime_folders_alone(tmp_path: Path) -> None:
+    assert main(["bake", "none", "--to", str(tmp_path / "none")]) == 0
+    assert list((tmp_path / "none").iterdir()) == []
+    assert main(["bake", "miniature", "--to", str(tmp_path / "models")]) == 0
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {EMBED, RERANK}
+    for name in (EMBED, RERANK):
+        manifest = Manifest.read(tmp_path / "models" / name)
+        assert manifest.model == f"miniature/{name}"
+        check_files(tmp_path / "models" / name, manifest)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])

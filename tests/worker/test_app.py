@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from threading import Timer
 from typing import Any
 
 import httpx
@@ -300,6 +301,7 @@ def test_a_caller_who_hangs_up_frees_the_place(
 def test_what_is_in_flight_when_the_grace_is_over_is_told_so(engine: FakeEngine) -> None:
     with ThreadPoolExecutor(1) as pool:
         with serving(engine, Settings()) as url:
+            Timer(2, engine.gate.set).start()  # after the grace, of one second
             engine.gate.clear()
             late = pool.submit(httpx.post, f"{url}/rerank", json=RERANK, timeout=SOON)
             eventually(lambda: metric(url, "bge_queue_depth") == 1)

@@ -1,0 +1,113 @@
+"""What images are built from, held together: Dockerfiles, locks, settings, the entry."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from bge_worker.settings import Settings
+from conftest import ROOT
+
+SET_BY_THE_PLATFORM = {"PORT", "PORT_HEALTH", "RUNPOD_LOG_LEVEL"}
+
+
+def code(name: str) -> list[str]:
+    lines = (ROOT / name).read_text("utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def test_the_two_dockerfiles_differ_in_base_and_torch_alone() -> None:
+    cuda, rocm = code("Dockerfile"), code("Dockerfile.rocm")
+    assert len(cuda) == len(rocm)
+    differing = [one for one, other in zip(cuda, rocm, strict=True) if one != other]
+    assert differing
+    assert all(re.match(r"ARG (BASE|TORCH|TORCH_INDEX)=", line) for line in differing)
+
+
+@pytest.mark.parametrize(
+    ("requirements", "lock"),
+    [
+        ("worker/requirements.txt", "worker/requirements.lock"),
+        ("builder/requirements.txt", "builder/requirements.lock"),
+    ],
+)
+def test_a_lock_pins_with_hashes_what_is_required(requirements: str, lock: str) -> None:
+    """`make lock` after a change. torch alone is in no lock."""
+    required = {line for line in code(requirements) if not line.startswith("torch==")}
+    entries = re.split(r"\n(?=\S)", "\n".join(code(lock)))
+    assert required <= {entry.split()[0] for entry in entries}
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert not any(entry.startswith("torch==") for entry in entries)
+
+
+def test_a_worker_s_torch_is_the_image_s() -> None:
+    (pinned,) = [line for line in code("worker/requirements.txt") if line.startswith("torch==")]
+    assert f"ARG TORCH={pinned}" in code("Dockerfile")
+    assert f"ARG TORCH={pinned}+rocm7.2" in code("Dockerfile.rocm")
+
+
+def test_the_example_has_every_variable_with_a_word_of_why() -> None:
+    lines = (ROOT / ".env.example").read_text("utf-8").splitlines()
+    named = {match[1] for line in lines if (match := re.match(r"#?([A-Z_]+)=", line))}
+    source = (ROOT / "worker" / "bge_worker" / "settings.py").read_text("utf-8")
+    assert set(re.findall(r'"(BGE_[A-Z_]+)"', source)) | SET_BY_THE_PLATFORM <= named
+    for before, line in pairwise(lines):
+        if re.match(r"#?BGE_", line):
+            assert before.startswith(("# ", "#BGE_", "BGE_"))
+
+
+def test_the_example_s_commented_values_are_the_defaults() -> None:
+    text = (ROOT / ".env.example").read_text("utf-8")
+    found = dict(re.findall(r"^#(BGE_[A-Z_]+)=(\S+)$", text, re.MULTILINE))
+    del found["BGE_MAX_BATCH_TOKENS"]  # of a GPU; None means: by the device
+    assert Settings.from_env(found) == Settings()
+
+
+# ------------------------------------------------------------------------------ the entry
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """A folder whose `python` says what it was asked to run."""
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    fake.chmod(0o755)
+    return tmp_path
+
+
+def entry(python: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ROOT / "worker" / "entrypoint.sh"), *arguments],
+        env={"PATH": f"{python}:/usr/bin:/bin"} | env,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "runs"),
+    [
+        ((), {}, "worker/server.py|--host|0.0.0.0|"),
+        ((), {"RUNPOD_WEBHOOK_GET_JOB": "https://x"}, "worker/handler.py|"),
+        (("queue",), {}, "worker/handler.py|"),
+        (("serve", "--port", "80"), {}, "worker/server.py|--host|0.0.0.0|--port|80|"),
+        (("test",), {}, "worker/handler.py|"),
+        (("test", '{"input": {}}'), {}, 'worker/handler.py|--test_input|{"input": {}}|'),
+        (("health",), {"RUNPOD_WEBHOOK_GET_JOB": "https://x"}, ""),
+    ],
+)
+def test_the_entry_runs_what_the_place_or_the_argument_says(
+    arguments: tuple[str, ...], env: dict[str, str], runs: str, python: Path
+) -> None:
+    ran = entry(python, *arguments, **env)
+    assert (ran.returncode, ran.stdout) == (0, runs)
+
+
+def test_a_wrong_argument_is_told_what_there_is(python: Path) -> None:
+    ran = entry(python, "server")
+    assert ran.returncode == 64
+    assert ran.stderr.startswith("usage: [queue | serve [options] | test [payload] | health]")
