@@ -24,7 +24,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve bench-client load soak serve verify lock clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve bench-client load soak serve verify deploy image-test lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -131,6 +131,14 @@ NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cub
 	nvidia-nvshmem-cu13 nvidia-nvtx
 COMPILE = $(VENV)/bin/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 \
 	--python-platform x86_64-unknown-linux-gnu --custom-compile-command 'make lock' $(NOT_LOCKED:%=--no-emit-package %)
+
+deploy: $(VENV)/setup ## IMAGE=… [ENDPOINT=id] [DRY_RUN=1]: template and endpoint on RunPod, then a first request
+	@test -n "$(IMAGE)" || { echo "make deploy IMAGE=registry/name:tag [ENDPOINT=id] [DRY_RUN=1]"; exit 2; }
+	$(PY) -m builder deploy "$(IMAGE)" $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(DRY_RUN),--dry-run)
+
+image-test: $(VENV)/setup-test ## Build both images by buildah, run them by podman (Debian, as root; 20 minutes)
+	tests/images/stand_in.sh
+	$(PY) -m pytest -q tests/images --images --timeout 1800
 
 lock: $(VENV)/setup-test ## Write the hash-locked requirements that images are built from
 	$(PY) -m pip install -q --disable-pip-version-check uv==0.13.9

@@ -1,4 +1,4 @@
-"""python -m builder fetch | convert | miniature | bake | verify"""
+"""python -m builder fetch | convert | miniature | bake | verify | deploy"""
 
 from __future__ import annotations
 
@@ -82,6 +82,13 @@ def parser() -> argparse.ArgumentParser:
     bake.add_argument("--to", type=Path, default=Path("models"), metavar="FOLDER")
     bake.set_defaults(run=run_bake)
 
+    to_cloud = commands.add_parser("deploy", help="template and endpoint on RunPod (deploy.toml)")
+    to_cloud.add_argument("image", help="as pushed to a registry, with its tag")
+    to_cloud.add_argument("--endpoint", metavar="ID", help="update this one, whatever its name")
+    to_cloud.add_argument("--dry-run", action="store_true", help="show what would change")
+    to_cloud.add_argument("--no-smoke", action="store_true", help="do not send a first request")
+    to_cloud.set_defaults(run=run_deploy)
+
     check = commands.add_parser("verify", help="check runtime folders, with golden values if real")
     check.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     check.set_defaults(run=run_verify)
@@ -143,6 +150,42 @@ def run_bake(arguments: argparse.Namespace) -> int:
                 )
             )
     return made
+
+
+def run_deploy(arguments: argparse.Namespace) -> int:
+    from .deploy import ENDPOINTS, DeployError, RunPod, deploy
+
+    key = os.environ.get("RUNPOD_API_KEY")
+    if not key:
+        return fail("`RUNPOD_API_KEY` is not set")
+    runpod = RunPod(key)
+    try:
+        endpoint = deploy(runpod, arguments.image, arguments.endpoint, dry_run=arguments.dry_run)
+    except DeployError as error:
+        return fail(str(error))
+    finally:
+        runpod.close()
+    if arguments.dry_run:
+        print("nothing was changed")
+        return 0
+    url = f"{ENDPOINTS}/{endpoint}"
+    print(f"endpoint: {url}")
+    return 0 if arguments.no_smoke else smoke(url, key)
+
+
+def smoke(url: str, key: str) -> int:
+    """A first request, through a cold start."""
+    try:
+        from bge_client import BGEError, Client
+    except ImportError:
+        return fail("the first request needs the client: pip install ./client, or --no-smoke")
+    try:
+        with Client(url, key, timeout=900) as client:
+            vectors = client.embed(["fitness"])
+            print(f"it answers: {vectors.model}, fingerprint {vectors.fingerprint}")
+    except BGEError as error:
+        return fail(f"it does not answer: {error}")
+    return 0
 
 
 def run_verify(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,17 @@ PACKAGE = ROOT / "worker" / "bge_worker"
 # Each module may import those to its left; nobody imports an entry point.
 CORRIDOR = [
     *("errors", "process", "startup", "settings", "schema", "attention", "packing", "model"),
-    *("heads", "checkpoint", "tokenizer", "engine", "reference", "dialects", "batcher", "response"),
+    *(
+        "heads",
+        "checkpoint",
+        "tokenizer",
+        "engine",
+        "reference",
+        "golden",
+        "dialects",
+        "batcher",
+        "response",
+    ),
     *("service", "serialize", "metrics", "jobs", "gate", "bodies", "app"),
 ]
 # The HTTP server's: they import nothing that brings torch, so that /ping is answered before it.

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from bge_worker.engine import Engine
-from builder.verify import Golden, embed_values, rerank_values, verify
+from bge_worker.golden import PUBLISHED, Golden
+from builder.pins import PINS
+from builder.verify import golden_values, verify
 from conftest import MODELS, ROOT
 
 REAL = ROOT / "models" / "bge-packed"
@@ -24,10 +26,14 @@ def test_the_real_weights_answer_as_published(model: str) -> None:
 
 
 def test_other_weights_have_no_golden_values(packed: Engine, checkpoints: Path) -> None:
-    published = [*embed_values(packed), *rerank_values(packed)]
+    published = golden_values(packed)
     assert len(published) == 12
     # The miniature is not bge-m3, and the check can tell.
     assert sum(value.agrees for value in published) < 4
+
+
+def test_the_published_weights_are_the_pinned_ones() -> None:
+    assert {pin.repo: pin.revision for pin in PINS} == PUBLISHED
 
 
 def test_a_value_agrees_within_one_percent_and_a_little() -> None:

@@ -39,7 +39,7 @@ class JobServer:
     The attributes below grow while a worker runs: read them in `wait_for`, or once it is quiet.
     """
 
-    def __init__(self, poll_seconds: float = 1.0) -> None:
+    def __init__(self, poll_seconds: float = 1.0, port: int = 0) -> None:
         self.taken: list[str] = []
         self.results: dict[str, list[Answer]] = {}
         self.pings: list[dict[str, str]] = []
@@ -58,7 +58,7 @@ class JobServer:
         self._cancelled: set[str] = set()
         self._inputs: dict[str, Any] = {}
         self._unreadable: dict[str, str] = {}  # job → why its answer could not be read
-        self._http = _HTTPServer(self)
+        self._http = _HTTPServer(self, port)
         self.url = f"http://127.0.0.1:{self._http.port}/v2/fake"
 
     def __enter__(self) -> Self:
@@ -238,8 +238,8 @@ def _refuse_constant(name: str) -> NoReturn:
 class _HTTPServer(socketserver.ThreadingTCPServer):
     request_queue_size = 128  # a worker may post all its answers at once
 
-    def __init__(self, jobs: JobServer) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, jobs: JobServer, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.jobs = jobs
         self.port: int = self.server_address[1]
 

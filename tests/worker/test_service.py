@@ -378,6 +378,16 @@ def test_the_fitness_check_passes_and_notices_a_broken_device(
     service.close(timeout=10)
 
 
+def test_the_fitness_check_knows_what_the_published_weights_answer(
+    packed: PackedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bge_worker.golden.has_golden_values", lambda model: True)
+    service = Service(packed, Settings())
+    with pytest.raises(RuntimeError, match=r"dense cosine: published 0\.6265, found"):
+        asyncio.run(service.check())  # the miniature is not bge-m3
+    service.close(timeout=10)
+
+
 SECRET = "тайна7f3a"
 TEXT = st.text(st.characters(), max_size=20).map(lambda text: text + SECRET)
 VALUES = st.recursive(

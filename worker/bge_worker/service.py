@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TypeVar, assert_never
 
 import numpy as np
 
-from . import __version__, dialects, response
+from . import __version__, dialects, golden, response
 from .batcher import Batcher, Counts, Finished, logged_inference_error
 from .checkpoint import Role
-from .engine import Embedding, Engine, ModelInfo, PackedEngine
+from .engine import Embedding, Engine, ModelInfo, PackedEngine, Result
 from .errors import NotServedError, ValidationError, WorkerError
 from .schema import (
     EmbedRequest,
@@ -171,23 +171,41 @@ class Service:
         return self._batcher.healthy
 
     async def check(self) -> None:
-        """Answer one request for each model and compare what must agree.
+        """Answer a request for each model: finite, the same twice, and as published.
+
+        Before the worker takes any other: the engine is used by one thread at a time.
 
         Raises:
             RuntimeError: the worker is not fit to take jobs.
+            WorkerError: it cannot answer.
         """
         if not self.healthy:
             raise RuntimeError("a thread of the batcher is dead")
+        values: list[golden.Golden] = []
         if "embed" in self._engine.models:
-            work = EmbedRequest(["fitness", "fitness"])
-            finished = await asyncio.wrap_future(self._batcher.submit(work))
-            one, other = (r.dense for r in finished.results if isinstance(r, Embedding))
-            if one is None or other is None or not np.allclose(one, other, atol=1e-3):
-                raise RuntimeError("the same text has two vectors")
-            if abs(float(np.linalg.norm(one)) - 1) > 1e-3:
-                raise RuntimeError("a dense vector is not of length one")
+            one, other = [await self._results(golden.EMBED) for _ in range(2)]
+            _compare([r.dense for r in one + other if isinstance(r, Embedding)])
+            if golden.has_golden_values(self._engine.models["embed"]):
+                values += golden.embed_values(one)
         if "rerank" in self._engine.models:
-            await asyncio.wrap_future(self._batcher.submit(RerankRequest("fitness", ["fitness"])))
+            logits = [logit for work in golden.RERANK for logit in await self._results(work)]
+            if golden.has_golden_values(self._engine.models["rerank"]):
+                values += golden.rerank_values(logits)
+        wrong = next((value for value in values if not value.agrees), None)
+        if wrong is not None:
+            raise RuntimeError(
+                f"{wrong.name}: published {wrong.published}, found {wrong.found:.4f} here"
+            )
+
+    async def _results(self, work: Work) -> list[Result]:
+        """Straight from the engine: the limits of a request are not this one's."""
+
+        def compute() -> list[Result]:
+            return list(
+                self._engine.run(work.outputs, self._engine.encode(work, 0, len(work.texts)))
+            )
+
+        return await asyncio.to_thread(compute)
 
     @property
     def load(self) -> Load:
@@ -206,6 +224,16 @@ class Service:
     def _admit(self, work: Work, encoded: Sequence[Encoded]) -> None:
         role: Role = "embed" if isinstance(work, EmbedRequest) else "rerank"
         response.admit(work, encoded, self._engine.models[role], self._settings)
+
+
+def _compare(dense: Sequence[np.ndarray | None]) -> None:
+    """Vectors of the same texts twice over. Raises RuntimeError: they differ, or are none."""
+    vectors = np.array(dense, np.float32)  # [2 N, D]
+    once, again = np.split(vectors, 2)
+    if not np.allclose(once, again, atol=1e-3):
+        raise RuntimeError("the same text has two vectors")
+    if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+        raise RuntimeError("a dense vector is not of length one")
 
 
 def load_engine(settings: Settings) -> Engine:
