@@ -22,6 +22,7 @@ ENV PATH=/opt/venv/bin:$PATH
 COPY worker/requirements.lock builder/flagembedding.lock /tmp/locks/
 RUN pip install --no-deps --require-hashes -r /tmp/locks/requirements.lock
 # Its own dependencies in pure Python are in the lock; those with CUDA in them come by its pins.
+# hadolint ignore=DL3013
 RUN pip install --index-url "${TORCH_INDEX}" "${TORCH}"
 RUN case "${ENGINE}" in \
         packed) ;; \

