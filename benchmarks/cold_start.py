@@ -1,11 +1,13 @@
 """Process start to the first vector, then to the first score, both full-size models loaded.
 
-`make bench-cold`. Each round starts one fresh process of each kind, in turn, the page cache warm.
+`make bench-cold`. Each round starts one fresh process of each kind, in turn, with the page cache
+warm; then the handler with its weights out of the page cache, beside reading the same files.
 Random weights, all computed in fp32. The last line printed is one JSON object.
 
     packed           our engine, both models, one text embedded and one pair scored; from files in
                      fp32, and in fp16 as an image has them, cast on this CPU
-    handler          one text through `worker/handler.py`: RunPod's SDK imported and started too
+    handler          one text through `worker/handler.py`: RunPod's SDK imported and started too;
+                     the stages of its last start are printed
     import torch     that alone, no answer: the least any of these takes
     FlagEmbedding    BGEM3FlagModel and FlagReranker, one text encoded and one pair scored
 """
@@ -80,6 +82,47 @@ def seconds(command: list[str], models: Path) -> list[float]:
     return answers
 
 
+def evict(folder: Path) -> None:
+    """Have the kernel forget what it keeps of the folder's files."""
+    os.sync()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def reading(folder: Path) -> float:
+    """Seconds to read all of it, as fast as one thread can."""
+    began = perf_counter()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb", buffering=0) as file:
+                while file.read(1 << 24):
+                    pass
+    return perf_counter() - began
+
+
+def from_disk(command: list[str], models: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds of reading the files and of the handler's first answer, both from the disk."""
+    taken: dict[str, list[float]] = {"reading the files": [], "handler": []}
+    for _ in range(rounds):
+        evict(models)
+        taken["reading the files"].append(reading(models))
+        evict(models)
+        taken["handler"].append(seconds(command, models)[0])
+    return taken
+
+
+def stages(command: list[str], models: Path) -> str:
+    """What `BGE_TRACE_START=1` says of one start."""
+    folders = {"BGE_EMBED_MODEL": models / MODELS[0], "BGE_RERANK_MODEL": models / MODELS[1]}
+    env = os.environ | {name: str(path) for name, path in folders.items()}
+    ran = subprocess.run(
+        command, cwd=ROOT, env=env | {"BGE_TRACE_START": "1"}, capture_output=True, text=True
+    )
+    return "\n".join(line for line in ran.stderr.splitlines() if line.startswith("start "))
+
+
 def report(name: str, measured: list[float], reference: list[float]) -> None:
     share = statistics.median(
         mine / theirs for mine, theirs in zip(measured, reference, strict=True)
@@ -107,7 +150,16 @@ def main() -> None:
         for name, rounds in times.items():
             if len(rounds[0]) > place:
                 report(f"{answer}: {name}", [answers[place] for answers in rounds], reference)
-    print(json.dumps({name: [[round(s, 3) for s in r] for r in rs] for name, rs in times.items()}))
+    handler, models = kinds["handler, fp32 files"]
+    print(stages(handler, models))
+    print("from process start to the first vector, the weights out of the page cache")
+    disk = from_disk(handler, models, arguments.rounds)
+    for name, measured in disk.items():
+        share = statistics.median(
+            mine / read for mine, read in zip(measured, disk["reading the files"], strict=True)
+        )
+        print(f"{name:28}{statistics.median(measured):8.2f} s{share:8.2f} of the reading")
+    print(json.dumps({"warm": times, "from disk": disk}))
 
 
 if __name__ == "__main__":
