@@ -30,6 +30,10 @@ RUN case "${ENGINE}" in \
         *) echo "ENGINE must be packed or flagembedding. Given: ${ENGINE}" >&2; exit 1 ;; \
     esac
 
+# ------------------------------------- what of them an image needs: nobody installs there again
+FROM packages AS runtime
+RUN pip uninstall -qy pip
+
 # --------------------------------------------------- weights: fetched, verified, converted once
 FROM packages AS weights
 ARG MODELS=bge
@@ -51,7 +55,7 @@ LABEL org.opencontainers.image.title="bge-serverless" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=packages /opt/venv /opt/venv
+COPY --from=runtime /opt/venv /opt/venv
 COPY --from=weights /models /models
 COPY worker /app/worker
 COPY test_input.json /app/

@@ -126,7 +126,7 @@ bench-client: $(VENV)/setup-test models/miniature-packed/done ## What the client
 
 # Of torch's own dependencies, those with CUDA in them come with torch, which is not in a lock.
 NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl \
-	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile \
+	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-curand nvidia-cufft nvidia-cufile \
 	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
 	nvidia-nvshmem-cu13 nvidia-nvtx
 COMPILE = $(VENV)/bin/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 \
