@@ -18,7 +18,8 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from bge_worker.errors import StartError, WorkerError
 from bge_worker.process import prepare_process
@@ -63,6 +64,9 @@ def load(settings: Settings) -> tuple[Service, Any]:
     Raises:
         StartError: the models cannot be loaded.
     """
+    # The SDK asks for the processor's name, for its debugger alone: a second of a core that torch's
+    # import needs. Told nothing, it says that it could not find out.
+    sys.modules.setdefault("cpuinfo", cast(ModuleType, SimpleNamespace(get_cpu_info=dict)))
     mark("python, settings")
     read_ahead((settings.embed_model, settings.rerank_model))
     with ThreadPoolExecutor(1) as pool:
