@@ -301,10 +301,10 @@ def test_a_caller_who_hangs_up_frees_the_place(
 def test_what_is_in_flight_when_the_grace_is_over_is_told_so(engine: FakeEngine) -> None:
     with ThreadPoolExecutor(1) as pool:
         with serving(engine, Settings()) as url:
-            Timer(2, engine.gate.set).start()  # after the grace, of one second
             engine.gate.clear()
             late = pool.submit(httpx.post, f"{url}/rerank", json=RERANK, timeout=SOON)
             eventually(lambda: metric(url, "bge_queue_depth") == 1)
+            Timer(4, engine.gate.set).start()  # long after the grace, of one second
         assert late.result().status_code == 429
         assert "this worker is stopping" in late.result().json()["error"]
 
