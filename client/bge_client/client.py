@@ -6,10 +6,10 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import replace
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, TypeVar
 
 import requests
@@ -277,11 +277,26 @@ class Client:
         return self._limits
 
     def _all(self, call: Call, cut: Iterator[list[str]], send: Send[Part]) -> list[Part]:
-        """What `send` makes of each piece, in order; a single one is sent by this very thread."""
+        """What `send` makes of each piece, in order; a single one is sent by this very thread.
+
+        The first that fails, whichever, ends it, and the others are given up at once.
+        """
         listed = list(cut)
         if len(listed) == 1:
             return [send(call, listed[0], 0)]
-        return list(self._each(((call, piece) for piece in listed), send, len(listed)))
+        starts = accumulate((len(piece) for piece in listed), initial=0)
+        pool = ThreadPoolExecutor(self._max_in_flight, "bge-client")
+        sent = [
+            pool.submit(send, call, piece, before)
+            for piece, before in zip(listed, starts, strict=False)
+        ]
+        try:
+            ended = wait(sent, return_when=FIRST_EXCEPTION).done
+            return [part.result() for part in sorted(ended, key=sent.index)]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if not all(part.done() for part in sent):
+                call.cut()
 
     def _each(
         self, work: Iterator[tuple[Call, list[str]]], send: Send[Part], window: int

@@ -393,10 +393,13 @@ def test_a_place_in_an_error_is_counted_from_the_first_text(
         client.embed(MANY)
 
 
-def test_the_first_failure_ends_the_whole_call(client: Client, endpoint: Scripted) -> None:
+@pytest.mark.parametrize("bad", [0, 768])
+def test_the_first_failure_ends_the_whole_call(
+    bad: int, client: Client, endpoint: Scripted
+) -> None:
     def one_bad(exchange: Any) -> None:
         first = exchange.payload.get("texts", [""])[0]
-        (status(401) if first == MANY[0] else silence if first else completed)(exchange)
+        (status(401) if first == MANY[bad] else silence if first else completed)(exchange)
 
     endpoint.on(SYNC, one_bad)
     began = time.monotonic()
