@@ -260,7 +260,7 @@ class Answer:
     body: bytes
 
 
-ENDS = {"Content-Length", "Transfer-Encoding"}  # one of them says where a body ends
+ENDS = ("Content-Length", "Transfer-Encoding")  # one of them says where a body ends
 
 
 class Http:
@@ -298,7 +298,7 @@ class Http:
             call.check(error)
             raise _transport_error(self.base, error) from None
         call.check()  # a head that was cut looks like one that has ended
-        if answer.status == 200 and not answer.body and not answer.headers.keys() & ENDS:
+        if answer.status == 200 and not answer.body and not any(n in answer.headers for n in ENDS):
             raise TransportError(f"no answer from {self.base}: cut off in its head")
         return answer
 
