@@ -112,28 +112,27 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.on_message_begin()
+        self._wait_for_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_here()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
-        self._head_is_here()
-        self._head = self.loop.call_later(HEAD_SECONDS, self._drop)
-        if self.parser is not None and self.transport is not None:
-            super().on_message_begin()
+        self._wait_for_head()
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         self._head_is_here()
         super().on_headers_complete()
 
+    def _wait_for_head(self) -> None:
+        self._head_is_here()
+        self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
     def _head_is_here(self) -> None:
         if self._head is not None:
             self._head.cancel()
-
-    def _drop(self) -> None:
-        self.transport.close()
 
 
 class StoppableServer(uvicorn.Server):

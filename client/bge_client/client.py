@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import accumulate, chain
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any
 
 import requests
 
+from .bulk import Send, next_or_error, send_all, send_each, send_halving
+from .calls import Call, new_session
 from .codec import (
     Dtype,
     EmbedOptions,
@@ -25,20 +24,16 @@ from .codec import (
     ranked,
 )
 from .errors import (
-    BGEError,
     ConfigurationError,
     FingerprintError,
     JobError,
     ProtocolError,
-    TooLargeError,
     WorkerError,
 )
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, Usage, merge
 from .split import Limits, embedding_bytes, pieces, tokens_of
-from .transport import Call, Endpoint, new_session
+from .transport import Endpoint
 
-Part = TypeVar("Part")
-Send = Callable[[Call, list[str], int], Part]  # call, texts, how many came before them
 HEALTH_SECONDS = 10.0
 
 
@@ -115,10 +110,10 @@ class Client:
         """
         options = _options(dense, sparse, colbert, max_length, truncate, dtype)
         listed = checked_texts(texts, "texts")
-        send = self._sender(options, _OneModel(self._expected))
+        send = self._sender(options)
         with self._call(timeout) as call:
             cut = self._pieces(lambda: self._known_limits(call), listed, options)
-            return merge(self._all(call, cut, send))
+            return merge(send_all(call, cut, send, self._max_in_flight))
 
     def embed_iter(
         self,
@@ -142,7 +137,7 @@ class Client:
             BGEError: as `embed`. What comes before a text at fault is yielded before it is raised.
         """
         options = _options(dense, sparse, colbert, max_length, truncate, dtype)
-        send = self._sender(options, _OneModel(self._expected))
+        send = self._sender(options)
         seconds = self._timeout if timeout is None else _seconds(timeout)
         checked = (checked_text(text, f"texts[{place}]") for place, text in enumerate(texts))
 
@@ -158,7 +153,7 @@ class Client:
             with call:
                 return send(call, piece, before)
 
-        with closing(self._each(timed(), in_time, 2 * self._max_in_flight)) as parts:
+        with closing(send_each(timed(), in_time, self._max_in_flight)) as parts:
             for part in parts:
                 yield from part
 
@@ -176,7 +171,8 @@ class Client:
         """The documents, the most relevant to `query` first; equal scores in the order given.
 
         Raises:
-            ValidationError: query or a document is empty, blank or none, or `top_n` below 1.
+            ConfigurationError: `top_n` is below 1.
+            ValidationError: query or a document is empty, blank or none.
             BGEError: see `errors.py`.
         """
         if top_n is not None and top_n < 1:
@@ -185,18 +181,18 @@ class Client:
         listed = checked_texts(documents, "documents")
         model = _OneModel()  # not the embedder's
 
-        def send(call: Call, piece: list[str], before: int) -> RerankResult:
+        def send(call: Call, piece: list[str]) -> RerankResult:
             reply = self._endpoint.run(call, options.payload(piece))
             told = about(reply, len(piece))
             model.check(told["fingerprint"], None)
             return RerankResult(ranked(reply, piece, len(piece)), **told)
 
         def halved(call: Call, piece: list[str], before: int) -> RerankResult:
-            return _ranking(_halving(send, call, piece, before, "documents"))
+            return _ranking(send_halving(send, call, piece, before, "documents"))
 
         with self._call(timeout) as call:
             cut = self._pair_pieces(call, listed, options)
-            return _ranking(self._all(call, cut, halved), top_n)
+            return _ranking(send_all(call, cut, halved, self._max_in_flight), top_n)
 
     def info(self, timeout: float | None = None) -> dict[str, Any]:
         """What the worker has loaded, on what, and its limits; the contract's `info`."""
@@ -213,8 +209,10 @@ class Client:
 
     # ----------------------------------------------------------------------- pieces
 
-    def _sender(self, options: EmbedOptions, model: _OneModel) -> Send[EmbedResult]:
-        def send(call: Call, piece: list[str], before: int) -> EmbedResult:
+    def _sender(self, options: EmbedOptions) -> Send[EmbedResult]:
+        model = _OneModel(self._expected)
+
+        def send(call: Call, piece: list[str]) -> EmbedResult:
             reply = self._endpoint.run(call, options.payload(piece))
             result = embed_result(reply, options, len(piece))
             width = None if result.dense is None else result.dense.shape[1]
@@ -222,7 +220,7 @@ class Client:
             return result
 
         def halved(call: Call, piece: list[str], before: int) -> EmbedResult:
-            return merge(_halving(send, call, piece, before, "texts"))
+            return merge(send_halving(send, call, piece, before, "texts"))
 
         return halved
 
@@ -256,7 +254,7 @@ class Client:
         first = next(cut, None)
         if first is None:
             return
-        second = _next(cut)
+        second = next_or_error(cut)
         if isinstance(second, list):
             rest = chain(first, second, chain.from_iterable(cut))
             yield from pieces(rest, limits(), reply_bytes, tokens)
@@ -276,69 +274,12 @@ class Client:
                 self._limits = Limits()  # no worker of ours, or an older one
         return self._limits
 
-    def _all(self, call: Call, cut: Iterator[list[str]], send: Send[Part]) -> list[Part]:
-        """What `send` makes of each piece, in order; a single one is sent by this very thread.
-
-        The first that fails, whichever, ends it, and the others are given up at once.
-        """
-        listed = list(cut)
-        if len(listed) == 1:
-            return [send(call, listed[0], 0)]
-        starts = accumulate((len(piece) for piece in listed), initial=0)
-        pool = ThreadPoolExecutor(self._max_in_flight, "bge-client")
-        sent = [
-            pool.submit(send, call, piece, before)
-            for piece, before in zip(listed, starts, strict=False)
-        ]
-        try:
-            ended = wait(sent, return_when=FIRST_EXCEPTION).done
-            return [part.result() for part in sorted(ended, key=sent.index)]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            if not all(part.done() for part in sent):
-                call.cut()
-
-    def _each(
-        self, work: Iterator[tuple[Call, list[str]]], send: Send[Part], window: int
-    ) -> Generator[Part, None, None]:
-        """What `send` makes of each piece, in order; at most `window` pieces are on their way.
-
-        If one fails, or nobody wants the rest, the others are given up at once; if `work` fails,
-        what it gave before is still sent.
-        """
-        pool = ThreadPoolExecutor(self._max_in_flight, "bge-client")
-        waiting: deque[tuple[Call, Future[Part]]] = deque()
-        before = 0
-        try:
-            while isinstance(ahead := _next(work), tuple):
-                call, piece = ahead
-                while waiting and (len(waiting) >= window or waiting[0][1].done()):
-                    yield waiting.popleft()[1].result()
-                waiting.append((call, pool.submit(send, call, piece, before)))
-                before += len(piece)
-            while waiting:
-                yield waiting.popleft()[1].result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for call, _ in waiting:
-                call.cut()
-        if isinstance(ahead, Exception):
-            raise ahead
-
 
 def _seconds(timeout: float) -> float:
     """Raises ConfigurationError: no time at all."""
     if not 0 < timeout < threading.TIMEOUT_MAX:
         raise ConfigurationError(f"`timeout` must be above 0 seconds. Given: {timeout}")
     return timeout
-
-
-def _next(work: Iterator[Part]) -> Part | Exception | None:
-    """The next one, what was raised instead of it, or None at the end."""
-    try:
-        return next(work, None)
-    except Exception as error:
-        return error
 
 
 class _OneModel:
@@ -376,35 +317,6 @@ def _options(
         raise ConfigurationError("`dtype` must be float32 or float16")
     used: Dtype = dtype or ("float16" if colbert else "float32")
     return EmbedOptions(dense, sparse, colbert, max_length, truncate, used)
-
-
-def _halving(send: Send[Part], call: Call, piece: list[str], before: int, field: str) -> list[Part]:
-    """What `send` makes of a piece, or of its halves if it is too large; places as the caller's."""
-    try:
-        return [send(call, piece, before)]
-    except TooLargeError as error:
-        if len(piece) == 1:
-            raise _placed(error, field, before) from None
-    except BGEError as error:
-        raise _placed(error, field, before) from None
-    middle = len(piece) // 2
-    return [
-        *_halving(send, call, piece[:middle], before, field),
-        *_halving(send, call, piece[middle:], before + middle, field),
-    ]
-
-
-def _placed(error: BGEError, field: str, before: int) -> BGEError:
-    """The error, its `texts[3]` counted from the first text of the call."""
-    if not isinstance(error, WorkerError) or before == 0:
-        return error
-
-    def counted(match: re.Match[str]) -> str:
-        return f"`{field}[{int(match[1]) + before}]"
-
-    moved = type(error)(re.sub(rf"`{field}\[(\d+)\]", counted, str(error)))
-    moved.retry_after = error.retry_after
-    return moved
 
 
 def _ranking(parts: list[RerankResult], top_n: int | None = None) -> RerankResult:

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import requests
 
+from .calls import Call, new_session
 from .codec import checked_text, checked_texts, ranked
 from .errors import ConfigurationError, ProtocolError
 from .results import EmbedResult, Floats, RerankResult, Usage, merge
-from .transport import Call, Http, base_url, new_session
+from .transport import Http, base_url
 
 BASE = "https://api.jina.ai"
 BATCH = 128  # texts in one request
@@ -88,6 +89,7 @@ class JinaClient:
         return RerankResult(
             ranked(reply, listed, min(top_n or len(listed), len(listed))),
             usage=_usage(reply),
+            truncated=[],  # it does not say
             model=self._rerank_model,
             fingerprint=f"jina/{self._rerank_model}",
             provider="jina",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,39 +110,25 @@ class RankedDocument:
     document: str
 
 
-@dataclass(frozen=True)
-class _About:
-    usage: Usage = field(default_factory=Usage)
-    truncated: list[int] = field(default_factory=list)
-    model: str = ""
-    fingerprint: str = ""
-    provider: str = "bge"
-
-
 class RerankResult(list[RankedDocument]):
-    """The documents, best first: a list that also knows where its scores come from."""
+    """The documents, best first: a list that also knows where its scores come from.
 
-    def __init__(self, ranked: Sequence[RankedDocument], **about: Any) -> None:
+    `truncated` are the places in `documents` of the pairs that were cut.
+    """
+
+    def __init__(
+        self,
+        ranked: Sequence[RankedDocument],
+        *,
+        usage: Usage,
+        truncated: list[int],
+        model: str,
+        fingerprint: str,
+        provider: str = "bge",
+    ) -> None:
         super().__init__(ranked)
-        self._about = _About(**about)
-
-    @property
-    def usage(self) -> Usage:
-        return self._about.usage
-
-    @property
-    def truncated(self) -> list[int]:
-        """The places in `documents` of the pairs that were cut."""
-        return self._about.truncated
-
-    @property
-    def model(self) -> str:
-        return self._about.model
-
-    @property
-    def fingerprint(self) -> str:
-        return self._about.fingerprint
-
-    @property
-    def provider(self) -> str:
-        return self._about.provider
+        self.usage = usage
+        self.truncated = truncated
+        self.model = model
+        self.fingerprint = fingerprint
+        self.provider = provider

@@ -13,28 +13,20 @@ from __future__ import annotations
 import json
 import logging
 import random
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import dataclass
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from .calls import Call
 from .errors import (
     WORKER_ERRORS,
     AuthenticationError,
     BGEError,
     ConfigurationError,
-    DeadlineError,
     HTTPStatusError,
     JobCancelledError,
     JobTimedOutError,
@@ -49,7 +41,6 @@ from .errors import (
 
 log = logging.getLogger("bge_client")
 
-CONNECTIONS = 64  # kept open, of threads that share a client
 RETRIES = 6  # of one exchange, and of one job; a rate limit is waited for until the deadline
 LEAST_PAUSE, MOST_PAUSE = 0.25, 10.0  # seconds before a retry, before the jitter
 CONNECT_SECONDS = 10.0
@@ -63,139 +54,6 @@ LEAST_TTL_MS = 10_000  # the platform's own minimum
 RUNNING = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
 STATUSES = (*RUNNING, "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 T = TypeVar("T")
-
-# ----------------------------------------------------------------------------------- time
-
-
-class Call:
-    """The time one call has. When it is over, or the caller gives up, its sockets are cut.
-
-    A read timeout alone would not do: a server that sends a byte now and then never meets it.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._ends = float("inf")  # until it begins
-        self._over = threading.Event()
-        self._lock = threading.Lock()
-        self._sockets: dict[int, socket.socket] = {}  # by thread
-        self._timer = threading.Timer(seconds, self.cut)
-        self._timer.daemon = True
-
-    def __enter__(self) -> Call:
-        self._ends = time.monotonic() + self.seconds
-        self._timer.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    @property
-    def remaining(self) -> float:
-        return max(0.0, self._ends - time.monotonic())
-
-    def cut(self) -> None:
-        """End it: whoever waits for something in this call stops waiting."""
-        with self._lock:
-            self._over.set()
-            for open_socket in self._sockets.values():
-                _shut(open_socket)
-
-    def sleep(self, seconds: float) -> None:
-        """Raises DeadlineError: the time is over meanwhile."""
-        self._over.wait(seconds)
-        self.check()
-
-    def check(self, cause: BaseException | None = None) -> None:
-        """Raises DeadlineError: the time is over."""
-        if self._over.is_set() or self.remaining == 0:
-            raise DeadlineError(f"not done within {self.seconds:g} seconds") from cause
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """The sockets this thread uses meanwhile belong to this call."""
-        _current.call = self
-        try:
-            yield
-        finally:
-            _current.call = None
-            with self._lock:
-                self._sockets.pop(threading.get_ident(), None)
-
-    def watch(self, used: socket.socket) -> None:
-        with self._lock:
-            self._sockets[threading.get_ident()] = used
-            if self._over.is_set():
-                _shut(used)
-
-
-class _Current(threading.local):
-    call: Call | None = None
-
-
-_current = _Current()
-
-
-def _shut(used: socket.socket) -> None:
-    with suppress(OSError):  # closed already
-        socket.socket.shutdown(used, socket.SHUT_RDWR)  # past TLS: its own waits for the other end
-
-
-class _Watched:
-    """A connection that tells the current call of its socket."""
-
-    sock: socket.socket | None
-
-    def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        self._tell()
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        self._tell()
-        super().request(*args, **kwargs)  # type: ignore[misc]
-
-    def _tell(self) -> None:
-        if _current.call is not None and isinstance(self.sock, socket.socket):
-            _current.call.watch(self.sock)
-
-
-class _HTTPConnection(_Watched, HTTPConnection):
-    pass
-
-
-class _HTTPSConnection(_Watched, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
-        return manager
-
-
-_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
-
-
-def new_session() -> requests.Session:
-    """A session that threads can share and whose exchanges a `Call` can cut."""
-    session = requests.Session()
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=CONNECTIONS))
-    return session
 
 
 class _Key(AuthBase):

@@ -29,7 +29,6 @@ from fakes.scripted import (
     failed,
     half,
     job,
-    output_of,
     raw,
     reset,
     silence,
@@ -533,7 +532,3 @@ def test_the_tree_of_errors_is_the_one_in_the_docstring() -> None:
 def test_health_is_runpod_s(client: Client, endpoint: Scripted) -> None:
     endpoint.on("GET /health", status(200, {"jobs": {}, "workers": {"idle": 1}}))
     assert client.health()["workers"] == {"idle": 1}
-
-
-def test_the_scripted_worker_speaks_the_contract() -> None:
-    assert output_of(PAYLOAD).keys() >= {"model", "fingerprint", "embeddings", "dimensions"}

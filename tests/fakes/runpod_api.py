@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+from fakes.loopback import LoopbackServer
 
 KEY = "rpa_a-key"
 FIELDS = {
@@ -29,26 +30,15 @@ FIELDS = {
 REQUIRED = {"templates": {"imageName", "name"}, "endpoints": {"templateId"}}
 
 
-class RunPodApi:
+class RunPodApi(LoopbackServer):
     """An account that is empty at first."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.kept: dict[str, dict[str, dict[str, Any]]] = {"templates": {}, "endpoints": {}}
         self.writes: list[tuple[str, str, dict[str, Any]]] = []
+        self.url = f"{self.base}/v1"
         self._numbers = itertools.count(1)
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._http.api = self  # type: ignore[attr-defined]
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
 
     def write(self, kind: str, given_id: str | None, body: dict[str, Any]) -> tuple[int, Any]:
         unknown = body.keys() - FIELDS[kind]
@@ -69,10 +59,12 @@ class RunPodApi:
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: RunPodApi
+
     def do_GET(self) -> None:
         kind = self.path.removeprefix("/v1/")
         if self._admitted() and kind in FIELDS:
-            self._reply(200, list(self._api.kept[kind].values()))
+            self._reply(200, list(self.server.kept[kind].values()))
 
     def do_POST(self) -> None:
         self._write()
@@ -84,11 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         kind, _, given_id = self.path.removeprefix("/v1/").partition("/")
         if self._admitted():
-            self._reply(*self._api.write(kind, given_id or None, body))
-
-    @property
-    def _api(self) -> RunPodApi:
-        return self.server.api  # type: ignore[attr-defined,no-any-return]
+            self._reply(*self.server.write(kind, given_id or None, body))
 
     def _admitted(self) -> bool:
         if self.headers.get("Authorization") != f"Bearer {KEY}":

@@ -18,10 +18,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 import numpy as np
+
+from fakes.loopback import LoopbackServer
 
 WIDTH = 8
 Action = Callable[["Exchange"], None]
@@ -139,40 +141,18 @@ def dripping(exchange: Exchange) -> None:
 # --------------------------------------------------------------------------------- server
 
 
-class Scripted:
+class Scripted(LoopbackServer):
     """The endpoint; `seen` are the requests that came, in their order."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.seen: list[Exchange] = []
+        self.url = f"{self.base}/v2/some-id"
         self._script: dict[str, list[Action]] = {}
         self._lock = threading.Lock()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            owner = self
-
-            def do_GET(self) -> None:
-                self.owner.answer(self)
-
-            do_POST = do_GET
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._http.handle_error = lambda *_: None  # type: ignore[method-assign]
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v2/some-id"
-
-    def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A connection that a script has broken, or a client that was told to give up."""
 
     def on(self, route: str, *actions: Action) -> None:
         """What to do at "METHOD /path", the last again and again."""
@@ -192,3 +172,16 @@ class Scripted:
             actions = self._script.get(f"{handler.command} {path}", [status(404)])
             action = actions.pop(0) if len(actions) > 1 else actions[0]
         action(exchange)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Scripted
+
+    def do_GET(self) -> None:
+        self.server.answer(self)
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the test's own output readable."""

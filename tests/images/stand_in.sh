@@ -4,10 +4,11 @@
 set -eu
 BASE=docker.io/library/python:3.11-slim-bookworm
 
-if ! command -v buildah podman runc debootstrap > /dev/null; then
+for tool in buildah podman runc debootstrap; do
+    command -v $tool > /dev/null && continue
     apt-get update -q
-    apt-get install -qy --no-install-recommends buildah podman runc debootstrap
-fi
+    apt-get install -qy --no-install-recommends $tool
+done
 buildah inspect --type image "$BASE" > /dev/null 2>&1 && exit 0
 
 folder=$(mktemp -d)
