@@ -1,0 +1,49 @@
+"""A collection as an application may have it: unnamed vectors of another model, used by an alias.
+
+    python client/examples/old_collection.py qdrant-data
+
+The vectors stand for a hosted model's: 1,024 hashed words, so that searching it means something
+without a key. `bge migrate courses courses_bge` replaces it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+from qdrant_client import QdrantClient, models
+
+CORPUS = Path(__file__).parent / "course" / "corpus.jsonl"
+DIMENSIONS = 1024
+
+
+def hashed(text: str) -> list[float]:
+    """Of a text, how often each of 1,024 sets of words occurs in it."""
+    vector = np.zeros(DIMENSIONS)
+    for word in re.findall(r"\w+", text.lower()):
+        vector[zlib.crc32(word.encode()) % DIMENSIONS] += 1
+    return vector.tolist()
+
+
+def main(path: str) -> None:
+    client = QdrantClient(path=path)
+    params = models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
+    client.create_collection("courses_v1", vectors_config=params)
+    lines = CORPUS.read_text("utf-8").splitlines()
+    points = [
+        models.PointStruct(id=place, vector=hashed(value["text"]), payload=value)
+        for place, value in enumerate(map(json.loads, lines))
+    ]
+    client.upsert("courses_v1", points)
+    alias = models.CreateAlias(collection_name="courses_v1", alias_name="courses")
+    client.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    print(f"courses_v1: {len(points)} points, in use as `courses`")
+    client.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
