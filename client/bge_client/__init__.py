@@ -19,6 +19,7 @@ from .errors import (
     JobCancelledError,
     JobError,
     JobTimedOutError,
+    MigrationError,
     NotServedError,
     OutOfMemoryError,
     OverloadedError,
@@ -33,6 +34,7 @@ from .errors import (
 from .jina import JinaClient
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, SparseVector, Usage
 from .router import Route, Router
+from .shadow import Shadow, ShadowedSearch
 
 __version__ = "0.1.0"
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "JobCancelledError",
     "JobError",
     "JobTimedOutError",
+    "MigrationError",
     "NotServedError",
     "OutOfMemoryError",
     "OverloadedError",
@@ -60,6 +63,8 @@ __all__ = [
     "ResultExpiredError",
     "Route",
     "Router",
+    "Shadow",
+    "ShadowedSearch",
     "SparseVector",
     "TooLargeError",
     "TransportError",

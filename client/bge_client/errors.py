@@ -9,6 +9,7 @@
     │   └── RateLimitError        429                                                       retried
     ├── ProtocolError             what came back is not what the contract says
     ├── FingerprintError          vectors of another model than the one expected
+    ├── MigrationError            a copy of a collection is not what its source is
     ├── JobError                  the job failed, and not with an error of the contract
     │   ├── JobCancelledError     somebody cancelled it
     │   ├── JobTimedOutError      the platform ended it
@@ -84,6 +85,10 @@ class ProtocolError(BGEError):
 
 class FingerprintError(BGEError):
     """Vectors of another model than the one expected: mixed into one index they would ruin it."""
+
+
+class MigrationError(BGEError):
+    """A copy of a collection is not what its source is, or its source does not hold still."""
 
 
 class JobError(BGEError):

@@ -29,6 +29,7 @@ from .errors import (
 )
 from .jina import InputType, JinaClient
 from .results import EmbedResult, RerankResult
+from .shadow import Shadow
 
 log = logging.getLogger("bge_client")
 
@@ -40,6 +41,7 @@ HEALTH_SECONDS = 5.0
 # Another provider would refuse these too, or must not be asked.
 OUR_OWN = (ValidationError, TooLargeError, ConfigurationError, FingerprintError)
 Result = TypeVar("Result", EmbedResult, RerankResult)
+AnyClient = TypeVar("AnyClient", bound=Client | JinaClient)
 
 
 def is_available(health: Mapping[str, Any]) -> bool:
@@ -76,23 +78,31 @@ class Router:
         jina: JinaClient | None = None,
         *,
         expect_fingerprint: str | None = None,
+        shadow: Shadow | None = None,
     ) -> None:
-        """`expect_fingerprint` binds the embeddings.
+        """`expect_fingerprint` binds the embeddings; `shadow` watches `rerank`, and is yours to
+        close: after the router, so that what waits is still compared.
 
         Raises:
-            ConfigurationError: a route needs a client that is not there.
+            ConfigurationError: a route needs a client that is not there, or the shadow does.
         """
         for route in (embeddings, reranker):
             if route.provider != "jina" and route.bge is None:
                 raise ConfigurationError(f"no endpoint for the {route.what}")
             if jina is None and (route.provider != "bge" or route.fallback):
                 raise ConfigurationError(f"the {route.what} need Jina: set `JINA_API_KEY`")
+        if shadow is not None and (reranker.bge is None or jina is None):
+            raise ConfigurationError(
+                f"a shadow of the {reranker.what} needs both providers: set "
+                "`BGE_RERANKER_ENDPOINT` and `JINA_API_KEY`"
+            )
         ours = expect_fingerprint is not None and not expect_fingerprint.startswith(JINA)
         if ours and embeddings.provider == "jina":
             raise ConfigurationError("Jina's vectors cannot have the `expect_fingerprint` given")
         self._embeddings, self._reranker, self._jina = embeddings, reranker, jina
         self._expected = expect_fingerprint
         self._only_ours = ours
+        self._shadow = shadow
         self._health: dict[str, tuple[float, bool]] = {}
 
     @classmethod
@@ -102,6 +112,7 @@ class Router:
         *,
         timeout: float = 300.0,
         expect_fingerprint: str | None = None,
+        shadow: Shadow | None = None,
     ) -> Router:
         """As the contract's variables say; the reranker's endpoint is by default the other's.
 
@@ -118,7 +129,8 @@ class Router:
             if provider != "jina" and url is None:
                 raise ConfigurationError(f"`BGE_{kind}_ENDPOINT` is not set")
             fallback = _one_of(env, f"{kind}_FALLBACK_TO_JINA", ("false", "true")) == "true"
-            client = Client(url, key, timeout=timeout) if url and provider != "jina" else None
+            used = provider != "jina" or shadow is not None
+            client = Client(url, key, timeout=timeout) if url and used else None
             return Route(what, client, provider, fallback)  # type: ignore[arg-type]
 
         jina_key = env.get("JINA_API_KEY")
@@ -127,6 +139,7 @@ class Router:
             route("RERANKER", "scores"),
             JinaClient(jina_key, timeout=timeout) if jina_key else None,
             expect_fingerprint=expect_fingerprint,
+            shadow=shadow,
         )
 
     def __enter__(self) -> Router:
@@ -182,10 +195,40 @@ class Router:
         Raises:
             BGEError: see `errors.py`.
         """
-        return self._answer(
+        began = time.perf_counter()
+        result = self._answer(
             self._reranker,
             lambda client: client.rerank(query, documents, top_n=top_n),
             lambda client: client.rerank(query, documents, top_n=top_n),
+        )
+        if self._shadow is not None:
+            seconds = time.perf_counter() - began
+            self._offer(self._shadow, query, documents, top_n, result, seconds)
+        return result
+
+    def _offer(
+        self,
+        shadow: Shadow,
+        query: str,
+        documents: Sequence[str],
+        top_n: int | None,
+        result: RerankResult,
+        seconds: float,
+    ) -> None:
+        """The order of the answer, to be compared with that of the provider not asked."""
+        # A copy: by the time it is compared the caller may have changed it.
+        listed = [documents] if isinstance(documents, str) else list(documents)
+        other = self._jina if result.provider == "bge" else self._reranker.bge
+
+        def asked() -> list[int]:
+            return _indices(_there(other).rerank(query, listed, top_n=top_n))
+
+        shadow.offer(
+            query,
+            lambda: _indices(result),
+            asked,
+            live_seconds=seconds,
+            names=("bge", "jina") if result.provider == "bge" else ("jina", "bge"),
         )
 
     def _answer(
@@ -227,7 +270,11 @@ class Router:
         return healthy
 
 
-def _there(client: Client | None) -> Client:
+def _indices(ranked: RerankResult) -> list[int]:
+    return [one.index for one in ranked]
+
+
+def _there(client: AnyClient | None) -> AnyClient:
     if client is None:
         raise AssertionError("looked at when this router was made. This is a bug.")
     return client
