@@ -1,0 +1,708 @@
+"""Qdrant's REST API on this machine, as far as the client uses it, with local mode as the engine.
+
+    with QdrantServer() as server:
+        server.fail(lost, on="PUT /collections/*/points", times=2)
+        client = QdrantClient(url=server.url)
+
+Bodies must fit the models that qdrant-client generates from Qdrant's OpenAPI, with nothing unknown
+in them; refusals have the server's own statuses and texts. What came is kept in `calls`.
+
+As a program, `python tests/fakes/qdrant_server.py [--port N] [--discard]` prints its address and
+serves until SIGTERM; with `--discard` it counts points and forgets them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # else http.py beside this file hides Python's
+
+import argparse
+import itertools
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
+from qdrant_client import QdrantClient
+from qdrant_client.http.models import models as m
+
+from fakes.loopback import LoopbackServer
+from fakes.scripted import Action, Exchange, raw, reset, silence, status
+
+VERSION = "1.20.0"
+MAX_BODY = 32 * 1024 * 1024
+MULTIVECTOR_FLOATS = 1024 * 1024  # one fewer is the most
+CALLS = "QDRANT_CALLS"  # names a file to which every server adds its calls, a JSON object a line
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request as it came; the body is None if there was none, or none that could be read."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: Any
+
+
+class Refusal(Exception):
+    """An answer that is no result."""
+
+    def __init__(self, code: int, error: str) -> None:
+        super().__init__(error)
+        self.code = code
+
+
+# --------------------------------------------------------------------------------- faults
+
+
+@dataclass(frozen=True)
+class Asked(Exchange):
+    """A request that fits the API, and has been neither applied nor answered."""
+
+    apply: Callable[[], tuple[int, bytes]]
+
+    def answer(self) -> None:
+        self.reply(*self.apply(), {"Content-Type": "application/json"})
+
+
+Fault = Callable[[Asked], None]
+
+
+def refusing(code: int, error: str, **headers: str) -> Action:
+    """Qdrant's form of an error, and nothing applied."""
+    return status(code, _error(error), Content_Type="application/json", **headers)
+
+
+def _error(said: str) -> dict[str, Any]:
+    return {"status": {"error": said}, "time": 0.0}
+
+
+def busy(retry_after: int) -> Action:
+    said = "Rate limiting exceeded: Write rate limit exceeded, retry later"
+    return refusing(429, said, Retry_After=str(retry_after))
+
+
+FULL = "No space left on device: WAL buffer size exceeds available disk space"
+disk_full = refusing(500, f"Service internal error: {FULL}")
+cut = reset  # before anything was applied
+never = silence
+
+
+def lost(asked: Asked) -> None:
+    """Applied, but the connection is reset before the answer."""
+    asked.apply()
+    reset(asked)
+
+
+def late(seconds: float) -> Fault:
+    """Applied at once, answered after a while."""
+
+    def fault(asked: Asked) -> None:
+        answer = asked.apply()
+        time.sleep(seconds)
+        asked.reply(*answer, {"Content-Type": "application/json"})
+
+    return fault
+
+
+@dataclass
+class _Planned:
+    fault: Fault
+    on: str
+    skip: int
+    times: int
+
+
+# --------------------------------------------------------------------------------- engine
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """What a valid request asks for."""
+
+    route: _Route
+    names: list[str]
+    body: Any
+    waits: bool
+
+
+# What `config.params` holds beside the vectors, and how it stands unless a request says otherwise.
+PARAMS = {
+    "shard_number": 1,
+    "sharding_method": None,
+    "replication_factor": 1,
+    "write_consistency_factor": 1,
+    "on_disk_payload": True,
+    "payload": None,
+    "id_tracker": None,
+}
+
+
+class _Engine:
+    """Local mode, and what the server keeps beside it: settings and payload indexes."""
+
+    def __init__(self) -> None:
+        self.local = QdrantClient(":memory:")
+        self._settings: dict[str, dict[str, Any]] = {}  # collection → over local mode's `config`
+        self._indexes: dict[str, dict[str, dict[str, Any]]] = {}  # collection → field → index
+        self._operations = itertools.count(1)
+
+    # Collections.
+
+    def collections(self, ask: _Ask) -> Any:
+        return self.local.get_collections()
+
+    def exists(self, ask: _Ask) -> Any:
+        return {"exists": self.local.collection_exists(ask.names[0])}
+
+    def create(self, ask: _Ask) -> Any:
+        name, wanted = ask.names[0], ask.body
+        self.local.create_collection(
+            name, wanted.vectors, wanted.sparse_vectors, metadata=wanted.metadata
+        )
+        given = _given(wanted)
+        params = PARAMS | {key: given[key] for key in PARAMS if key in given}
+        self._settings[name] = _over({"params": params}, _settings(given))
+        return True
+
+    def info(self, ask: _Ask) -> Any:
+        name = self._real(ask.names[0])
+        info = self.local.get_collection(name).model_dump(mode="json")
+        info["config"] = _over(info["config"], self._settings.get(name, {}))
+        info["payload_schema"] = {
+            field: index | {"points": self._indexed(name, field)}
+            for field, index in self._indexes.get(name, {}).items()
+        }
+        return info
+
+    def update(self, ask: _Ask) -> Any:
+        name, wanted = self._real(ask.names[0]), ask.body
+        self.local.update_collection(
+            name,
+            vectors_config=wanted.vectors,
+            sparse_vectors_config=wanted.sparse_vectors,
+            metadata=wanted.metadata,
+        )
+        given = _given(wanted)
+        vectors = given.get("vectors", {})
+        params = given.get("params", {}) | {"vectors": vectors.get("", vectors)}
+        self._settings[name] = _over(self._settings[name], _settings(given) | {"params": params})
+        return True
+
+    def drop(self, ask: _Ask) -> Any:
+        self._settings.pop(ask.names[0], None)
+        self._indexes.pop(ask.names[0], None)
+        return self.local.delete_collection(ask.names[0])
+
+    def add_vector(self, ask: _Ask) -> Any:
+        name, wanted = self._real(ask.names[0]), ask.body
+        self.local.create_vector_name(name, ask.names[1], wanted)
+        if isinstance(wanted, m.DenseVectorNameConfig) and wanted.dense.datatype:
+            params = {"vectors": {ask.names[1]: {"datatype": wanted.dense.datatype.value}}}
+            self._settings[name] = _over(self._settings[name], {"params": params})
+        return self._updated(ask)
+
+    def index(self, ask: _Ask) -> Any:
+        name, schema = self._real(ask.names[0]), ask.body.field_schema
+        self.local.get_collection(name)  # refuses an unknown one
+        if schema is None:
+            raise Refusal(400, "Bad request: the stand-in does not infer a field's type")
+        params = {} if isinstance(schema, m.PayloadSchemaType) else _given(schema)
+        index = {"data_type": params["type"], "params": params} if params else {"data_type": schema}
+        self._indexes.setdefault(name, {})[ask.body.field_name] = index
+        return self._updated(ask)
+
+    def aliases(self, ask: _Ask) -> Any:
+        return self.local.get_aliases()
+
+    def aliases_of(self, ask: _Ask) -> Any:
+        return self.local.get_collection_aliases(ask.names[0])
+
+    def change_aliases(self, ask: _Ask) -> Any:
+        return self.local.update_collection_aliases(ask.body.actions)
+
+    # Points.
+
+    def upsert(self, ask: _Ask) -> Any:
+        self.local.upsert(
+            ask.names[0],
+            ask.body.batch if isinstance(ask.body, m.PointsBatch) else ask.body.points,
+            update_filter=ask.body.update_filter,
+            update_mode=ask.body.update_mode,
+        )
+        return self._updated(ask)
+
+    def update_vectors(self, ask: _Ask) -> Any:
+        given = ask.body
+        self.local.update_vectors(ask.names[0], given.points, update_filter=given.update_filter)
+        return self._updated(ask)
+
+    def set_payload(self, ask: _Ask) -> Any:
+        self.local.set_payload(ask.names[0], ask.body.payload, _selected(ask.body), ask.body.key)
+        return self._updated(ask)
+
+    def overwrite_payload(self, ask: _Ask) -> Any:
+        self.local.overwrite_payload(ask.names[0], ask.body.payload, _selected(ask.body))
+        return self._updated(ask)
+
+    def delete(self, ask: _Ask) -> Any:
+        self.local.delete(ask.names[0], ask.body)
+        return self._updated(ask)
+
+    def retrieve(self, ask: _Ask) -> Any:
+        given = ask.body
+        with_payload = True if given.with_payload is None else given.with_payload
+        return self.local.retrieve(
+            ask.names[0], given.ids, with_payload, given.with_vector or False
+        )
+
+    def scroll(self, ask: _Ask) -> Any:
+        given = ask.body
+        self._check_order(ask.names[0], given.order_by)
+        points, following = self.local.scroll(
+            ask.names[0],
+            scroll_filter=given.filter,
+            limit=10 if given.limit is None else given.limit,
+            order_by=given.order_by,
+            offset=given.offset,
+            with_payload=True if given.with_payload is None else given.with_payload,
+            with_vectors=given.with_vector or False,
+        )
+        return {"points": points, "next_page_offset": following}
+
+    def count(self, ask: _Ask) -> Any:
+        return self.local.count(ask.names[0], ask.body.filter)
+
+    def query(self, ask: _Ask) -> Any:
+        return self._queried(ask.names[0], [ask.body])[0]
+
+    def query_batch(self, ask: _Ask) -> Any:
+        return self._queried(ask.names[0], ask.body.searches)
+
+    # Means.
+
+    def _queried(self, name: str, requests: list[m.QueryRequest]) -> list[m.QueryResponse]:
+        # Local mode searches exactly, and warns of parameters that tell how else to search.
+        plain = [request.model_copy(update={"params": None}) for request in requests]
+        return self.local.query_batch_points(name, plain)
+
+    def _real(self, name: str) -> str:
+        """The collection behind an alias."""
+        aliases = {a.alias_name: a.collection_name for a in self.local.get_aliases().aliases}
+        return aliases.get(name, name)
+
+    def _updated(self, ask: _Ask) -> dict[str, Any]:
+        state = "completed" if ask.waits else "acknowledged"
+        return {"operation_id": next(self._operations), "status": state}
+
+    def _indexed(self, name: str, field: str) -> int:
+        empty = m.IsEmptyCondition(is_empty=m.PayloadField(key=field))
+        return self.local.count(name, m.Filter(must_not=[empty])).count
+
+    def _check_order(self, name: str, order_by: str | m.OrderBy | None) -> None:
+        """The server orders by an index, local mode by the values."""
+        key = order_by.key if isinstance(order_by, m.OrderBy) else order_by
+        index = self._indexes.get(self._real(name), {}).get(key or "", {})
+        if key and index.get("data_type") not in ("integer", "float", "datetime", "uuid"):
+            said = f"No range index for `order_by` key: `{key}`. Please create one"
+            raise Refusal(400, f"Bad request: {said} to use `order_by`.")
+
+
+class _Discarding(_Engine):
+    """Counts the points that come, those that replace one another too, and keeps none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._points = 0
+
+    def upsert(self, ask: _Ask) -> Any:
+        self._points += len(ask.body)
+        return self._updated(ask)
+
+    def info(self, ask: _Ask) -> Any:
+        return super().info(ask) | {"points_count": self._points}
+
+    def count(self, ask: _Ask) -> Any:
+        return {"count": self._points}
+
+
+def _given(model: Any) -> dict[str, Any]:
+    return dict(model.model_dump(mode="json", exclude_none=True))
+
+
+def _settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Of a request to create or change a collection, what `config` holds beside `params`."""
+    names = ("hnsw_config", "wal_config", "quantization_config", "strict_mode_config")
+    found = {name: given[name] for name in names if name in given}
+    return found | {"optimizer_config": given.get("optimizers_config", {})}
+
+
+def _over(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """`top` laid over `base` on every level; a quantization replaces another as a whole."""
+    merged = dict(base)
+    for key, value in top.items():
+        under = base.get(key)
+        if isinstance(value, dict) and isinstance(under, dict) and key != "quantization_config":
+            merged[key] = _over(under, value)
+        else:
+            merged[key] = None if value == "Disabled" else value
+    return merged
+
+
+def _selected(given: m.SetPayload) -> list[Any] | m.Filter:
+    selected = given.filter if given.points is None else given.points
+    if selected is None:
+        raise Refusal(422, "Validation error in JSON body: [no filter or points provided]")
+    return selected
+
+
+# --------------------------------------------------------------------------------- routes
+
+
+@dataclass(frozen=True)
+class _Route:
+    method: str
+    path: re.Pattern[str]
+    action: str  # a method of the engine
+    body: TypeAdapter[Any] | None
+    query: tuple[str, ...]
+
+    @property
+    def changes(self) -> bool:
+        return self.method != "GET" and "consistency" not in self.query
+
+
+def _route(line: str, action: str, body: Any = None, query: str = "") -> _Route:
+    method, path = line.split()
+    pattern = re.compile(re.sub(r"\{\w+\}", "([^/]+)", path))
+    return _Route(method, pattern, action, body and TypeAdapter(body), tuple(query.split()))
+
+
+ALTERS, WRITES, READS = "timeout", "wait ordering timeout", "consistency timeout"
+QUERY = {
+    "wait": "true|false",
+    "ordering": "weak|medium|strong",
+    "timeout": "[1-9][0-9]*",
+    "consistency": "[1-9][0-9]*|majority|quorum|all",
+}
+C, P = "/collections/{c}", "/collections/{c}/points"
+UPSERT = _route(f"PUT {P}", "upsert", m.PointInsertOperations, WRITES)
+ROUTES = [
+    _route("GET /collections", "collections"),
+    _route("GET /aliases", "aliases"),
+    _route("POST /collections/aliases", "change_aliases", m.ChangeAliasesOperation, ALTERS),
+    _route(f"GET {C}/exists", "exists"),
+    _route(f"GET {C}/aliases", "aliases_of"),
+    _route(f"GET {C}", "info"),
+    _route(f"PUT {C}", "create", m.CreateCollection, ALTERS),
+    _route(f"PATCH {C}", "update", m.UpdateCollection, ALTERS),
+    _route(f"DELETE {C}", "drop", None, ALTERS),
+    _route(f"PUT {C}/index", "index", m.CreateFieldIndex, WRITES),
+    _route(f"PUT {C}/vectors/{{v}}", "add_vector", m.VectorNameConfig, WRITES),
+    UPSERT,
+    _route(f"POST {P}", "retrieve", m.PointRequest, READS),
+    _route(f"POST {P}/scroll", "scroll", m.ScrollRequest, READS),
+    _route(f"POST {P}/count", "count", m.CountRequest, READS),
+    _route(f"POST {P}/query", "query", m.QueryRequest, READS),
+    _route(f"POST {P}/query/batch", "query_batch", m.QueryRequestBatch, READS),
+    _route(f"POST {P}/delete", "delete", m.PointsSelector, WRITES),
+    _route(f"PUT {P}/vectors", "update_vectors", m.UpdateVectors, WRITES),
+    _route(f"POST {P}/payload", "set_payload", m.SetPayload, WRITES),
+    _route(f"PUT {P}/payload", "overwrite_payload", m.SetPayload, WRITES),
+]
+
+
+def misfit(call: Call) -> str | None:
+    """Why a recorded call does not fit the API, if it does not."""
+    try:
+        _understood(call, b"" if call.body is None else to_json(call.body), _validated)
+    except Refusal as refused:
+        return f"{call.method} {call.path}: {refused}"
+    return None
+
+
+def _understood(call: Call, content: bytes, validated: Callable[[_Route, bytes], Any]) -> _Ask:
+    route, names = _found(call)
+    for name, value in call.query.items():
+        if name not in route.query or not re.fullmatch(QUERY[name], value):
+            raise Refusal(400, f"Deserialize error in query parameters: `{name}`: `{value}`")
+    return _Ask(route, names, validated(route, content), call.query.get("wait") == "true")
+
+
+def _found(call: Call) -> tuple[_Route, list[str]]:
+    for route in ROUTES:
+        match = route.path.fullmatch(call.path)
+        if match and route.method == call.method:
+            return route, [unquote(name) for name in match.groups()]
+    raise Refusal(404, f"the stand-in has no {call.method} {call.path}")
+
+
+def _validated(route: _Route, content: bytes) -> Any:
+    if route.body is None:
+        if content:
+            raise Refusal(400, "Format error in JSON body: there should be none")
+        return None
+    _parsed(content)
+    try:
+        body = route.body.validate_json(content, strict=True)
+    except ValidationError as error:
+        # Of a union each member has its complaint: the one that got farthest was meant.
+        worst = max(error.errors(include_input=False), key=lambda one: len(one["loc"]))
+        where = ".".join(map(str, worst["loc"]))
+        raise Refusal(400, f"Format error in JSON body: {where}: {worst['msg']}") from None
+    _check_limits(body)
+    return body
+
+
+def _validated_cheaply(route: _Route, content: bytes) -> Any:
+    """The points of an upsert, of which the names of the fields are looked at; else as ever."""
+    if route is not UPSERT:
+        return _validated(route, content)
+    points = _parsed(content).get("points", [{}])
+    if any(point.keys() - {"payload"} != {"id", "vector"} for point in points):
+        raise Refusal(400, "Format error in JSON body: not a list of points")
+    return points
+
+
+def _parsed(content: bytes) -> Any:
+    """JSON as it is written, without the NaN that the models would take."""
+    try:
+        return from_json(content, allow_inf_nan=False)
+    except ValueError as error:
+        raise Refusal(400, f"Format error in JSON body: {error}") from None
+
+
+def _check_limits(body: Any) -> None:
+    """What the server asks for and the models do not."""
+    points = body.points if isinstance(body, m.PointsList) else []
+    if any(isinstance(one.id, int) and not 0 <= one.id < 2**64 for one in points):
+        raise Refusal(400, "Format error in JSON body: a point's id is an unsigned integer or UUID")
+    for where, vector in _vectors(body):
+        if isinstance(vector, list) and vector and isinstance(vector[0], list):
+            size = sum(map(len, vector))
+            if size >= MULTIVECTOR_FLOATS:
+                said = f"Total size of all vectors ({size}) must be less than {MULTIVECTOR_FLOATS}"
+                raise Refusal(422, f"Validation error in JSON body: [{where}: {said}]")
+
+
+def _vectors(body: Any) -> Iterator[tuple[str, Any]]:
+    match body:
+        case m.PointsList() | m.UpdateVectors():
+            for number, given in enumerate([point.vector for point in body.points]):
+                named = given if isinstance(given, dict) else {"": given}
+                yield from ((f"points[{number}].vector.?.data", one) for one in named.values())
+        case m.PointsBatch():
+            columns = body.batch.vectors
+            for column in columns.values() if isinstance(columns, dict) else [columns]:
+                yield from (("batch", one) for one in column)
+        case m.QueryRequestBatch():
+            for request in body.searches:
+                yield from _vectors(request)
+        case m.QueryRequest() | m.Prefetch():
+            yield "query", getattr(body.query, "nearest", body.query)
+            nested = body.prefetch or []
+            for prefetch in nested if isinstance(nested, list) else [nested]:
+                yield from _vectors(prefetch)
+
+
+def _refused(error: Exception) -> Refusal:
+    """An exception of local mode in the server's words."""
+    if isinstance(error, KeyError):
+        return Refusal(404, f"Not found: No point with id {error.args[0]} found")
+    said = str(error).removeprefix("Wrong input: ")
+    if match := re.fullmatch("Collection (.+) not found", said):
+        return Refusal(404, f"Not found: Collection `{match[1]}` doesn't exist!")
+    if match := re.fullmatch("Collection (.+) already exists", said):
+        return Refusal(409, f"Wrong input: Collection `{match[1]}` already exists!")
+    return Refusal(400, f"Wrong input: {said}")
+
+
+# --------------------------------------------------------------------------------- server
+
+
+class QdrantServer(LoopbackServer):
+    """A Qdrant that is empty at first."""
+
+    request_queue_size = 128  # the client opens a connection for every request
+
+    def __init__(
+        self,
+        *,
+        api_key: str | None = None,
+        read_only_api_key: str | None = None,
+        max_body: int = MAX_BODY,
+        port: int = 0,
+        discard: bool = False,
+    ) -> None:
+        self._port = port
+        super().__init__(_Handler)
+        self.url = self.base
+        self.calls: list[Call] = []
+        self.max_body = max_body
+        self._keys = {api_key: True, read_only_api_key: False}  # → whether it may write
+        self._keys.pop(None, None)
+        self._discard = discard
+        self._engine = _Discarding() if discard else _Engine()
+        self._lock = threading.Lock()
+        self._planned: list[_Planned] = []
+
+    def server_bind(self) -> None:
+        self.server_address = (str(self.server_address[0]), self._port)
+        super().server_bind()
+
+    def __exit__(self, *exception: object) -> None:
+        # A client asks for the version in a thread, which warns if it finds nobody.
+        for thread in threading.enumerate():
+            if "_check_compatibility" in thread.name:
+                thread.join(5)
+        super().__exit__(*exception)
+        self._engine.local.close()
+        if CALLS in os.environ:
+            self._save(Path(os.environ[CALLS]))
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # else a client that gave up, or a fault
+            super().handle_error(request, client_address)
+
+    # What a test asks for.
+
+    def fail(self, fault: Fault, *, on: str = "*", times: int = 1, skip: int = 0) -> None:
+        """Meet the next requests to "METHOD /path", `*` standing for anything, with a fault.
+
+        `skip` lets as many pass first. Of several that fit, the one planned first is taken. Only
+        a request that is valid gets as far.
+        """
+        with self._lock:
+            self._planned.append(_Planned(fault, on, skip, times))
+
+    def routes(self) -> list[str]:
+        """Those asked for, in their order."""
+        return [f"{one.method} {one.path}" for one in self.calls]
+
+    def misfits(self) -> list[str]:
+        """The recorded calls that do not fit the API."""
+        return [found for found in map(misfit, self.calls) if found]
+
+    # What a client asks for.
+
+    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+        content = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        path, _, query = handler.path.partition("?")
+        body = None if self._discard else _readable(content)
+        fields = dict(parse_qsl(query, keep_blank_values=True))
+        call = Call(handler.command, path, fields, body)
+        exchange = (call.method, path, dict(handler.headers), body, handler)
+        if path == "/":
+            # Not kept in `calls`: it comes from a thread of the client's, no telling when.
+            title = {"title": "qdrant - vector search engine", "version": VERSION}
+            Exchange(*exchange).reply(200, to_json(title), {"Content-Type": "application/json"})
+            return
+        if not self._discard:
+            self.calls.append(call)
+        try:
+            self._admit(handler.headers.get("api-key"), call)
+            ask = self._accepted(call, content)
+        except Refusal as error:
+            # A 401 is in plain text, unlike the rest.
+            plain = error.code == 401
+            refuse = raw(str(error).encode(), 401) if plain else refusing(error.code, str(error))
+            refuse(Exchange(*exchange))
+        else:
+            self._fault_of(call)(Asked(*exchange, apply=lambda: self._apply(ask)))
+
+    def _admit(self, key: str | None, call: Call) -> None:
+        if not self._keys:
+            return
+        if key is None:
+            raise Refusal(401, "Must provide an API key or an Authorization bearer token")
+        if key not in self._keys:
+            raise Refusal(401, "Invalid API key or JWT")
+        if not self._keys[key] and _found(call)[0].changes:
+            raise Refusal(403, "Forbidden: Write access is required")
+
+    def _accepted(self, call: Call, content: bytes) -> _Ask:
+        if len(content) > self.max_body:
+            said = f"JSON payload ({len(content)} bytes) is larger than allowed"
+            raise Refusal(400, f"Payload error: {said} (limit: {self.max_body} bytes).")
+        return _understood(call, content, _validated_cheaply if self._discard else _validated)
+
+    def _fault_of(self, call: Call) -> Fault:
+        with self._lock:
+            for planned in self._planned:
+                if not planned.times or not fnmatchcase(f"{call.method} {call.path}", planned.on):
+                    continue
+                if planned.skip:
+                    planned.skip -= 1
+                    continue
+                planned.times -= 1
+                return planned.fault
+        return Asked.answer
+
+    def _apply(self, ask: _Ask) -> tuple[int, bytes]:
+        try:
+            with self._lock:
+                result = getattr(self._engine, ask.route.action)(ask)
+                content = to_json({"result": result, "status": "ok", "time": 0.0})
+        except (KeyError, ValueError, TypeError) as error:
+            refused = _refused(error)
+        except Refusal as error:
+            refused = error
+        else:
+            return 200, content
+        return refused.code, to_json(_error(str(refused)))
+
+    def _save(self, file: Path) -> None:
+        with file.open("a", encoding="utf-8") as lines:
+            for call in self.calls:
+                if misfit(call) is None:
+                    lines.write(json.dumps(vars(call)) + "\n")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: QdrantServer
+
+    def do_GET(self) -> None:
+        self.server.serve(self)
+
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the test's own output readable."""
+
+
+def _readable(content: bytes) -> Any:
+    try:
+        return _parsed(content)
+    except Refusal:
+        return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A stand-in for Qdrant.")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--discard", action="store_true", help="count points and forget them")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with QdrantServer(port=options.port, discard=options.discard) as server:
+        print(server.url, flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()
