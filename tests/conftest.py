@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from bge_client import Client
 from bge_worker.engine import Engine
 from bge_worker.service import Service, load_engine
 from bge_worker.settings import EngineName, Settings
 from builder.convert import convert
 from builder.miniature import build
+from fakes.http import serving
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("bge-m3", "bge-reranker-v2-m3")
@@ -81,3 +83,37 @@ def service(engine: Engine) -> Iterator[Service]:
 def corpus() -> list[dict[str, str]]:
     lines = (ROOT / "builder" / "corpus.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+# ------------------------------------------------------------------------- Qdrant's tests
+
+
+@pytest.fixture(scope="session")
+def passages() -> list[dict[str, Any]]:
+    """The course material of the examples."""
+    path = ROOT / "client" / "examples" / "course" / "corpus.jsonl"
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def served(packed: Engine) -> Iterator[str]:
+    """The address of the HTTP server with the miniature."""
+    with serving(packed, Settings()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def worker(served: str) -> Iterator[Client]:
+    with Client(served, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    """Qdrant's local mode, in memory."""
+    from qdrant_client import QdrantClient
+
+    from bge_client.qdrant import Store
+
+    with Store(QdrantClient(":memory:")) as store:
+        yield store

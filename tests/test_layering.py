@@ -35,7 +35,14 @@ WITHOUT_TORCH = BEFORE_TORCH | {"batcher", "response", "service"}
 WORKER_PACKAGES = {"torch", "numpy", "tokenizers", "safetensors"}
 HTTP_PACKAGES = {"fastapi", "starlette", "pydantic", "orjson", "prometheus_client"}
 CLIENT = ROOT / "client" / "bge_client"
-COMMAND = {"cli": {"click", "tqdm"}}  # extras
+# Extras: each folder or module of the client with the packages it may stand on beside its own.
+EXTRAS = {
+    "cli": {"click", "tqdm"},
+    "cli/qdrant": {"click", "tqdm", "qdrant_client", "pydantic"},
+    "qdrant": {"qdrant_client"},
+    "evaluate": {"ir_measures", "scipy"},
+    "report": {"jinja2"},
+}
 CLIENT_SIDE = {"builder", "client", "bge_client"}
 
 
@@ -92,10 +99,13 @@ def test_the_worker_knows_neither_builder_nor_client() -> None:
         assert not imports(path) & CLIENT_SIDE, path.name
 
 
-@pytest.mark.parametrize("path", sorted(CLIENT.glob("*.py")), ids=lambda path: path.stem)
-def test_the_client_stands_on_requests_and_numpy_and_shares_nothing(path: Path) -> None:
-    theirs = {name for name in imports(path) if not name.startswith(".")}
-    assert theirs <= {"requests", "urllib3", "numpy"} | COMMAND.get(path.stem, set())
+@pytest.mark.parametrize(
+    "module", sorted(str(path.relative_to(CLIENT))[:-3] for path in CLIENT.rglob("*.py"))
+)
+def test_the_client_stands_on_requests_and_numpy_and_shares_nothing(module: str) -> None:
+    theirs = {name for name in imports(CLIENT / f"{module}.py") if not name.startswith(".")}
+    extras = EXTRAS.get(module) or EXTRAS.get(module.split("/")[0], set())
+    assert theirs <= {"requests", "urllib3", "numpy"} | extras
 
 
 def test_the_worker_s_folder_shadows_no_module_of_the_standard_library() -> None:

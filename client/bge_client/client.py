@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
@@ -126,7 +126,7 @@ class Client:
         truncate: bool = True,
         dtype: Dtype | None = None,
         timeout: float | None = None,
-    ) -> Iterator[Embedding]:
+    ) -> Generator[Embedding, None, None]:
         """The vectors of each text, in their order, while `texts` are read.
 
         For any number of texts in bounded memory: at most twice `max_in_flight` requests' worth

@@ -1,130 +1,35 @@
-"""`bge`: the client from a shell."""
+"""`bge embed`, `rerank`, `info`, `health`, `bench`: the endpoint itself."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from contextlib import nullcontext
 from itertools import chain, count
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 import click
 import numpy as np
 from tqdm import tqdm
 
-from . import __version__
-from .client import Client
-from .errors import (
-    AuthenticationError,
-    BGEError,
-    ConfigurationError,
-    DeadlineError,
-    FingerprintError,
-    ProtocolError,
-)
-from .files import Done, Text, Wanted, encode, read_texts, resume, write_npz
-from .results import Embedding
-from .router import endpoint_of, is_available
+from ..client import Client
+from ..errors import ConfigurationError, FingerprintError
+from ..files import Done, Text, Wanted, encode, read_texts, resume, write_npz
+from ..results import Embedding
+from ..router import is_available
+from .command import UTF8, connected
 
-# Of several that fit, the first; of the rest, what may pass is 4 and what will not 1.
-EXIT_CODES: list[tuple[type[BGEError], int]] = [
-    (ConfigurationError, 2),
-    (AuthenticationError, 3),
-    (DeadlineError, 4),
-    (ProtocolError, 5),
-    (FingerprintError, 5),
-]
-EPILOG = """\b
-Exit codes: 0 done, 1 the request was refused or has failed, 2 wrong usage or a file
-that cannot be read or written, 3 the key is missing or not accepted, 4 the endpoint
-did not answer or was busy (worth another try), 5 what it answered is not what was
-asked for, 130 interrupted.
-
-\b
-Environment: BGE_EMBEDDINGS_ENDPOINT and BGE_RERANKER_ENDPOINT (or RUNPOD_…, which
-win), RUNPOD_API_KEY."""
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 Result = TypeVar("Result")
-UTF8 = click.File("r", encoding="utf-8-sig")
-
-
-@click.group(epilog=EPILOG, context_settings={"max_content_width": 88})
-@click.version_option(__version__, prog_name="bge")
-@click.option("-v", "--verbose", is_flag=True, help="Say on stderr what is waited for and why.")
-def bge(verbose: bool) -> None:
-    """Embeddings and reranking with bge-m3 and bge-reranker-v2-m3.
-
-    \b
-      bge embed texts.txt -o vectors.jsonl --sparse
-      bge rerank "how to find a minimum" passages.txt --top-n 5
-      bge info
-    """
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="bge: %(message)s", stream=sys.stderr)
-
-
-def connected(kind: str) -> Callable[[Command], Command]:
-    """Give a command its `client` for EMBEDDINGS or RERANKER, and its errors their exit codes."""
-
-    def decorate(command: Command) -> Command:
-        @click.option("--endpoint", help="Address of the endpoint, instead of the environment's.")
-        @click.option(
-            "--timeout", default=300.0, show_default=True, help="Seconds for one request."
-        )
-        @click.option("--in-flight", default=8, show_default=True, help="Requests open at once.")
-        @wraps(command)
-        def run(endpoint: str | None, timeout: float, in_flight: int, **given: Any) -> None:
-            with exit_codes():
-                asked = "RERANKER" if given.get("reranker") else kind
-                url = endpoint or endpoint_of(os.environ, asked)
-                url = url or endpoint_of(os.environ, "EMBEDDINGS")
-                if url is None:
-                    raise ConfigurationError(f"say --endpoint, or set BGE_{asked}_ENDPOINT")
-                key = os.environ.get("RUNPOD_API_KEY") or None
-                with Client(url, key, timeout=timeout, max_in_flight=in_flight) as client:
-                    command(client=client, **given)
-
-        return run  # type: ignore[return-value]
-
-    return decorate
-
-
-class exit_codes(AbstractContextManager[None]):
-    """A sentence on stderr and an exit code in place of a traceback."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BGEError):
-            codes = (code for kind, code in EXIT_CODES if isinstance(error, kind))
-            code = next(codes, 4 if error.retry else 1)
-            click.echo(f"bge: {type(error).__name__}: {error}", err=True)
-            sys.exit(code)
-        if isinstance(error, KeyboardInterrupt):
-            click.echo("bge: interrupted", err=True)
-            sys.exit(130)
-        if isinstance(error, BrokenPipeError):  # `bge embed … | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-        if isinstance(error, UnicodeDecodeError):
-            click.echo(f"bge: the input is not UTF-8: {error.reason}", err=True)
-            sys.exit(2)
-        if isinstance(error, OSError):
-            click.echo(f"bge: {error.filename}: {error.strerror}", err=True)
-            sys.exit(2)
-
 
 # ---------------------------------------------------------------------------------- embed
 
 
-@bge.command()
+@click.command()
 @click.argument("source", type=UTF8, default="-")
 @click.option(
     "-o",
@@ -229,7 +134,7 @@ def progress(results: Iterator[Result], source: IO[str], done: int) -> Iterator[
 # --------------------------------------------------------------------------------- rerank
 
 
-@bge.command()
+@click.command()
 @click.argument("query")
 @click.argument("source", type=UTF8, default="-")
 @click.option("--top-n", type=click.IntRange(1), help="Only the best so many.")
@@ -270,7 +175,7 @@ def rerank(
 # --------------------------------------------------------------------------- info, health
 
 
-@bge.command()
+@click.command()
 @click.option("--reranker", is_flag=True, help="The endpoint for reranking, if it is another.")
 @connected("EMBEDDINGS")
 def info(client: Client, reranker: bool) -> None:
@@ -278,7 +183,7 @@ def info(client: Client, reranker: bool) -> None:
     click.echo(json.dumps(client.info(), indent=2, ensure_ascii=False))
 
 
-@bge.command()
+@click.command()
 @click.option("--reranker", is_flag=True, help="The endpoint for reranking, if it is another.")
 @connected("EMBEDDINGS")
 def health(client: Client, reranker: bool) -> None:
@@ -292,7 +197,7 @@ def health(client: Client, reranker: bool) -> None:
 # ---------------------------------------------------------------------------------- bench
 
 
-@bge.command()
+@click.command()
 @click.option("--requests", default=100, show_default=True, type=click.IntRange(1))
 @click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1))
 @click.option("--texts", default=1, show_default=True, type=click.IntRange(1), help="In each.")

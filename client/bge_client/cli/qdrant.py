@@ -1,0 +1,373 @@
+"""`bge index`, `bge search`, `bge migrate`: Qdrant from a shell.
+
+Qdrant's client is imported by the commands that use it: it takes longer than all else of `bge`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from functools import wraps
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+from tqdm import tqdm
+
+from ..client import Client
+from ..errors import ConfigurationError
+from ..router import endpoint_of
+from .command import UTF8, connected, needs
+
+if TYPE_CHECKING:
+    from ..qdrant import Found, Plan, Schema, Store
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+PRICE = 0.00019  # dollars a second of RunPod's 24 GB class, flex
+SHOWN = 100  # characters of a text in a terminal
+
+
+def stored(command: Command) -> Command:
+    """Give a command its `store`, from --path, --qdrant-url or the environment."""
+
+    @click.option("--path", help="A folder of Qdrant's local mode; made if there is none.")
+    @click.option("--qdrant-url", help="A Qdrant server, instead of QDRANT_URL.")
+    @wraps(command)
+    def run(path: str | None, qdrant_url: str | None, **given: Any) -> None:
+        with needs("qdrant"):
+            from ..qdrant import Store
+        url = None if path else qdrant_url or os.environ.get("QDRANT_URL") or None
+        if not path and not url:
+            raise ConfigurationError("say --path FOLDER, or --qdrant-url, or set QDRANT_URL")
+        if path and qdrant_url:
+            raise ConfigurationError("say either --path or --qdrant-url")
+        key = os.environ.get("QDRANT_API_KEY") or None
+        with Store.open(url=url, path=path, api_key=key) as store:
+            command(store=store, **given)
+
+    return run  # type: ignore[return-value]
+
+
+def layout(command: Command) -> Command:
+    """Options of a collection that is to be made, as a `schema`."""
+
+    @click.option("--colbert", is_flag=True, help="Keep ColBERT vectors too: 2 KB for each token.")
+    @click.option("--on-disk", is_flag=True, help="Vectors, payloads and index on disk.")
+    @click.option(
+        "--quantization",
+        type=click.Choice(["none", "scalar", "binary"]),
+        default="none",
+        show_default=True,
+        help="Small copies of the dense vectors in memory.",
+    )
+    @wraps(command)
+    def run(colbert: bool, on_disk: bool, quantization: Any, **given: Any) -> None:
+        from ..qdrant import Schema
+
+        command(schema=Schema(colbert, on_disk, quantization), **given)
+
+    return run  # type: ignore[return-value]
+
+
+def text_options(command: Command) -> Command:
+    command = click.option(
+        "--max-length", type=int, help="Tokens of a text that are read; the rest is cut."
+    )(command)
+    return click.option(
+        "--text-field",
+        "text_fields",
+        multiple=True,
+        help="Where the text is: text, page.content, chunks.0.text. Several are joined. "
+        "[default: text]",
+    )(command)
+
+
+# ---------------------------------------------------------------------------------- index
+
+
+@click.command()
+@click.argument("source", type=UTF8, default="-")
+@click.option("--collection", required=True, help="Made if there is none.")
+@text_options
+@connected("EMBEDDINGS")
+@stored
+@layout
+def index(
+    client: Client,
+    store: Store,
+    source: IO[str],
+    collection: str,
+    text_fields: tuple[str, ...],
+    max_length: int | None,
+    schema: Any,
+) -> None:
+    """Embed the JSON objects in SOURCE, one a line, and write them as points.
+
+    Each object is its point's payload; the point's id is made of `_id` or `id`. Run it again after
+    a failure: what is there already is left alone.
+
+    \b
+      bge index corpus.jsonl --collection courses --path qdrant-data
+    """
+    from ..qdrant import index as run
+
+    with tqdm(unit="text", disable=None) as bar:
+        report = run(
+            store,
+            client,
+            collection,
+            source,
+            text_fields=text_fields or None,
+            schema=schema,
+            max_length=max_length,
+            progress=bar.update,
+        )
+    say(report.as_dict())
+
+
+def say(report: dict[str, Any]) -> None:
+    """The last line on stdout is the report, as JSON."""
+    click.echo(json.dumps(report, ensure_ascii=False, default=str))
+
+
+# --------------------------------------------------------------------------------- search
+
+
+def planned(command: Command) -> Command:
+    """Options of a search, as a `plan`."""
+
+    @click.option(
+        "--mode",
+        type=click.Choice(["hybrid", "dense", "sparse"]),
+        default="hybrid",
+        show_default=True,
+    )
+    @click.option("--colbert", is_flag=True, help="Rescore by the collection's ColBERT vectors.")
+    @click.option(
+        "--rerank",
+        type=click.IntRange(0),
+        default=0,
+        help="By the cross-encoder, so many of the best; 0: none.",
+    )
+    @click.option("--fusion", type=click.Choice(["rrf", "dbsf"]), default="rrf", show_default=True)
+    @click.option("--rrf-k", default=61, show_default=True)
+    @click.option(
+        "--weights",
+        type=(float, float),
+        default=(1.0, 1.0),
+        show_default=True,
+        help="Of dense and sparse in RRF.",
+    )
+    @click.option("--candidates", default=100, show_default=True, help="Of dense and sparse each.")
+    @wraps(command)
+    def run(mode: str, **given: Any) -> None:
+        from ..qdrant import Plan
+
+        names = ("colbert", "rerank", "fusion", "rrf_k", "weights", "candidates")
+        options = {name: given.pop(name) for name in names}
+        plan = Plan(dense=mode != "sparse", sparse=mode != "dense", **options)
+        command(plan=plan, **given)
+
+    return run  # type: ignore[return-value]
+
+
+@click.command()
+@click.argument("query")
+@click.option("--collection", required=True, help="A collection or an alias.")
+@click.option("--limit", default=10, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--filter",
+    "filtered",
+    help='Qdrant\'s, as JSON: {"must": [{"key": "lang", "match": {"value": "ru"}}]}',
+)
+@click.option("--explain", is_flag=True, help="Show where each stage put each hit.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of columns.")
+@connected("EMBEDDINGS")
+@stored
+@planned
+def search(
+    client: Client,
+    store: Store,
+    query: str,
+    collection: str,
+    limit: int,
+    filtered: str | None,
+    explain: bool,
+    as_json: bool,
+    plan: Plan,
+) -> None:
+    """Find the passages of a collection that answer QUERY.
+
+    \b
+      bge search "как найти минимум функции" --collection courses --path qdrant-data
+      bge search "B-tree index" --collection courses --rerank 50 --explain
+    """
+    from ..qdrant import HybridSearch
+
+    engine = HybridSearch(store, client, collection, plan, reranker=_reranker(client, plan))
+    found = engine.search(query, limit, filter=_filter(filtered), explain=explain)
+    if as_json:
+        for hit in found:
+            stages = {name: [stage.rank, stage.score] for name, stage in hit.stages.items()}
+            say({"id": hit.id, "score": hit.score, "stages": stages, "payload": hit.payload})
+        return
+    show(found)
+
+
+def show(found: Found) -> None:
+    """Hits in columns, and below what each stage took."""
+    stages = list({name: None for hit in found for name in hit.stages})
+    head = "".join(f"{name:>16}" for name in stages)
+    click.echo(f"{'':4}{'score':>8}{head}  document")
+    for rank, hit in enumerate(found, 1):
+        told = (hit.stages.get(name) for name in stages)
+        cells = "".join(f"{f'{one.rank}. {one.score:.4f}' if one else '-':>16}" for one in told)
+        text = " ".join((hit.text or "").split())[:SHOWN]
+        click.echo(f"{rank:3} {hit.score:8.4f}{cells}  {hit.document_id}  {text}")
+    took = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in found.seconds.items())
+    click.echo(f"bge: {took}", err=True)
+
+
+def _filter(given: str | None) -> Any:
+    from pydantic import ValidationError
+    from qdrant_client import models
+
+    if given is None:
+        return None
+    try:
+        return models.Filter.model_validate_json(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise ConfigurationError(
+            f"`--filter` is not a filter of Qdrant's: {place}: {first['msg']}"
+        ) from None
+
+
+def _reranker(client: Client, plan: Plan) -> Client:
+    """The endpoint for reranking, if the environment names another one."""
+    url = endpoint_of(os.environ, "RERANKER") if plan.rerank else None
+    return Client(url, os.environ.get("RUNPOD_API_KEY") or None) if url else client
+
+
+# -------------------------------------------------------------------------------- migrate
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.argument("target", required=False)
+@click.option("--alias", help="Points to TARGET in the end; SOURCE itself, if that is an alias.")
+@text_options
+@click.option(
+    "--in-place",
+    is_flag=True,
+    help="SOURCE holds bge-m3's dense vectors: check a "
+    "sample of them, and add sparse (and with --colbert ColBERT) ones to it.",
+)
+@click.option("--dense-name", help="With --in-place, the dense vector's name.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what it would take, from a sample; write nothing."
+)
+@click.option("--price", default=PRICE, show_default=True, help="Dollars a second of a worker.")
+@click.option("--rollback", is_flag=True, help="Point --alias back to what it pointed to before.")
+@click.option("--drop-old", is_flag=True, help="Delete the collection --alias pointed to before.")
+@connected("EMBEDDINGS", unless=("rollback", "drop_old"))
+@stored
+@layout
+def migrate(client: Client, store: Store, rollback: bool, drop_old: bool, **given: Any) -> None:
+    """Make of the collection SOURCE, whatever its vectors, a collection TARGET of BGE vectors.
+
+    The source is only read. The copy is compared with it, and the alias moved in one step. Killed
+    or failed at any moment, run the same command again. What no text could be found for is copied
+    without vectors and reported.
+
+    \b
+      bge migrate courses courses_bge --dry-run          # courses: an alias or a collection
+      bge migrate courses courses_bge
+      bge migrate --rollback --alias courses
+      bge migrate --drop-old --alias courses
+      bge migrate courses --in-place                     # it holds bge-m3's dense vectors
+    """
+    if rollback or drop_old:
+        after_swap(store, rollback, drop_old, **given)
+    elif given["in_place"]:
+        in_place(client, store, **given)
+    else:
+        copy(client, store, **given)
+
+
+def after_swap(
+    store: Store, rollback: bool, drop_old: bool, alias: str | None, **given: Any
+) -> None:
+    from .. import qdrant
+
+    if rollback and drop_old:
+        raise ConfigurationError("say either --rollback or --drop-old")
+    if alias is None or given["source"]:
+        raise ConfigurationError("--rollback and --drop-old want --alias, and no SOURCE")
+    if rollback:
+        say({"alias": alias, "points_to": qdrant.roll_back(store, alias)})
+    else:
+        say({"alias": alias, "dropped": qdrant.drop_old(store, alias)})
+
+
+def in_place(
+    client: Client,
+    store: Store,
+    source: str | None,
+    target: str | None,
+    text_fields: tuple[str, ...],
+    max_length: int | None,
+    dense_name: str | None,
+    schema: Schema,
+    **_: Any,
+) -> None:
+    from ..qdrant import add_in_place
+
+    if source is None or target is not None:
+        raise ConfigurationError("--in-place wants SOURCE and no TARGET")
+    with tqdm(unit="point", disable=None) as bar:
+        report = add_in_place(
+            store,
+            client,
+            source,
+            dense=dense_name,
+            text_fields=text_fields or ("text",),
+            colbert=schema.colbert,
+            max_length=max_length,
+            progress=bar.update,
+        )
+    say(report.as_dict())
+
+
+def copy(
+    client: Client,
+    store: Store,
+    source: str | None,
+    target: str | None,
+    alias: str | None,
+    text_fields: tuple[str, ...],
+    max_length: int | None,
+    schema: Schema,
+    dry_run: bool,
+    price: float,
+    **_: Any,
+) -> None:
+    from ..qdrant import Migration
+
+    if source is None or target is None:
+        raise ConfigurationError("say SOURCE and TARGET")
+    with tqdm(unit="point", disable=None) as bar:
+        migration = Migration(
+            store,
+            client,
+            source,
+            target,
+            alias=alias,
+            text_fields=text_fields or ("text",),
+            schema=schema,
+            max_length=max_length,
+            progress=bar.update,
+        )
+        report = migration.estimate(price) if dry_run else migration.run()
+    say(report.as_dict())

@@ -1,0 +1,43 @@
+"""BGE vectors in Qdrant: a collection's layout, indexing, hybrid search, migration.
+
+from bge_client import Client
+from bge_client.qdrant import HybridSearch, Schema, Store, index
+
+store = Store.open(path="qdrant-data")        # or url="http://localhost:6333"
+with Client("http://127.0.0.1:8000") as client:
+    index(store, client, "courses", [{"_id": "1", "text": "море"}])
+    for hit in HybridSearch(store, client, "courses").search("вода"):
+        print(hit.score, hit.text)
+"""
+
+try:
+    import qdrant_client as _  # noqa: F401
+except ImportError:
+    raise ImportError("bge_client.qdrant needs: pip install 'bge-client[qdrant]'") from None
+
+from .index import IndexReport, index
+from .inplace import InPlaceReport, add_in_place
+from .migrate import Estimate, Migration, MigrationReport, drop_old, roll_back
+from .schema import Binding, Schema
+from .search import Found, Hit, HybridSearch, Plan, Stage
+from .store import Store
+
+__all__ = [
+    "Binding",
+    "Estimate",
+    "Found",
+    "Hit",
+    "HybridSearch",
+    "InPlaceReport",
+    "IndexReport",
+    "Migration",
+    "MigrationReport",
+    "Plan",
+    "Schema",
+    "Stage",
+    "Store",
+    "add_in_place",
+    "drop_old",
+    "index",
+    "roll_back",
+]

@@ -1,0 +1,115 @@
+"""Documents and points: ids that stay the same from run to run, texts at any path of a payload."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..codec import checked_text
+from ..errors import ValidationError
+from .store import PointId
+
+NAMESPACE = uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11")  # of ids made from other ids
+MOST_CHARACTERS = 1_000_000  # of a text that a worker takes
+MOST_ID = 2**64 - 1
+
+
+class Document(NamedTuple):
+    """A point to be."""
+
+    id: PointId
+    text: str
+    payload: dict[str, Any]
+
+
+def documents_of(
+    given: Iterable[Mapping[str, Any] | str], fields: Sequence[str]
+) -> Iterator[Document]:
+    """A document of each mapping, or of each line that is not blank, a JSON object.
+
+    Raises:
+        ValidationError: one is no document; says which, counted from 1.
+    """
+    for number, value in enumerate(given, 1):
+        if not isinstance(value, str):
+            yield document(value, fields, f"document {number}")
+        elif not value.isspace():
+            yield document(_parsed(value, number), fields, f"line {number}")
+
+
+def _parsed(line: str, number: int) -> object:
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise ValidationError(f"line {number} is not JSON") from None
+
+
+def document(value: object, fields: Sequence[str], place: str) -> Document:
+    """Its id is made of `_id` or `id`; without one, of all it holds."""
+    if not isinstance(value, Mapping):
+        raise ValidationError(f"{place} is not a JSON object")
+    payload = dict(value)
+    text = text_at(payload, fields)
+    if text is None:
+        raise ValidationError(f"{place} has no text at `{'`, `'.join(fields)}`")
+    if fault := fault_of(text):
+        raise ValidationError(f"{place}: {fault}")
+    given = payload.get("_id", payload.get("id"))
+    return Document(point_id(payload if given is None else given, place), text, payload)
+
+
+def point_id(given: object, place: str = "the id") -> PointId:
+    """Whole numbers and UUIDs as they are; of anything else a UUID, always the same one.
+
+    Raises:
+        ValidationError: a number that Qdrant cannot have.
+    """
+    if isinstance(given, int) and not isinstance(given, bool):
+        if not 0 <= given <= MOST_ID:
+            raise ValidationError(f"{place}: an id must be from 0 to 2^64 - 1. Given: {given}")
+        return given
+    if not isinstance(given, str):
+        canonical = json.dumps(given, sort_keys=True, ensure_ascii=False)
+        return str(uuid.uuid5(NAMESPACE, hashlib.sha256(canonical.encode()).hexdigest()))
+    try:
+        return str(uuid.UUID(given))
+    except ValueError:
+        return str(uuid.uuid5(NAMESPACE, given))
+
+
+def text_at(payload: Mapping[str, Any], paths: Sequence[str]) -> str | None:
+    """The texts at these paths (`page.content`, `chunks.0.text`), one below the other.
+
+    None if there is no string at any of them, or only white space.
+    """
+    found = [value for path in paths if isinstance(value := _at(payload, path), str)]
+    text = "\n".join(value for value in found if value and not value.isspace())
+    return text or None
+
+
+def fault_of(text: str) -> str | None:
+    """Why a worker would not take this text; None if it would."""
+    if len(text) > MOST_CHARACTERS:
+        return f"the text has {len(text)} characters, more than {MOST_CHARACTERS}"
+    try:
+        checked_text(text, "text")
+    except ValidationError as error:
+        return str(error)
+    return None
+
+
+def _at(payload: Mapping[str, Any], path: str) -> Any:
+    if path in payload:  # a key may hold a dot itself
+        return payload[path]
+    value: Any = payload
+    for key in path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return None
+    return value

@@ -1,0 +1,207 @@
+"""The layout of a collection of BGE vectors, and the model it is bound to.
+
+A collection says in its metadata which model its vectors are of. Whoever writes to it or asks it
+compares that with the vectors at hand first: two models' vectors in one index ruin it silently,
+and Jina's have the same 1,024 dimensions as bge-m3's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from qdrant_client import models
+
+from ..client import Client
+from ..errors import ConfigurationError, FingerprintError, HTTPStatusError, ProtocolError
+from ..results import Embedding
+from .store import Store
+
+DENSE, SPARSE, COLBERT = "dense", "sparse", "colbert"
+METADATA = "bge"  # the key of ours among a collection's metadata
+COLBERT_CUT = "_colbert_cut"  # in a payload: how many of the text's ColBERT vectors are kept
+MULTIVECTOR_FLOATS = 1_048_576  # Qdrant's limit for one multivector, itself excluded
+MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
+Quantization = Literal["none", "scalar", "binary"]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a collection's vectors are of. `dense` is the name of its dense vector."""
+
+    fingerprint: str
+    model: str
+    dimensions: int
+    colbert: bool = False
+    dense: str = DENSE
+    max_length: int | None = None
+    text_fields: tuple[str, ...] = ("text",)
+    migrated_from: str | None = None
+
+    @classmethod
+    def probe(cls, client: Client, **more: Any) -> Binding:
+        """Of the model that an endpoint serves."""
+        found = client.embed("fingerprint")
+        if found.dense is None:
+            raise AssertionError("dense vectors were asked for. This is a bug.")
+        return cls(found.fingerprint, found.model, int(found.dense.shape[1]), **more)
+
+    @classmethod
+    def of(cls, store: Store, collection: str) -> Binding:
+        """What the collection says of itself.
+
+        Raises:
+            FingerprintError: it does not say.
+        """
+        told = (store.info(collection).config.metadata or {}).get(METADATA)
+        if not isinstance(told, Mapping):
+            raise FingerprintError(
+                f"collection `{collection}` does not say which model its vectors are of. If they "
+                f"are another model's, `bge migrate {collection} NEW` makes a collection of BGE "
+                f"vectors from its texts. If they are bge-m3's, `bge migrate {collection} "
+                "--in-place` checks them and adds the sparse ones"
+            )
+        fields = {**told, "text_fields": tuple(told["text_fields"])}
+        return cls(**fields)
+
+    def check(self, fingerprint: str, collection: str) -> None:
+        """Raises FingerprintError: those vectors do not belong there."""
+        if fingerprint != self.fingerprint:
+            raise FingerprintError(
+                f"collection `{collection}` holds vectors of {self.model}, {self.fingerprint}. "
+                f"Given: those of {fingerprint}. Use the endpoint it was made with, or "
+                f"`bge migrate {collection} NEW` to make a collection for this one"
+            )
+
+    def check_options(self, collection: str, **asked: Any) -> None:
+        """Raises ConfigurationError: the collection was made with another value of one of these.
+
+        What is None was not asked for.
+        """
+        for name, value in asked.items():
+            there = getattr(self, name)
+            if value is not None and value != there:
+                raise ConfigurationError(
+                    f"collection `{collection}` was made with `{name}` {there!r}. Given: {value!r}"
+                )
+
+    def as_metadata(self) -> dict[str, Any]:
+        return {METADATA: {**asdict(self), "text_fields": list(self.text_fields)}}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """How a collection keeps its vectors: `dense`, `sparse` and, if wanted, `colbert`.
+
+    `on_disk` keeps dense vectors, payloads and the index on disk; `quantization` keeps small
+    copies of the dense vectors in memory (scalar: a quarter of the size, binary: a 32nd). ColBERT
+    vectors are always on disk and without an index: they only rescore what others have found.
+    """
+
+    colbert: bool = False
+    on_disk: bool = False
+    quantization: Quantization = "none"
+
+    def ensure(self, store: Store, collection: str, binding: Binding) -> Binding:
+        """Make the collection if there is none; what it, made now or before, is bound to.
+
+        Raises:
+            FingerprintError: its vectors are another model's.
+        """
+        if not store.exists(collection):
+            try:
+                self._create(store, collection, binding)
+            except HTTPStatusError:  # made meanwhile, or made and the answer was lost
+                if not store.exists(collection):
+                    raise
+        there = Binding.of(store, collection)
+        there.check(binding.fingerprint, collection)
+        return there
+
+    def _create(self, store: Store, collection: str, binding: Binding) -> None:
+        # bge-m3 has learnt its sparse weights: no IDF on top of them
+        sparse = models.SparseVectorParams(index=models.SparseIndexParams(on_disk=self.on_disk))
+        store.ask(
+            "create_collection",
+            collection_name=collection,
+            vectors_config=self._vectors(binding.dimensions),
+            sparse_vectors_config={SPARSE: sparse},
+            on_disk_payload=self.on_disk,
+            quantization_config=_QUANTIZATION[self.quantization],
+            metadata=binding.as_metadata(),
+        )
+
+    def _vectors(self, dimensions: int) -> dict[str, models.VectorParams]:
+        cosine = models.Distance.COSINE
+        vectors = {
+            DENSE: models.VectorParams(
+                size=dimensions,
+                distance=cosine,
+                on_disk=self.on_disk,
+                hnsw_config=models.HnswConfigDiff(on_disk=self.on_disk),
+            )
+        }
+        if self.colbert:
+            vectors[COLBERT] = models.VectorParams(
+                size=dimensions,
+                distance=cosine,
+                multivector_config=MAX_SIM,
+                hnsw_config=models.HnswConfigDiff(m=0),
+                on_disk=True,
+            )
+        return vectors
+
+
+_QUANTIZATION: dict[Quantization, Any] = {
+    "none": None,
+    "scalar": models.ScalarQuantization(
+        scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+    ),
+    "binary": models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True)),
+}
+
+
+def most_colbert_vectors(dimensions: int) -> int:
+    """Of one point: 1,023 of 1,024 dimensions."""
+    return (MULTIVECTOR_FLOATS - 1) // dimensions
+
+
+def point_vectors(found: Embedding, binding: Binding) -> dict[str, Any]:
+    """A text's vectors as Qdrant takes them.
+
+    Raises:
+        ProtocolError: one is not finite: Qdrant would store it.
+    """
+    return {binding.dense: _numbers(found.dense), **extra_vectors(found, binding)}
+
+
+def extra_vectors(found: Embedding, binding: Binding) -> dict[str, Any]:
+    """All but the dense one; of ColBERT's, from the front, as many as one point may have."""
+    vectors: dict[str, Any] = {SPARSE: sparse_vector(found)}
+    if binding.colbert:
+        most = most_colbert_vectors(binding.dimensions)
+        vectors[COLBERT] = _numbers(found.colbert, most)
+    return vectors
+
+
+def sparse_vector(found: Embedding) -> models.SparseVector:
+    if found.sparse is None:
+        raise AssertionError("sparse vectors were asked for. This is a bug.")
+    indices, values = found.sparse
+    return models.SparseVector(indices=indices.tolist(), values=_numbers(values))
+
+
+def is_colbert_cut(found: Embedding, binding: Binding) -> bool:
+    most = most_colbert_vectors(binding.dimensions)
+    return binding.colbert and found.colbert is not None and len(found.colbert) > most
+
+
+def _numbers(array: np.ndarray[Any, Any] | None, most: int | None = None) -> Any:
+    """As lists, rounded as the contract's floats are: half the bytes in a request."""
+    if array is None:
+        raise AssertionError("these vectors were asked for. This is a bug.")
+    if not np.isfinite(array).all():
+        raise ProtocolError("a vector is not finite")
+    return np.round(array[:most].astype(np.float64), 7).tolist()

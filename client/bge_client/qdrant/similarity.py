@@ -1,0 +1,58 @@
+"""Whether stored vectors are what the model makes of the texts today."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..client import Client
+from .documents import Document
+from .filling import embedded, pages
+from .schema import Binding
+from .store import PointId, Store
+
+SAME = 0.999  # cosine of one text's vectors computed twice, in other batches and another dtype
+NAMED = 20  # ids in a message
+PAGE = 64
+
+
+def similarities(
+    store: Store,
+    client: Client,
+    collection: str,
+    binding: Binding,
+    documents: Iterable[Document],
+) -> Iterator[tuple[Document, float]]:
+    """Of each document the cosine of its stored dense vector and a new one; -1 if there is none."""
+    for page in pages(documents, PAGE):
+        records = store.ask(
+            "retrieve",
+            collection_name=collection,
+            ids=[document.id for document in page],
+            with_payload=False,
+            with_vectors=True,
+        )
+        stored = {record.id: dense_of(record.vector, binding.dense) for record in records}
+        for document, found in embedded(client, page, collection, binding):
+            yield document, _cosine(stored.get(document.id), found.dense)
+
+
+def dense_of(vector: Any, name: str) -> Any:
+    """Of a point's vectors the dense one; in a collection without names it is the only one."""
+    return vector.get(name) if isinstance(vector, dict) else vector
+
+
+def _cosine(stored: Any, new: Any) -> float:
+    if stored is None or len(stored) != len(new):
+        return -1.0
+    stored = np.asarray(stored, np.float64)
+    norms = np.linalg.norm(stored) * np.linalg.norm(new)
+    return float(stored @ new / norms) if norms else -1.0
+
+
+def named(ids: Sequence[PointId]) -> str:
+    """The first of them, for a message."""
+    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
+    return f": {', '.join(map(str, ids[:NAMED]))}{more}" if ids else ""

@@ -1,0 +1,244 @@
+"""A Qdrant server, or a folder in Qdrant's local mode, behind one door: retries and clear errors.
+
+Every call is one that may be repeated (reads, and writes that say what shall be), so a call whose
+answer was lost is simply made again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+from ..calls import Call
+from ..errors import (
+    AuthenticationError,
+    BGEError,
+    ConfigurationError,
+    HTTPStatusError,
+    RateLimitError,
+    TooLargeError,
+    TransportError,
+)
+from ..transport import persist
+
+PATIENCE = 120.0  # seconds that a call is tried again for
+SAID = 300  # characters of what the server said
+Payload = Mapping[str, Any]
+PointId = int | str | UUID
+
+
+class Store:
+    """`ask` is the only way to Qdrant. One thread at a time, since local mode bears no more."""
+
+    def __init__(self, client: QdrantClient, *, patience: float = PATIENCE) -> None:
+        self.client = client
+        self._patience = patience
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        url: str | None = None,
+        path: str | Path | None = None,
+        api_key: str | None = None,
+        timeout: int = 60,
+    ) -> Store:
+        """A server by its `url`, or a folder for local mode, made if there is none.
+
+        Raises:
+            ConfigurationError: neither or both are given, or the folder is another process'.
+        """
+        if (url is None) == (path is None):
+            raise ConfigurationError("say either the `url` of a Qdrant server or a `path`")
+        if url is not None:
+            return cls(_remote(url, api_key, timeout))
+        try:
+            return cls(QdrantClient(path=os.fspath(path or "")))
+        except RuntimeError:
+            raise ConfigurationError(
+                f"{path} is open in another process, and Qdrant's local mode bears one at a time. "
+                "For several, run a Qdrant server and set `QDRANT_URL`"
+            ) from None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.client.close()
+
+    def ask(self, method: str, **given: Any) -> Any:
+        """What `QdrantClient.<method>(**given)` returns, tried again while the server is busy.
+
+        Raises:
+            HTTPStatusError: the server says no; RateLimitError, AuthenticationError among them.
+            TooLargeError: the request is larger than the server takes.
+            TransportError: no answer.
+        """
+
+        def once() -> Any:
+            try:
+                return getattr(self.client, method)(**given)
+            except (UnexpectedResponse, ResponseHandlingException, ResourceExhaustedResponse) as e:
+                raise _said_by_server(e, method) from None
+            except sqlite3.OperationalError as error:  # local mode, as the next two
+                raise _disk_full(f"Qdrant's local mode: {error}", 507) from None
+            except KeyError as error:
+                raise HTTPStatusError(f"Qdrant's local mode does not find {error}", 404) from None
+            except ValueError as error:
+                raise HTTPStatusError(f"Qdrant's local mode: {error}", 400) from None
+
+        with Call(self._patience) as call:
+            return persist(call, once, (TransportError, HTTPStatusError))
+
+    # ------------------------------------------------------------------------- collections
+
+    def exists(self, collection: str) -> bool:
+        """Of a collection, or of an alias."""
+        return bool(self.ask("collection_exists", collection_name=collection))
+
+    def info(self, collection: str) -> models.CollectionInfo:
+        """Raises ConfigurationError: there is none of that name."""
+        if not self.exists(collection):
+            there = [c.name for c in self.ask("get_collections").collections]
+            raise ConfigurationError(
+                f"there is no collection `{collection}`. There are: {', '.join(there) or 'none'}"
+            )
+        found: models.CollectionInfo = self.ask("get_collection", collection_name=collection)
+        return found
+
+    def aliases(self) -> dict[str, str]:
+        """Of each alias, its collection."""
+        return {a.alias_name: a.collection_name for a in self.ask("get_aliases").aliases}
+
+    def resolve(self, name: str) -> str:
+        """The collection of an alias; any other name as it is."""
+        return self.aliases().get(name, name)
+
+    def point_alias(self, alias: str, collection: str) -> None:
+        """Point it there in one step, wherever it pointed before: no moment without it."""
+        operation = models.CreateAliasOperation(
+            create_alias=models.CreateAlias(collection_name=collection, alias_name=alias)
+        )
+        self.ask("update_collection_aliases", change_aliases_operations=[operation])
+
+    # ------------------------------------------------------------------------------ points
+
+    def count(self, collection: str) -> int:
+        found = self.ask("count", collection_name=collection, exact=True)
+        return int(found.count)
+
+    def payloads(self, collection: str, ids: list[PointId]) -> dict[PointId, Payload]:
+        """Of those points that there are."""
+        found = self.ask("retrieve", collection_name=collection, ids=ids, with_payload=True)
+        return {record.id: record.payload or {} for record in found}
+
+    def scroll(
+        self, collection: str, *, page: int = 256, **more: Any
+    ) -> Iterator[list[models.Record]]:
+        """All points in the order of their ids, a page at a time. Bears writes meanwhile."""
+        offset = None
+        while True:
+            records, offset = self.ask(
+                "scroll", collection_name=collection, offset=offset, limit=page, **more
+            )
+            if records:
+                yield records
+            if offset is None:
+                return
+
+    def upsert(self, collection: str, points: list[models.PointStruct]) -> None:
+        """All of them, in halves if they are too large for one request."""
+        self._write("upsert", collection, points)
+
+    def add_vectors(self, collection: str, points: Sequence[models.PointVectors]) -> None:
+        """To those of these points that there are; their other vectors and payloads stay."""
+        try:
+            self._write("update_vectors", collection, points)
+        except HTTPStatusError as error:  # 404: one was deleted meanwhile
+            if error.status != 404:
+                raise
+            middle = len(points) // 2
+            for part in (points[:middle], points[middle:]) if middle else ():
+                self.add_vectors(collection, part)
+
+    def _write(self, method: str, collection: str, points: Sequence[Any]) -> None:
+        try:
+            self.ask(method, collection_name=collection, points=points, wait=True)
+        except TooLargeError:
+            if len(points) == 1:
+                raise TooLargeError(
+                    f"point {points[0].id} alone is larger than the Qdrant server takes in one "
+                    "request (32 MB by default)"
+                ) from None
+            middle = len(points) // 2
+            self._write(method, collection, points[:middle])
+            self._write(method, collection, points[middle:])
+
+    def delete(self, collection: str, ids: list[PointId]) -> None:
+        selector = models.PointIdsList(points=ids)
+        self.ask("delete", collection_name=collection, points_selector=selector, wait=True)
+
+
+def _remote(url: str, api_key: str | None, timeout: int) -> QdrantClient:
+    with warnings.catch_warnings():  # a key over plain http: perhaps on this machine
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            return QdrantClient(
+                url=url, api_key=api_key, timeout=timeout, check_compatibility=False
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"the Qdrant server's `url` is none: {error}") from None
+
+
+def _said_by_server(error: Exception, method: str) -> BGEError:
+    if isinstance(error, ResponseHandlingException):
+        return TransportError(f"Qdrant gave no answer to {method}: {_cause(error)}")
+    if isinstance(error, ResourceExhaustedResponse):
+        busy = RateLimitError(f"Qdrant is asked too much: {error}", 429)
+        busy.retry_after = float(error.retry_after_s)
+        return busy
+    assert isinstance(error, UnexpectedResponse)
+    status, said = error.status_code or 0, _said(error)
+    message = f"Qdrant answered {method} with HTTP {status}: {said}"
+    if status in (401, 403):
+        return AuthenticationError(f"Qdrant does not accept the key: HTTP {status}", status)
+    if status == 413 or "larger than allowed" in said:  # a proxy's, Qdrant's own (400)
+        return TooLargeError(message)
+    if status == 507 or "No space left" in said or "disk space" in said:
+        return _disk_full(message, status)
+    if status == 429:
+        return RateLimitError(message, status)
+    return HTTPStatusError(message, status)
+
+
+def _disk_full(message: str, status: int) -> HTTPStatusError:
+    """Not to be tried again: only somebody who makes room can help."""
+    error = HTTPStatusError(
+        f"{message}. No room on the disk: nothing is lost, make some and run the same again", status
+    )
+    error.retry = False
+    return error
+
+
+def _cause(error: ResponseHandlingException) -> str:
+    return f"{type(error.source).__name__} {error.source}".strip()[:SAID]
+
+
+def _said(error: UnexpectedResponse) -> str:
+    try:
+        said = error.structured()["status"]["error"]
+    except (ValueError, KeyError, TypeError):
+        said = error.content.decode("utf-8", "replace")
+    return " ".join(str(said).split())[:SAID]

@@ -1,0 +1,411 @@
+"""A migration loses nothing, doubles nothing and mixes nothing, whenever it is killed."""
+
+from __future__ import annotations
+
+import random
+import threading
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient, models
+
+from bge_client import Client, ConfigurationError, FingerprintError, MigrationError
+from bge_client.qdrant import (
+    Binding,
+    HybridSearch,
+    Migration,
+    Plan,
+    Schema,
+    Store,
+    add_in_place,
+    drop_old,
+    filling,
+    index,
+    roll_back,
+)
+from bge_client.qdrant.store import Payload
+from points import assert_equal, contents
+
+WIDTH = 1024
+
+
+def foreign(payload: Payload) -> list[float]:
+    """Some other model's vector of a payload."""
+    seed = zlib.crc32(repr(payload).encode())
+    return np.random.default_rng(seed).normal(size=WIDTH).tolist()
+
+
+def put(store: Store, *points: tuple[Any, dict[str, Any]]) -> None:
+    """Into the collection `old`."""
+    structs = [models.PointStruct(id=id, vector=foreign(p), payload=p) for id, p in points]
+    store.ask("upsert", collection_name="old", points=structs)
+
+
+def make_old(store: Store, passages: list[dict[str, Any]]) -> Store:
+    """The collection `old`, in use as `live`."""
+    params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)
+    store.ask("create_collection", collection_name="old", vectors_config=params)
+    put(store, *enumerate(passages))
+    store.point_alias("live", "old")
+    return store
+
+
+@pytest.fixture
+def old(store: Store, passages: list[dict[str, Any]]) -> Store:
+    return make_old(store, passages[:30])
+
+
+def payloads(store: Store, collection: str) -> dict[Any, Any]:
+    return {id: payload for id, (payload, _) in contents(store, collection).items()}
+
+
+def test_the_copy_has_every_point_and_the_alias_points_to_it(old: Store, worker: Client) -> None:
+    before = contents(old, "old")
+    report = Migration(old, worker, "live", "new").run()
+    assert payloads(old, "new") == payloads(old, "old")
+    assert old.aliases() == {"live": "new"}
+    assert payloads(old, "old") == {id: payload for id, (payload, _) in before.items()}
+    assert (report.points, report.passes, report.written, report.compared) == (30, 2, 30, 30)
+    hits = HybridSearch(old, worker, "live", Plan(sparse=False)).search("список")
+    assert len(hits) == 10
+
+
+def test_the_source_is_never_written_to(old: Store, worker: Client) -> None:
+    reads = {"scroll", "retrieve", "count", "query_points", "get_collection", "collection_exists"}
+    asked: list[tuple[str, Any]] = []
+    ask = old.ask
+
+    def spy(method: str, **given: Any) -> Any:
+        asked.append((method, given.get("collection_name")))
+        return ask(method, **given)
+
+    old.ask = spy  # type: ignore[method-assign]
+    Migration(old, worker, "live", "new").run()
+    assert {method for method, name in asked if name == "old"} <= reads
+
+
+class Killed(BaseException):
+    """What no handler of errors catches."""
+
+
+class Dying:
+    """Qdrant's client in a process that is killed before or after its n-th call."""
+
+    def __init__(self, client: QdrantClient, at: int, after: bool) -> None:
+        self._client, self._at, self._after, self.calls = client, at, after, 0
+
+    def __getattr__(self, method: str) -> Any:
+        call = getattr(self._client, method)
+
+        def counted(**given: Any) -> Any:
+            self.calls += 1
+            if self.calls == self._at and not self._after:
+                raise Killed
+            result = call(**given)
+            if self.calls == self._at:
+                raise Killed
+            return result
+
+        return counted
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_killed_at_any_call_to_qdrant_it_goes_on_to_the_same_end(
+    worker: Client,
+    passages: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    after: bool,
+) -> None:
+    monkeypatch.setattr(filling, "PAGE", 4)
+    some = [*passages[:9], {"_id": "bare"}]
+
+    def fresh() -> Store:
+        return make_old(Store(QdrantClient(":memory:")), some)
+
+    whole = fresh()
+    watched = Dying(whole.client, 0, after)
+    Migration(Store(watched), worker, "live", "new").run()  # type: ignore[arg-type]
+    expected = contents(whole, "new")
+    for at in range(1, watched.calls + 1):
+        store = fresh()
+        with pytest.raises(Killed):
+            Migration(Store(Dying(store.client, at, after)), worker, "live", "new").run()  # type: ignore[arg-type]
+        Migration(store, worker, "live", "new").run()
+        assert_equal(contents(store, "new"), expected)
+        assert store.aliases() == {"live": "new"}
+
+
+def test_what_changes_meanwhile_is_followed(
+    old: Store, worker: Client, passages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points are added, changed and deleted, before and behind where the pass is."""
+    monkeypatch.setattr(filling, "PAGE", 4)
+    chance, texts = random.Random(7), iter(passages[30:])
+
+    def change(_: int) -> None:
+        if (new := next(texts, None)) is not None:
+            put(old, (1000 + chance.randrange(500), new))
+            put(old, (chance.randrange(30), {"text": f"изменён {new['title']}"}))
+            old.delete("old", [chance.randrange(30)])
+
+    report = Migration(old, worker, "live", "new", progress=change).run()
+    assert report.passes > 2
+    assert payloads(old, "new") == payloads(old, "old")
+    clean = Store(QdrantClient(":memory:"))
+    params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)
+    clean.ask("create_collection", collection_name="old", vectors_config=params)
+    put(clean, *payloads(old, "old").items())
+    Migration(clean, worker, "old", "new").run()
+    assert_equal(contents(old, "new"), contents(clean, "new"))
+
+
+def test_a_source_that_never_holds_still_is_not_swapped(old: Store, worker: Client) -> None:
+    count = iter(range(10**6))
+
+    def change(_: int) -> None:
+        put(old, (0, {"text": f"номер {next(count)}"}))
+
+    with pytest.raises(MigrationError, match="still changes after 20 passes"):
+        Migration(old, worker, "live", "new", progress=change).run()
+    assert old.aliases() == {"live": "old"}
+
+
+def test_what_is_written_to_the_source_at_the_moment_of_the_swap_is_named(
+    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swap = old.point_alias
+
+    def late(alias: str, collection: str) -> None:
+        put(old, (777, {"text": "опоздавший"}))
+        swap(alias, collection)
+
+    monkeypatch.setattr(old, "point_alias", late)
+    assert Migration(old, worker, "live", "new").run().late == [777]
+
+
+def test_a_reader_never_sees_a_missing_or_a_mixed_collection(old: Store, worker: Client) -> None:
+    """The reader knows both layouts; each answer must be all of one."""
+    old_ids, seen, stop = set(payloads(old, "old")), [], threading.Event()
+    query = foreign({})
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                info = old.client.get_collection("live").config.params.vectors
+                seen.append("new" if isinstance(info, dict) else "old")
+                page, _ = old.client.scroll("live", limit=100)
+                assert {record.id for record in page} == old_ids
+                if seen[-1] == "old" and old.aliases()["live"] == "old":
+                    assert len(old.client.query_points("live", query=query, limit=5).points) == 5
+            except Exception as error:
+                seen.append(repr(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    Migration(old, worker, "live", "new").run()
+    while seen[-1] == "old":
+        pass
+    stop.set()
+    reader.join()
+    assert set(seen) == {"old", "new"}
+    assert seen == sorted(seen, reverse=True)
+
+
+def test_points_without_a_usable_text_are_copied_and_reported(old: Store, worker: Client) -> None:
+    put(
+        old,
+        (101, {"n": 1}),
+        (102, {"text": ""}),
+        (103, {"text": 5}),
+        (104, {"text": "x" * 1_000_001}),
+    )
+    report = Migration(old, worker, "live", "new").run()
+    assert set(report.without_text) == {101, 102, 103, 104}
+    assert report.without_text[101] == "no text at `text`"
+    assert report.without_text[104].startswith("the text has 1000001 characters")
+    assert payloads(old, "new") == payloads(old, "old")
+    assert contents(old, "new")[101] == ({"n": 1}, {})
+
+
+def test_a_text_that_vanishes_takes_its_vectors_with_it(old: Store, worker: Client) -> None:
+    Migration(old, worker, "old", "new").run()
+    put(old, (3, {"note": "без текста"}))
+    Migration(old, worker, "old", "new").run()
+    assert contents(old, "new")[3] == ({"note": "без текста"}, {})
+
+
+@pytest.mark.parametrize("spoil", ["vector", "payload", "missing", "extra"])
+def test_a_copy_that_was_tampered_with_is_mended_or_refused(
+    old: Store, worker: Client, spoil: str
+) -> None:
+    Migration(old, worker, "old", "new").run()
+    expected = contents(old, "new")
+    if spoil == "vector":
+        wrong = models.PointVectors(id=3, vector={"dense": [1.0] + [0.0] * 511})
+        old.add_vectors("new", [wrong])
+        with pytest.raises(MigrationError, match=r"of 30 points .* 1 differ: 3\. Nothing"):
+            Migration(old, worker, "live", "new").run()
+        assert old.aliases() == {"live": "old"}
+        return
+    if spoil == "payload":
+        old.ask("set_payload", collection_name="new", payload={"more": 1}, points=[3])
+    elif spoil == "missing":
+        old.delete("new", [3])
+    else:
+        point = models.PointStruct(id=9999, vector={}, payload={})
+        old.upsert("new", [point])
+    Migration(old, worker, "live", "new").run()
+    assert_equal(contents(old, "new"), expected)
+
+
+def test_a_store_that_loses_writes_is_never_swapped_to(
+    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = old.upsert
+
+    def losing(collection: str, points: list[Any]) -> None:
+        if kept := [point for point in points if point.id != 5]:
+            write(collection, kept)
+
+    monkeypatch.setattr(old, "upsert", losing)
+    monkeypatch.setattr("bge_client.qdrant.migrate.PASSES", 3)
+    with pytest.raises(MigrationError, match="still changes"):
+        Migration(old, worker, "live", "new").run()
+    assert old.aliases() == {"live": "old"}
+
+
+# ------------------------------------------------------------------- before and after it
+
+
+def test_a_dry_run_estimates_and_writes_nothing(old: Store, worker: Client) -> None:
+    put(old, (101, {"n": 1}))
+    estimate = Migration(old, worker, "live", "new").estimate(dollars_per_second=2.0)
+    texts = [payload["text"] for payload in payloads(old, "old").values() if "text" in payload]
+    assert (estimate.points, estimate.sampled, estimate.without_text) == (31, 31, 1)
+    assert estimate.tokens == worker.embed(texts).usage.total_tokens
+    assert estimate.dollars == pytest.approx(2 * estimate.seconds)
+    assert not old.exists("new")
+
+
+def test_back_and_forth_and_the_old_one_goes_last(old: Store, worker: Client) -> None:
+    Migration(old, worker, "live", "new").run()
+    assert roll_back(old, "live") == "old"
+    assert old.aliases() == {"live": "old"}
+    with pytest.raises(ConfigurationError, match="points to `old`, which was not made by a migr"):
+        drop_old(old, "live")
+    Migration(old, worker, "live", "new").run()
+    old.point_alias("other", "old")
+    with pytest.raises(ConfigurationError, match="`old` is still in use by alias `other`"):
+        drop_old(old, "live")
+    old.point_alias("other", "new")
+    assert drop_old(old, "live") == "old"
+    assert not old.exists("old")
+    with pytest.raises(ConfigurationError, match="which `new` was made from, is gone"):
+        roll_back(old, "live")
+    with pytest.raises(ConfigurationError, match="points to `new` already, and `old`"):
+        Migration(old, worker, "live", "new")
+
+
+def test_once_swapped_the_target_is_nobody_s_copy_any_more(old: Store, worker: Client) -> None:
+    Migration(old, worker, "live", "new").run()
+    index(old, worker, "live", [{"id": 5000, "text": "написан после"}])
+    put(old, (5001, {"text": "не туда"}))
+    report = Migration(old, worker, "live", "new").run()
+    assert (report.written, report.deleted) == (0, 0)
+    assert 5000 in payloads(old, "new")
+
+
+def test_what_cannot_be_meant_is_refused(old: Store, worker: Client) -> None:
+    def migration(*names: str, **more: Any) -> Callable[[], object]:
+        return lambda: Migration(old, worker, *names, **more).run()  # type: ignore[arg-type]
+
+    index(old, worker, "made", [{"id": 1, "text": "море"}])
+    Schema().ensure(old, "theirs", Binding("jina/v3/1024", "jina-v3", 512))
+    refused = [
+        (migration("nope", "new"), ConfigurationError, "no collection `nope`"),
+        (migration("old", "live"), ConfigurationError, "`live` is an alias"),
+        (migration("made", "made"), ConfigurationError, "source and target are both `made`"),
+        (migration("live", "new", alias="old"), ConfigurationError, "`old` is a collection, so"),
+        (migration("live", "made"), ConfigurationError, "was not made from `old` but from docu"),
+        (migration("live", "theirs"), FingerprintError, "holds vectors of jina-v3"),
+    ]
+    for attempt, kind, message in refused:
+        with pytest.raises(kind, match=message):
+            attempt()
+    assert old.aliases() == {"live": "old"}
+    assert not old.exists("new")
+
+
+# ------------------------------------------------------------------------------ in place
+
+
+def dense_only(store: Store, worker: Client, passages: list[dict[str, Any]], name: str) -> Store:
+    """A collection of bge-m3's dense vectors, as a user of FlagEmbedding may have it."""
+    params = models.VectorParams(size=512, distance=models.Distance.COSINE)
+    config = {name: params} if name else params
+    store.ask("create_collection", collection_name="mine", vectors_config=config)
+    dense = worker.embed([passage["text"] for passage in passages]).dense
+    assert dense is not None
+    points = [
+        models.PointStruct(
+            id=n, vector={name: vector.tolist()} if name else vector.tolist(), payload=passage
+        )
+        for n, (passage, vector) in enumerate(zip(passages, dense, strict=True))
+    ]
+    store.ask("upsert", collection_name="mine", points=points)
+    return store
+
+
+@pytest.mark.parametrize("name", ["", "bge"])
+def test_sparse_and_colbert_vectors_are_added_in_place(
+    store: Store, worker: Client, passages: list[dict[str, Any]], name: str
+) -> None:
+    dense_only(store, worker, passages[:20], name)
+    before = contents(store, "mine")
+    report = add_in_place(store, worker, "mine", colbert=True)
+    assert (report.dense, report.written, report.without_text) == (name, 20, [])
+    after = contents(store, "mine")
+    for id, (payload, vectors) in after.items():
+        assert payload == before[id][0]
+        assert vectors.keys() == {name, "sparse", "colbert"}
+        assert vectors[name] == (before[id][1][name] if name else before[id][1])
+    plan = Plan(colbert=True)
+    assert len(HybridSearch(store, worker, "mine", plan).search("список", explain=True)) == 10
+    assert add_in_place(store, worker, "mine", colbert=True).written == 0
+
+
+def test_in_place_goes_on_after_a_kill(
+    store: Store, worker: Client, passages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bge_client.qdrant.inplace.PAGE", 4)
+    dense_only(store, worker, passages[:9], "")
+    killed = 0
+    for at in range(1, 40):
+        try:
+            add_in_place(Store(Dying(store.client, at, True)), worker, "mine")  # type: ignore[arg-type]
+            break
+        except Killed:
+            killed += 1
+    assert 5 < killed < 39
+    assert all("sparse" in vectors for _, vectors in contents(store, "mine").values())
+
+
+def test_dense_vectors_of_another_model_are_left_alone(
+    store: Store, worker: Client, passages: list[dict[str, Any]]
+) -> None:
+    params = models.VectorParams(size=512, distance=models.Distance.COSINE)
+    store.ask("create_collection", collection_name="mine", vectors_config=params)
+    points = [
+        models.PointStruct(id=n, vector=foreign(p)[:512], payload=p)
+        for n, p in enumerate(passages[:20])
+    ]
+    store.ask("upsert", collection_name="mine", points=points)
+    before = contents(store, "mine")
+    message = "of 20 dense vectors of `mine`, 20 are not what miniature/bge-m3 makes of their texts"
+    with pytest.raises(FingerprintError, match=message):
+        add_in_place(store, worker, "mine")
+    assert contents(store, "mine") == before
+    assert store.info("mine").config.params.sparse_vectors is None

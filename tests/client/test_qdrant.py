@@ -1,0 +1,280 @@
+"""Collections of BGE vectors: what is written, what is refused, what is found."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qdrant_client import QdrantClient, models
+
+from bge_client import Client, ConfigurationError, FingerprintError, ValidationError
+from bge_client.qdrant import (
+    Binding,
+    HybridSearch,
+    Plan,
+    Schema,
+    Store,
+    filling,
+    index,
+    schema,
+    search,
+)
+from bge_client.qdrant.documents import point_id, text_at
+from points import contents
+
+FILTER = models.Filter(
+    must=[models.FieldCondition(key="metadata.lang", match=models.MatchValue(value="ru"))]
+)
+QUERY = "разделение выборки на обучающую и тестовую"
+
+
+@pytest.fixture(scope="module")
+def course(worker: Client, passages: list[dict[str, Any]]) -> Any:
+    """The course material with all three vectors."""
+    with Store(QdrantClient(":memory:")) as store:
+        index(store, worker, "course", passages, schema=Schema(colbert=True))
+        yield store
+
+
+def ids(found: Any) -> list[str]:
+    return [hit.document_id for hit in found]
+
+
+# ---------------------------------------------------------------------------------- index
+
+
+def test_a_document_is_a_point_with_all_its_vectors(store: Store, worker: Client) -> None:
+    document = {"_id": "sea", "text": "море", "year": 1999}
+    report = index(store, worker, "c", [document], schema=Schema(colbert=True))
+    (point,) = contents(store, "c").items()
+    id, (payload, vectors) = point
+    assert id == str(uuid.uuid5(uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11"), "sea"))
+    assert payload == document
+    direct = worker.embed("море", sparse=True, colbert=True, dtype="float32")
+    np.testing.assert_allclose(vectors["dense"], direct.dense[0], atol=1e-4)  # fp16 on the wire
+    np.testing.assert_allclose(vectors["colbert"], direct.colbert[0], atol=1e-3)
+    assert vectors["sparse"].indices == direct.sparse[0].indices.tolist()
+    assert (report.written, report.fingerprint) == (1, direct.fingerprint)
+
+
+def test_a_second_run_writes_only_what_has_changed(
+    store: Store, worker: Client, passages: list[dict[str, Any]]
+) -> None:
+    index(store, worker, "c", passages)
+    before = contents(store, "c")
+    report = index(store, worker, "c", passages)
+    assert (report.unchanged, report.written) == (len(passages), 0)
+    changed = [{**passages[0], "text": "Другой текст."}, *passages[1:], {"id": 7, "text": "новый"}]
+    report = index(store, worker, "c", changed)
+    assert (report.unchanged, report.written) == (len(passages) - 1, 2)
+    after = contents(store, "c")
+    assert after.pop(7)[0]["text"] == "новый"
+    differ = [id for id in before if before[id][0] != after[id][0]]
+    assert differ == [point_id(passages[0]["_id"])]
+    assert before[differ[0]][1] != after[differ[0]][1]
+
+
+def test_lines_of_json_are_documents_too(store: Store, worker: Client) -> None:
+    index(store, worker, "c", ['{"_id": 1, "text": "море"}\n', "\n", '{"_id": 2, "text": "и"}'])
+    assert contents(store, "c").keys() == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("{", "line 2 is not JSON"),
+        ("[]", "line 2 is not a JSON object"),
+        ({"id": 5}, "document 2 has no text at `text`"),
+        ({"text": " \n"}, "document 2 has no text at `text`"),
+        ({"text": "\ud800"}, "document 2: .*a lone surrogate at character 0"),
+        ({"text": "x" * 1_000_001}, "document 2: the text has 1000001 characters, more than"),
+        ({"text": "x", "id": -1}, r"document 2: an id must be from 0 to 2\^64 - 1. Given: -1"),
+    ],
+)
+def test_a_bad_document_is_named_and_those_before_it_are_written(
+    store: Store, worker: Client, bad: Any, message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        index(store, worker, "c", [{"id": 1, "text": "море"}, bad])
+    assert contents(store, "c").keys() == {1}
+
+
+def test_a_text_may_lie_anywhere_in_the_payload() -> None:
+    payload = {"page": {"content": ["первый", {"body": "второй"}]}, "a.b": "третий", "n": 1}
+    assert text_at(payload, ["page.content.0"]) == "первый"
+    assert text_at(payload, ["page.content.1.body", "a.b"]) == "второй\nтретий"
+    for nowhere in ("page", "page.content.2", "page.content.x", "n", "a.c", ""):
+        assert text_at(payload, [nowhere]) is None
+
+
+@given(st.one_of(st.integers(0, 2**64 - 1), st.text(), st.dictionaries(st.text(), st.integers())))
+def test_ids_are_stable_and_such_as_qdrant_takes(given_id: Any) -> None:
+    made = point_id(given_id)
+    assert made == point_id(given_id)
+    assert made == given_id if isinstance(given_id, int) else uuid.UUID(str(made))
+
+
+def test_colbert_vectors_that_a_point_cannot_hold_are_cut_and_flagged(
+    store: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MULTIVECTOR_FLOATS", 6 * 512)  # five vectors of 512
+    documents = [{"id": 1, "text": "много разных слов в тексте"}, {"id": 2, "text": "море"}]
+    report = index(store, worker, "c", documents, schema=Schema(colbert=True))
+    stored = contents(store, "c")
+    assert report.colbert_cut == [1]
+    assert len(stored[1][1]["colbert"]) == 5
+    assert stored[1][0] == {**documents[0], schema.COLBERT_CUT: True}
+    assert schema.COLBERT_CUT not in stored[2][0]
+    assert index(store, worker, "c", documents, schema=Schema(colbert=True)).unchanged == 2
+
+
+def test_a_text_that_was_cut_is_reported(store: Store, worker: Client) -> None:
+    documents = [{"id": 1, "text": "слово " * 50}, {"id": 2, "text": "море"}]
+    report = index(store, worker, "c", documents, max_length=16)
+    assert report.truncated == [1]
+    with pytest.raises(ConfigurationError, match=r"was made with `max_length` 16\. Given: 32"):
+        index(store, worker, "c", documents, max_length=32)
+
+
+def test_writes_are_bounded_by_points_and_by_bytes(
+    store: Store, worker: Client, passages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(store, "upsert", lambda _, points: sizes.append(len(points)))
+    index(store, worker, "c", (passages * 2)[:300])
+    monkeypatch.setattr(filling, "BATCH_BYTES", 50_000)
+    index(store, worker, "d", passages)
+    assert sizes[:2] == [256, 44]
+    assert sum(sizes[2:]) == len(passages)
+    assert max(sizes[2:]) < 12  # of 5.6 KB and more each
+
+
+# ------------------------------------------------------------------------- one model only
+
+
+@pytest.fixture
+def jina(store: Store) -> Store:
+    """A collection as Jina's users have it."""
+    params = models.VectorParams(size=512, distance=models.Distance.COSINE)
+    store.ask("create_collection", collection_name="jina", vectors_config=params)
+    return store
+
+
+def test_a_collection_that_does_not_say_its_model_is_neither_written_nor_asked(
+    jina: Store, worker: Client
+) -> None:
+    way_out = "does not say which model .* `bge migrate jina NEW` .* --in-place"
+    with pytest.raises(FingerprintError, match=way_out):
+        index(jina, worker, "jina", [{"id": 1, "text": "море"}])
+    with pytest.raises(FingerprintError, match=way_out):
+        HybridSearch(jina, worker, "jina")
+    assert jina.count("jina") == 0
+
+
+def test_a_collection_of_another_model_is_neither_written_nor_asked(
+    store: Store, worker: Client
+) -> None:
+    theirs = Binding("jina/jina-embeddings-v3/1024", "jina-embeddings-v3", 512)
+    Schema().ensure(store, "c", theirs)
+    message = "holds vectors of jina-embeddings-v3, .* Given: those of e3f.* `bge migrate c NEW`"
+    with pytest.raises(FingerprintError, match=message):
+        index(store, worker, "c", [{"id": 1, "text": "море"}])
+    with pytest.raises(FingerprintError, match=message):
+        HybridSearch(store, worker, "c").search("море")
+    assert store.count("c") == 0
+
+
+def test_a_missing_collection_is_named_with_those_there_are(jina: Store, worker: Client) -> None:
+    with pytest.raises(ConfigurationError, match=r"no collection `c`\. There are: jina"):
+        HybridSearch(jina, worker, "c")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's lock
+def test_a_folder_is_one_process_own(tmp_path: Any) -> None:
+    with (
+        Store.open(path=tmp_path),
+        pytest.raises(ConfigurationError, match=r"open in another process.*QDRANT_URL"),
+    ):
+        Store.open(path=tmp_path)
+
+
+# --------------------------------------------------------------------------------- search
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(sparse=False),
+        Plan(dense=False),
+        Plan(),
+        Plan(fusion="dbsf"),
+        Plan(colbert=True),
+        Plan(rerank=20),
+        Plan(sparse=False, colbert=True, rerank=5),
+    ],
+    ids=lambda plan: "+".join(k for k, v in vars(plan).items() if v is True) + plan.fusion,
+)
+def test_every_stage_says_where_it_put_a_hit(course: Store, worker: Client, plan: Plan) -> None:
+    found = HybridSearch(course, worker, "course", plan).search(QUERY, 5, explain=True)
+    assert len(found) == 5
+    stages = ("rerank", "colbert", "fused", "dense", "sparse")
+    last = next(name for name in stages if name in found[0].stages)
+    assert [hit.stages[last].rank for hit in found] == [1, 2, 3, 4, 5]
+    assert [hit.stages[last].score for hit in found] == pytest.approx([hit.score for hit in found])
+    plain = HybridSearch(course, worker, "course", plan).search(QUERY, 5)
+    assert ids(plain) == ids(found)
+    assert plain[0].stages == {}
+
+
+def test_what_answers_the_question_is_found(course: Store, worker: Client) -> None:
+    for plan in (Plan(dense=False), Plan(), Plan(colbert=True), Plan(rerank=20)):
+        hits = HybridSearch(course, worker, "course", plan)
+        assert "net-07" in ids(hits.search("TCP congestion control", 5)), plan
+
+
+def test_rrf_is_the_sum_of_weighted_reciprocal_ranks(course: Store, worker: Client) -> None:
+    plan = Plan(rrf_k=7, weights=(1.0, 3.0), candidates=50)
+    found = HybridSearch(course, worker, "course", plan).search(QUERY, 20, explain=True)
+    for hit in found:
+        legs = [(hit.stages.get("dense"), 1.0), (hit.stages.get("sparse"), 3.0)]
+        summed = sum(1 / (leg.rank / weight + 7 - 1) for leg, weight in legs if leg)
+        assert hit.score == pytest.approx(summed)
+
+
+def test_only_what_passes_the_filter_takes_part(course: Store, worker: Client) -> None:
+    engine = HybridSearch(course, worker, "course", Plan(candidates=5, colbert=True, rerank=3))
+    found = engine.search("TCP congestion control", 5, filter=FILTER)
+    assert len(found) == 5  # the five best of all are English and take no place
+    assert {hit.payload["metadata"]["lang"] for hit in found} == {"ru"}
+
+
+def test_an_alias_is_followed_when_it_moves(
+    store: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        index(store, worker, name, [{"_id": name, "text": "море"}])
+    store.point_alias("live", "one")
+    engine = HybridSearch(store, worker, "live")
+    assert ids(engine.search("море")) == ["one"]
+    store.point_alias("live", "two")
+    monkeypatch.setattr(search, "RESOLVED_SECONDS", 0.0)
+    assert ids(engine.search("море")) == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dense": False, "sparse": False}, "at least one of `dense` and `sparse`"),
+        ({"fusion": "sum"}, "`fusion` must be rrf or dbsf. Given: sum"),
+        ({"rrf_k": 0}, "`rrf_k` must be at least 1. Given: 0"),
+        ({"weights": (0.0, 0.0)}, "`weights` are two numbers"),
+        ({"candidates": 0}, "`candidates` must be at least 1"),
+    ],
+)
+def test_a_plan_that_finds_nothing_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Plan(**wrong)

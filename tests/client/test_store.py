@@ -1,0 +1,226 @@
+"""A Qdrant server that is busy, broken, full or gone: a clear error or a retry, and no loss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from qdrant_client import QdrantClient, models
+
+from bge_client import (
+    AuthenticationError,
+    Client,
+    HTTPStatusError,
+    RateLimitError,
+    TooLargeError,
+    TransportError,
+    transport,
+)
+from bge_client.qdrant import HybridSearch, Migration, Plan, Schema, Store, add_in_place, index
+from fakes.qdrant_server import (
+    QdrantServer,
+    busy,
+    cut,
+    disk_full,
+    lost,
+    never,
+    refusing,
+)
+from points import assert_equal, contents
+
+DOCUMENTS = [{"id": n, "text": f"текст номер {n}"} for n in range(20)]
+WRITE = "PUT /collections/c/points"
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "LEAST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def server() -> Iterator[QdrantServer]:
+    with QdrantServer() as server:
+        yield server
+        assert server.misfits() == []
+
+
+@pytest.fixture
+def remote(server: QdrantServer) -> Iterator[Store]:
+    with Store.open(url=server.url) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def expected(worker: Client) -> dict[Any, Any]:
+    with Store(QdrantClient(":memory:")) as store:
+        index(store, worker, "c", DOCUMENTS)
+        return contents(store, "c")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [busy(0), refusing(500, "internal"), refusing(502, "bad gateway"), cut, lost],
+    ids=["429", "500", "502", "reset", "applied, then reset"],
+)
+def test_what_passes_is_tried_again_and_nothing_is_lost(
+    server: QdrantServer, remote: Store, worker: Client, expected: Any, fault: Any
+) -> None:
+    server.fail(fault, on="*", times=2)
+    server.fail(fault, on=WRITE, times=3)
+    index(remote, worker, "c", DOCUMENTS)
+    assert_equal(contents(remote, "c"), expected)
+
+
+def test_silence_is_cut_and_tried_again(
+    server: QdrantServer, worker: Client, expected: Any
+) -> None:
+    with Store.open(url=server.url, timeout=1) as remote:
+        server.fail(never, on=WRITE)
+        index(remote, worker, "c", DOCUMENTS)
+        assert_equal(contents(remote, "c"), expected)
+
+
+@pytest.mark.parametrize(
+    ("fault", "attempts", "kind", "message"),
+    [
+        (refusing(400, "wrong"), 1, HTTPStatusError, "upsert with HTTP 400: wrong"),
+        (refusing(409, "conflict"), 1, HTTPStatusError, "upsert with HTTP 409: conflict"),
+        (refusing(422, "no such"), 1, HTTPStatusError, "upsert with HTTP 422: no such"),
+        (refusing(401, "key"), 1, AuthenticationError, "does not accept the key: HTTP 401"),
+        (disk_full, 1, HTTPStatusError, "No room on the disk: nothing is lost, make some and run"),
+        (refusing(507, "full"), 1, HTTPStatusError, "HTTP 507: full. No room on the disk"),
+        (refusing(503, "starting"), 7, HTTPStatusError, "upsert with HTTP 503: starting"),
+        (cut, 7, TransportError, "Qdrant gave no answer to upsert"),
+    ],
+    ids=["400", "409", "422", "401", "500 disk full", "507", "503 for long", "reset for long"],
+)
+def test_what_does_not_pass_is_said_and_the_next_run_goes_on(
+    server: QdrantServer,
+    remote: Store,
+    worker: Client,
+    expected: Any,
+    fault: Any,
+    attempts: int,
+    kind: type[Exception],
+    message: str,
+) -> None:
+    index(remote, worker, "c", DOCUMENTS[:7])
+    asked = server.routes().count(WRITE)
+    server.fail(fault, on=WRITE, times=attempts)
+    with pytest.raises(kind, match=message):
+        index(remote, worker, "c", DOCUMENTS)
+    assert server.routes().count(WRITE) == asked + attempts
+    assert index(remote, worker, "c", DOCUMENTS).unchanged == 7
+    assert_equal(contents(remote, "c"), expected)
+
+
+def test_a_rate_limit_is_waited_for_until_the_time_is_over(
+    server: QdrantServer, worker: Client
+) -> None:
+    server.fail(busy(30), on=WRITE, times=100)
+    with Store(QdrantClient(url=server.url), patience=5) as remote:
+        began = time.monotonic()
+        with pytest.raises(RateLimitError, match="Qdrant is asked too much"):
+            index(remote, worker, "c", DOCUMENTS)
+        assert time.monotonic() - began < 4  # 30 seconds would be too late: said at once
+
+
+@pytest.mark.parametrize("by", ["server", "proxy"])
+def test_a_write_that_is_too_large_is_halved(worker: Client, expected: Any, by: str) -> None:
+    with QdrantServer(max_body=60_000) as server, Store.open(url=server.url) as remote:
+        if by == "proxy":
+            server.fail(refusing(413, "Request Entity Too Large"), on=WRITE, times=2)
+        index(remote, worker, "c", DOCUMENTS)
+        assert_equal(contents(remote, "c"), expected)
+
+
+def test_a_point_that_is_too_large_alone_is_named(worker: Client) -> None:
+    with (
+        QdrantServer(max_body=3_000) as server,
+        Store.open(url=server.url) as remote,
+        pytest.raises(TooLargeError, match="point 0 alone is larger than the Qdrant server"),
+    ):
+        index(remote, worker, "c", DOCUMENTS)
+
+
+def test_a_key_is_brought_and_a_wrong_one_is_said(worker: Client) -> None:
+    with QdrantServer(api_key="right") as server:
+        with Store.open(url=server.url, api_key="right") as remote:
+            assert index(remote, worker, "c", DOCUMENTS).written == 20
+        with (
+            Store.open(url=server.url, api_key="wrong") as remote,
+            pytest.raises(AuthenticationError, match="does not accept the key: HTTP 401"),
+        ):
+            HybridSearch(remote, worker, "c")
+
+
+def test_nobody_there_is_said(worker: Client) -> None:
+    with QdrantServer() as server:
+        url = server.url
+    with (
+        Store.open(url=url) as remote,
+        pytest.raises(TransportError, match="Qdrant gave no answer to get_aliases: ConnectError"),
+    ):
+        HybridSearch(remote, worker, "c")
+
+
+# ---------------------------------------------------------------------- the whole way
+
+
+def test_over_rest_all_is_as_in_local_mode(
+    server: QdrantServer, remote: Store, store: Store, worker: Client, passages: list[Any]
+) -> None:
+    """Index, search with every stage, migrate, add in place: each request fits Qdrant's models."""
+    schema = Schema(colbert=True, on_disk=True, quantization="scalar")
+    lang = models.FieldCondition(key="metadata.lang", match=models.MatchValue(value="ru"))
+    plans = [Plan(colbert=True, rerank=5), Plan(fusion="dbsf"), Plan(dense=False)]
+    for each in (remote, store):
+        index(each, worker, "c", passages[:20], schema=schema)
+        if each is remote:  # local mode has none
+            keyword = models.PayloadSchemaType.KEYWORD
+            each.client.create_payload_index("c", "metadata.lang", keyword)
+        each.point_alias("live", "c")
+        Migration(each, worker, "live", "d").run()
+    assert_equal(contents(remote, "d"), contents(store, "d"))
+    assert "metadata.lang" in remote.info("d").payload_schema
+    for plan in plans:
+        one, two = (
+            HybridSearch(each, worker, "c", plan).search(
+                "список", filter=models.Filter(must=[lang]), explain=True
+            )
+            for each in (remote, store)
+        )
+        assert [hit.id for hit in one] == [hit.id for hit in two]
+
+
+def test_over_rest_vectors_are_added_in_place(
+    server: QdrantServer, remote: Store, worker: Client, passages: list[Any]
+) -> None:
+    params = models.VectorParams(size=512, distance=models.Distance.COSINE)
+    remote.ask("create_collection", collection_name="mine", vectors_config=params)
+    found = worker.embed([passage["text"] for passage in passages[:20]]).dense
+    assert found is not None
+    points = [
+        models.PointStruct(id=n, vector=vector.tolist(), payload=passages[n])
+        for n, vector in enumerate(found)
+    ]
+    remote.upsert("mine", points)
+    server.fail(lost, on="PUT /collections/mine/vectors/*")
+    report = add_in_place(remote, worker, "mine", colbert=True)
+    assert report.written == 20
+
+
+def test_points_deleted_meanwhile_do_not_stop_those_that_are_there(
+    store: Store, worker: Client
+) -> None:
+    index(store, worker, "c", DOCUMENTS)
+    vectors = [
+        models.PointVectors(id=n, vector={"sparse": models.SparseVector(indices=[1], values=[1])})
+        for n in (3, 999, 5, 1000, 7)
+    ]
+    store.add_vectors("c", vectors)
+    after = contents(store, "c")
+    assert all(after[n][1]["sparse"].indices == [1] for n in (3, 5, 7))
+    assert len(after) == 20

@@ -1,0 +1,35 @@
+"""What a collection holds, and when two hold the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from qdrant_client import models
+
+from bge_client.qdrant import Store
+
+Contents = dict[Any, tuple[Any, Any]]
+
+
+def contents(store: Store, collection: str) -> Contents:
+    """All points: id → payload and vectors."""
+    return {
+        record.id: (record.payload, record.vector)
+        for page in store.scroll(collection, with_payload=True, with_vectors=True)
+        for record in page
+    }
+
+
+def assert_equal(one: Contents, two: Contents) -> None:
+    """The same points; vectors as equal as those of one text in two batches are."""
+    assert one.keys() == two.keys()
+    for id, (payload, vectors) in one.items():
+        assert payload == two[id][0]
+        assert vectors.keys() == two[id][1].keys()
+        for name, vector in vectors.items():
+            other = two[id][1][name]
+            if isinstance(vector, models.SparseVector):
+                assert vector.indices == other.indices
+                vector, other = vector.values, other.values
+            np.testing.assert_allclose(vector, other, atol=1e-5)
