@@ -24,7 +24,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve bench-client load soak serve verify deploy image-test lint-images lock clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve bench-client bench-index test-kill test-openapi load soak serve verify deploy image-test lint-images lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -105,6 +105,14 @@ bench: $(VENV)/setup-test ## Texts per second beside the peers, small and full s
 bench-cold: $(VENV)/setup-test ## Process start to first vector and score, full shape, beside FlagEmbedding
 	$(PY) benchmarks/cold_start.py
 
+test-kill: $(VENV)/setup-test ## A migration of 19,000 points killed 20 times while its source changes (5 minutes)
+	$(PY) -m pytest -q tests/client/test_kill.py --long --timeout 1500 -s
+
+test-openapi: $(VENV)/setup-test ## Requests to Qdrant against its published OpenAPI's types (npm and network)
+	rm -f checkpoints/calls.jsonl
+	QDRANT_CALLS=$(CURDIR)/checkpoints/calls.jsonl $(PY) -m pytest -q tests/client/test_store.py tests/client/test_qdrant_server.py
+	$(PY) tests/client/qdrant_openapi.py checkpoints/calls.jsonl
+
 load: $(VENV)/setup-test models/miniature-packed/done ## 256 clients, 20,000 requests, every answer checked; then more than the queue holds
 	$(PY) benchmarks/load.py load
 	$(PY) benchmarks/load.py overload
@@ -123,6 +131,9 @@ bench-serve: $(VENV)/setup-test models/miniature-packed/done $(INFINITY) ## A qu
 
 bench-client: $(VENV)/setup-test models/miniature-packed/done ## What the client costs: import, decoding, memory, three workers beside one
 	$(PY) benchmarks/client.py
+
+bench-index: $(VENV)/setup-test models/miniature-packed/done ## How busy `bge index` keeps a worker; its memory at a million lines (20 minutes)
+	$(PY) benchmarks/indexing.py
 
 # Of torch's own dependencies, those with CUDA in them come with torch, which is not in a lock.
 NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl \

@@ -40,8 +40,7 @@ EXTRAS = {
     "cli": {"click", "tqdm"},
     "cli/qdrant": {"click", "tqdm", "qdrant_client", "pydantic"},
     "qdrant": {"qdrant_client"},
-    "evaluate": {"ir_measures", "scipy"},
-    "report": {"jinja2"},
+    "evaluate": {"ir_measures", "scipy", "jinja2"},
 }
 CLIENT_SIDE = {"builder", "client", "bge_client"}
 

@@ -444,6 +444,7 @@ def test_metrics_add_up(packed: Engine) -> None:
         assert metric(url, "bge_texts_total") == metric(url, "bge_truncated_texts_total") == 6
         assert metric(url, "bge_tokens_total") == tokens
         assert metric(url, "bge_micro_batch_tokens_total") == tokens
+        assert metric(url, "bge_micro_batch_seconds_total") > 0
         assert metric(url, "bge_micro_batches_total") == 3
         assert metric(url, 'bge_stage_seconds_count{stage="inference"}') == 3
         assert metric(url, "bge_queue_depth") == metric(url, "bge_fp32_retries_total") == 0

@@ -68,6 +68,7 @@ class Counts:
     batches: int = 0
     tokens: int = 0
     out_of_memory: int = 0
+    seconds: float = 0.0  # on the device, of micro-batches that did not fail
 
 
 @dataclass(eq=False)
@@ -300,6 +301,7 @@ class Batcher:
         tokens = sum(len(piece.text.ids) for piece in pieces)
         self.counts.batches += 1
         self.counts.tokens += tokens
+        began = perf_counter()
         try:
             results = self._engine.run(outputs, [piece.text for piece in pieces])
         except BaseException as error:
@@ -313,6 +315,7 @@ class Batcher:
                 "halving it" if failure is None else "its request fails",
             )
         else:
+            self.counts.seconds += perf_counter() - began
             for piece, result in zip(pieces, results, strict=True):
                 piece.job.deliver(piece.place, result)
             return

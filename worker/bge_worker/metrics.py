@@ -75,15 +75,19 @@ class _OfService(Collector):
 
     def collect(self) -> Iterator[Metric]:
         load = self._service.load
-        gauges: dict[str, tuple[str, int]] = {
+        gauges: dict[str, tuple[str, float]] = {
             "bge_queue_depth": ("Requests not yet answered", load.waiting),
             "bge_max_batch_tokens": ("The token budget of a micro-batch", load.max_batch_tokens),
         }
-        counters: dict[str, tuple[str, int]] = {
+        counters: dict[str, tuple[str, float]] = {
             "bge_micro_batches": ("Micro-batches run", load.counts.batches),
             "bge_micro_batch_tokens": (
                 "Tokens in them; by micro-batches and budget: their fill",
                 load.counts.tokens,
+            ),
+            "bge_micro_batch_seconds": (
+                "Seconds spent on them; by the time between two readings: how busy the device is",
+                load.counts.seconds,
             ),
             "bge_out_of_memory": ("Micro-batches halved for memory", load.counts.out_of_memory),
             "bge_fp32_retries": ("Texts redone in fp32", load.recomputed),
@@ -98,5 +102,7 @@ class _OfService(Collector):
         yield models
 
 
-def _families(kind: Callable[..., Metric], values: dict[str, tuple[str, int]]) -> Iterator[Metric]:
+def _families(
+    kind: Callable[..., Metric], values: dict[str, tuple[str, float]]
+) -> Iterator[Metric]:
     return (kind(name, help_, value=value) for name, (help_, value) in values.items())

@@ -8,6 +8,7 @@ import sys
 import click
 
 from .. import __version__
+from .evaluation import evaluate
 from .qdrant import index, migrate, search
 from .texts import bench, embed, health, info, rerank
 
@@ -39,5 +40,15 @@ def bge(verbose: bool) -> None:
     logging.basicConfig(level=level, format="bge: %(message)s", stream=sys.stderr)
 
 
-for command in (embed, rerank, index, search, migrate, info, health, bench):
+for command in (
+    embed,
+    rerank,
+    index,
+    search,
+    migrate,
+    evaluate,
+    info,
+    health,
+    bench,
+):
     bge.add_command(command)

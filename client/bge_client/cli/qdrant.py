@@ -27,25 +27,34 @@ PRICE = 0.00019  # dollars a second of RunPod's 24 GB class, flex
 SHOWN = 100  # characters of a text in a terminal
 
 
-def stored(command: Command) -> Command:
-    """Give a command its `store`, from --path, --qdrant-url or the environment."""
+def stored(unless: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """Give a command its `store`, from --path, --qdrant-url or the environment.
 
-    @click.option("--path", help="A folder of Qdrant's local mode; made if there is none.")
-    @click.option("--qdrant-url", help="A Qdrant server, instead of QDRANT_URL.")
-    @wraps(command)
-    def run(path: str | None, qdrant_url: str | None, **given: Any) -> None:
-        with needs("qdrant"):
-            from ..qdrant import Store
-        url = None if path else qdrant_url or os.environ.get("QDRANT_URL") or None
-        if not path and not url:
-            raise ConfigurationError("say --path FOLDER, or --qdrant-url, or set QDRANT_URL")
-        if path and qdrant_url:
-            raise ConfigurationError("say either --path or --qdrant-url")
-        key = os.environ.get("QDRANT_API_KEY") or None
-        with Store.open(url=url, path=path, api_key=key) as store:
-            command(store=store, **given)
+    With one of the options `unless`, the command needs none and gets None.
+    """
 
-    return run  # type: ignore[return-value]
+    def decorate(command: Command) -> Command:
+        @click.option("--path", help="A folder of Qdrant's local mode; made if there is none.")
+        @click.option("--qdrant-url", help="A Qdrant server, instead of QDRANT_URL.")
+        @wraps(command)
+        def run(path: str | None, qdrant_url: str | None, **given: Any) -> None:
+            if any(given.get(option) for option in unless):
+                command(store=None, **given)
+                return
+            with needs("qdrant"):
+                from ..qdrant import Store
+            url = None if path else qdrant_url or os.environ.get("QDRANT_URL") or None
+            if not path and not url:
+                raise ConfigurationError("say --path FOLDER, or --qdrant-url, or set QDRANT_URL")
+            if path and qdrant_url:
+                raise ConfigurationError("say either --path or --qdrant-url")
+            key = os.environ.get("QDRANT_API_KEY") or None
+            with Store.open(url=url, path=path, api_key=key) as store:
+                command(store=store, **given)
+
+        return run  # type: ignore[return-value]
+
+    return decorate
 
 
 def layout(command: Command) -> Command:
@@ -90,7 +99,7 @@ def text_options(command: Command) -> Command:
 @click.option("--collection", required=True, help="Made if there is none.")
 @text_options
 @connected("EMBEDDINGS")
-@stored
+@stored()
 @layout
 def index(
     client: Client,
@@ -183,7 +192,7 @@ def planned(command: Command) -> Command:
 @click.option("--explain", is_flag=True, help="Show where each stage put each hit.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines instead of columns.")
 @connected("EMBEDDINGS")
-@stored
+@stored()
 @planned
 def search(
     client: Client,
@@ -204,7 +213,7 @@ def search(
     """
     from ..qdrant import HybridSearch
 
-    engine = HybridSearch(store, client, collection, plan, reranker=_reranker(client, plan))
+    engine = HybridSearch(store, client, collection, plan, reranker=reranker_of(client, plan))
     found = engine.search(query, limit, filter=_filter(filtered), explain=explain)
     if as_json:
         for hit in found:
@@ -244,7 +253,7 @@ def _filter(given: str | None) -> Any:
         ) from None
 
 
-def _reranker(client: Client, plan: Plan) -> Client:
+def reranker_of(client: Client, plan: Plan) -> Client:
     """The endpoint for reranking, if the environment names another one."""
     url = endpoint_of(os.environ, "RERANKER") if plan.rerank else None
     return Client(url, os.environ.get("RUNPOD_API_KEY") or None) if url else client
@@ -272,7 +281,7 @@ def _reranker(client: Client, plan: Plan) -> Client:
 @click.option("--rollback", is_flag=True, help="Point --alias back to what it pointed to before.")
 @click.option("--drop-old", is_flag=True, help="Delete the collection --alias pointed to before.")
 @connected("EMBEDDINGS", unless=("rollback", "drop_old"))
-@stored
+@stored()
 @layout
 def migrate(client: Client, store: Store, rollback: bool, drop_old: bool, **given: Any) -> None:
     """Make of the collection SOURCE, whatever its vectors, a collection TARGET of BGE vectors.

@@ -11,9 +11,11 @@ with Client("http://127.0.0.1:8000") as client:
 """
 
 try:
-    import qdrant_client as _  # noqa: F401
+    from qdrant_client import __name__ as _  # noqa: F401
 except ImportError:
-    raise ImportError("bge_client.qdrant needs: pip install 'bge-client[qdrant]'") from None
+    raise ImportError(
+        "bge_client.qdrant needs: pip install 'bge-client[qdrant]'", name="qdrant_client"
+    ) from None
 
 from .index import IndexReport, index
 from .inplace import InPlaceReport, add_in_place

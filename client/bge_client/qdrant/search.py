@@ -159,7 +159,7 @@ class HybridSearch:
         clock = _Clock()
         embedding, tokens = self._embed(query)
         clock.tick("embed")
-        asked = _Requests(self._plan, embedding, self._binding, max(limit, self._plan.rerank))
+        asked = Requests(self._plan, embedding, self._binding, max(limit, self._plan.rerank))
         found = self._query(asked.last, filter)
         stages = self._stages(asked, filter) if explain else {}
         clock.tick("qdrant")
@@ -205,7 +205,7 @@ class HybridSearch:
         return points
 
     def _stages(
-        self, asked: _Requests, filter: models.Filter | None
+        self, asked: Requests, filter: models.Filter | None
     ) -> dict[str, dict[PointId, Stage]]:
         """Of each stage that Qdrant has, the places it gave."""
         return {
@@ -243,7 +243,7 @@ class HybridSearch:
         return scored + unread, ranked.usage.total_tokens
 
 
-class _Requests:
+class Requests:
     """What Qdrant is asked: `stages` by name, each on top of the one before, and the `last`."""
 
     def __init__(self, plan: Plan, found: Embedding, binding: Binding, limit: int) -> None:

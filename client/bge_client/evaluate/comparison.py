@@ -1,0 +1,359 @@
+"""Metrics of several runs, their differences and whether chance explains them, and a verdict."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import ir_measures
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from .. import __version__
+from ..errors import ConfigurationError
+from .dataset import RELEVANT
+from .systems import Run, check_names
+
+Values = NDArray[np.float64]
+Qrels = Mapping[str, Mapping[str, int]]  # query id → document id → grade
+
+METRICS = {  # as trec_eval and MS MARCO define them; nDCG's gain is the grade itself
+    "nDCG@10": ir_measures.nDCG @ 10,
+    "MRR@10": ir_measures.RR(rel=RELEVANT) @ 10,
+    "recall@100": ir_measures.R(rel=RELEVANT) @ 100,
+}
+LEAST_QUERIES = 20  # of fewer, a verdict would be a matter of luck
+RESAMPLES = 9_999  # of the interval and of the test; up to 13 queries that differ, it is exact
+SEED = 20_240_617
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a candidate must keep of the baseline's quality, at least; and its latency, below."""
+
+    ndcg: float = 0.90
+    mrr: float = 0.90
+    recall: float = 0.95
+    p50_ms: float = 100
+    p99_ms: float = 500
+
+    def ratios(self) -> dict[str, float]:
+        """By metric."""
+        return dict(zip(METRICS, (self.ndcg, self.mrr, self.recall), strict=True))
+
+
+DEFAULTS = Thresholds()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One system: metrics as means over all queries and for each, latency, cost."""
+
+    name: str
+    about: dict[str, str | int | float]
+    means: dict[str, float]  # by metric
+    scores: dict[str, dict[str, float]]  # by metric, then by query id
+    p50_ms: float
+    p99_ms: float
+    model_ms: float  # mean
+    tokens: float  # mean
+    cost: float | None  # dollars for 1,000 queries; see Price.of_thousand
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a candidate from the baseline, in one metric."""
+
+    ratio: float | None  # of the means; None if the baseline's is 0
+    mean: float
+    low: float  # of the mean's 95% interval
+    high: float
+    p: float  # were the two alike, how often chance would set them this far apart
+    p_holm: float  # the same, with as many candidates as there are
+    wins: int  # queries on which the candidate is better
+    losses: int
+    ties: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition of the verdict."""
+
+    name: str
+    asked: float
+    measured: float | None
+    unit: Literal["of the baseline", "ms"]
+    passed: bool
+
+    @property
+    def asked_text(self) -> str:
+        return f"below {self.asked:g} ms" if self.unit == "ms" else f"at least {self._percent:g}%"
+
+    @property
+    def measured_text(self) -> str:
+        """With as many decimals as show that the check failed, if it did."""
+        if self.measured is None:
+            return "–"
+        if self.unit == "ms":
+            return f"{_beside(self.asked, self.measured)} ms"
+        return f"{_beside(self._percent, self.measured * 100)}%"
+
+    @property
+    def _percent(self) -> float:
+        return round(self.asked * 100, 9)
+
+
+def _beside(limit: float, measured: float) -> str:
+    """`measured` to one decimal; to more, if it would seem to be on the limit and is not."""
+    written = (f"{measured:.{decimals}f}" for decimals in range(1, 10))
+    return next((one for one in written if float(one) != limit), f"{measured:.1f}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a candidate can take the baseline's place."""
+
+    outcome: Literal["pass", "fail", "too few queries"]
+    sentence: str
+    checks: list[Check]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate beside the baseline."""
+
+    name: str
+    differences: dict[str, Difference]  # by metric
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Report:
+    """What there is to say of several runs; `report.py` shows it."""
+
+    baseline: str
+    systems: list[Measured]  # the baseline too
+    comparisons: list[Comparison]  # without it
+    thresholds: Thresholds
+    queries: dict[str, str]
+    depth: int
+    date: str  # UTC
+    versions: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, as JSON can hold it."""
+        return asdict(self)
+
+    def of(self, name: str) -> Measured:
+        return next(system for system in self.systems if system.name == name)
+
+
+def compare(
+    runs: Sequence[Run], qrels: Qrels, baseline: str, thresholds: Thresholds = DEFAULTS
+) -> Report:
+    """Each run's metrics over all the queries of `qrels`, and those of `baseline` beside them.
+
+    A query that found nothing counts 0. Queries that are not in `qrels` are left out.
+
+    Raises:
+        ConfigurationError: the runs do not fit each other, or the judgements.
+    """
+    ids = _comparable(runs, qrels, baseline)
+    systems = [_measured(run, qrels, ids) for run in runs]
+    (base,) = (system for system in systems if system.name == baseline)
+    candidates = [system for system in systems if system is not base]
+    differences = {metric: _differences(metric, base, candidates) for metric in METRICS}
+    comparisons = []
+    for place, candidate in enumerate(candidates):
+        own = {metric: differences[metric][place] for metric in METRICS}
+        checks = _checks(candidate, own, thresholds)
+        verdict = _verdict(candidate.name, baseline, checks, len(ids))
+        comparisons.append(Comparison(candidate.name, own, verdict))
+    return Report(
+        baseline,
+        systems,
+        comparisons,
+        thresholds,
+        queries={query_id: runs[0].queries[query_id] for query_id in ids},
+        depth=runs[0].depth,
+        date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        versions={"python": platform.python_version(), "bge-client": __version__}
+        | {name: version(name) for name in ("ir-measures", "numpy", "scipy")},
+    )
+
+
+def _comparable(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[str]:
+    """The ids of the judged queries, in the order they were asked."""
+    names = [run.name for run in runs]
+    check_names(names)
+    if baseline not in names:
+        raise ConfigurationError(
+            f"`baseline` must be one of {', '.join(names)}. Given: {baseline!r}"
+        )
+    if not qrels:
+        raise ConfigurationError("`qrels` must judge at least one query")
+    first = runs[0]
+    for run in runs:
+        if (run.queries, run.depth) != (first.queries, first.depth):
+            raise ConfigurationError(
+                f"{run.name!r} was asked other queries than {first.name!r}, or to another depth"
+            )
+        missing = next((query_id for query_id in qrels if query_id not in run.answers), None)
+        if missing is not None:
+            raise ConfigurationError(f"query {missing!r} is judged, but {run.name!r} has no answer")
+    return [query_id for query_id in first.queries if query_id in qrels]
+
+
+def _measured(run: Run, qrels: Qrels, ids: Sequence[str]) -> Measured:
+    scores = _scores(run, qrels, ids)
+    timed = [run.answers[query_id] for query_id in ids]
+    p50, p99 = np.percentile([one.seconds for one in timed], (50, 99))
+    model_seconds = float(np.mean([one.answer.model_seconds for one in timed]))
+    tokens = float(np.mean([one.answer.tokens for one in timed]))
+    return Measured(
+        run.name,
+        dict(run.system.about),
+        {metric: float(np.mean([*values.values()])) for metric, values in scores.items()},
+        scores,
+        p50_ms=float(p50) * 1e3,
+        p99_ms=float(p99) * 1e3,
+        model_ms=model_seconds * 1e3,
+        tokens=tokens,
+        cost=run.system.price.of_thousand(model_seconds, tokens),
+    )
+
+
+def _scores(run: Run, qrels: Qrels, ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    """By metric, then by query id; 0 for whatever the evaluator does not mention."""
+    judged = {query_id: dict(qrels[query_id]) for query_id in ids}
+    # trec_eval sorts by score, and equal scores by document id, backwards: the place stands in
+    # for the score, so that what it sees is the order the user would have seen.
+    ranked = {
+        query_id: {
+            document_id: -float(place)
+            for place, (document_id, _) in enumerate(run.answers[query_id].answer.ranking)
+        }
+        for query_id in ids
+    }
+    names = {measure: name for name, measure in METRICS.items()}
+    scores = {metric: dict.fromkeys(ids, 0.0) for metric in METRICS}
+    for query_id, measure, value in ir_measures.iter_calc([*names], judged, ranked):
+        scores[names[measure]][query_id] = float(value)
+    return scores
+
+
+# ----------------------------------------------------------------------------- statistics
+
+
+def _differences(metric: str, base: Measured, candidates: Sequence[Measured]) -> list[Difference]:
+    """Of each candidate."""
+    gaps = [_gaps(candidate.scores[metric], base.scores[metric]) for candidate in candidates]
+    ps = [paired_p(gap) for gap in gaps]
+    found = []
+    for candidate, gap, p, p_holm in zip(candidates, gaps, ps, holm(ps), strict=True):
+        low, high = interval(gap)
+        mean = base.means[metric]
+        found.append(
+            Difference(
+                ratio=candidate.means[metric] / mean if mean else None,
+                mean=float(gap.mean()),
+                low=low,
+                high=high,
+                p=p,
+                p_holm=p_holm,
+                wins=int((gap > 0).sum()),
+                losses=int((gap < 0).sum()),
+                ties=int((gap == 0).sum()),
+            )
+        )
+    return found
+
+
+def _gaps(candidate: Mapping[str, float], base: Mapping[str, float]) -> Values:
+    """By how much the candidate is better at each query; rounding errors are ties."""
+    gaps = [round(candidate[query_id] - value, 12) for query_id, value in base.items()]
+    return np.array(gaps, np.float64)
+
+
+def interval(gaps: Values) -> tuple[float, float]:
+    """Where the mean of `gaps` [N] would lie for 95 of 100 sets of such queries: a bootstrap."""
+    rng = np.random.default_rng(SEED)
+    means = [rng.choice(gaps, len(gaps)).mean() for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def paired_p(gaps: Values) -> float:
+    """Two-sided p of a paired randomisation test: were both systems alike, each sign were chance.
+
+    `gaps` [N] are the differences, one for each query. Zeros say nothing and are left aside.
+    """
+    told = gaps[gaps != 0]
+    if len(told) < 2:  # of one sign, either is as far from zero as the other
+        return 1.0
+    tested = stats.permutation_test(
+        (told,),
+        np.mean,
+        permutation_type="samples",  # of a single sample: its signs are what is permuted
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=500,  # bounds the memory: batch × N numbers
+        rng=np.random.default_rng(SEED),
+    )
+    return float(tested.pvalue)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's correction: at most 5% of reports then have a p below 0.05 by chance alone."""
+    corrected, least = [0.0] * len(ps), 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[place]))
+        corrected[place] = least
+    return corrected
+
+
+# -------------------------------------------------------------------------------- verdict
+
+
+def _checks(
+    candidate: Measured, differences: Mapping[str, Difference], thresholds: Thresholds
+) -> list[Check]:
+    checks = []
+    for metric, asked in thresholds.ratios().items():
+        ratio = differences[metric].ratio
+        # 0.45 of 0.5 is a little less than 0.9 to a computer
+        passed = ratio is not None and ratio >= asked - 1e-9
+        checks.append(Check(metric, asked, ratio, "of the baseline", passed))
+    for name, measured, below in (
+        ("p50", candidate.p50_ms, thresholds.p50_ms),
+        ("p99", candidate.p99_ms, thresholds.p99_ms),
+    ):
+        checks.append(Check(name, below, measured, "ms", measured < below))
+    return checks
+
+
+def _verdict(name: str, baseline: str, checks: list[Check], queries: int) -> Verdict:
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        told = ", ".join(f"{_said(one, baseline)} (asked: {one.asked_text})" for one in failed)
+        sentence = f"{name} falls short in {len(failed)} of {len(checks)} checks: {told}."
+    else:
+        told = ", ".join(_said(check, baseline) for check in checks)
+        sentence = f"{name} passes all {len(checks)} checks: {told}."
+    if queries < LEAST_QUERIES:
+        few = f"{queries} queries are too few to tell, at least {LEAST_QUERIES} are needed."
+        return Verdict("too few queries", f"{few} As measured, {sentence}", checks)
+    return Verdict("fail" if failed else "pass", sentence, checks)
+
+
+def _said(check: Check, baseline: str) -> str:
+    if check.unit == "ms":
+        return f"{check.name} {check.measured_text}"
+    if check.measured is None:
+        return f"{check.name} cannot be compared, {baseline} having 0"
+    return f"{check.measured_text} of {baseline}'s {check.name}"

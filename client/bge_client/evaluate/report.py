@@ -1,0 +1,258 @@
+"""A Report for people: as text for a terminal, and as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import NamedTuple
+
+import jinja2
+
+from .comparison import LEAST_QUERIES, METRICS, Comparison, Difference, Measured, Report
+
+SHOWN = 5  # wins of a candidate, and as many losses
+BY = "nDCG@10"  # what tells wins from losses: of the three metrics, the finest
+
+
+def text(report: Report) -> str:
+    """Tables and sentences for a terminal, without colours."""
+    systems = _table(
+        ["system", *METRICS, "p50 ms", "p99 ms", "$ per 1,000"],
+        [_system_row(report, system) for system in report.systems],
+    )
+    differences = _table(
+        ["candidate", "metric", *DIFFERENCE_COLUMNS],
+        [
+            [comparison.name, metric, *difference_row(difference)]
+            for comparison in report.comparisons
+            for metric, difference in comparison.differences.items()
+        ],
+        left=2,
+    )
+    verdicts = [
+        f"{comparison.verdict.outcome.upper()}: {comparison.verdict.sentence}"
+        for comparison in report.comparisons
+    ]
+    head = f"{len(report.queries)} queries, {report.date}, the baseline is {report.baseline}"
+    parts = [head, systems, differences if verdicts else "", *verdicts]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _system_row(report: Report, system: Measured) -> list[str]:
+    means = [f"{system.means[metric]:.4f}" for metric in METRICS]
+    return [
+        _labelled(report, system.name),
+        *means,
+        f"{system.p50_ms:.1f}",
+        f"{system.p99_ms:.1f}",
+        _dollars(system.cost, ""),
+    ]
+
+
+DIFFERENCE_COLUMNS = ["ratio", "difference", "95% interval", "p", "p (Holm)", "better/worse/equal"]
+
+
+def difference_row(difference: Difference) -> list[str]:
+    """As `DIFFERENCE_COLUMNS` heads it."""
+    return [
+        "–" if difference.ratio is None else f"{difference.ratio * 100:.1f}%",
+        _signed(difference.mean),
+        f"{_signed(difference.low)} … {_signed(difference.high)}",
+        _chance(difference.p),
+        _chance(difference.p_holm),
+        f"{difference.wins}/{difference.losses}/{difference.ties}",
+    ]
+
+
+def _labelled(report: Report, name: str) -> str:
+    return f"{name} (baseline)" if name == report.baseline else name
+
+
+def _signed(number: float) -> str:
+    return f"{number:+.4f}".replace("-", "−")
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _dollars(cost: float | None, sign: str = "$") -> str:
+    return "not known" if cost is None else f"{sign}{cost:,.4f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns two spaces apart; the first `left` begin flush, the others end so."""
+    lines = [head, *rows]
+    widths = [max(_width(line[place]) for line in lines) for place in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            _padded(cell, widths[place], flush_left=place < left) for place, cell in enumerate(line)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _padded(cell: str, width: int, *, flush_left: bool) -> str:
+    space = " " * (width - _width(cell))
+    return cell + space if flush_left else space + cell
+
+
+def _width(cell: str) -> int:
+    """Places it takes on a terminal: й may be two characters in one place, 検 takes two."""
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in cell
+    )
+
+
+# ----------------------------------------------------------------------------------- page
+
+
+class Bar(NamedTuple):
+    """A system's bar; lengths in percent of the chart's width."""
+
+    label: str
+    value: str
+    length: float | None  # None: not known
+    is_baseline: bool
+    interval: tuple[float, float] | None = None  # left end and length
+    over: bool = False  # a candidate's, beyond the limit
+
+
+class Chart(NamedTuple):
+    """Bars of one scale; the marks are in percent of the chart's width."""
+
+    title: str
+    bars: list[Bar]
+    baseline: float | None = None  # where the baseline's bar ends
+    limit: float | None = None  # what a candidate must reach, or stay below
+    limit_text: str = ""
+
+
+class Row(NamedTuple):
+    """A query on which a candidate is much better or worse."""
+
+    query_id: str
+    query: str
+    baseline: float
+    candidate: float
+    difference: str
+
+
+class Shown(NamedTuple):
+    """A candidate, as the page shows it."""
+
+    name: str
+    outcome: str
+    sentence: str
+    checks: list[tuple[str, str, str, bool]]  # name, asked, measured, passed
+    differences: list[tuple[str, list[str]]]  # metric, then as DIFFERENCE_COLUMNS heads it
+    wins: list[Row]
+    losses: list[Row]
+
+
+def html(report: Report, title: str = "Search, side by side") -> str:
+    """One page that loads nothing: no scripts, fonts or images. Light or dark as the reader's."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = files(__package__).joinpath("report.html.j2").read_text("utf-8")
+    return environment.from_string(template).render(
+        title=title,
+        report=report,
+        candidates=[_shown(report, comparison) for comparison in report.comparisons],
+        quality=[_quality_chart(report, metric) for metric in METRICS],
+        speed=[
+            _chart(
+                report,
+                "Half of the queries take less than (p50)",
+                lambda one: one.p50_ms,
+                lambda ms: f"{ms:.1f} ms",
+                report.thresholds.p50_ms,
+            ),
+            _chart(
+                report,
+                "99 of 100 queries take less than (p99)",
+                lambda one: one.p99_ms,
+                lambda ms: f"{ms:.1f} ms",
+                report.thresholds.p99_ms,
+            ),
+        ],
+        cost=_chart(report, "Dollars for 1,000 queries", lambda one: one.cost, _dollars),
+        difference_columns=DIFFERENCE_COLUMNS,
+        by=BY,
+        least_queries=LEAST_QUERIES,
+    )
+
+
+def _quality_chart(report: Report, metric: str) -> Chart:
+    """From 0 to 1. A candidate's interval is that of its difference, laid at the baseline's end."""
+    base = report.of(report.baseline).means[metric]
+    asked = report.thresholds.ratios()[metric]
+    differences = {one.name: one.differences[metric] for one in report.comparisons}
+    bars = []
+    for system in report.systems:
+        interval = None
+        if system.name in differences:
+            difference = differences[system.name]
+            low, high = max(0.0, base + difference.low), min(1.0, base + difference.high)
+            interval = 100 * low, 100 * (high - low)
+        mean = system.means[metric]
+        is_baseline = system.name == report.baseline
+        bars.append(Bar(system.name, f"{mean:.3f}", 100 * mean, is_baseline, interval))
+    limit_text = f"asked: at least {asked * 100:g}% of {report.baseline}"
+    return Chart(metric, bars, 100 * base, 100 * base * asked, limit_text)
+
+
+def _chart(
+    report: Report,
+    title: str,
+    value: Callable[[Measured], float | None],
+    written: Callable[[float | None], str],
+    limit: float | None = None,
+) -> Chart:
+    """From 0 to a little more than the largest, the limit included."""
+    values = {system.name: value(system) for system in report.systems}
+    most = max([limit or 0, *(known for known in values.values() if known is not None)]) * 1.05 or 1
+    bars = [
+        Bar(
+            name,
+            written(found),
+            None if found is None else 100 * found / most,
+            name == report.baseline,
+            over=name != report.baseline and (found or 0) >= (limit or math.inf),
+        )
+        for name, found in values.items()
+    ]
+    if limit is None:
+        return Chart(title, bars)
+    return Chart(title, bars, limit=100 * limit / most, limit_text=f"asked: below {limit:g} ms")
+
+
+def _shown(report: Report, comparison: Comparison) -> Shown:
+    verdict = comparison.verdict
+    checks = [(one.name, one.asked_text, one.measured_text, one.passed) for one in verdict.checks]
+    base = report.of(report.baseline).scores[BY]
+    own = report.of(comparison.name).scores[BY]
+    gaps = {query_id: own[query_id] - base[query_id] for query_id in base}
+
+    def rows(sign: int) -> list[Row]:
+        """Those with gaps of that sign, the largest first."""
+        ids = [one for one in gaps if sign * gaps[one] > 1e-12]
+        ids.sort(key=lambda one: -abs(gaps[one]))
+        return [
+            Row(one, report.queries[one], base[one], own[one], _signed(gaps[one]))
+            for one in ids[:SHOWN]
+        ]
+
+    return Shown(
+        comparison.name,
+        verdict.outcome,
+        verdict.sentence,
+        checks,
+        [(metric, difference_row(one)) for metric, one in comparison.differences.items()],
+        wins=rows(1),
+        losses=rows(-1),
+    )

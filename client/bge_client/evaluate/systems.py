@@ -1,0 +1,144 @@
+"""Systems that search, and what each of them answers to the same queries."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+from ..errors import ConfigurationError, ProtocolError
+
+
+@dataclass(frozen=True)
+class Price:
+    """Dollars for a second of a worker, and for a million tokens; of neither, it is not known."""
+
+    per_second: float | None = None
+    per_million_tokens: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, dollars in asdict(self).items():
+            if dollars is not None and not 0 <= dollars < math.inf:
+                raise ConfigurationError(f"`{name}` must be 0 or more dollars. Given: {dollars}")
+
+    def of_thousand(self, model_seconds: float, tokens: float) -> float | None:
+        """Dollars for 1,000 queries that take so much each.
+
+        By the second it is what a worker costs that serves one query at a time: an upper bound,
+        for it can serve others meanwhile. Its idle time is not in it.
+        """
+        if self.per_second is None and self.per_million_tokens is None:
+            return None
+        by_time = 1_000 * model_seconds * (self.per_second or 0)
+        return by_time + tokens / 1_000 * (self.per_million_tokens or 0)
+
+
+class Answer(NamedTuple):
+    """What a system found for one query."""
+
+    ranking: list[tuple[str, float]]  # document id and score, best first
+    model_seconds: float  # of them, those spent waiting for vectors and scores
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class System:
+    """One way to search: `search` takes a query's text. `about` goes into the report as it is."""
+
+    name: str
+    search: Callable[[str], Answer]
+    price: Price
+    about: dict[str, str | int | float] = field(default_factory=dict)
+
+
+class Timed(NamedTuple):
+    """An answer, and the seconds from the question to it."""
+
+    answer: Answer
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a system answered to each query."""
+
+    system: System
+    queries: dict[str, str]
+    depth: int
+    answers: dict[str, Timed]  # by query id
+
+    @property
+    def name(self) -> str:
+        return self.system.name
+
+
+def _nothing() -> None:
+    """The progress nobody watches."""
+
+
+def run_all(
+    systems: Sequence[System],
+    queries: Mapping[str, str],
+    *,
+    depth: int = 100,
+    warmup: int = 3,
+    progress: Callable[[], object] = _nothing,
+) -> list[Run]:
+    """Ask every system every query, one at a time, and time it.
+
+    Each query goes to all systems before the next does, and another begins each time: whatever
+    slows the machine or the network meanwhile slows them alike. The first `warmup` queries are
+    asked once more beforehand, which is not measured. `progress` is called after each answer.
+
+    Raises:
+        ConfigurationError: no query, no system, or two of one name.
+        ProtocolError: a ranking is longer than `depth`, names a document twice, or has a score
+            that is no number.
+    """
+    check_names([system.name for system in systems])
+    if not queries:
+        raise ConfigurationError("`queries` must hold at least one query")
+    if depth < 1:
+        raise ConfigurationError(f"`depth` must be at least 1. Given: {depth}")
+    for system in systems:
+        for text in islice(queries.values(), max(warmup, 0)):
+            system.search(text)
+    answers: dict[str, dict[str, Timed]] = {system.name: {} for system in systems}
+    for turn, (query_id, text) in enumerate(queries.items()):
+        first = turn % len(systems)
+        for system in (*systems[first:], *systems[:first]):
+            timed = _timed(system, text)
+            _check_ranking(timed.answer.ranking, depth, f"`{system.name}`, query {query_id!r}:")
+            answers[system.name][query_id] = timed
+            progress()
+    return [Run(system, dict(queries), depth, answers[system.name]) for system in systems]
+
+
+def check_names(names: Sequence[str]) -> None:
+    if not names:
+        raise ConfigurationError("there must be at least one system")
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise ConfigurationError(f"each system must have its own name. Given: {times} × {name!r}")
+
+
+def _timed(system: System, text: str) -> Timed:
+    began = time.perf_counter()
+    answer = system.search(text)
+    return Timed(answer, time.perf_counter() - began)
+
+
+def _check_ranking(ranking: Sequence[tuple[str, float]], depth: int, where: str) -> None:
+    if len(ranking) > depth:
+        raise ProtocolError(f"{where} at most {depth} documents were asked. Given: {len(ranking)}")
+    seen = set()
+    for document_id, score in ranking:
+        if document_id in seen:
+            raise ProtocolError(f"{where} document {document_id!r} is ranked twice")
+        if not math.isfinite(score):
+            raise ProtocolError(f"{where} document {document_id!r} has the score {score}")
+        seen.add(document_id)

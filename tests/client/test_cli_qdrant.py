@@ -1,0 +1,214 @@
+"""`bge index`, `search`, `migrate`, `evaluate`: what a newcomer types, and what goes wrong."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bge_client import JinaClient, Shadow
+from bge_client.cli import bge, evaluation
+from bge_client.qdrant import Store
+from conftest import ROOT
+from fakes.scripted import Exchange, Scripted, status
+
+EXAMPLES = ROOT / "client" / "examples"
+COURSE = EXAMPLES / "course"
+FIELDS = ["--text-field", "title", "--text-field", "text"]
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(served: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    for name in os.environ:
+        if name.startswith(("BGE_", "RUNPOD_", "QDRANT_", "JINA_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("BGE_EMBEDDINGS_ENDPOINT", served)
+
+    def invoke(*arguments: object, stdin: str = "") -> Result:
+        result = CliRunner().invoke(bge, [*map(str, arguments)], input=stdin)
+        unexpected = result.exception and not isinstance(result.exception, SystemExit)
+        if unexpected:
+            raise result.exception
+        return result
+
+    return invoke
+
+
+def report(result: Result) -> dict[str, Any]:
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def indexed(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The course material with all three vectors, in a folder of local mode."""
+    path = tmp_path_factory.mktemp("qdrant")
+    arguments = ["index", COURSE / "corpus.jsonl", "--collection", "course", "--path", path]
+    arguments += ["--endpoint", served, "--colbert", *FIELDS]
+    result = CliRunner().invoke(bge, [*map(str, arguments)])
+    assert report(result)["written"] == 184
+    return path
+
+
+def test_a_second_run_finds_all_done(run: Run, indexed: Path) -> None:
+    again = run("index", COURSE / "corpus.jsonl", "--collection", "course", "--path", indexed)
+    assert (report(again)["unchanged"], report(again)["written"]) == (184, 0)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [["--mode", "dense"], ["--mode", "sparse"], [], ["--colbert", "--rerank", "20"]],
+    ids=["dense", "sparse", "hybrid", "all"],
+)
+def test_search_shows_what_it_found_and_why(run: Run, indexed: Path, how: list[str]) -> None:
+    asked = ("search", "TCP congestion control", "--collection", "course", "--path", indexed)
+    shown = run(*asked, "--limit", 5, "--explain", *how)
+    assert shown.exit_code == 0, shown.output
+    head, *hits = shown.stdout.splitlines()
+    assert len(hits) == 5
+    assert ("rerank" in head) == ("--rerank" in how)
+    assert ("fused" in head) == ("--mode" not in how)
+    assert shown.stderr.startswith("bge: embed ")
+    lines = run(*asked, "--limit", 5, "--json", *how).stdout.splitlines()
+    assert [
+        json.loads(line)["payload"]["_id"] in hit for line, hit in zip(lines, hits, strict=True)
+    ]
+
+
+def test_evaluate_reports_for_people_and_for_programs(
+    run: Run, indexed: Path, tmp_path: Path
+) -> None:
+    told = run(
+        *("evaluate", COURSE, "--collection", "course", "--path", indexed, "--queries", 25),
+        *("--system", "dense", "--system", "hybrid@course", "--baseline", "dense"),
+        *("--json", tmp_path / "r.json", "--html", tmp_path / "r.html"),
+    )
+    assert told.exit_code == 0, told.output
+    assert "hybrid@course" in told.stdout
+    data = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert [system["name"] for system in data["systems"]] == ["dense", "hybrid@course"]
+    assert len(data["queries"]) == 25
+    assert 0.2 < data["systems"][1]["means"]["nDCG@10"] < 1
+    assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+@pytest.fixture
+def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    """Jina's API, whose vectors are those of `examples/old_collection.py`."""
+    sys.path.insert(0, str(EXAMPLES))
+    from old_collection import hashed  # type: ignore[import-not-found]
+
+    sys.path.remove(str(EXAMPLES))
+
+    def answer(exchange: Exchange) -> None:
+        texts = exchange.body["input"]
+        data = [{"index": n, "embedding": hashed(text)} for n, text in enumerate(texts)]
+        status(200, {"data": data, "usage": {"total_tokens": 7 * len(texts)}})(exchange)
+
+    with Scripted() as api:
+        api.on("POST /v1/embeddings", answer)
+        monkeypatch.setattr(evaluation, "JinaClient", functools.partial(JinaClient, base=api.url))
+        monkeypatch.setenv("JINA_API_KEY", "secret")
+        yield api
+
+
+def test_the_way_from_jina_s_vectors_to_ours(run: Run, tmp_path: Path, jina: Scripted) -> None:
+    """The README's: an old collection is measured, copied, held against the new one, replaced."""
+    path = ("--path", tmp_path)
+    script = [sys.executable, str(EXAMPLES / "old_collection.py"), str(tmp_path)]
+    subprocess.run(script, check=True, capture_output=True)
+    refused = run("search", "TCP", "--collection", "courses", *path)
+    assert (refused.exit_code, "does not say which model" in refused.stderr) == (5, True)
+    estimate = report(run("migrate", "courses", "courses_bge", *FIELDS, "--dry-run", *path))
+    assert (estimate["points"], estimate["without_text"]) == (184, 0)
+    assert estimate["tokens"] > 10_000
+    copied = report(run("migrate", "courses_v1", "courses_bge", *FIELDS, *path))
+    assert (copied["points"], copied["alias"]) == (184, None)
+    systems = ("--system", "jina@courses", "--system", "hybrid@courses_bge")
+    compared = run("evaluate", COURSE, *systems, "--baseline", "jina@courses", *path)
+    assert compared.exit_code == 0, compared.output
+    assert "PASS: hybrid@courses_bge passes all 5 checks" in compared.stdout
+    swapped = report(run("migrate", "courses", "courses_bge", *FIELDS, *path))
+    assert (swapped["alias"], swapped["written"]) == ("courses", 0)
+    assert "net-07" in run("search", "TCP congestion", "--collection", "courses", *path).stdout
+    assert report(run("migrate", "--rollback", "--alias", "courses", *path)) == {
+        "alias": "courses",
+        "points_to": "courses_v1",
+    }
+    run("migrate", "courses", "courses_bge", *FIELDS, *path)
+    assert report(run("migrate", "--drop-old", "--alias", "courses", *path))["dropped"] == (
+        "courses_v1"
+    )
+    with Store.open(path=tmp_path) as store:
+        assert store.aliases() == {"courses": "courses_bge"}
+        assert not store.exists("courses_v1")
+
+
+def test_what_shadow_mode_wrote_is_summed_up(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BGE_EMBEDDINGS_ENDPOINT")
+    log = tmp_path / "shadow.jsonl"
+    with Shadow(log, fraction=1.0) as shadow:
+        shadow.offer("море", ["a", "b"], lambda: ["b", "a"], live_seconds=0.01)
+    told = report(run("evaluate", "--shadow", log))
+    assert (told["count"], told["errors"]) == (1, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["search", "x", "--collection", "c"], 2, "say --path FOLDER, or --qdrant-url, or set"),
+        (["search", "x", "--collection", "nope", "--path", "{}"], 2, "There are: course"),
+        (["search", "x", "--collection", "course", "--path", "{}", "--filter", "{{}}x"], 2,
+         "`--filter` is not a filter of Qdrant's"),
+        (["search", " ", "--collection", "course", "--path", "{}"], 1, "`texts[0]` must not be"),
+        (["evaluate", "--path", "{}"], 2, "say DATASET, or --shadow"),
+        (["evaluate", str(COURSE), "--path", "{}", "--system", "bm25@x"], 2,
+         "`--system` must be one of dense, sparse"),
+        (["evaluate", str(COURSE), "--path", "{}"], 2, "say --collection, or dense@COLLECTION"),
+        (["evaluate", str(EXAMPLES), "--path", "{}", "--collection", "course"], 2,
+         "queries.jsonl cannot be read: No such file"),
+        (["evaluate", str(COURSE), "--path", "{}", "--system", "jina@course"], 2, "JINA_API_KEY"),
+        (["migrate", "course", "--path", "{}"], 2, "say SOURCE and TARGET"),
+        (["migrate", "course", "x", "--in-place", "--path", "{}"], 2, "--in-place wants SOURCE"),
+        (["migrate", "--rollback", "--path", "{}"], 2, "want --alias, and no SOURCE"),
+        (["migrate", "--rollback", "--alias", "y", "--path", "{}"], 2, "there is no alias `y`"),
+        (["migrate", "--rollback", "--drop-old", "--path", "{}"], 2, "either --rollback or --drop"),
+        (["index", "--collection", "new", "--path", "{}"], 1, "line 2 is not JSON"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_in_a_sentence(
+    run: Run, indexed: Path, arguments: list[str], code: int, message: str
+) -> None:
+    filled = [one.format(indexed) if "{" in one else one for one in arguments]
+    result = run(*filled, stdin='{"_id": 1, "text": "море"}\n{\n')
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_without_its_extra_a_command_says_what_to_install(served: str, tmp_path: Path) -> None:
+    """In a process where Qdrant's client is not to be had."""
+    (tmp_path / "qdrant_client.py").write_text("raise ImportError(name='qdrant_client')")
+    path = os.pathsep.join([str(tmp_path), str(ROOT / "client")])
+    command = [sys.executable, "-m", "bge_client", "search", "x", "--collection", "c"]
+    ran = subprocess.run(
+        [*command, "--endpoint", served, "--path", "x"],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        "bge: ConfigurationError: this needs qdrant_client: pip install 'bge-client[cli,qdrant]'\n"
+    )

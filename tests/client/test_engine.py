@@ -1,0 +1,146 @@
+"""Local mode scores as Qdrant's own engine does, and as plain numpy does.
+
+qdrant-edge is the server's engine as one shard in this process. It is asked the very requests that
+`HybridSearch` makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import qdrant_edge as edge
+from qdrant_client import QdrantClient, models
+
+from bge_client import Client
+from bge_client.qdrant import Binding, Plan, Schema, Store, index
+from bge_client.qdrant.search import Requests
+from bge_client.results import Embedding
+from points import contents
+
+QUERIES = [
+    "TCP congestion control",
+    "разделение выборки на обучающую и тестовую",
+    "индекс B-дерево",
+]
+PLANS = [
+    Plan(colbert=True),
+    Plan(rrf_k=7, weights=(1.0, 3.0), candidates=30),
+    Plan(fusion="dbsf", colbert=True),
+    Plan(sparse=False, colbert=True, candidates=20),
+    Plan(dense=False),
+]
+LIMIT = 25
+
+
+@pytest.fixture(scope="module")
+def course(worker: Client, passages: list[dict[str, Any]]) -> Iterator[Store]:
+    """The course material. No two scores are equal: those could be ranked either way."""
+    with Store(QdrantClient(":memory:")) as store:
+        index(store, worker, "course", passages, schema=Schema(colbert=True))
+        chance = np.random.default_rng(5)
+        for id, (_, vectors) in contents(store, "course").items():
+            for values in (vectors["dense"], vectors["sparse"].values, *vectors["colbert"]):
+                values[:] = (np.array(values) + chance.normal(0, 1e-3, len(values))).tolist()
+            store.add_vectors("course", [models.PointVectors(id=id, vector=vectors)])
+        yield store
+
+
+@pytest.fixture(scope="module")
+def shard(course: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The same points in Qdrant's engine."""
+    cosine, size = edge.Distance.Cosine, Binding.of(course, "course").dimensions
+    max_sim = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+    config = edge.EdgeConfig(
+        vectors={
+            "dense": edge.EdgeVectorParams(size, cosine),
+            "colbert": edge.EdgeVectorParams(size, cosine, multivector_config=max_sim),
+        },
+        sparse_vectors={"sparse": edge.EdgeSparseVectorParams()},
+    )
+    made = edge.EdgeShard.create(str(tmp_path_factory.mktemp("shard")), config)
+    points = [
+        edge.Point(id, {name: _edge_vector(vector) for name, vector in vectors.items()}, payload)
+        for id, (payload, vectors) in contents(course, "course").items()
+    ]
+    made.update(edge.UpdateOperation.upsert_points(points))
+    yield made
+    made.close()
+
+
+def _edge_vector(vector: Any) -> Any:
+    if isinstance(vector, models.SparseVector):
+        return edge.SparseVector(vector.indices, vector.values)
+    return vector
+
+
+def _edge_query(query: Any, using: str | None) -> Any:
+    if isinstance(query, models.RrfQuery):
+        return edge.Fusion.Rrf(k=query.rrf.k, weights=query.rrf.weights)
+    if isinstance(query, models.FusionQuery):
+        return edge.Fusion.Dbsf()
+    return edge.Query.Nearest(_edge_vector(query), using=using)
+
+
+def _edge_prefetch(prefetch: models.Prefetch) -> Any:
+    nested = [_edge_prefetch(one) for one in prefetch.prefetch or []]  # type: ignore[union-attr]
+    query = _edge_query(prefetch.query, prefetch.using)
+    return edge.Prefetch(limit=prefetch.limit, query=query, prefetches=nested)
+
+
+def asked_of_edge(shard: Any, request: dict[str, Any]) -> dict[Any, float]:
+    prefetches = [_edge_prefetch(one) for one in request.get("prefetch", [])]
+    query = _edge_query(request["query"], request.get("using"))
+    found = shard.query(
+        edge.QueryRequest(limit=request["limit"], query=query, prefetches=prefetches)
+    )
+    return {str(point.id): point.score for point in found}
+
+
+def asked_of_local(course: Store, request: dict[str, Any]) -> dict[Any, float]:
+    found = course.ask("query_points", collection_name="course", **request).points
+    return {str(point.id): point.score for point in found}
+
+
+def embed(worker: Client, query: str) -> Embedding:
+    return worker.embed(query, sparse=True, colbert=True, dtype="float32")[0]
+
+
+def assert_same(one: dict[Any, float], two: dict[Any, float]) -> None:
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose([two[id] for id in one], list(one.values()), atol=1e-4)
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda p: f"{p.fusion}{p.rrf_k}-{p.dense}-{p.sparse}")
+@pytest.mark.parametrize("query", QUERIES)
+def test_every_stage_scores_as_the_engine_does(
+    course: Store, shard: Any, worker: Client, plan: Plan, query: str
+) -> None:
+    asked = Requests(plan, embed(worker, query), Binding.of(course, "course"), LIMIT)
+    for request in [*asked.stages.values(), asked.last]:
+        assert_same(asked_of_local(course, request), asked_of_edge(shard, request))
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_scores_are_cosine_dot_and_max_sim(course: Store, worker: Client, query: str) -> None:
+    found, stored = embed(worker, query), contents(course, "course")
+    assert found.dense is not None
+    assert found.sparse is not None
+    assert found.colbert is not None
+    weights = dict(zip(found.sparse.indices.tolist(), found.sparse.values.tolist(), strict=True))
+    expected: dict[str, dict[Any, float]] = {"dense": {}, "sparse": {}, "colbert": {}}
+    for id, (_, vectors) in stored.items():
+        sparse = vectors["sparse"]
+        pairs = zip(sparse.indices, sparse.values, strict=True)
+        expected["dense"][id] = float(np.dot(vectors["dense"], found.dense))
+        expected["sparse"][id] = sum(weights.get(token, 0) * value for token, value in pairs)
+        similar = found.colbert @ np.array(vectors["colbert"]).T  # [query tokens, tokens]
+        expected["colbert"][id] = float(similar.max(1).sum())
+    queries = {"dense": found.dense.tolist(), "colbert": found.colbert.tolist()}
+    queries["sparse"] = models.SparseVector(indices=[*weights], values=[*weights.values()])
+    for name, asked in queries.items():
+        request = {"query": asked, "using": name, "limit": len(stored)}
+        for id, score in asked_of_local(course, request).items():
+            assert score == pytest.approx(expected[name][id], abs=1e-4), name

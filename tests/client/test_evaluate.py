@@ -1,0 +1,457 @@
+"""Metrics against a few lines of arithmetic, the statistics against chance, the verdict's edges."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from bge_client.errors import ConfigurationError, ProtocolError
+from bge_client.evaluate import (
+    Answer,
+    Price,
+    Report,
+    Run,
+    System,
+    Thresholds,
+    Timed,
+    compare,
+    comparison,
+    read_beir,
+    report,
+    run_all,
+)
+from bge_client.evaluate.comparison import holm, interval, paired_p
+
+UNKNOWN = Price()
+
+
+@pytest.fixture(autouse=True)
+def _fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "RESAMPLES", 999)
+
+
+def answered(
+    name: str,
+    rankings: Mapping[str, Sequence[str]],
+    *,
+    seconds: Sequence[float] = (0.05,),
+    score: float = 1.0,
+    price: Price = UNKNOWN,
+    about: dict[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> Run:
+    """A run as if made; every document has the same score, every query 10 ms of model, 8 tokens."""
+    answers = {
+        query_id: Timed(
+            Answer([(document_id, score) for document_id in ranking], 0.010, 8),
+            seconds[place % len(seconds)],
+        )
+        for place, (query_id, ranking) in enumerate(rankings.items())
+    }
+    system = System(name, lambda _: Answer([], 0.0), price, about or {})
+    return Run(system, dict(texts or {one: f"text of {one}" for one in rankings}), 100, answers)
+
+
+def of_hits(hits: int, queries: int = 20, **options: Any) -> tuple[Run, dict[str, dict[str, int]]]:
+    """A run that finds the one relevant document of so many queries first, and else nothing."""
+    names = [f"q{number}" for number in range(queries)]
+    rankings = {one: ["d"] if place < hits else [] for place, one in enumerate(names)}
+    return answered(options.pop("name", "bge"), rankings, **options), {
+        one: {"d": 1} for one in names
+    }
+
+
+# -------------------------------------------------------------------------------- metrics
+
+
+def by_hand(ranking: Sequence[str], grades: Mapping[str, int], k: int = 10) -> dict[str, float]:
+    gains = [max(0, grades.get(one, 0)) for one in ranking]
+
+    def dcg(gains: Sequence[int]) -> float:
+        return sum(gain / math.log2(place + 2) for place, gain in enumerate(gains[:k]))
+
+    ideal = dcg(sorted((max(0, grade) for grade in grades.values()), reverse=True))
+    relevant = sum(grade >= 1 for grade in grades.values())
+    return {
+        f"nDCG@{k}": dcg(gains) / ideal if ideal else 0.0,
+        f"MRR@{k}": next((1 / place for place, gain in enumerate(gains[:k], 1) if gain), 0.0),
+        "recall@100": sum(gain >= 1 for gain in gains[:100]) / relevant if relevant else 0.0,
+    }
+
+
+def measured(ranking: Sequence[str], grades: dict[str, int]) -> dict[str, float]:
+    return compare([answered("a", {"q": ranking})], {"q": grades}, "a").systems[0].means
+
+
+WIKIPEDIA = {"D1": 3, "D2": 2, "D3": 3, "D4": 0, "D5": 1, "D6": 2, "D7": 3, "D8": 2}
+
+
+def test_ndcg_is_the_linear_one_of_wikipedia_s_example() -> None:
+    """en.wikipedia.org/wiki/Discounted_cumulative_gain: 0.785, of the linear gain."""
+    ranking = ["D1", "D2", "D3", "D4", "D5", "D6"]
+    assert by_hand(ranking, WIKIPEDIA, k=6)["nDCG@6"] == pytest.approx(0.785, abs=5e-4)
+    assert measured(ranking, WIKIPEDIA) == pytest.approx(by_hand(ranking, WIKIPEDIA))
+
+
+def test_mrr_is_that_of_wikipedia_s_example() -> None:
+    """en.wikipedia.org/wiki/Mean_reciprocal_rank: found third, second, first: 11/18."""
+    rankings = {
+        "cat": ["catten", "cati", "cats"],
+        "torus": ["torii", "tori", "toruses"],
+        "virus": ["viruses", "virii", "viri"],
+    }
+    qrels = {"cat": {"cats": 1}, "torus": {"tori": 1}, "virus": {"viruses": 1}}
+    means = compare([answered("a", rankings)], qrels, "a").systems[0].means
+    assert means["MRR@10"] == pytest.approx(11 / 18)
+
+
+DOCUMENTS = [f"d{number}" for number in range(130)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ranking=st.lists(st.sampled_from(DOCUMENTS), unique=True, max_size=100),
+    grades=st.dictionaries(st.sampled_from(DOCUMENTS), st.integers(-1, 4), min_size=1),
+)
+def test_metrics_are_those_by_hand(ranking: list[str], grades: dict[str, int]) -> None:
+    assert measured(ranking, grades) == pytest.approx(by_hand(ranking, grades))
+
+
+def test_recall_looks_at_a_hundred_and_mrr_at_ten() -> None:
+    means = measured([f"x{number}" for number in range(99)] + ["a", "b"], {"a": 1, "b": 1})
+    assert means == {"nDCG@10": 0, "MRR@10": 0, "recall@100": 0.5}
+
+
+def test_among_equal_scores_the_order_given_counts() -> None:
+    for ranking, rank in ((["a", "z"], 1), (["z", "a"], 2)):
+        assert measured(ranking, {"a": 1})["MRR@10"] == 1 / rank
+
+
+def test_a_query_that_finds_nothing_counts_zero() -> None:
+    some, qrels = of_hits(5)
+    assert set(compare([some], qrels, "bge").systems[0].means.values()) == {0.25}
+    none, qrels = of_hits(0)
+    assert set(compare([none], qrels, "bge").systems[0].means.values()) == {0.0}
+
+
+# ------------------------------------------------------------------------------------ run
+
+
+def test_systems_take_turns_to_be_first_after_warming_up() -> None:
+    asked: list[str] = []
+
+    def system(name: str) -> System:
+        def search(text: str) -> Answer:
+            asked.append(name + text)
+            time.sleep(0.002)
+            return Answer([("d", 0.5)], 0.001, 3)
+
+        return System(name, search, UNKNOWN)
+
+    ticks: list[None] = []
+    runs = run_all(
+        [system("a"), system("b")],
+        {"1": "x", "2": "y"},
+        warmup=1,
+        progress=lambda: ticks.append(None),
+    )
+    assert asked == ["ax", "bx", "ax", "bx", "by", "ay"]
+    assert len(ticks) == 4
+    assert [one.name for one in runs] == ["a", "b"]
+    assert runs[1].answers["2"].answer == ([("d", 0.5)], 0.001, 3)
+    assert all(0.002 <= timed.seconds < 2 for one in runs for timed in one.answers.values())
+
+
+@pytest.mark.parametrize(
+    ("ranking", "sentence"),
+    [
+        ([("d", 1.0), ("d", 0.5)], "`a`, query 'q': document 'd' is ranked twice"),
+        ([("d", math.nan)], "document 'd' has the score nan"),
+        ([("d", 1.0), ("e", 1.0), ("f", 1.0)], "at most 2 documents were asked. Given: 3"),
+    ],
+)
+def test_a_ranking_that_is_none_is_refused(ranking: list[tuple[str, float]], sentence: str) -> None:
+    system = System("a", lambda _: Answer(ranking, 0.0), UNKNOWN)
+    with pytest.raises(ProtocolError, match=re.escape(sentence)):
+        run_all([system], {"q": "text"}, depth=2, warmup=0)
+
+
+def test_cost_is_of_seconds_or_tokens_or_not_known() -> None:
+    assert Price(per_second=0.0002).of_thousand(0.05, 12) == pytest.approx(0.01)
+    assert Price(per_million_tokens=0.02).of_thousand(0.05, 12) == pytest.approx(0.00024)
+    assert UNKNOWN.of_thousand(0.05, 12) is None
+    with pytest.raises(ConfigurationError, match="`per_second` must be 0 or more dollars"):
+        Price(per_second=-1)
+
+
+@pytest.mark.parametrize(
+    ("runs", "qrels", "baseline", "sentence"),
+    [
+        ([answered("a", {"q": []})], {"q": {"d": 1}}, "b", "must be one of a. Given: 'b'"),
+        ([answered("a", {"q": []})] * 2, {"q": {"d": 1}}, "a", "its own name. Given: 2 × 'a'"),
+        ([answered("a", {"q": []})], {"r": {"d": 1}}, "a", "query 'r' is judged, but 'a' has no"),
+        ([answered("a", {"q": []})], {}, "a", "`qrels` must judge at least one query"),
+        (
+            [answered("a", {"q": []}), answered("b", {"q": [], "r": []})],
+            {"q": {"d": 1}},
+            "a",
+            "'b' was asked other queries than 'a'",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(
+    runs: list[Run], qrels: dict[str, dict[str, int]], baseline: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(sentence)):
+        compare(runs, qrels, baseline)
+
+
+# ----------------------------------------------------------------------------- statistics
+
+
+def test_under_the_null_p_is_uniform() -> None:
+    rng = np.random.default_rng(1)
+    ps = [paired_p(rng.normal(0, 1, 30)) for _ in range(300)]
+    least, most = stats.binom.interval(0.999, len(ps), 0.05)
+    assert least <= sum(p < 0.05 for p in ps) <= most
+    assert stats.kstest(ps, "uniform").pvalue > 0.01
+
+
+def test_a_real_effect_is_found() -> None:
+    rng = np.random.default_rng(2)
+    assert sum(paired_p(rng.normal(0.8, 1, 30)) < 0.05 for _ in range(60)) >= 56
+
+
+def test_of_few_queries_p_is_exact_and_zeros_say_nothing() -> None:
+    # Of the eight ways to set three signs, two are as far from zero as this one.
+    assert paired_p(np.array([1.0, 0.5, 0.2])) == pytest.approx(2 / 8)
+    assert paired_p(np.array([1.0, 0.0, 0.5, 0.2, 0.0])) == pytest.approx(2 / 8)
+    assert paired_p(np.array([0.0, 0.3])) == paired_p(np.zeros(5)) == 1
+
+
+def test_the_interval_holds_the_truth_95_times_in_100() -> None:
+    rng = np.random.default_rng(3)
+    intervals = [interval(rng.normal(0.1, 1, 60)) for _ in range(100)]
+    held = sum(low <= 0.1 <= high for low, high in intervals)
+    least, most = stats.binom.interval(0.999, 100, 0.95)
+    assert least <= held <= most
+
+
+def test_holm_s_correction_is_r_s() -> None:
+    """As `p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")`."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+def test_p_is_corrected_for_the_number_of_candidates() -> None:
+    base, qrels = of_hits(20, name="base")
+    one, _ = of_hits(13, name="one")
+    two, _ = of_hits(20, name="two")
+    comparisons = compare([base, one, two], qrels, "base").comparisons
+    worse, same = (each.differences["MRR@10"] for each in comparisons)
+    assert (worse.wins, worse.losses, worse.ties) == (0, 7, 13)
+    assert worse.p == pytest.approx(2 / 2**7)
+    assert worse.p_holm == pytest.approx(2 * worse.p)
+    assert (same.p, same.p_holm, same.low, same.high) == (1, 1, 0, 0)
+    assert worse.mean == pytest.approx(-0.35)
+    assert worse.low < worse.mean < worse.high < 0
+
+
+# -------------------------------------------------------------------------------- verdict
+
+
+@pytest.mark.parametrize(
+    ("hits", "seconds", "failed"),
+    [
+        (19, [0.0999], []),  # 95 % of each
+        (18, [0.05], ["recall@100"]),  # 90 %: enough for the other two
+        (17, [0.05], ["nDCG@10", "MRR@10", "recall@100"]),
+        (20, [0.1], ["p50"]),
+        (20, [0.05] * 19 + [3.0], ["p99"]),
+        (20, [0.5], ["p50", "p99"]),
+    ],
+)
+def test_a_candidate_passes_up_to_the_thresholds(
+    hits: int, seconds: list[float], failed: list[str]
+) -> None:
+    base, qrels = of_hits(20, name="jina", seconds=[9.0])
+    candidate, _ = of_hits(hits, seconds=seconds)
+    (comparison,) = compare([base, candidate], qrels, "jina").comparisons
+    verdict = comparison.verdict
+    assert [check.name for check in verdict.checks if not check.passed] == failed
+    assert verdict.outcome == ("fail" if failed else "pass")
+    assert (f"falls short in {len(failed)} of 5" if failed else "passes all 5") in verdict.sentence
+
+
+def test_of_fewer_than_twenty_queries_there_is_no_verdict() -> None:
+    base, qrels = of_hits(19, 19, name="jina")
+    candidate, _ = of_hits(19, 19)
+    (comparison,) = compare([base, candidate], qrels, "jina").comparisons
+    assert comparison.verdict.outcome == "too few queries"
+    assert comparison.verdict.sentence.startswith("19 queries are too few to tell")
+    assert all(check.passed for check in comparison.verdict.checks)
+
+
+def test_a_baseline_that_finds_nothing_lets_nobody_pass() -> None:
+    base, qrels = of_hits(0, name="jina")
+    candidate, _ = of_hits(20)
+    (comparison,) = compare([base, candidate], qrels, "jina").comparisons
+    assert comparison.verdict.outcome == "fail"
+    assert "nDCG@10 cannot be compared, jina having 0" in comparison.verdict.sentence
+
+
+def test_what_fails_by_a_hair_is_seen_to_fail() -> None:
+    base, qrels = of_hits(20, name="jina")
+    candidate, _ = of_hits(20, seconds=[0.100004])
+    (comparison,) = compare([base, candidate], qrels, "jina", Thresholds(ndcg=1.1)).comparisons
+    assert "100.0% of jina's nDCG@10 (asked: at least 110%)" in comparison.verdict.sentence
+    assert "p50 100.004 ms (asked: below 100 ms)" in comparison.verdict.sentence
+
+
+# ----------------------------------------------------------------------------------- BEIR
+
+
+def beir(folder: Path, **changed: str | None) -> Path:
+    """A dataset of two queries and two documents; a file given as None is not there."""
+    contents: dict[str, str | None] = {
+        "corpus": '{"_id": "d1", "title": "Море", "text": "о море", "metadata": {"url": "u"}}\n'
+        '{"_id": "d2", "title": "", "text": "о суше"}\n',
+        "queries": '{"_id": "q1", "text": "море"}\n{"_id": "q2", "text": "суша"}\n',
+        "qrels": "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n",
+    }
+    places = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": "qrels/test.tsv"}
+    (folder / "qrels").mkdir()
+    for name, content in (contents | changed).items():
+        if content is not None:
+            (folder / places[name]).write_text(content, "utf-8")
+    return folder
+
+
+def test_a_beir_folder_is_read(tmp_path: Path) -> None:
+    data = read_beir(beir(tmp_path))
+    assert data.corpus["d1"] == ("Море", "о море", {"url": "u"})
+    assert data.corpus["d2"].metadata == {}
+    assert data.queries == {"q1": "море"}
+    assert data.qrels == {"q1": {"d1": 2, "d2": 0}}
+    assert data.left_out == 1
+
+
+def test_without_a_corpus_document_ids_are_taken_as_they_are(tmp_path: Path) -> None:
+    qrels = "query-id\tcorpus-id\tscore\nq2\telsewhere\t1\n"
+    data = read_beir(beir(tmp_path, corpus=None, qrels=qrels))
+    assert data.corpus == {}
+    assert data.qrels == {"q2": {"elsewhere": 1}}
+
+
+HEADER = "query-id\tcorpus-id\tscore\n"
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"queries": None}, "queries.jsonl cannot be read: No such file"),
+        ({"qrels": None}, "test.tsv cannot be read: No such file"),
+        ({"queries": "\n"}, "queries.jsonl is empty"),
+        ({"queries": '{"_id": "q1", "text": "море"}\n\n{'}, "queries.jsonl, line 3, is not JSON"),
+        ({"queries": '["q1"]'}, "line 1, must be a JSON object"),
+        (
+            {"queries": '{"_id": 1, "text": "море"}'},
+            "must have a string `_id`, not blank. Given: int",
+        ),
+        (
+            {"queries": '{"_id": "q1", "text": " "}'},
+            "must have a string `text`, not blank. Given: a blank",
+        ),
+        ({"queries": '{"_id": "q", "text": "a"}\n' * 2}, "line 2, has the `_id` of an earlier"),
+        ({"corpus": '{"_id": "d1"}'}, "corpus.jsonl, line 1, has neither `title` nor `text`"),
+        ({"corpus": '{"_id": "d1", "text": "a", "metadata": 1}'}, "an object as `metadata`"),
+        ({"qrels": "q1\td1\t1\n"}, "test.tsv, line 1, must be a header"),
+        ({"qrels": HEADER + "q1\td1\n"}, "line 2, must be query-id, corpus-id and a whole number"),
+        ({"qrels": HEADER + "q1\td1\t0.5\n"}, "line 2, must be query-id, corpus-id and a whole"),
+        ({"qrels": HEADER + "q3\td1\t1\n"}, "line 2, names an unknown query: 'q3'"),
+        ({"qrels": HEADER + "q1\td3\t1\n"}, "line 2, names an unknown document: 'd3'"),
+        ({"qrels": HEADER + "q1\td1\t1\nq1\td1\t2\n"}, "line 3, grades a pair anew: 'q1', 'd1'"),
+        ({"qrels": HEADER + "q1\td1\t0\n"}, "names no relevant document for any query"),
+    ],
+)
+def test_a_broken_dataset_is_named_by_file_and_line(
+    changed: dict[str, str | None], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        read_beir(beir(tmp_path, **changed))
+    assert sentence in str(caught.value)
+
+
+# --------------------------------------------------------------------------------- report
+
+
+@pytest.fixture
+def shown() -> Report:
+    """Two candidates; one passes, the other is worse on the query with a script in it."""
+    names = [f"q{number}" for number in range(20)]
+    texts = {one: f"запрос {one}" for one in names} | {"q0": "<script>alert(1)</script> & море"}
+    right, wrong = {one: ["d"] for one in names}, {one: [] for one in names}
+    systems = [
+        answered("jina", right, seconds=[0.3], price=Price(per_million_tokens=0.02), texts=texts),
+        answered("bge <b>", right, price=Price(per_second=0.0002), texts=texts),
+        answered("bge плотныи\u0306", wrong, texts=texts, about={"fingerprint": "f"}),
+    ]
+    return compare(systems, {one: {"d": 1} for one in names}, "jina")
+
+
+def test_the_report_survives_json(shown: Report) -> None:
+    plain = shown.as_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+    assert plain["systems"][1]["cost"] == pytest.approx(0.002)
+    assert plain["systems"][2]["cost"] is None
+    assert plain["comparisons"][0]["verdict"]["outcome"] == "pass"
+    assert {"bge-client", "ir-measures", "numpy", "python", "scipy"} == plain["versions"].keys()
+
+
+def test_the_page_stands_alone_in_light_and_dark(shown: Report) -> None:
+    page = report.html(shown)
+    assert not re.search(r"https?:|//|<script|<link|<img|\bsrc=|\bhref=|url\(|@import", page)
+    assert "color-scheme: light dark" in page
+    assert "@media (prefers-color-scheme: dark)" in page
+    light, dark = (set(re.findall(r"--\w[\w-]*(?=:)", part)) for part in page.split("@media")[:2])
+    assert light == dark == set(re.findall(r"(?<=var\()--[\w-]+", page))
+
+
+def test_the_page_says_what_was_measured_and_escapes_what_was_asked(shown: Report) -> None:
+    page = report.html(shown)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; море" in page
+    assert "bge &lt;b&gt; passes all 5 checks" in page
+    assert "bge <b>" not in page
+    assert "not known" in page
+    for candidate in shown.comparisons:
+        for check in candidate.verdict.checks:
+            assert f"<td>{check.asked_text}</td><td>{check.measured_text}</td>" in page
+
+
+def test_the_table_is_aligned_whatever_the_letters(shown: Report) -> None:
+    head, systems, differences, *verdicts = report.text(shown).rstrip().split("\n\n")
+    assert head.startswith("20 queries, ")
+    for table, rows in ((systems, 4), (differences, 7)):
+        lines = table.splitlines()
+        assert len(lines) == rows
+        widths = {sum(not unicodedata.combining(letter) for letter in line) for line in lines}
+        assert len(widths) == 1  # the last column ends in one place
+    assert [line.partition(":")[0] for line in verdicts] == ["PASS", "FAIL"]
+
+
+def test_one_system_alone_is_shown_without_a_verdict() -> None:
+    alone, qrels = of_hits(20)
+    assert "There is no candidate" in report.html(compare([alone], qrels, "bge"))
+    assert "PASS" not in report.text(compare([alone], qrels, "bge"))

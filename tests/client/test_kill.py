@@ -1,0 +1,102 @@
+"""`bge migrate` as a process that is killed at any moment, while its source changes.
+
+A small collection and a few kills; with --long, 20,000 points and 20 kills (`make test-kill`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qdrant_client import models
+
+from bge_client.qdrant import Store
+from conftest import ROOT
+from points import assert_equal, contents
+
+WIDTH = 64  # of the old vectors
+Bge = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def bge(served: str) -> Bge:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
+    env = kept | {"PYTHONPATH": str(ROOT / "client"), "BGE_EMBEDDINGS_ENDPOINT": served}
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "bge_client", *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=env, stdout=pipe, stderr=pipe, text=True)
+
+    return start
+
+
+def text_of(chance: random.Random, number: int) -> dict[str, Any]:
+    words = " ".join(chance.choice(WORDS) for _ in range(chance.randrange(3, 12)))
+    return {"text": f"{words} {number}", "n": number}
+
+
+WORDS = ("градиент", "function", "минимум", "course", "данные", "vector", "поиск", "lesson")
+
+
+def put(store: Store, points: Iterator[tuple[int, dict[str, Any]]]) -> None:
+    structs = []
+    for id, payload in points:
+        seed = zlib.crc32(repr(payload).encode())
+        vector = np.random.default_rng(seed).normal(size=WIDTH).tolist()
+        structs.append(models.PointStruct(id=id, vector=vector, payload=payload))
+    store.ask("upsert", collection_name="old", points=structs)
+
+
+def change(path: Path, chance: random.Random, size: int) -> None:
+    """Some points are added, some changed, some deleted."""
+    few = max(1, size // 200)
+    with Store.open(path=path) as store:
+        put(store, ((size + chance.randrange(size), text_of(chance, -1)) for _ in range(few)))
+        put(store, ((chance.randrange(size), text_of(chance, -2)) for _ in range(few)))
+        store.delete("old", [chance.randrange(size) for _ in range(few)])
+
+
+def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
+    bge: Bge, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    size, kills = (19_000, 20) if request.config.getoption("long") else (900, 3)
+    chance = random.Random(11)
+    with Store.open(path=tmp_path) as store:
+        params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)
+        store.ask("create_collection", collection_name="old", vectors_config=params)
+        put(store, ((number, text_of(chance, number)) for number in range(size)))
+        store.point_alias("live", "old")
+    killed = 0
+    while killed < kills:
+        process = bge("migrate", "old", "new", "--path", str(tmp_path))
+        try:
+            process.communicate(timeout=chance.uniform(0.5, 4.0 if size > 1000 else 1.8))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            killed += 1
+        assert process.returncode in (0, -signal.SIGKILL), process.stderr
+        change(tmp_path, chance, size)
+    for target, more in (("new", ["--alias", "live"]), ("fresh", [])):
+        process = bge("migrate", "old", target, "--path", str(tmp_path), *more)
+        out, err = process.communicate(timeout=230)
+        assert process.returncode == 0, err
+        print(json.loads(out.splitlines()[-1]))
+    with Store.open(path=tmp_path) as store:
+        assert store.aliases() == {"live": "new"}
+        new, old = contents(store, "new"), contents(store, "old")
+        assert {id: payload for id, (payload, _) in new.items()} == {
+            id: payload for id, (payload, _) in old.items()
+        }
+        assert_equal(new, contents(store, "fresh"))
