@@ -122,7 +122,7 @@ def environment() -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=int, default=1500)
+    parser.add_argument("--texts", type=int, default=6000)
     parser.add_argument("--lines", type=int, default=1_000_000)
     given = parser.parse_args()
     results = {"busy": busy(given.texts), "memory": memory(given.lines)}
