@@ -149,7 +149,9 @@ def test_the_way_from_jina_s_vectors_to_ours(run: Run, tmp_path: Path, jina: Scr
         *("evaluate", COURSE, *systems, "--baseline", "jina@courses", "--queries", 24, *path)
     )
     assert compared.exit_code == 0, compared.output
-    assert re.search(r"^(PASS|FAIL): hybrid@courses_bge .* of jina@courses's", compared.stdout, re.M)
+    assert re.search(
+        r"^(PASS|FAIL): hybrid@courses_bge .* of jina@courses's", compared.stdout, re.M
+    )
     swapped = report(run("migrate", "courses", "courses_bge", *FIELDS, *path))
     assert (swapped["alias"], swapped["written"]) == ("courses", 0)
     assert "net-07" in run("search", "TCP congestion", "--collection", "courses", *path).stdout
