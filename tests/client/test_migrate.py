@@ -26,6 +26,7 @@ from bge_client.qdrant import (
     index,
     roll_back,
 )
+from bge_client.qdrant.schema import COLBERT_CUT
 from bge_client.qdrant.store import Payload
 from points import assert_equal, contents
 
@@ -68,7 +69,7 @@ def test_the_copy_has_every_point_and_the_alias_points_to_it(old: Store, worker:
     assert payloads(old, "new") == payloads(old, "old")
     assert old.aliases() == {"live": "new"}
     assert payloads(old, "old") == {id: payload for id, (payload, _) in before.items()}
-    assert (report.points, report.passes, report.written, report.compared) == (30, 2, 30, 30)
+    assert (report.points, report.passes, report.written, report.compared) == (30, 3, 30, 30)
     hits = HybridSearch(old, worker, "live", Plan(sparse=False)).search("список")
     assert len(hits) == 10
 
@@ -173,17 +174,54 @@ def test_a_source_that_never_holds_still_is_not_swapped(old: Store, worker: Clie
     assert old.aliases() == {"live": "old"}
 
 
-def test_what_is_written_to_the_source_at_the_moment_of_the_swap_is_named(
-    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    swap = old.point_alias
+def at_the_swap(store: Store, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
+    """Have something happen in the last moment before the alias is moved."""
+    swap = store.point_alias
 
     def late(alias: str, collection: str) -> None:
-        put(old, (777, {"text": "опоздавший"}))
+        if collection == "new":
+            then()
         swap(alias, collection)
 
-    monkeypatch.setattr(old, "point_alias", late)
+    monkeypatch.setattr(store, "point_alias", late)
+
+
+def test_what_changes_at_the_moment_of_the_swap_is_brought_over_or_named(
+    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change() -> None:
+        put(old, (777, {"text": "опоздавший"}), (3, {"text": "изменён"}))
+        old.delete("old", [5])
+
+    at_the_swap(old, monkeypatch, change)
+    report = Migration(old, worker, "live", "new").run()
+    assert payloads(old, "new")[777] == {"text": "опоздавший"}
+    assert (report.late, report.only_in_target) == ([3], [5])
+    with pytest.raises(MigrationError, match=r"1 points of `old` changed .* swap: 3\. Bring them"):
+        drop_old(old, "live")
+    index(old, worker, "live", [{"id": 3, "text": "изменён"}])
+    old.delete("old", [3])
+    assert drop_old(old, "live") == "old"
+
+
+def test_killed_right_after_the_swap_what_came_late_is_named_by_the_next_run(
+    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(alias: str, collection: str) -> None:
+        put(old, (777, {"text": "опоздавший"}))
+        swap(alias, collection)
+        raise Killed
+
+    swap = old.point_alias
+    monkeypatch.setattr(old, "point_alias", killed)
+    with pytest.raises(Killed):
+        Migration(old, worker, "live", "new").run()
+    monkeypatch.undo()
+    with pytest.raises(MigrationError, match="broken off at the swap: run it again"):
+        drop_old(old, "live")
     assert Migration(old, worker, "live", "new").run().late == [777]
+    with pytest.raises(MigrationError, match="changed at the moment of the swap: 777"):
+        drop_old(old, "live")
 
 
 def test_a_reader_never_sees_a_missing_or_a_mixed_collection(old: Store, worker: Client) -> None:
@@ -223,9 +261,9 @@ def test_points_without_a_usable_text_are_copied_and_reported(old: Store, worker
         (104, {"text": "x" * 1_000_001}),
     )
     report = Migration(old, worker, "live", "new").run()
-    assert set(report.without_text) == {101, 102, 103, 104}
-    assert report.without_text[101] == "no text at `text`"
-    assert report.without_text[104].startswith("the text has 1000001 characters")
+    assert report.without_text.first.keys() == {"101", "102", "103", "104"}
+    assert report.without_text.first["101"] == "no text at `text`"
+    assert report.without_text.first["104"].startswith("the text has 1000001 characters")
     assert payloads(old, "new") == payloads(old, "old")
     assert contents(old, "new")[101] == ({"n": 1}, {})
 
@@ -296,7 +334,9 @@ def test_back_and_forth_and_the_old_one_goes_last(old: Store, worker: Client) ->
     assert old.aliases() == {"live": "old"}
     with pytest.raises(ConfigurationError, match="points to `old`, which was not made by a migr"):
         drop_old(old, "live")
+    put(old, (600, {"text": "в старую, пока она снова в ходу"}))
     Migration(old, worker, "live", "new").run()
+    assert 600 in payloads(old, "new")
     old.point_alias("other", "old")
     with pytest.raises(ConfigurationError, match="`old` is still in use by alias `other`"):
         drop_old(old, "live")
@@ -309,13 +349,50 @@ def test_back_and_forth_and_the_old_one_goes_last(old: Store, worker: Client) ->
         Migration(old, worker, "live", "new")
 
 
-def test_once_swapped_the_target_is_nobody_s_copy_any_more(old: Store, worker: Client) -> None:
+@pytest.mark.parametrize("names", [("live", "new"), ("old", "new")])
+def test_once_swapped_the_target_is_nobody_s_copy_any_more(
+    old: Store, worker: Client, names: tuple[str, str]
+) -> None:
+    Migration(old, worker, "live", "new").run()
+    index(
+        old, worker, "live", [{"id": 5000, "text": "написан после"}, {"id": 3, "text": "изменён"}]
+    )
+    put(old, (5001, {"text": "не туда"}))
+    report = Migration(old, worker, *names).run()
+    assert (report.written, report.deleted) == (0, 0)
+    assert payloads(old, "new")[5000] == {"id": 5000, "text": "написан после"}
+    assert payloads(old, "new")[3] == {"id": 3, "text": "изменён"}
+
+
+def test_after_a_rollback_what_was_written_to_the_target_is_not_lost(
+    old: Store, worker: Client
+) -> None:
     Migration(old, worker, "live", "new").run()
     index(old, worker, "live", [{"id": 5000, "text": "написан после"}])
-    put(old, (5001, {"text": "не туда"}))
-    report = Migration(old, worker, "live", "new").run()
-    assert (report.written, report.deleted) == (0, 0)
+    roll_back(old, "live")
+    message = "`new` has been in use, and 1 of its points are not as in `old`: 5000"
+    with pytest.raises(MigrationError, match=message):
+        Migration(old, worker, "live", "new").run()
     assert 5000 in payloads(old, "new")
+
+
+def test_a_source_without_texts_there_is_refused_before_anything_is_written(
+    old: Store, worker: Client
+) -> None:
+    message = "no point of `old` has a text at `body`. Their payloads have: _id, metadata, text, ti"
+    with pytest.raises(ConfigurationError, match=message):
+        Migration(old, worker, "live", "new", text_fields=["body"]).run()
+    assert not old.exists("new")
+
+
+def test_a_collection_of_ours_with_cut_colbert_vectors_is_a_source_too(
+    store: Store, worker: Client
+) -> None:
+    documents = [{"id": 1, "text": "море", COLBERT_CUT: True}, {"id": 2, "text": "суша"}]
+    index(store, worker, "ours", documents)
+    store.ask("set_payload", collection_name="ours", payload={COLBERT_CUT: True}, points=[2])
+    assert Migration(store, worker, "ours", "new").run().passes == 3
+    assert payloads(store, "new") == {1: {"id": 1, "text": "море"}, 2: {"id": 2, "text": "суша"}}
 
 
 def test_what_cannot_be_meant_is_refused(old: Store, worker: Client) -> None:
@@ -330,6 +407,7 @@ def test_what_cannot_be_meant_is_refused(old: Store, worker: Client) -> None:
         (migration("made", "made"), ConfigurationError, "source and target are both `made`"),
         (migration("live", "new", alias="old"), ConfigurationError, "`old` is a collection, so"),
         (migration("live", "made"), ConfigurationError, "was not made from `old` but from docu"),
+        (migration("made", "new", alias="live"), ConfigurationError, "`old`, which is neither `m"),
         (migration("live", "theirs"), FingerprintError, "holds vectors of jina-v3"),
     ]
     for attempt, kind, message in refused:
@@ -366,7 +444,7 @@ def test_sparse_and_colbert_vectors_are_added_in_place(
     dense_only(store, worker, passages[:20], name)
     before = contents(store, "mine")
     report = add_in_place(store, worker, "mine", colbert=True)
-    assert (report.dense, report.written, report.without_text) == (name, 20, [])
+    assert (report.dense, report.written, report.without_text.count) == (name, 20, 0)
     after = contents(store, "mine")
     for id, (payload, vectors) in after.items():
         assert payload == before[id][0]
@@ -380,7 +458,7 @@ def test_sparse_and_colbert_vectors_are_added_in_place(
 def test_in_place_goes_on_after_a_kill(
     store: Store, worker: Client, passages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_client.qdrant.inplace.PAGE", 4)
+    monkeypatch.setattr(filling, "PAGE", 4)
     dense_only(store, worker, passages[:9], "")
     killed = 0
     for at in range(1, 40):
@@ -409,3 +487,30 @@ def test_dense_vectors_of_another_model_are_left_alone(
         add_in_place(store, worker, "mine")
     assert contents(store, "mine") == before
     assert store.info("mine").config.params.sparse_vectors is None
+
+
+def test_in_place_a_collection_of_ours_stays_bound_as_it_was(old: Store, worker: Client) -> None:
+    Migration(old, worker, "live", "new").run()
+    before = Binding.of(old, "new")
+    report = add_in_place(old, worker, "new", colbert=True)
+    assert (report.dense, report.written) == ("dense", 30)
+    after = Binding.of(old, "new")
+    assert (after.colbert, after.migrated_from, after.in_use) == (True, "old", True)
+    assert before.fingerprint == after.fingerprint
+    assert add_in_place(old, worker, "new").written == 0
+    assert Binding.of(old, "new") == after
+    assert roll_back(old, "live") == "old"
+
+
+def test_a_collection_that_holds_another_model_s_vectors_too_is_left_alone(
+    store: Store, worker: Client, passages: list[dict[str, Any]]
+) -> None:
+    """As a fallback to another provider may have left it; the first ones are right."""
+    dense_only(store, worker, passages[:100], "")
+    wrong = [
+        models.PointStruct(id=n, vector=foreign(passages[n])[:512], payload=passages[n])
+        for n in range(100, 140)
+    ]
+    store.ask("upsert", collection_name="mine", points=wrong)
+    with pytest.raises(FingerprintError, match="of 140 dense vectors of `mine`, 40 are not what"):
+        add_in_place(store, worker, "mine")

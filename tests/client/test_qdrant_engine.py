@@ -6,7 +6,9 @@ qdrant-edge is the server's engine as one shard in this process. It is asked the
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from qdrant_client import QdrantClient, models
 
 from bge_client import Client
 from bge_client.qdrant import Binding, Plan, Schema, Store, index
+from bge_client.qdrant.filling import is_current
 from bge_client.qdrant.search import Requests
 from bge_client.results import Embedding
 from points import contents
@@ -144,3 +147,24 @@ def test_scores_are_cosine_dot_and_max_sim(course: Store, worker: Client, query:
         request = {"query": asked, "using": name, "limit": len(stored)}
         for id, score in asked_of_local(course, request).items():
             assert score == pytest.approx(expected[name][id], abs=1e-4), name
+
+
+def test_a_payload_that_the_engine_has_stored_is_still_the_one_that_was_written(
+    tmp_path: Path,
+) -> None:
+    """Some floats come back with another last digit; without allowance they would be changes."""
+    chance = random.Random(3)
+    payloads: list[dict[str, Any]] = [
+        {"a": chance.random(), "b": [chance.gauss(0, 1e-4)], "c": {"d": 1.7e9 + chance.random()}}
+        for _ in range(3000)
+    ]
+    shard = edge.EdgeShard.create(
+        str(tmp_path), edge.EdgeConfig(vectors={"v": edge.EdgeVectorParams(1, edge.Distance.Dot)})
+    )
+    points = [edge.Point(n, {"v": [1.0]}, payload) for n, payload in enumerate(payloads)]
+    shard.update(edge.UpdateOperation.upsert_points(points))
+    records, _ = shard.scroll(edge.ScrollRequest(limit=len(points), with_payload=True))
+    shard.close()
+    assert len(records) == len(points)
+    assert any(record.payload != payloads[record.id] for record in records)
+    assert all(is_current(record.payload, payloads[record.id]) for record in records)

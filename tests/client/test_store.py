@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,16 @@ from bge_client import (
     TransportError,
     transport,
 )
-from bge_client.qdrant import HybridSearch, Migration, Plan, Schema, Store, add_in_place, index
+from bge_client.qdrant import (
+    HybridSearch,
+    Migration,
+    Plan,
+    Schema,
+    Store,
+    add_in_place,
+    filling,
+    index,
+)
 from fakes.qdrant_server import (
     QdrantServer,
     busy,
@@ -210,6 +220,52 @@ def test_over_rest_vectors_are_added_in_place(
     server.fail(lost, on="PUT /collections/mine/vectors/*")
     report = add_in_place(remote, worker, "mine", colbert=True)
     assert report.written == 20
+
+
+def test_a_collection_is_made_as_its_source_is_and_only_dense_vectors_are_quantised(
+    server: QdrantServer, remote: Store, worker: Client
+) -> None:
+    params = models.VectorParams(size=8, distance=models.Distance.COSINE)
+    remote.ask(
+        "create_collection",
+        collection_name="old",
+        vectors_config=params,
+        shard_number=4,
+        replication_factor=3,
+        on_disk_payload=True,
+    )
+    point = models.PointStruct(id=1, vector=[1.0] * 8, payload={"text": "море"})
+    remote.upsert("old", [point])
+    Migration(
+        remote, worker, "old", "new", schema=Schema(colbert=True, quantization="binary")
+    ).run()
+    (made,) = (
+        call for call in server.calls if (call.method, call.path) == ("PUT", "/collections/new")
+    )
+    kept = {
+        name: made.body[name] for name in ("shard_number", "replication_factor", "on_disk_payload")
+    }
+    assert kept == {"shard_number": 4, "replication_factor": 3, "on_disk_payload": True}
+    assert made.body.get("quantization_config") is None
+    vectors = made.body["vectors"]
+    assert "binary" in vectors["dense"]["quantization_config"]
+    assert vectors["colbert"].get("quantization_config") is None
+    assert vectors["colbert"]["datatype"] == "float16"
+
+
+def test_writes_in_place_are_bounded_by_bytes_too(
+    server: QdrantServer,
+    remote: Store,
+    worker: Client,
+    passages: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index(remote, worker, "c", passages[:20])
+    monkeypatch.setattr(filling, "BATCH_BYTES", 2_000_000)
+    add_in_place(remote, worker, "c", colbert=True)
+    sizes = [len(json.dumps(call.body)) for call in server.calls if call.path.endswith("/vectors")]
+    assert len(sizes) > 5
+    assert max(sizes) < 2_500_000
 
 
 def test_points_deleted_meanwhile_do_not_stop_those_that_are_there(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from ..client import Client
 from ..errors import (
@@ -36,10 +37,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 UTF8 = click.File("r", encoding="utf-8-sig")
 
 
-def connected(kind: str, unless: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+def connected(
+    kind: str, unless: tuple[str, ...] = (), *, reranking: bool = False
+) -> Callable[[Command], Command]:
     """Give a command its `client` for EMBEDDINGS or RERANKER, and its errors their exit codes.
 
-    With one of the flags `unless`, the command needs no endpoint and gets None.
+    With one of the flags `unless`, the command needs no endpoint and gets None. With `reranking`,
+    it also gets a `reranker`: the endpoint that the environment names for it, unless --endpoint
+    is given, which is for both.
     """
 
     def decorate(command: Command) -> Command:
@@ -50,22 +55,34 @@ def connected(kind: str, unless: tuple[str, ...] = ()) -> Callable[[Command], Co
         @click.option("--in-flight", default=8, show_default=True, help="Requests open at once.")
         @wraps(command)
         def run(endpoint: str | None, timeout: float, in_flight: int, **given: Any) -> None:
-            with exit_codes():
-                if any(given.get(flag) for flag in unless):
-                    command(client=None, **given)
-                    return
-                asked = "RERANKER" if given.get("reranker") else kind
-                url = endpoint or endpoint_of(os.environ, asked)
+            def client(kind: str) -> Client:
+                url = endpoint or endpoint_of(os.environ, kind)
                 url = url or endpoint_of(os.environ, "EMBEDDINGS")
                 if url is None:
-                    raise ConfigurationError(f"say --endpoint, or set BGE_{asked}_ENDPOINT")
+                    raise ConfigurationError(f"say --endpoint, or set BGE_{kind}_ENDPOINT")
                 key = os.environ.get("RUNPOD_API_KEY") or None
-                with Client(url, key, timeout=timeout, max_in_flight=in_flight) as client:
-                    command(client=client, **given)
+                made = Client(url, key, timeout=timeout, max_in_flight=in_flight)
+                return stack.enter_context(made)
+
+            with exit_codes(), ExitStack() as stack:
+                free = any(given.get(flag) for flag in unless)
+                asked = "RERANKER" if given.get("reranker") is True else kind
+                if reranking:
+                    given["reranker"] = None if free else client("RERANKER")
+                command(client=None if free else client(asked), **given)
 
         return run  # type: ignore[return-value]
 
     return decorate
+
+
+def refuse_unused(allowed: Iterable[str], what: str) -> None:
+    """Raises ConfigurationError: an option was given that means nothing here."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name not in allowed:
+            raise ConfigurationError(f"{parameter.opts[0]} means nothing {what}")
 
 
 class exit_codes(AbstractContextManager[None]):

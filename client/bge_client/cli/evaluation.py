@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,20 +13,23 @@ import click
 from tqdm import tqdm
 
 from ..client import Client
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, FingerprintError
 from ..jina import JinaClient
 from ..shadow import summarize
-from .command import connected, needs
-from .qdrant import PRICE, reranker_of, say, stored
+from .command import connected, needs, refuse_unused
+from .qdrant import PRICE, say, stored
 
 if TYPE_CHECKING:
-    from ..evaluate import Report, System
+    from ..evaluate import Answer, Price, Report, Run, System
     from ..qdrant import Plan, Store
 
 JINA_PRICE = 0.05  # dollars a million tokens
 RERANKED = 50  # documents that the cross-encoder reads
+DEPTH = 100  # documents of a ranking
+MOST_POINTS = 4_096  # asked for at once, where many are of one document
 KINDS = ("dense", "sparse", "hybrid", "hybrid+rerank", "hybrid+colbert", "jina")
 SYSTEMS = ["dense", "sparse", "hybrid", "hybrid+rerank"]
+Ranking = list[tuple[str, float]]  # document ids and scores, best first
 
 
 class Spec(NamedTuple):
@@ -55,24 +58,30 @@ class Spec(NamedTuple):
 )
 @click.option("--baseline", help="What the others are held against. [default: the first system]")
 @click.option("--split", default="test", show_default=True, help="Of the judgements.")
-@click.option("--queries", type=click.IntRange(1), help="Only the first so many.")
+@click.option("--queries", type=click.IntRange(1), help="Only so many, drawn at random.")
 @click.option("--vector", default="", help="The name of the dense vector that `jina` asks.")
 @click.option(
     "--id-field",
-    default="_id",
-    show_default=True,
-    help="Of a payload, the document's id in the judgements; without it, the point's.",
+    help="Where a payload has the document's id in the judgements: page.id. "
+    "[default: _id, then id, then the point's id]",
 )
-@click.option("--price", default=PRICE, show_default=True, help="Dollars a second of a worker.")
+@click.option(
+    "--price", default=PRICE, show_default=True, help="Dollars a second of a worker that is busy."
+)
 @click.option(
     "--jina-price", default=JINA_PRICE, show_default=True, help="Dollars a million tokens."
 )
 @click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write all of it there.")
 @click.option("--html", "html_path", type=click.Path(dir_okay=False), help="Write a page there.")
-@connected("EMBEDDINGS", unless=("shadow",))
+@connected("EMBEDDINGS", unless=("shadow",), reranking=True)
 @stored(unless=("shadow",))
 def evaluate(
-    client: Client, store: Store, dataset: str | None, shadow: str | None, **given: Any
+    client: Client,
+    reranker: Client,
+    store: Store,
+    dataset: str | None,
+    shadow: str | None,
+    **given: Any,
 ) -> None:
     """Ask several systems the queries of DATASET and hold their answers against its judgements.
 
@@ -87,15 +96,17 @@ def evaluate(
       bge evaluate --shadow shadow.jsonl
     """
     if shadow is not None:
+        refuse_unused(("shadow",), "with --shadow")
         say(summarize(shadow).as_dict())
     elif dataset is None:
         raise ConfigurationError("say DATASET, or --shadow")
     else:
-        side_by_side(client, store, dataset, **given)
+        side_by_side(client, reranker, store, dataset, **given)
 
 
 def side_by_side(
     client: Client,
+    reranker: Client,
     store: Store,
     dataset: str,
     collection: str | None,
@@ -104,7 +115,7 @@ def side_by_side(
     split: str,
     queries: int | None,
     vector: str,
-    id_field: str,
+    id_field: str | None,
     price: float,
     jina_price: float,
     json_path: str | None,
@@ -112,26 +123,52 @@ def side_by_side(
 ) -> None:
     with needs("eval"):
         from ..evaluate import Price, compare, html, read_beir, run_all, text
-    judged = read_beir(dataset, split)
-    asked = dict(list(judged.queries.items())[:queries])
-    builder = Builder(
-        store,
-        client,
-        id_field,
-        vector,
-        Price(per_second=price),
-        Price(per_million_tokens=jina_price),
-    )
     specs = [_spec(given, collection) for given in systems]
-    built = [builder.system(spec) for spec in specs]
+    if vector and all(spec.kind != "jina" for spec in specs):
+        raise ConfigurationError("--vector is for `jina`, which is none of the systems")
     baseline = baseline or specs[0].name
     if baseline not in [spec.name for spec in specs]:
         raise ConfigurationError(f"`--baseline` {baseline} is none of the systems")
-    with tqdm(total=len(asked) * len(built), unit="query", disable=None) as bar:
-        runs = run_all(built, asked, progress=bar.update)
-    report = compare(runs, {name: judged.qrels[name] for name in asked}, baseline)
+    for path in (json_path, html_path):
+        _check_writable(path)
+    judged = read_beir(dataset, split)
+    asked = judged.drawn(queries)
+    prices = Price(per_second=price), Price(per_million_tokens=jina_price)
+    with Builder(store, client, reranker, id_field, vector, *prices) as builder:
+        built = [builder.system(spec) for spec in specs]
+        with tqdm(total=len(asked) * len(built), unit="query", disable=None) as bar:
+            runs = run_all(built, asked, depth=DEPTH, progress=bar.update)
+    _check_ids(runs, judged.documents, dataset)
+    qrels = {name: judged.qrels[name] for name in asked}
+    report = compare(
+        runs, qrels, baseline, drawn_from=len(judged.queries), left_out=judged.left_out
+    )
     click.echo(text(report))
     _write(report, json_path, html_path, html)
+
+
+def _check_writable(path: str | None) -> None:
+    """Raises OSError: it is not; found out before an hour of queries, not after it."""
+    if path is None:
+        return
+    there = os.path.exists(path)
+    with open(path, "ab"):
+        pass
+    if not there:
+        os.unlink(path)
+
+
+def _check_ids(runs: Sequence[Run], known: Collection[str], dataset: str) -> None:
+    """Raises ConfigurationError: what a system found are other ids than those of the judgements."""
+    for run in runs:
+        rankings = (timed.answer.ranking for timed in run.answers.values())
+        named = {document_id for ranking in rankings for document_id, _ in ranking}
+        if named and named.isdisjoint(known):
+            raise ConfigurationError(
+                f"{run.name} named no document that {dataset} knows. It named {min(named)!r}, for "
+                f"example, and {dataset} knows {min(known)!r}: say by `--id-field` where a "
+                "payload has the id"
+            )
 
 
 def _write(
@@ -155,55 +192,70 @@ def _spec(given: str, collection: str | None) -> Spec:
 
 
 class Builder:
-    """Systems by their names, all on one store and one endpoint."""
+    """Systems by their names, all on one store and one endpoint; close it after they were asked."""
 
     def __init__(
-        self, store: Store, client: Client, id_field: str, vector: str, ours: Any, jina: Any
+        self,
+        store: Store,
+        client: Client,
+        reranker: Client,
+        id_field: str | None,
+        vector: str,
+        ours: Price,
+        theirs: Price,
     ) -> None:
-        self._store, self._client, self._id_field = store, client, id_field
-        self._vector, self._ours, self._theirs = vector, ours, jina
+        self._store, self._client, self._reranker = store, client, reranker
+        self._id_field, self._vector = id_field, vector
+        self._ours, self._theirs = ours, theirs
+        self._made: list[JinaClient] = []
+
+    def __enter__(self) -> Builder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._made:
+            client.close()
 
     def system(self, spec: Spec) -> System:
         """Raises ConfigurationError, FingerprintError: its collection is missing or unfit."""
-        from ..evaluate import System
+        return self._jina(spec) if spec.kind == "jina" else self._bge(spec)
 
-        search, price = (
-            (self._jina(spec), self._theirs)
-            if spec.kind == "jina"
-            else (self._bge(spec), self._ours)
-        )
-        return System(spec.name, search, price, about={"collection": spec.collection})
-
-    def _bge(self, spec: Spec) -> Callable[[str], Any]:
-        from ..evaluate import Answer
+    def _bge(self, spec: Spec) -> System:
+        from ..evaluate import Answer, System
         from ..qdrant import HybridSearch
+        from ..qdrant.schema import Binding
 
         plan = plan_of(spec.kind)
         engine = HybridSearch(
-            self._store,
-            self._client,
-            spec.collection,
-            plan,
-            reranker=reranker_of(self._client, plan),
+            self._store, self._client, spec.collection, plan, reranker=self._reranker
         )
+        collection = self._store.resolve(spec.collection)
 
-        def search(query: str) -> Answer:
-            found = engine.search(query, limit=100)
+        def search(query: str, limit: int) -> Answer:
+            found = engine.search(query, limit=limit)
             model = found.seconds["embed"] + found.seconds.get("rerank", 0.0)
             ranking = [(self._document_id(hit.payload, hit.id), hit.score) for hit in found]
-            return Answer(_best(ranking), model, found.tokens)
+            return Answer(ranking, model, found.tokens)
 
-        return search
+        about: dict[str, str | int | float] = {
+            "collection": collection,
+            "fingerprint": Binding.of(self._store, collection).fingerprint,
+            "plan": _told(plan),
+        }
+        return System(spec.name, Deep(search), self._ours, about)
 
-    def _jina(self, spec: Spec) -> Callable[[str], Any]:
+    def _jina(self, spec: Spec) -> System:
         """Dense search in a collection of Jina's vectors, as its users have it."""
-        from ..evaluate import Answer
+        from ..evaluate import Answer, System
 
         jina = JinaClient(os.environ.get("JINA_API_KEY", ""))
+        self._made.append(jina)
         collection = self._store.resolve(spec.collection)
-        self._store.info(collection)
+        size = self._size(collection)
+        probe = jina.embed("width", input_type="query")
+        _check_size(probe.fingerprint, probe[0].dense.shape[0], collection, size)  # type: ignore[union-attr]
 
-        def search(query: str) -> Answer:
+        def search(query: str, limit: int) -> Answer:
             began = time.perf_counter()
             embedded = jina.embed(query, input_type="query")
             model = time.perf_counter() - began
@@ -212,16 +264,71 @@ class Builder:
                 collection_name=collection,
                 query=embedded[0].dense.tolist(),  # type: ignore[union-attr]
                 using=self._vector or None,
-                limit=100,
+                limit=limit,
                 with_payload=True,
             )
             ranking = [(self._document_id(p.payload or {}, p.id), p.score) for p in found.points]
-            return Answer(_best(ranking), model, embedded.usage.total_tokens)
+            return Answer(ranking, model, embedded.usage.total_tokens)
 
-        return search
+        about: dict[str, str | int | float] = {"collection": collection, "model": probe.model}
+        if self._vector:
+            about["vector"] = self._vector
+        return System(spec.name, Deep(search), self._theirs, about)
 
-    def _document_id(self, payload: Any, point_id: object) -> str:
-        return str(payload.get(self._id_field, point_id))
+    def _size(self, collection: str) -> int:
+        """Of the vectors that Jina's are compared with.
+
+        Raises:
+            FingerprintError: they are ours.
+            ConfigurationError: `--vector` does not say which.
+        """
+        from ..qdrant.schema import METADATA
+
+        config = self._store.info(collection).config
+        if METADATA in (config.metadata or {}):
+            raise FingerprintError(
+                f"collection `{collection}` holds BGE vectors, and Jina's cannot be compared with "
+                f"them: say jina@OLD with the collection of Jina's vectors, or dense@{collection}"
+            )
+        vectors = config.params.vectors
+        named = vectors if isinstance(vectors, Mapping) else {"": vectors}
+        found = named.get(self._vector)
+        if found is None:
+            names = ", ".join(f"`{name}`" for name in named if name) or "one without a name"
+            raise ConfigurationError(
+                f"`--vector` must say which vector of collection `{collection}` is Jina's. "
+                f"There are: {names}. Given: {self._vector!r}"
+            )
+        return found.size
+
+    def _document_id(self, payload: Mapping[str, Any], point_id: object) -> str:
+        """A point without the `--id-field` given is none of the judged documents."""
+        if self._id_field is None:
+            return str(payload.get("_id", payload.get("id", point_id)))
+        found = _at(payload, self._id_field)
+        return f"point {point_id}" if found is None else found
+
+
+def _check_size(fingerprint: str, given: int, collection: str, size: int) -> None:
+    if given != size:
+        raise FingerprintError(
+            f"collection `{collection}` holds vectors of {size} dimensions. Given: those of "
+            f"{fingerprint}, of {given}"
+        )
+
+
+def _at(payload: Mapping[str, Any], path: str) -> str | None:
+    """The string or number at `page.id` or `chunks.0.id`; a key may hold a dot itself."""
+    value: Any = payload
+    for key in [path] if path in payload else path.split("."):
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return None
+    fits = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return str(value) if fits else None
 
 
 def plan_of(kind: str) -> Plan:
@@ -236,7 +343,43 @@ def plan_of(kind: str) -> Plan:
     }[kind]
 
 
-def _best(ranking: list[tuple[str, float]]) -> list[tuple[str, float]]:
+def _told(plan: Plan) -> str:
+    """For the report: `dense + sparse by rrf (k 61, weights 1 and 1), 100 candidates of each`."""
+    legs = " + ".join(name for name in ("dense", "sparse") if getattr(plan, name))
+    if plan.fused and plan.fusion == "rrf":
+        legs += " by rrf (k {}, weights {:g} and {:g})".format(plan.rrf_k, *plan.weights)
+    elif plan.fused:
+        legs += f" by {plan.fusion}"
+    stages = [legs, f"{plan.candidates} candidates of each"]
+    stages += ["colbert"] if plan.colbert else []
+    stages += [f"the best {plan.rerank} reranked"] if plan.rerank else []
+    return ", ".join(stages)
+
+
+class Deep:
+    """A search for the best hundred documents, where several points may be of one document.
+
+    It asks for more points until so many documents are there. The next query begins as deep: once
+    warmed up, each is asked once, and what is measured is one search.
+    """
+
+    def __init__(self, search: Callable[[str, int], Answer]) -> None:
+        self._search = search
+        self._points = DEPTH
+
+    def __call__(self, query: str) -> Answer:
+        seconds, tokens = 0.0, 0
+        while True:
+            found = self._search(query, self._points)
+            seconds, tokens = seconds + found.model_seconds, tokens + found.tokens
+            best = _best(found.ranking)
+            at_end = len(found.ranking) < self._points or self._points == MOST_POINTS
+            if len(best) >= DEPTH or at_end:
+                return found._replace(ranking=best[:DEPTH], model_seconds=seconds, tokens=tokens)
+            self._points = min(4 * self._points, MOST_POINTS)
+
+
+def _best(ranking: Ranking) -> Ranking:
     """Of a document with several points (its chunks), the best one counts."""
     best: dict[str, float] = {}
     for document_id, score in ranking:

@@ -9,15 +9,15 @@ import json
 import os
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 from tqdm import tqdm
 
 from ..client import Client
-from ..errors import ConfigurationError
-from ..router import endpoint_of
-from .command import UTF8, connected, needs
+from ..errors import ConfigurationError, MigrationError
+from .command import UTF8, connected, needs, refuse_unused
 
 if TYPE_CHECKING:
     from ..qdrant import Found, Plan, Schema, Store
@@ -27,14 +27,15 @@ PRICE = 0.00019  # dollars a second of RunPod's 24 GB class, flex
 SHOWN = 100  # characters of a text in a terminal
 
 
-def stored(unless: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+def stored(unless: tuple[str, ...] = (), *, new: bool = False) -> Callable[[Command], Command]:
     """Give a command its `store`, from --path, --qdrant-url or the environment.
 
-    With one of the options `unless`, the command needs none and gets None.
+    With one of the options `unless`, the command needs none and gets None. Only where it may be
+    `new` is a folder made.
     """
 
     def decorate(command: Command) -> Command:
-        @click.option("--path", help="A folder of Qdrant's local mode; made if there is none.")
+        @click.option("--path", help="A folder of Qdrant's local mode.")
         @click.option("--qdrant-url", help="A Qdrant server, instead of QDRANT_URL.")
         @wraps(command)
         def run(path: str | None, qdrant_url: str | None, **given: Any) -> None:
@@ -48,6 +49,8 @@ def stored(unless: tuple[str, ...] = ()) -> Callable[[Command], Command]:
                 raise ConfigurationError("say --path FOLDER, or --qdrant-url, or set QDRANT_URL")
             if path and qdrant_url:
                 raise ConfigurationError("say either --path or --qdrant-url")
+            if path and not new and not Path(path, "meta.json").exists():
+                raise ConfigurationError(f"there are no collections in {path}")
             key = os.environ.get("QDRANT_API_KEY") or None
             with Store.open(url=url, path=path, api_key=key) as store:
                 command(store=store, **given)
@@ -60,7 +63,9 @@ def stored(unless: tuple[str, ...] = ()) -> Callable[[Command], Command]:
 def layout(command: Command) -> Command:
     """Options of a collection that is to be made, as a `schema`."""
 
-    @click.option("--colbert", is_flag=True, help="Keep ColBERT vectors too: 2 KB for each token.")
+    @click.option(
+        "--colbert", is_flag=True, help="Keep ColBERT vectors too: 2 KB of disk for each token."
+    )
     @click.option("--on-disk", is_flag=True, help="Vectors, payloads and index on disk.")
     @click.option(
         "--quantization",
@@ -99,7 +104,7 @@ def text_options(command: Command) -> Command:
 @click.option("--collection", required=True, help="Made if there is none.")
 @text_options
 @connected("EMBEDDINGS")
-@stored()
+@stored(new=True)
 @layout
 def index(
     client: Client,
@@ -191,11 +196,12 @@ def planned(command: Command) -> Command:
 )
 @click.option("--explain", is_flag=True, help="Show where each stage put each hit.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines instead of columns.")
-@connected("EMBEDDINGS")
+@connected("EMBEDDINGS", reranking=True)
 @stored()
 @planned
 def search(
     client: Client,
+    reranker: Client,
     store: Store,
     query: str,
     collection: str,
@@ -213,7 +219,7 @@ def search(
     """
     from ..qdrant import HybridSearch
 
-    engine = HybridSearch(store, client, collection, plan, reranker=reranker_of(client, plan))
+    engine = HybridSearch(store, client, collection, plan, reranker=reranker)
     found = engine.search(query, limit, filter=_filter(filtered), explain=explain)
     if as_json:
         for hit in found:
@@ -253,12 +259,6 @@ def _filter(given: str | None) -> Any:
         ) from None
 
 
-def reranker_of(client: Client, plan: Plan) -> Client:
-    """The endpoint for reranking, if the environment names another one."""
-    url = endpoint_of(os.environ, "RERANKER") if plan.rerank else None
-    return Client(url, os.environ.get("RUNPOD_API_KEY") or None) if url else client
-
-
 # -------------------------------------------------------------------------------- migrate
 
 
@@ -283,12 +283,13 @@ def reranker_of(client: Client, plan: Plan) -> Client:
 @connected("EMBEDDINGS", unless=("rollback", "drop_old"))
 @stored()
 @layout
-def migrate(client: Client, store: Store, rollback: bool, drop_old: bool, **given: Any) -> None:
+def migrate(client: Client, store: Store, **given: Any) -> None:
     """Make of the collection SOURCE, whatever its vectors, a collection TARGET of BGE vectors.
 
     The source is only read. The copy is compared with it, and the alias moved in one step. Killed
     or failed at any moment, run the same command again. What no text could be found for is copied
-    without vectors and reported.
+    without vectors and reported. What changed in the source at the very moment of the swap and
+    could not be brought over is reported too, with exit code 6.
 
     \b
       bge migrate courses courses_bge --dry-run          # courses: an alias or a collection
@@ -297,51 +298,70 @@ def migrate(client: Client, store: Store, rollback: bool, drop_old: bool, **give
       bge migrate --drop-old --alias courses
       bge migrate courses --in-place                     # it holds bge-m3's dense vectors
     """
-    if rollback or drop_old:
-        after_swap(store, rollback, drop_old, **given)
-    elif given["in_place"]:
-        in_place(client, store, **given)
-    else:
-        copy(client, store, **given)
+    modes = [mode for mode in MODES if mode is not None and given[mode]]
+    if len(modes) > 1:
+        raise ConfigurationError(f"say only one of {', '.join(map(_flag, modes))}")
+    mode = modes[0] if modes else None
+    refuse_unused(EVERY | MODES[mode], f"with {_flag(mode)}" if mode else "without --in-place")
+    chosen = {name: given[name] for name in MODES[mode] if name in given}
+    MIGRATE[mode](client, store, **chosen)
 
 
-def after_swap(
-    store: Store, rollback: bool, drop_old: bool, alias: str | None, **given: Any
-) -> None:
+EVERY = {"path", "qdrant_url", "endpoint", "timeout", "in_flight"}
+LAYOUT = {"colbert", "on_disk", "quantization", "schema"}
+TEXTS = {"text_fields", "max_length"}
+MODES: dict[str | None, set[str]] = {  # of each, what else may be said
+    None: {"source", "target", "alias"} | TEXTS | LAYOUT,
+    "dry_run": {"dry_run", "source", "target", "alias", "price", "colbert", "schema"} | TEXTS,
+    "in_place": {"in_place", "source", "dense_name", "colbert", "schema"} | TEXTS,
+    "rollback": {"rollback", "alias"},
+    "drop_old": {"drop_old", "alias"},
+}
+
+
+def _flag(mode: str) -> str:
+    return "--" + mode.replace("_", "-")
+
+
+def _alias(alias: str | None) -> str:
+    if alias is None:
+        raise ConfigurationError("say --alias")
+    return alias
+
+
+def roll_back(client: None, store: Store, alias: str | None, rollback: bool) -> None:
     from .. import qdrant
 
-    if rollback and drop_old:
-        raise ConfigurationError("say either --rollback or --drop-old")
-    if alias is None or given["source"]:
-        raise ConfigurationError("--rollback and --drop-old want --alias, and no SOURCE")
-    if rollback:
-        say({"alias": alias, "points_to": qdrant.roll_back(store, alias)})
-    else:
-        say({"alias": alias, "dropped": qdrant.drop_old(store, alias)})
+    say({"alias": alias, "points_to": qdrant.roll_back(store, _alias(alias))})
+
+
+def drop(client: None, store: Store, alias: str | None, drop_old: bool) -> None:
+    from .. import qdrant
+
+    say({"alias": alias, "dropped": qdrant.drop_old(store, _alias(alias))})
 
 
 def in_place(
     client: Client,
     store: Store,
     source: str | None,
-    target: str | None,
     text_fields: tuple[str, ...],
     max_length: int | None,
     dense_name: str | None,
     schema: Schema,
-    **_: Any,
+    in_place: bool,
 ) -> None:
     from ..qdrant import add_in_place
 
-    if source is None or target is not None:
-        raise ConfigurationError("--in-place wants SOURCE and no TARGET")
+    if source is None:
+        raise ConfigurationError("say SOURCE")
     with tqdm(unit="point", disable=None) as bar:
         report = add_in_place(
             store,
             client,
             source,
             dense=dense_name,
-            text_fields=text_fields or ("text",),
+            text_fields=text_fields or None,
             colbert=schema.colbert,
             max_length=max_length,
             progress=bar.update,
@@ -358,9 +378,8 @@ def copy(
     text_fields: tuple[str, ...],
     max_length: int | None,
     schema: Schema,
-    dry_run: bool,
-    price: float,
-    **_: Any,
+    dry_run: bool = False,
+    price: float = PRICE,
 ) -> None:
     from ..qdrant import Migration
 
@@ -378,5 +397,22 @@ def copy(
             max_length=max_length,
             progress=bar.update,
         )
-        report = migration.estimate(price) if dry_run else migration.run()
+        if dry_run:
+            say(migration.estimate(price).as_dict())
+            return
+        report = migration.run()
     say(report.as_dict())
+    if report.late:
+        raise MigrationError(
+            f"{len(report.late)} points of `{report.source}` changed at the moment of the swap; "
+            f"`{report.target}` does not have what they hold now"
+        )
+
+
+MIGRATE: dict[str | None, Callable[..., None]] = {
+    None: copy,
+    "dry_run": copy,
+    "in_place": in_place,
+    "rollback": roll_back,
+    "drop_old": drop,
+}

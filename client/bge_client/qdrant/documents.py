@@ -36,7 +36,7 @@ def documents_of(
     for number, value in enumerate(given, 1):
         if not isinstance(value, str):
             yield document(value, fields, f"document {number}")
-        elif not value.isspace():
+        elif value.strip():
             yield document(_parsed(value, number), fields, f"line {number}")
 
 
@@ -51,7 +51,7 @@ def document(value: object, fields: Sequence[str], place: str) -> Document:
     """Its id is made of `_id` or `id`; without one, of all it holds."""
     if not isinstance(value, Mapping):
         raise ValidationError(f"{place} is not a JSON object")
-    payload = dict(value)
+    payload = _as_json(value, place)
     text = text_at(payload, fields)
     if text is None:
         raise ValidationError(f"{place} has no text at `{'`, `'.join(fields)}`")
@@ -59,6 +59,18 @@ def document(value: object, fields: Sequence[str], place: str) -> Document:
         raise ValidationError(f"{place}: {fault}")
     given = payload.get("_id", payload.get("id"))
     return Document(point_id(payload if given is None else given, place), text, payload)
+
+
+def _as_json(value: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """As it will be stored. What Qdrant would drop or change without a word is refused."""
+    try:
+        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        written.encode()
+    except UnicodeEncodeError:
+        raise ValidationError(f"{place} must be valid Unicode. Given: a lone surrogate") from None
+    except (TypeError, ValueError) as error:
+        raise ValidationError(f"{place} is not JSON: {error}") from None
+    return dict(json.loads(written))
 
 
 def point_id(given: object, place: str = "the id") -> PointId:
@@ -88,6 +100,15 @@ def text_at(payload: Mapping[str, Any], paths: Sequence[str]) -> str | None:
     found = [value for path in paths if isinstance(value := _at(payload, path), str)]
     text = "\n".join(value for value in found if value and not value.isspace())
     return text or None
+
+
+def usable_text(payload: Mapping[str, Any], paths: Sequence[str]) -> tuple[str | None, str]:
+    """The text at these paths, or None and why there is none that a worker would take."""
+    text = text_at(payload, paths)
+    if text is None:
+        return None, f"no text at `{'`, `'.join(paths)}`"
+    fault = fault_of(text)
+    return (None, fault) if fault else (text, "")
 
 
 def fault_of(text: str) -> str | None:

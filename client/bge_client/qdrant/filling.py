@@ -11,7 +11,9 @@ Requests for vectors run in threads of their own: while one batch is written, th
 from __future__ import annotations
 
 import json
-from collections import deque
+import math
+import re
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from typing import Any, TypeVar
 from qdrant_client import models
 
 from ..client import Client
+from ..errors import WorkerError
 from ..results import Embedding
 from .documents import Document
 from .schema import COLBERT_CUT, Binding, is_colbert_cut, point_vectors
@@ -29,7 +32,9 @@ PAGE = 256  # points looked up or written at once
 BATCH_BYTES = 16_000_000  # of a write; Qdrant's server takes 32 MB
 FLOAT_BYTES = 11  # of a rounded float and its comma, in JSON
 Progress = Callable[[int], object]
+FIRST = 1_000  # ids that a report names
 T = TypeVar("T")
+P = TypeVar("P", models.PointStruct, models.PointVectors)
 
 
 def quietly(_: int) -> None:
@@ -37,13 +42,29 @@ def quietly(_: int) -> None:
 
 
 @dataclass
+class Listed:
+    """So many ids, and the first of them, each with a reason if there is one."""
+
+    count: int = 0
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, id: PointId, reason: str = "") -> None:
+        self.count += 1
+        if len(self.first) < FIRST:
+            self.first[str(id)] = reason
+
+    def __contains__(self, id: object) -> bool:
+        return str(id) in self.first
+
+
+@dataclass
 class Filled:
-    """What has been done. `truncated` and `colbert_cut` name points whose texts were too long."""
+    """What has been done. `truncated` and `colbert_cut` are points whose texts were too long."""
 
     unchanged: int = 0
     written: int = 0
-    truncated: list[PointId] = field(default_factory=list)
-    colbert_cut: list[PointId] = field(default_factory=list)
+    truncated: Listed = field(default_factory=Listed)
+    colbert_cut: Listed = field(default_factory=Listed)
 
 
 def fill(
@@ -61,13 +82,15 @@ def fill(
         FingerprintError: the endpoint's vectors do not belong into this collection.
         BGEError: see `errors.py`. What was written stays; run it again.
     """
-    pending = stale(store, collection, documents, filled, progress)
+    on_the_way: Counter[PointId] = Counter()
+    pending = stale(store, collection, documents, filled, on_the_way, progress)
     points = (
         _point(document, found, binding, filled)
         for document, found in embedded(client, pending, collection, binding)
     )
-    for batch in _batches(points):
+    for batch in batches(points):
         store.upsert(collection, batch)
+        on_the_way.subtract(point.id for point in batch)
         filled.written += len(batch)
         progress(len(batch))
 
@@ -77,26 +100,44 @@ def stale(
     collection: str,
     documents: Iterable[Document],
     filled: Filled,
+    on_the_way: Counter[PointId],
     progress: Progress = quietly,
 ) -> Iterator[Document]:
-    """Those whose point is missing, or has another payload."""
+    """Those whose point is missing, or has another payload, or will have once it is written."""
     for page in pages(documents, PAGE):
-        there = store.payloads(collection, [document.id for document in page])
+        last = {document.id: document for document in page}
+        there = store.payloads(collection, [*last])
         before = filled.unchanged
-        for document in page:
-            if is_current(there.get(document.id), document.payload):
+        for document in last.values():
+            if not on_the_way[document.id] and is_current(there.get(document.id), document.payload):
                 filled.unchanged += 1
             else:
+                on_the_way[document.id] += 1
                 yield document
-        progress(filled.unchanged - before)
+        on_the_way += Counter()  # drops those that have been written
+        progress(filled.unchanged - before + len(page) - len(last))
 
 
 def is_current(stored: Payload | None, payload: Payload) -> bool:
-    return stored is not None and without_flag(stored) == payload
+    return stored is not None and same(without_flag(stored), without_flag(payload))
 
 
-def without_flag(stored: Payload) -> dict[str, Any]:
-    return {key: value for key, value in stored.items() if key != COLBERT_CUT}
+def without_flag(payload: Payload) -> dict[str, Any]:
+    return {key: value for key, value in payload.items() if key != COLBERT_CUT}
+
+
+def same(one: Any, two: Any) -> bool:
+    """Whether two JSON values are one. Not `==`: to that true is 1, while a filter tells them
+    apart; and Qdrant's server reads some numbers back with another last digit."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, bool) or isinstance(two, bool):
+        return one is two
+    if isinstance(one, float) and isinstance(two, float):
+        return math.isclose(one, two, rel_tol=1e-14) or (math.isnan(one) and math.isnan(two))
+    return bool(one == two)
 
 
 def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -119,8 +160,13 @@ def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def embedded(
     client: Client, documents: Iterable[Document], collection: str, binding: Binding
 ) -> Iterator[tuple[Document, Embedding]]:
-    """Each with all vectors that the collection holds, in their order."""
+    """Each with all vectors that the collection holds, in their order.
+
+    Raises:
+        WorkerError: a text that the worker does not take; names its document.
+    """
     ahead: deque[Document] = deque()
+    taken = 0
 
     def texts() -> Iterator[str]:
         for document in documents:
@@ -130,27 +176,38 @@ def embedded(
     found = client.embed_iter(
         texts(), sparse=True, colbert=binding.colbert, max_length=binding.max_length
     )
-    with closing(found):
-        for vectors in found:
-            binding.check(vectors.fingerprint, collection)
-            yield ahead.popleft(), vectors
+    try:
+        with closing(found):
+            for vectors in found:
+                binding.check(vectors.fingerprint, collection)
+                taken += 1
+                yield ahead.popleft(), vectors
+    except WorkerError as error:
+        place = re.search(r"`texts\[(\d+)\]", str(error))
+        at = int(place[1]) - taken if place else len(ahead)
+        if 0 <= at < len(ahead):
+            raise type(error)(f"document {ahead[at].id}: {error}") from None
+        raise
 
 
 def _point(
     document: Document, found: Embedding, binding: Binding, filled: Filled
 ) -> models.PointStruct:
-    payload = document.payload
+    payload = without_flag(document.payload)
     if found.truncated:
-        filled.truncated.append(document.id)
+        filled.truncated.add(document.id)
     if is_colbert_cut(found, binding):
-        filled.colbert_cut.append(document.id)
+        filled.colbert_cut.add(document.id)
         payload = {**payload, COLBERT_CUT: True}
     return models.PointStruct(id=document.id, vector=point_vectors(found, binding), payload=payload)
 
 
-def _batches(points: Iterable[models.PointStruct]) -> Iterator[list[models.PointStruct]]:
-    """Bounded by points and by bytes; a point too large for any batch goes alone."""
-    batch: list[models.PointStruct] = []
+def batches(points: Iterable[P]) -> Iterator[list[P]]:
+    """Bounded by points and by bytes; a point too large for any batch goes alone.
+
+    What came before a point that fails is still given.
+    """
+    batch: list[P] = []
     total = 0
     try:
         for point in points:
@@ -161,18 +218,19 @@ def _batches(points: Iterable[models.PointStruct]) -> Iterator[list[models.Point
             batch.append(point)
             total += size
     except Exception:
-        if batch:  # what came before the one that failed
+        if batch:
             yield batch
         raise
     if batch:
         yield batch
 
 
-def _bytes(point: models.PointStruct) -> int:
+def _bytes(point: models.PointStruct | models.PointVectors) -> int:
     """In a request, about."""
     vectors: dict[str, Any] = point.vector  # type: ignore[assignment]
     floats = sum(_count(vector) for vector in vectors.values())
-    return FLOAT_BYTES * floats + len(json.dumps(point.payload, default=str))
+    payload = point.payload if isinstance(point, models.PointStruct) else None
+    return FLOAT_BYTES * floats + len(json.dumps(payload, default=str))
 
 
 def _count(vector: Any) -> int:

@@ -15,26 +15,36 @@ from qdrant_client import models
 
 from ..client import Client
 from ..errors import ConfigurationError, FingerprintError, HTTPStatusError
-from .documents import Document, fault_of, text_at
-from .filling import Progress, embedded, pages, quietly
-from .schema import COLBERT, MAX_SIM, SPARSE, Binding, extra_vectors
-from .similarity import SAME, named, similarities
+from ..results import Embedding
+from .documents import Document, usable_text
+from .filling import Filled, Listed, Progress, batches, embedded, quietly
+from .schema import (
+    COLBERT,
+    COLBERT_CUT,
+    MAX_SIM,
+    METADATA,
+    SPARSE,
+    Binding,
+    extra_vectors,
+    is_colbert_cut,
+)
+from .similarity import SAME, named, no_text, similarities
 from .store import PointId, Store
 
-PAGE = 64  # points written at once; ColBERT's vectors are large
-SAMPLE = 64  # points whose dense vectors are computed again first
+SAMPLE = 256  # points whose dense vectors are computed again first
 MATCHING = 0.95  # of them that must match: some texts may have changed since
 
 
 @dataclass
-class InPlaceReport:
-    """What was done; `without_text` names points left as they were."""
+class InPlaceReport(Filled):
+    """What was done; `without_text` are points left as they were, `differing` those of the sample
+    whose dense vector is not what the model makes of their text now."""
 
-    collection: str
-    dense: str
+    collection: str = ""
+    dense: str = ""
     compared: int = 0
-    written: int = 0
-    without_text: list[PointId] = field(default_factory=list)
+    differing: list[PointId] = field(default_factory=list)
+    without_text: Listed = field(default_factory=Listed)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -46,40 +56,81 @@ def add_in_place(
     collection: str,
     *,
     dense: str | None = None,
-    text_fields: Sequence[str] = ("text",),
+    text_fields: Sequence[str] | None = None,
     colbert: bool = False,
     max_length: int | None = None,
     progress: Progress = quietly,
 ) -> InPlaceReport:
     """Check that a sample of the dense vectors is the endpoint's own, then add what is missing.
 
-    `dense` is their name, if there are several of that size. Until all is done the collection does
-    not say that it is ours. Killed at any moment: run it again.
+    `dense` is their name, if there are several of that size. A collection of ours gets ColBERT
+    vectors this way. Any other does not say that it is ours until all is done. Killed at any
+    moment: run it again. A text that is changed without its vectors while this runs may keep the
+    sparse vector of the old one.
 
     Raises:
         FingerprintError: the dense vectors are not those of the endpoint's model.
         ConfigurationError: there are none of its size, or several.
     """
     collection = store.resolve(collection)
-    binding = Binding.probe(
-        client, colbert=colbert, max_length=max_length, text_fields=tuple(text_fields)
-    )
-    name = dense if dense is not None else _dense_name(store, collection, binding.dimensions)
-    binding = replace(binding, dense=name)
-    report = InPlaceReport(collection, name)
+    binding = _binding(store, client, collection, dense, text_fields, colbert, max_length)
+    report = InPlaceReport(collection=collection, dense=binding.dense)
     _check_dense(store, client, collection, binding, report)
     _add_names(store, collection, binding)
     missing = _documents(store, collection, binding, report, lacking=_wanted(binding))
-    for page in pages(embedded(client, missing, collection, binding), PAGE):
-        points = [
-            models.PointVectors(id=document.id, vector=extra_vectors(found, binding))
-            for document, found in page
-        ]
-        store.add_vectors(collection, points)
-        report.written += len(points)
-        progress(len(points))
-    store.ask("update_collection", collection_name=collection, metadata=binding.as_metadata())
+    vectors = (
+        _vectors(store, collection, document, found, binding, report)
+        for document, found in embedded(client, missing, collection, binding)
+    )
+    for batch in batches(vectors):
+        store.add_vectors(collection, batch)
+        report.written += len(batch)
+        progress(len(batch))
+    binding.save(store, collection)
     return report
+
+
+def _binding(
+    store: Store,
+    client: Client,
+    collection: str,
+    dense: str | None,
+    text_fields: Sequence[str] | None,
+    colbert: bool,
+    max_length: int | None,
+) -> Binding:
+    """Of a collection of ours its own, to which ColBERT may be added; else a new one."""
+    asked = Binding.probe(client, colbert=colbert, max_length=max_length)
+    if METADATA in (store.info(collection).config.metadata or {}):
+        ours = Binding.of(store, collection)
+        ours.check(asked.fingerprint, collection)
+        fields = text_fields and tuple(text_fields)
+        ours.check_options(collection, dense=dense, text_fields=fields, max_length=max_length)
+        return replace(ours, colbert=ours.colbert or colbert)
+    name = dense if dense is not None else _dense_name(store, collection, asked.dimensions)
+    return replace(asked, dense=name, text_fields=tuple(text_fields or ("text",)))
+
+
+def _vectors(
+    store: Store,
+    collection: str,
+    document: Document,
+    found: Embedding,
+    binding: Binding,
+    report: InPlaceReport,
+) -> models.PointVectors:
+    if found.truncated:
+        report.truncated.add(document.id)
+    if is_colbert_cut(found, binding):
+        report.colbert_cut.add(document.id)
+        store.ask(
+            "set_payload",
+            collection_name=collection,
+            payload={COLBERT_CUT: True},
+            points=[document.id],
+            wait=True,
+        )
+    return models.PointVectors(id=document.id, vector=extra_vectors(found, binding))
 
 
 def _dense_name(store: Store, collection: str, dimensions: int) -> str:
@@ -103,18 +154,17 @@ def _check_dense(
     store: Store, client: Client, collection: str, binding: Binding, report: InPlaceReport
 ) -> None:
     """Raises FingerprintError: a sample of the stored vectors is not what the model makes now."""
-    documents = list(islice(_documents(store, collection, binding, InPlaceReport("", "")), SAMPLE))
+    documents = list(islice(_random(store, collection, binding), SAMPLE))
     if not documents:
-        raise ConfigurationError(
-            f"collection `{collection}` has no text at `{'`, `'.join(binding.text_fields)}`"
-        )
+        raise ConfigurationError(no_text(store, collection, binding.text_fields))
     found = similarities(store, client, collection, binding, documents)
-    wrong = [document.id for document, cosine in found if cosine < SAME]
+    report.differing = [document.id for document, cosine in found if cosine < SAME]
     report.compared = len(documents)
-    if len(wrong) > (1 - MATCHING) * len(documents):
+    wrong = len(report.differing)
+    if wrong > (1 - MATCHING) * len(documents):
         raise FingerprintError(
-            f"of {len(documents)} dense vectors of `{collection}`, {len(wrong)} are not what "
-            f"{binding.model} makes of their texts{named(wrong)}. Nothing was changed. "
+            f"of {len(documents)} dense vectors of `{collection}`, {wrong} are not what "
+            f"{binding.model} makes of their texts{named(report.differing)}. Nothing was changed. "
             f"`bge migrate {collection} NEW` makes a new collection from the texts"
         )
 
@@ -129,6 +179,7 @@ def _add_names(store: Store, collection: str, binding: Binding) -> None:
                 size=binding.dimensions,
                 distance=models.Distance.COSINE,
                 multivector_config=MAX_SIM,
+                datatype=models.VectorStorageDatatype.FLOAT16,
             )
         ),
     }
@@ -162,17 +213,24 @@ def _documents(
     collection: str,
     binding: Binding,
     report: InPlaceReport,
-    lacking: Sequence[str] = (),
+    lacking: Sequence[str],
 ) -> Iterator[Document]:
-    """Points with text, those alone that lack one of these vectors."""
+    """Points with text that lack one of these vectors."""
     lacks: list[models.Condition] = [
         models.Filter(must_not=[models.HasVectorCondition(has_vector=name)]) for name in lacking
     ]
-    found = store.scroll(collection, scroll_filter=models.Filter(should=lacks) if lacks else None)
-    for records in found:
+    for records in store.scroll(collection, scroll_filter=models.Filter(should=lacks)):
         for record in records:
-            text = text_at(record.payload or {}, binding.text_fields)
-            if text is None or fault_of(text):
-                report.without_text.append(record.id)
+            text, fault = usable_text(record.payload or {}, binding.text_fields)
+            if text is None:
+                report.without_text.add(record.id, fault)
             else:
                 yield Document(record.id, text, record.payload or {})
+
+
+def _random(store: Store, collection: str, binding: Binding) -> Iterator[Document]:
+    """Points with text of a random sample."""
+    for point in store.sample(collection, SAMPLE):
+        text, _ = usable_text(point.payload or {}, binding.text_fields)
+        if text is not None:
+            yield Document(point.id, text, point.payload or {})

@@ -11,20 +11,31 @@ text are copied too, with their payload and no vectors, and reported.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, islice
 from typing import Any
 
 from qdrant_client import models
 
 from ..client import Client
-from ..errors import ConfigurationError, FingerprintError, MigrationError
-from .documents import Document, fault_of, text_at
-from .filling import Filled, Progress, fill, is_current, quietly
-from .schema import Binding, Schema
-from .similarity import SAME, named, similarities
+from ..errors import ConfigurationError, MigrationError
+from .documents import Document, usable_text
+from .filling import (
+    FIRST,
+    PAGE,
+    Filled,
+    Listed,
+    Progress,
+    fill,
+    is_current,
+    pages,
+    quietly,
+    without_flag,
+)
+from .schema import METADATA, Binding, Schema
+from .similarity import NAMED, SAME, named, no_text, similarities
 from .store import Payload, PointId, Store
 
 log = logging.getLogger("bge_client")
@@ -37,8 +48,9 @@ SAMPLE = 64  # points whose vectors are computed again before the swap
 class MigrationReport(Filled):
     """What was done. `written` counts points, once for each time they were written.
 
-    `without_text` says of points without vectors why; `late` names points of the source that
-    changed between the last pass and the swap: they are not in the target.
+    `without_text` are points that were copied without vectors, and why. Of what happened to the
+    source between the last pass and the swap: `late` names points that are other in the target
+    now, `only_in_target` those that were deleted in the source, or are new in the target.
     """
 
     source: str = ""
@@ -46,10 +58,11 @@ class MigrationReport(Filled):
     points: int = 0
     passes: int = 0
     deleted: int = 0
-    without_text: dict[PointId, str] = field(default_factory=dict)
+    without_text: Listed = field(default_factory=Listed)
     compared: int = 0
     alias: str | None = None
     late: list[PointId] = field(default_factory=list)
+    only_in_target: list[PointId] = field(default_factory=list)
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -101,13 +114,18 @@ class Migration:
         aliases = store.aliases()
         self._alias = alias or (source if source in aliases else None)
         self._source = self._collection_of(source, aliases)
-        self._indexed = store.info(self._source).payload_schema
+        self._config = store.info(self._source)
         if target in aliases:
             raise ConfigurationError(f"the target `{target}` is an alias; name a new collection")
         if self._alias is not None and store.exists(self._alias) and self._alias not in aliases:
             raise ConfigurationError(
                 f"`{self._alias}` is a collection, so it cannot be an alias. Say another --alias "
                 "and let the application use that name"
+            )
+        if aliases.get(self._alias or "", self._source) not in (self._source, target):
+            raise ConfigurationError(
+                f"alias `{self._alias}` points to `{aliases[self._alias or '']}`, which is neither "
+                f"`{self._source}` nor `{target}`"
             )
 
     def _collection_of(self, source: str, aliases: dict[str, str]) -> str:
@@ -129,14 +147,7 @@ class Migration:
 
     def estimate(self, dollars_per_second: float, sample: int = 256) -> Estimate:
         """Embeds a random sample of the source, and writes nothing."""
-        query = models.SampleQuery(sample=models.Sample.RANDOM)
-        points = self._store.ask(
-            "query_points",
-            collection_name=self._source,
-            query=query,
-            limit=sample,
-            with_payload=True,
-        ).points
+        points = self._store.sample(self._source, sample)
         texts = [text for point in points if (text := self._text(point.payload or {})[0])]
         self._client.embed("fingerprint")  # the cold start is not what is measured
         began, tokens = time.monotonic(), 0
@@ -162,6 +173,8 @@ class Migration:
     def run(self) -> MigrationReport:
         """Copy, compare, swap. Killed or failed at any moment: run it again.
 
+        Once an alias points to the target it is no copy any more, and is left alone.
+
         Raises:
             MigrationError: the copy is not what its source is; says which ids. Nothing is swapped.
             FingerprintError: the target holds another model's vectors.
@@ -170,17 +183,56 @@ class Migration:
         began = time.monotonic()
         report = MigrationReport(source=self._source, target=self._target)
         binding = self._prepare()
-        if self._alias and self._store.aliases().get(self._alias) == self._target:
-            report.alias, report.points = self._alias, self._store.count(self._target)
-            return report  # what has changed since the swap belongs to the target
-        self._pass_until_nothing_is_new(binding, report)
-        self._compare(binding, report)
-        if self._alias:
-            self._store.point_alias(self._alias, self._target)
-            report.alias = self._alias
-            report.late = list(self._differing())
+        if self._target not in self._store.aliases().values():
+            self._copy(binding, report)
+        elif not binding.in_use:  # killed at the swap
+            self._after_swap(binding, report, mend=False)
+        report.points = self._store.count(self._target)
+        report.alias = self._alias
         report.seconds = time.monotonic() - began
         return report
+
+    def _copy(self, binding: Binding, report: MigrationReport) -> None:
+        if binding.in_use:
+            self._check_nothing_would_be_lost()
+        self._pass_until_nothing_is_new(binding, report)
+        self._compare(binding, report)
+        # The comparison took its time: what has changed meanwhile is followed, and then at once:
+        self._pass_until_nothing_is_new(binding, report)
+        if self._alias:
+            self._store.point_alias(self._alias, self._target)
+            self._after_swap(binding, report, mend=True)
+
+    def _after_swap(self, binding: Binding, report: MigrationReport, *, mend: bool) -> None:
+        """Look for what was written to the source during the last pass, behind where it was.
+
+        Right after the swap, with `mend`, a point that the target lacks can only be such a one,
+        and is copied. One that is other may have been changed on either side: it is named.
+        """
+        late = list(self._differing())
+        if mend and late:
+            lacking = {id for page in pages(late, PAGE) for id in self._lacking(page)}
+            chosen = (d for d in self._documents() if d.id in lacking)
+            fill(self._store, self._client, self._target, binding, chosen, report)
+            late = list(self._differing())
+        report.late, report.only_in_target = late, list(self._only_in_target())
+        named_late = tuple(map(str, late[:FIRST]))
+        replace(binding, in_use=True, late=named_late).save(self._store, self._target)
+
+    def _lacking(self, ids: list[PointId]) -> set[PointId]:
+        return set(ids) - self._store.payloads(self._target, ids).keys()
+
+    def _check_nothing_would_be_lost(self) -> None:
+        """Of a target that was in use and is not now, after a rollback."""
+        other = pages(self._differing(), PAGE)
+        changed = [id for page in other for id in set(page) - self._lacking(page)]
+        lost = [*self._only_in_target(), *changed]
+        if lost:
+            raise MigrationError(
+                f"`{self._target}` has been in use, and {len(lost)} of its points are not as in "
+                f"`{self._source}`{named(lost)}. Copying over them could lose what was written "
+                f"then: name another target, or delete `{self._target}`"
+            )
 
     def _prepare(self) -> Binding:
         binding = Binding.probe(
@@ -190,7 +242,9 @@ class Migration:
             text_fields=self._fields,
             migrated_from=self._source,
         )
-        there = self._schema.ensure(self._store, self._target, binding)
+        if not self._store.exists(self._target):
+            self._check_texts()
+        there = self._schema.ensure(self._store, self._target, binding, like=self._config.config)
         there.check_options(
             self._target,
             colbert=binding.colbert,
@@ -203,7 +257,7 @@ class Migration:
                 f"{there.migrated_from or 'documents'}; name a new one"
             )
         indexed = self._store.info(self._target).payload_schema
-        for name, index in self._indexed.items():  # filters must be as fast as before
+        for name, index in self._config.payload_schema.items():  # filters must be as fast as before
             if name not in indexed:
                 self._store.ask(
                     "create_payload_index",
@@ -212,22 +266,33 @@ class Migration:
                     field_schema=index.params or index.data_type,
                     wait=True,
                 )
-        return binding
+        return there
+
+    def _check_texts(self) -> None:
+        """Raises ConfigurationError: no text where it should be, in none of a random sample."""
+        sample = self._store.sample(self._source, SAMPLE)
+        if sample and not any(self._text(point.payload or {})[0] for point in sample):
+            raise ConfigurationError(no_text(self._store, self._source, self._fields))
 
     def _pass_until_nothing_is_new(self, binding: Binding, report: MigrationReport) -> None:
         for _ in range(PASSES):
             before = report.written + report.deleted
             report.passes += 1
-            report.unchanged, report.without_text = 0, {}
+            report.unchanged, report.without_text = 0, Listed()
             self._write_what_differs(binding, report)
             self._delete_what_is_gone(report)
-            if report.written + report.deleted == before:
+            done = report.written + report.deleted - before
+            if not done and self._counts_agree():
                 return
-            log.info("pass %d: %d written", report.passes, report.written + report.deleted - before)
+            log.info("pass %d: %d points written or deleted", report.passes, done)
+        differing = [*islice(chain(self._differing(), self._only_in_target()), NAMED + 1)]
         raise MigrationError(
-            f"`{self._source}` still changes after {PASSES} passes. Stop what writes to it for a "
-            "moment and run the same command again"
+            f"`{self._source}` still changes after {PASSES} passes{named(differing)}. Nothing was "
+            "swapped: stop what writes to it for a moment and run the same command again"
         )
+
+    def _counts_agree(self) -> bool:
+        return self._store.count(self._source) == self._store.count(self._target)
 
     def _write_what_differs(self, binding: Binding, report: MigrationReport) -> None:
         fill(
@@ -250,17 +315,13 @@ class Migration:
                 if text is not None:
                     yield Document(record.id, text, payload)
                 else:
-                    report.without_text[record.id] = fault
-                    bare.append(models.PointStruct(id=record.id, vector={}, payload=payload))
+                    report.without_text.add(record.id, fault)
+                    kept = without_flag(payload)
+                    bare.append(models.PointStruct(id=record.id, vector={}, payload=kept))
             self._copy_bare(bare, report)
 
     def _text(self, payload: Payload) -> tuple[str | None, str]:
-        """A usable text, or why there is none."""
-        text = text_at(payload, self._fields)
-        if text is None:
-            return None, f"no text at `{'`, `'.join(self._fields)}`"
-        fault = fault_of(text)
-        return (None, fault) if fault else (text, "")
+        return usable_text(payload, self._fields)
 
     def _copy_bare(self, points: list[models.PointStruct], report: MigrationReport) -> None:
         if not points:
@@ -274,53 +335,36 @@ class Migration:
         self._progress(len(points))
 
     def _delete_what_is_gone(self, report: MigrationReport) -> None:
+        for page in pages(self._only_in_target(), PAGE):
+            self._store.delete(self._target, page)
+            report.deleted += len(page)
+
+    def _only_in_target(self) -> Iterator[PointId]:
         for records in self._store.scroll(self._target, with_payload=False):
             ids = [record.id for record in records]
             there = self._store.ask(
                 "retrieve", collection_name=self._source, ids=ids, with_payload=False
             )
-            gone = list(set(ids) - {record.id for record in there})
-            if gone:
-                self._store.delete(self._target, gone)
-                report.deleted += len(gone)
+            yield from set(ids) - {record.id for record in there}
 
     # ---------------------------------------------------------------------------- compare
 
     def _compare(self, binding: Binding, report: MigrationReport) -> None:
-        """Ids and payloads were compared by the last pass, which found nothing to do."""
-        source, target = self._store.count(self._source), self._store.count(self._target)
-        if source != target:
-            differing = named(list(self._differing()))
-            raise MigrationError(
-                f"`{self._source}` has {source} points, `{self._target}` {target}"
-                f"{differing}. Nothing was swapped; run the same command again"
-            )
-        report.points = target
-        sample = self._sample(report)
-        report.compared = len(sample)
-        wrong = [
-            document.id
-            for document, cosine in similarities(
-                self._store, self._client, self._target, binding, sample
-            )
-            if not cosine >= SAME
+        """Vectors of a sample, computed again. Counts, ids and payloads are compared by passes."""
+        sample = [
+            Document(point.id, text, {})
+            for point in self._store.sample(self._target, SAMPLE)
+            if (text := self._text(point.payload or {})[0]) is not None
         ]
+        report.compared = len(sample)
+        again = similarities(self._store, self._client, self._target, binding, sample)
+        wrong = [document.id for document, cosine in again if not cosine >= SAME]
         if wrong:
             raise MigrationError(
                 f"of {len(sample)} points of `{self._target}` whose vectors were computed again, "
-                f"{len(wrong)} differ{named(wrong)}. Nothing was swapped; delete these points "
-                "and run the same command again"
+                f"{len(wrong)} differ{named(wrong)}. Nothing was swapped: delete these points from "
+                f"`{self._target}` and run the same command again"
             )
-
-    def _sample(self, report: MigrationReport) -> list[Document]:
-        """At random, among those with text: one reservoir over the whole source."""
-        kept: list[Document] = []
-        for seen, document in enumerate(self._documents(), 1):
-            if len(kept) < SAMPLE:
-                kept.append(document)
-            elif (place := random.randrange(seen)) < SAMPLE:
-                kept[place] = document
-        return kept
 
     def _documents(self) -> Iterator[Document]:
         for records in self._store.scroll(self._source):
@@ -344,12 +388,15 @@ class Migration:
 def roll_back(store: Store, alias: str) -> str:
     """Point the alias back to what its collection was made from; returns that.
 
+    What was written to the newer collection since is not in the older one.
+
     Raises:
         ConfigurationError: there is no such alias, or nothing to go back to.
     """
-    collection, source = _swapped(store, alias)
+    collection, binding, source = _swapped(store, alias)
     if not store.exists(source):
         raise ConfigurationError(f"`{source}`, which `{collection}` was made from, is gone")
+    replace(binding, in_use=True).save(store, collection)
     store.point_alias(alias, source)
     return source
 
@@ -359,28 +406,43 @@ def drop_old(store: Store, alias: str) -> str:
 
     Raises:
         ConfigurationError: there is no such alias, nothing to delete, or it is still in use.
+        MigrationError: it holds points that changed at the moment of the swap.
     """
-    collection, source = _swapped(store, alias)
+    collection, binding, source = _swapped(store, alias)
     used = [name for name, target in store.aliases().items() if target == source]
     if used:
         raise ConfigurationError(f"`{source}` is still in use by alias `{'`, `'.join(used)}`")
     if not store.exists(source):
         raise ConfigurationError(f"`{source}`, which `{collection}` was made from, is gone already")
+    if not binding.in_use:
+        raise MigrationError(
+            f"the migration to `{collection}` was broken off at the swap: run it again first"
+        )
+    late = [id for id in binding.late if _differs(store, source, collection, id)]
+    if late:
+        raise MigrationError(
+            f"{len(late)} points of `{source}` changed at the moment of the swap{named(late)}. "
+            f"Bring them into `{collection}`, or delete them from `{source}`, first"
+        )
     store.ask("delete_collection", collection_name=source)
     return source
 
 
-def _swapped(store: Store, alias: str) -> tuple[str, str]:
-    """The collection an alias points to, and what that was made from."""
+def _differs(store: Store, source: str, target: str, late: str) -> bool:
+    ids: list[PointId] = [int(late) if late.isdecimal() else late]
+    old, new = store.payloads(source, ids), store.payloads(target, ids)
+    return any(not is_current(new.get(id), payload) for id, payload in old.items())
+
+
+def _swapped(store: Store, alias: str) -> tuple[str, Binding, str]:
+    """The collection an alias points to, its binding, and what it was made from."""
     collection = store.aliases().get(alias)
     if collection is None:
         raise ConfigurationError(f"there is no alias `{alias}`")
-    try:
-        source = Binding.of(store, collection).migrated_from
-    except FingerprintError:  # rolled back already, or never swapped
-        source = None
-    if source is None:
-        raise ConfigurationError(
-            f"alias `{alias}` points to `{collection}`, which was not made by a migration"
-        )
-    return collection, source
+    if METADATA in (store.info(collection).config.metadata or {}):
+        binding = Binding.of(store, collection)
+        if binding.migrated_from is not None:
+            return collection, binding, binding.migrated_from
+    raise ConfigurationError(
+        f"alias `{alias}` points to `{collection}`, which was not made by a migration"
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from .store import Store
 
 DENSE, SPARSE, COLBERT = "dense", "sparse", "colbert"
 METADATA = "bge"  # the key of ours among a collection's metadata
-COLBERT_CUT = "_colbert_cut"  # in a payload: how many of the text's ColBERT vectors are kept
+COLBERT_CUT = "_colbert_cut"  # in a payload, true: only the first of its ColBERT vectors are kept
 MULTIVECTOR_FLOATS = 1_048_576  # Qdrant's limit for one multivector, itself excluded
 MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
 Quantization = Literal["none", "scalar", "binary"]
@@ -29,7 +30,11 @@ Quantization = Literal["none", "scalar", "binary"]
 
 @dataclass(frozen=True)
 class Binding:
-    """What a collection's vectors are of. `dense` is the name of its dense vector."""
+    """What a collection's vectors are of. `dense` is the name of its dense vector.
+
+    Of a migration's target: what it was made from, whether it has been in use, and which points
+    of the source changed at the moment of the swap.
+    """
 
     fingerprint: str
     model: str
@@ -39,6 +44,8 @@ class Binding:
     max_length: int | None = None
     text_fields: tuple[str, ...] = ("text",)
     migrated_from: str | None = None
+    in_use: bool = False
+    late: tuple[str, ...] = ()
 
     @classmethod
     def probe(cls, client: Client, **more: Any) -> Binding:
@@ -63,8 +70,15 @@ class Binding:
                 f"vectors from its texts. If they are bge-m3's, `bge migrate {collection} "
                 "--in-place` checks them and adds the sparse ones"
             )
-        fields = {**told, "text_fields": tuple(told["text_fields"])}
-        return cls(**fields)
+        known = {one.name for one in dataclass_fields(cls)} & told.keys()  # not a later version's
+        found = {name: told[name] for name in known}
+        try:
+            lists = {"text_fields": tuple(found["text_fields"]), "late": tuple(found["late"])}
+            return cls(**found | lists)
+        except (KeyError, TypeError):
+            raise ConfigurationError(
+                f"the metadata `{METADATA}` of collection `{collection}` is not what we write"
+            ) from None
 
     def check(self, fingerprint: str, collection: str) -> None:
         """Raises FingerprintError: those vectors do not belong there."""
@@ -88,7 +102,12 @@ class Binding:
                 )
 
     def as_metadata(self) -> dict[str, Any]:
-        return {METADATA: {**asdict(self), "text_fields": list(self.text_fields)}}
+        lists = {"text_fields": list(self.text_fields), "late": list(self.late)}
+        return {METADATA: {**asdict(self), **lists}}
+
+    def save(self, store: Store, collection: str) -> None:
+        """Into the metadata of a collection that is there."""
+        store.ask("update_collection", collection_name=collection, metadata=self.as_metadata())
 
 
 @dataclass(frozen=True)
@@ -104,15 +123,27 @@ class Schema:
     on_disk: bool = False
     quantization: Quantization = "none"
 
-    def ensure(self, store: Store, collection: str, binding: Binding) -> Binding:
+    def ensure(
+        self,
+        store: Store,
+        collection: str,
+        binding: Binding,
+        like: models.CollectionConfig | None = None,
+    ) -> Binding:
         """Make the collection if there is none; what it, made now or before, is bound to.
+
+        `like` is another's configuration, whose shards, replicas, limits and place of payloads
+        it takes over.
 
         Raises:
             FingerprintError: its vectors are another model's.
+            ConfigurationError: the server is too old, or `like` has shards of its own naming.
         """
         if not store.exists(collection):
+            store.check_version()
+            settings = {} if like is None else settings_of(like)
             try:
-                self._create(store, collection, binding)
+                self._create(store, collection, binding, settings)
             except HTTPStatusError:  # made meanwhile, or made and the answer was lost
                 if not store.exists(collection):
                     raise
@@ -120,27 +151,33 @@ class Schema:
         there.check(binding.fingerprint, collection)
         return there
 
-    def _create(self, store: Store, collection: str, binding: Binding) -> None:
+    def _create(
+        self, store: Store, collection: str, binding: Binding, settings: dict[str, Any]
+    ) -> None:
         # bge-m3 has learnt its sparse weights: no IDF on top of them
-        sparse = models.SparseVectorParams(index=models.SparseIndexParams(on_disk=self.on_disk))
+        sparse = models.SparseVectorParams(
+            index=models.SparseIndexParams(on_disk=self.on_disk or None)
+        )
+        if self.on_disk:
+            settings["on_disk_payload"] = True
         store.ask(
             "create_collection",
             collection_name=collection,
             vectors_config=self._vectors(binding.dimensions),
             sparse_vectors_config={SPARSE: sparse},
-            on_disk_payload=self.on_disk,
-            quantization_config=_QUANTIZATION[self.quantization],
             metadata=binding.as_metadata(),
+            **settings,
         )
 
     def _vectors(self, dimensions: int) -> dict[str, models.VectorParams]:
-        cosine = models.Distance.COSINE
+        cosine, on_disk = models.Distance.COSINE, self.on_disk or None
         vectors = {
             DENSE: models.VectorParams(
                 size=dimensions,
                 distance=cosine,
-                on_disk=self.on_disk,
-                hnsw_config=models.HnswConfigDiff(on_disk=self.on_disk),
+                on_disk=on_disk,
+                hnsw_config=models.HnswConfigDiff(on_disk=on_disk),
+                quantization_config=_QUANTIZATION[self.quantization],
             )
         }
         if self.colbert:
@@ -149,9 +186,27 @@ class Schema:
                 distance=cosine,
                 multivector_config=MAX_SIM,
                 hnsw_config=models.HnswConfigDiff(m=0),
+                datatype=models.Datatype.FLOAT16,
                 on_disk=True,
             )
         return vectors
+
+
+def settings_of(config: models.CollectionConfig) -> dict[str, Any]:
+    """What `create_collection` takes to make one with the same shards, replicas and limits."""
+    params = config.params
+    if params.sharding_method == models.ShardingMethod.CUSTOM:
+        raise ConfigurationError("the source has shards of its own naming: these are not copied")
+    found: dict[str, Any] = {
+        "shard_number": params.shard_number,
+        "replication_factor": params.replication_factor,
+        "write_consistency_factor": params.write_consistency_factor,
+        "on_disk_payload": params.on_disk_payload,
+    }
+    if config.strict_mode_config is not None:
+        told = config.strict_mode_config.model_dump(exclude_none=True)
+        found["strict_mode_config"] = models.StrictModeConfig(**told)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 _QUANTIZATION: dict[Quantization, Any] = {

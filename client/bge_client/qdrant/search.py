@@ -9,6 +9,7 @@ All up to MaxSim is one request to Qdrant; the cross-encoder is one to the worke
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from ..client import Client
 from ..errors import ConfigurationError
 from ..results import Embedding, Floats
 from .documents import text_at
-from .schema import COLBERT, DENSE, SPARSE, Binding, sparse_vector
+from .schema import COLBERT, DENSE, SPARSE, Binding, most_colbert_vectors, sparse_vector
 from .store import Payload, PointId, Store
 
 FUSED, RERANK = "fused", "rerank"
@@ -61,7 +62,8 @@ class Plan:
                 raise ConfigurationError(
                     f"`{name}` must be at least {least}. Given: {getattr(self, name)}"
                 )
-        if len(self.weights) != 2 or min(self.weights) < 0 or sum(self.weights) == 0:
+        finite = len(self.weights) == 2 and all(map(math.isfinite, self.weights))
+        if not finite or min(self.weights) < 0 or sum(self.weights) == 0:
             raise ConfigurationError(
                 f"`weights` are two numbers from 0, not both 0. Given: {self.weights}"
             )
@@ -146,7 +148,8 @@ class HybridSearch:
     ) -> Found:
         """The best `limit` points for a text, those alone that pass the filter.
 
-        With `explain`, each says where every stage put it (one more request).
+        With `explain`, each says where every stage put it (one more request for each).
+        Behind what the cross-encoder has read, hits keep the scores they had.
 
         Raises:
             FingerprintError: the endpoint's vectors are not of the collection's model.
@@ -259,7 +262,7 @@ class Requests:
             self.stages[FUSED] = {"prefetch": prefetch, "query": _fusion(plan), "limit": depth}
         if plan.colbert:
             before = models.Prefetch(**list(self.stages.values())[-1])
-            query = _list(found.colbert)
+            query = _list(found.colbert)[: most_colbert_vectors(binding.dimensions)]
             self.stages[COLBERT] = {
                 "prefetch": [before],
                 "query": query,

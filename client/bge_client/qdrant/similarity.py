@@ -56,3 +56,12 @@ def named(ids: Sequence[PointId]) -> str:
     """The first of them, for a message."""
     more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
     return f": {', '.join(map(str, ids[:NAMED]))}{more}" if ids else ""
+
+
+def no_text(store: Store, collection: str, fields: Sequence[str]) -> str:
+    """What to say of a collection in which nothing has a text there; names what there is."""
+    keys = sorted({key for point in store.sample(collection, PAGE) for key in point.payload or {}})
+    return (
+        f"no point of `{collection}` has a text at `{'`, `'.join(fields)}`. Their payloads have: "
+        f"{', '.join(keys[:NAMED]) or 'nothing'}. Say --text-field"
+    )

@@ -7,16 +7,19 @@ answer was lost is simply made again.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+from qdrant_client.local.qdrant_local import QdrantLocal
 
 from ..calls import Call
 from ..errors import (
@@ -24,12 +27,14 @@ from ..errors import (
     BGEError,
     ConfigurationError,
     HTTPStatusError,
+    ProtocolError,
     RateLimitError,
     TooLargeError,
     TransportError,
 )
 from ..transport import persist
 
+LEAST_VERSION = (1, 17)  # collections' metadata (1.16), weights in RRF
 PATIENCE = 120.0  # seconds that a call is tried again for
 SAID = 300  # characters of what the server said
 Payload = Mapping[str, Any]
@@ -63,7 +68,9 @@ class Store:
             return cls(_remote(url, api_key, timeout))
         try:
             return cls(QdrantClient(path=os.fspath(path or "")))
-        except RuntimeError:
+        except RuntimeError as error:
+            if "already accessed" not in str(error):
+                raise
             raise ConfigurationError(
                 f"{path} is open in another process, and Qdrant's local mode bears one at a time. "
                 "For several, run a Qdrant server and set `QDRANT_URL`"
@@ -92,15 +99,29 @@ class Store:
                 return getattr(self.client, method)(**given)
             except (UnexpectedResponse, ResponseHandlingException, ResourceExhaustedResponse) as e:
                 raise _said_by_server(e, method) from None
-            except sqlite3.OperationalError as error:  # local mode, as the next two
-                raise _disk_full(f"Qdrant's local mode: {error}", 507) from None
-            except KeyError as error:
-                raise HTTPStatusError(f"Qdrant's local mode does not find {error}", 404) from None
-            except ValueError as error:
-                raise HTTPStatusError(f"Qdrant's local mode: {error}", 400) from None
+            except sqlite3.Error as error:  # local mode
+                raise _of_disk(error) from None
+            except (KeyError, ValueError) as error:
+                raise self._of_caller(error, method) from None
 
         with Call(self._patience) as call:
             return persist(call, once, (TransportError, HTTPStatusError))
+
+    def _of_caller(self, error: Exception, method: str) -> BGEError:
+        """What Qdrant's client raises itself: local mode's refusals, or it could not write or
+        read a body. Its words may quote a payload."""
+        if not isinstance(self.client._client, QdrantLocal):
+            return ProtocolError(f"Qdrant's client cannot {method}: {type(error).__name__}")
+        status = 404 if isinstance(error, KeyError) else 400
+        return HTTPStatusError(f"Qdrant's local mode cannot {method}: {error}", status)
+
+    def check_version(self) -> None:
+        """Raises ConfigurationError: the server is older than what we ask of it."""
+        told = str(self.ask("info").version)
+        numbers = tuple(int(part) for part in re.findall(r"\d+", told)[:2])
+        if numbers and numbers < LEAST_VERSION:
+            least = ".".join(map(str, LEAST_VERSION))
+            raise ConfigurationError(f"Qdrant {least} or later is needed. This server is {told}")
 
     # ------------------------------------------------------------------------- collections
 
@@ -143,6 +164,18 @@ class Store:
         """Of those points that there are."""
         found = self.ask("retrieve", collection_name=collection, ids=ids, with_payload=True)
         return {record.id: record.payload or {} for record in found}
+
+    def sample(self, collection: str, count: int) -> list[models.ScoredPoint]:
+        """Points at random, with their payloads."""
+        query = models.SampleQuery(sample=models.Sample.RANDOM)
+        found = self.ask(
+            "query_points",
+            collection_name=collection,
+            query=query,
+            limit=count,
+            with_payload=True,
+        )
+        return list(found.points)
 
     def scroll(
         self, collection: str, *, page: int = 256, **more: Any
@@ -192,8 +225,9 @@ class Store:
 
 
 def _remote(url: str, api_key: str | None, timeout: int) -> QdrantClient:
-    with warnings.catch_warnings():  # a key over plain http: perhaps on this machine
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings():
+        if urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1"):
+            warnings.simplefilter("ignore", UserWarning)  # that a key goes over plain http
         try:
             return QdrantClient(
                 url=url, api_key=api_key, timeout=timeout, check_compatibility=False
@@ -204,6 +238,8 @@ def _remote(url: str, api_key: str | None, timeout: int) -> QdrantClient:
 
 def _said_by_server(error: Exception, method: str) -> BGEError:
     if isinstance(error, ResponseHandlingException):
+        if isinstance(error.source, ValueError):  # pydantic's; it quotes what it could not read
+            return ProtocolError(f"what Qdrant answered to {method} cannot be read")
         return TransportError(f"Qdrant gave no answer to {method}: {_cause(error)}")
     if isinstance(error, ResourceExhaustedResponse):
         busy = RateLimitError(f"Qdrant is asked too much: {error}", 429)
@@ -212,8 +248,10 @@ def _said_by_server(error: Exception, method: str) -> BGEError:
     assert isinstance(error, UnexpectedResponse)
     status, said = error.status_code or 0, _said(error)
     message = f"Qdrant answered {method} with HTTP {status}: {said}"
-    if status in (401, 403):
-        return AuthenticationError(f"Qdrant does not accept the key: HTTP {status}", status)
+    if status == 401:
+        return AuthenticationError("Qdrant does not accept the key: HTTP 401", status)
+    if status == 403:
+        return AuthenticationError(f"the key may not {method} in Qdrant: HTTP 403, {said}", status)
     if status == 413 or "larger than allowed" in said:  # a proxy's, Qdrant's own (400)
         return TooLargeError(message)
     if status == 507 or "No space left" in said or "disk space" in said:
@@ -223,11 +261,19 @@ def _said_by_server(error: Exception, method: str) -> BGEError:
     return HTTPStatusError(message, status)
 
 
+def _of_disk(error: sqlite3.Error) -> HTTPStatusError:
+    if "full" in str(error):
+        return _disk_full(f"Qdrant's local mode: {error}", 507)
+    return _final(HTTPStatusError(f"Qdrant's local mode: {error}", 500))
+
+
 def _disk_full(message: str, status: int) -> HTTPStatusError:
-    """Not to be tried again: only somebody who makes room can help."""
-    error = HTTPStatusError(
-        f"{message}. No room on the disk: nothing is lost, make some and run the same again", status
-    )
+    room = "No room on the disk: nothing is lost, make some and run the same again"
+    return _final(HTTPStatusError(f"{message}. {room}", status))
+
+
+def _final(error: HTTPStatusError) -> HTTPStatusError:
+    """Not to be tried again."""
     error.retry = False
     return error
 
