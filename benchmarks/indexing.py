@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,38 +64,59 @@ def busy(texts: int) -> dict[str, Any]:
 
 def memory(lines: int) -> dict[str, Any]:
     """Of the `bge index` process, read while it runs; the lines come through a pipe."""
-    stand_in = [sys.executable, str(ROOT / "tests" / "fakes" / "qdrant_server.py"), "--discard"]
     with (
         tempfile.TemporaryDirectory() as folder,
         ServerProcess(models(MINIATURE), Path(folder) / "log") as server,
-        subprocess.Popen(stand_in, stdout=subprocess.PIPE, text=True) as qdrant,
+        forgetful() as url,
     ):
         server.wait_for(200)
-        assert qdrant.stdout is not None
-        url = qdrant.stdout.readline().strip()
-        generator = subprocess.Popen(
-            [sys.executable, "-c", LINES, str(lines)], stdout=subprocess.PIPE
-        )
         began = time.perf_counter()
-        process = subprocess.Popen(
-            [*bge("index", server.url), "--qdrant-url", url],
-            env=environment(),
-            stdin=generator.stdout,
-            stdout=subprocess.PIPE,
-        )
+        peaks, report = indexed(lines, [*bge("index", server.url), "--qdrant-url", url])
+        seconds = time.perf_counter() - began
+    early = peaks[len(peaks) // 10]
+    return {
+        "lines": report["written"],
+        "lines per second": round(lines / seconds),
+        "peak memory after a tenth and at the end, MB": [early, max(peaks)],
+    }
+
+
+@contextmanager
+def forgetful() -> Iterator[str]:
+    """The address of the stand-in, which is ended whatever happens: leaving waits for its end."""
+    command = [sys.executable, str(ROOT / "tests" / "fakes" / "qdrant_server.py"), "--discard"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as qdrant:
+        try:
+            assert qdrant.stdout is not None
+            yield qdrant.stdout.readline().strip()
+        finally:
+            qdrant.terminate()
+
+
+def indexed(lines: int, command: list[str]) -> tuple[list[int], dict[str, Any]]:
+    """The peaks of memory, one a second, and the report.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    pipe = subprocess.PIPE
+    generator = subprocess.Popen([sys.executable, "-c", LINES, str(lines)], stdout=pipe)
+    with (
+        generator,
+        subprocess.Popen(
+            command, env=environment(), stdin=generator.stdout, stdout=pipe
+        ) as process,
+    ):
+        assert generator.stdout is not None
+        assert process.stdout is not None
+        generator.stdout.close()  # else the generator never learns that its reader is gone
         peaks = []
         while process.poll() is None:
             peaks.append(peak(process.pid))
             time.sleep(1)
-        assert process.stdout is not None
-        report = json.loads(process.stdout.read().splitlines()[-1])
-        qdrant.terminate()
-    early = peaks[len(peaks) // 10]
-    return {
-        "lines": report["written"],
-        "lines per second": round(lines / (time.perf_counter() - began)),
-        "peak memory after a tenth and at the end, MB": [early, max(peaks)],
-    }
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        return peaks, json.loads(process.stdout.read().splitlines()[-1])
 
 
 def computing(url: str) -> float:

@@ -81,7 +81,7 @@ class Router:
         shadow: Shadow | None = None,
     ) -> None:
         """`expect_fingerprint` binds the embeddings; `shadow` watches `rerank`, and is yours to
-        close: after the router, so that what waits is still compared.
+        close: before the router, whose connections what waits to be compared still needs.
 
         Raises:
             ConfigurationError: a route needs a client that is not there, or the shadow does.
@@ -215,7 +215,12 @@ class Router:
         result: RerankResult,
         seconds: float,
     ) -> None:
-        """The order of the answer, to be compared with that of the provider not asked."""
+        """The order of the answer, to be compared with that of the provider not asked.
+
+        A fallback's is not: the other provider has just failed, or is not healthy.
+        """
+        if (result.provider == "jina") != (self._reranker.provider == "jina"):
+            return
         # A copy: by the time it is compared the caller may have changed it.
         listed = [documents] if isinstance(documents, str) else list(documents)
         other = self._jina if result.provider == "bge" else self._reranker.bge
@@ -229,6 +234,7 @@ class Router:
             asked,
             live_seconds=seconds,
             names=("bge", "jina") if result.provider == "bge" else ("jina", "bge"),
+            pool=len(listed),
         )
 
     def _answer(

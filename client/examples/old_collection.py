@@ -31,6 +31,8 @@ def hashed(text: str) -> list[float]:
 
 def main(path: str) -> None:
     client = QdrantClient(path=path)
+    if client.collection_exists("courses_v1"):
+        sys.exit(f"courses_v1 is there already, in {path}")
     params = models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
     client.create_collection("courses_v1", vectors_config=params)
     lines = CORPUS.read_text("utf-8").splitlines()

@@ -17,9 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bge_client.errors import ConfigurationError, ProtocolError
+from bge_client.errors import (
+    BGEError,
+    ConfigurationError,
+    DeadlineError,
+    HTTPStatusError,
+    ProtocolError,
+)
 from bge_client.evaluate import (
     Answer,
+    Dataset,
+    Measured,
     Price,
     Report,
     Run,
@@ -149,7 +157,7 @@ def test_a_query_that_finds_nothing_counts_zero() -> None:
 # ------------------------------------------------------------------------------------ run
 
 
-def test_systems_take_turns_to_be_first_after_warming_up() -> None:
+def test_each_query_goes_to_all_systems_in_an_order_drawn_anew() -> None:
     asked: list[str] = []
 
     def system(name: str) -> System:
@@ -161,17 +169,36 @@ def test_systems_take_turns_to_be_first_after_warming_up() -> None:
         return System(name, search, UNKNOWN)
 
     ticks: list[None] = []
-    runs = run_all(
-        [system("a"), system("b")],
-        {"1": "x", "2": "y"},
-        warmup=1,
-        progress=lambda: ticks.append(None),
-    )
-    assert asked == ["ax", "bx", "ax", "bx", "by", "ay"]
-    assert len(ticks) == 4
+    systems = [system("a"), system("b")]
+    queries = {str(number): str(number) for number in range(40)}
+    runs = run_all(systems, queries, warmup=1, progress=lambda: ticks.append(None))
+    assert asked[:2] == ["a0", "b0"]
+    turns = [asked[at : at + 2] for at in range(2, len(asked), 2)]
+    assert [sorted(turn) for turn in turns] == [[f"a{one}", f"b{one}"] for one in queries]
+    assert 10 <= sum(turn[0].startswith("a") for turn in turns) <= 30
+    assert len(ticks) == 80
     assert [one.name for one in runs] == ["a", "b"]
     assert runs[1].answers["2"].answer == ([("d", 0.5)], 0.001, 3)
     assert all(0.002 <= timed.seconds < 2 for one in runs for timed in one.answers.values())
+    before = list(asked)
+    asked.clear()
+    run_all(systems, queries, warmup=1)
+    assert asked == before
+
+
+@pytest.mark.parametrize(
+    "error",
+    [HTTPStatusError("the text", 503), DeadlineError("the text"), ProtocolError("the text")],
+)
+def test_a_query_that_fails_is_named_and_its_error_stays_what_it_is(error: BGEError) -> None:
+    def search(text: str) -> Answer:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        run_all([System("a", search, UNKNOWN)], {"q": "text"}, warmup=0)
+    assert str(caught.value) == "`a`, query 'q': the text"
+    assert caught.value is error
+    assert error.retry == (type(error) is HTTPStatusError)
 
 
 @pytest.mark.parametrize(
@@ -242,11 +269,17 @@ def test_of_few_queries_p_is_exact_and_zeros_say_nothing() -> None:
 
 
 def test_the_interval_holds_the_truth_95_times_in_100() -> None:
+    """No less often, and as seldom as it must: one twice as wide would always hold it."""
     rng = np.random.default_rng(3)
-    intervals = [interval(rng.normal(0.1, 1, 60)) for _ in range(100)]
-    held = sum(low <= 0.1 <= high for low, high in intervals)
-    least, most = stats.binom.interval(0.999, 100, 0.95)
-    assert least <= held <= most
+    intervals = np.array([interval(rng.normal(0.1, 1, 100)) for _ in range(400)])
+    low, high = intervals.T
+    least, most = stats.binom.interval(0.999, 400, 0.95)
+    assert least <= ((low <= 0.1) & (high >= 0.1)).sum() <= most
+    # It misses on either side alike, and is as wide as the t interval.
+    least, most = stats.binom.interval(0.999, 400, 0.025)
+    assert least <= (low > 0.1).sum() <= most
+    assert least <= (high < 0.1).sum() <= most
+    assert (high - low).mean() == pytest.approx(2 * 1.96 / math.sqrt(100), rel=0.03)
 
 
 def test_holm_s_correction_is_r_s() -> None:
@@ -255,7 +288,7 @@ def test_holm_s_correction_is_r_s() -> None:
     assert holm([0.6, 0.7]) == [1.0, 1.0]
 
 
-def test_p_is_corrected_for_the_number_of_candidates() -> None:
+def test_p_is_corrected_for_all_metrics_and_candidates() -> None:
     base, qrels = of_hits(20, name="base")
     one, _ = of_hits(13, name="one")
     two, _ = of_hits(20, name="two")
@@ -263,10 +296,33 @@ def test_p_is_corrected_for_the_number_of_candidates() -> None:
     worse, same = (each.differences["MRR@10"] for each in comparisons)
     assert (worse.wins, worse.losses, worse.ties) == (0, 7, 13)
     assert worse.p == pytest.approx(2 / 2**7)
-    assert worse.p_holm == pytest.approx(2 * worse.p)
+    assert {one.p_holm for one in comparisons[0].differences.values()} == {6 * worse.p}
     assert (same.p, same.p_holm, same.low, same.high) == (1, 1, 0, 0)
     assert worse.mean == pytest.approx(-0.35)
     assert worse.low < worse.mean < worse.high < 0
+
+
+def test_of_a_hundred_reports_five_are_wrong_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two candidates as good as the baseline; three metrics, of which two go together."""
+    monkeypatch.setattr(comparison, "interval", lambda gaps: (0.0, 0.0))
+    rng = np.random.default_rng(4)
+
+    def system(name: str) -> Measured:
+        first, other = rng.normal(0.5, 0.1, (2, 30))
+        values = {"nDCG@10": first, "MRR@10": first + rng.normal(0, 0.05, 30), "recall@100": other}
+        scores = {
+            metric: {str(query): float(value) for query, value in enumerate(of)}
+            for metric, of in values.items()
+        }
+        return Measured(name, {}, dict.fromkeys(scores, 0.5), scores, 1, 1, 1, 1, None)
+
+    wrong = 0
+    for _ in range(300):
+        base, *candidates = (system(name) for name in ("base", "one", "two"))
+        found = comparison._differences(base, candidates)
+        wrong += any(one.p_holm < 0.05 for each in found for one in each.values())
+    _, most = stats.binom.interval(0.999, 300, 0.05)
+    assert 1 <= wrong <= most  # without a correction about 60
 
 
 # -------------------------------------------------------------------------------- verdict
@@ -312,6 +368,23 @@ def test_a_baseline_that_finds_nothing_lets_nobody_pass() -> None:
     assert "nDCG@10 cannot be compared, jina having 0" in comparison.verdict.sentence
 
 
+def test_a_pass_that_may_be_luck_is_said_to_be() -> None:
+    base, qrels = of_hits(20, name="jina")
+    candidate, _ = of_hits(19)
+    (compared,) = compare([base, candidate], qrels, "jina").comparisons
+    assert compared.verdict.outcome == "pass"
+    low = compared.differences["recall@100"].low_ratio
+    assert low is not None
+    assert low < 0.90
+    assert compared.verdict.sentence.endswith(
+        f"That is not certain: the 95% interval reaches for nDCG@10 down to {low:.1%}, "
+        f"MRR@10 down to {low:.1%}, recall@100 down to {low:.1%}."
+    )
+    sure, _ = of_hits(20)
+    (compared,) = compare([base, sure], qrels, "jina").comparisons
+    assert "not certain" not in compared.verdict.sentence
+
+
 def test_what_fails_by_a_hair_is_seen_to_fail() -> None:
     base, qrels = of_hits(20, name="jina")
     candidate, _ = of_hits(20, seconds=[0.100004])
@@ -341,17 +414,26 @@ def beir(folder: Path, **changed: str | None) -> Path:
 
 def test_a_beir_folder_is_read(tmp_path: Path) -> None:
     data = read_beir(beir(tmp_path))
-    assert data.corpus["d1"] == ("Море", "о море", {"url": "u"})
-    assert data.corpus["d2"].metadata == {}
+    assert data.documents == {"d1", "d2"}
     assert data.queries == {"q1": "море"}
     assert data.qrels == {"q1": {"d1": 2, "d2": 0}}
     assert data.left_out == 1
 
 
+def test_queries_are_drawn_at_random_in_the_file_s_order_and_always_the_same() -> None:
+    names = [f"q{number}" for number in range(100)]
+    data = Dataset(frozenset("d"), dict.fromkeys(names, "text"), {one: {"d": 1} for one in names})
+    drawn = [*data.drawn(20)]
+    assert drawn == sorted(drawn, key=names.index) == [*data.drawn(20)]
+    assert len(drawn) == 20
+    assert drawn != names[:20]
+    assert data.drawn(None) == data.drawn(100) == data.drawn(101) == data.queries
+
+
 def test_without_a_corpus_document_ids_are_taken_as_they_are(tmp_path: Path) -> None:
     qrels = "query-id\tcorpus-id\tscore\nq2\telsewhere\t1\n"
     data = read_beir(beir(tmp_path, corpus=None, qrels=qrels))
-    assert data.corpus == {}
+    assert data.documents == {"elsewhere"}
     assert data.qrels == {"q2": {"elsewhere": 1}}
 
 
@@ -375,8 +457,7 @@ HEADER = "query-id\tcorpus-id\tscore\n"
             "must have a string `text`, not blank. Given: a blank",
         ),
         ({"queries": '{"_id": "q", "text": "a"}\n' * 2}, "line 2, has the `_id` of an earlier"),
-        ({"corpus": '{"_id": "d1"}'}, "corpus.jsonl, line 1, has neither `title` nor `text`"),
-        ({"corpus": '{"_id": "d1", "text": "a", "metadata": 1}'}, "an object as `metadata`"),
+        ({"corpus": '{"text": "a"}'}, "corpus.jsonl, line 1, must have a string `_id`"),
         ({"qrels": "q1\td1\t1\n"}, "test.tsv, line 1, must be a header"),
         ({"qrels": HEADER + "q1\td1\n"}, "line 2, must be query-id, corpus-id and a whole number"),
         ({"qrels": HEADER + "q1\td1\t0.5\n"}, "line 2, must be query-id, corpus-id and a whole"),
@@ -415,6 +496,7 @@ def test_the_report_survives_json(shown: Report) -> None:
     plain = shown.as_dict()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert plain["systems"][1]["cost"] == pytest.approx(0.002)
+    assert plain["systems"][1]["about"] == {"$ a second": 0.0002}
     assert plain["systems"][2]["cost"] is None
     assert plain["comparisons"][0]["verdict"]["outcome"] == "pass"
     assert {"bge-client", "ir-measures", "numpy", "python", "scipy"} == plain["versions"].keys()
@@ -441,14 +523,26 @@ def test_the_page_says_what_was_measured_and_escapes_what_was_asked(shown: Repor
 
 
 def test_the_table_is_aligned_whatever_the_letters(shown: Report) -> None:
-    head, systems, differences, *verdicts = report.text(shown).rstrip().split("\n\n")
+    head, systems, notes, differences, *verdicts = report.text(shown).rstrip().split("\n\n")
     assert head.startswith("20 queries, ")
+    assert "adds up to its idle timeout" in notes
+    assert "p99 is close to the time of the slowest one" in notes
     for table, rows in ((systems, 4), (differences, 7)):
         lines = table.splitlines()
         assert len(lines) == rows
         widths = {sum(not unicodedata.combining(letter) for letter in line) for line in lines}
         assert len(widths) == 1  # the last column ends in one place
     assert [line.partition(":")[0] for line in verdicts] == ["PASS", "FAIL"]
+
+
+def test_what_was_not_asked_is_said() -> None:
+    runs, qrels = of_hits(20)
+    told = compare([runs], qrels, "bge", drawn_from=75, left_out=3)
+    sentence = (
+        "20 of 75 queries, drawn at random (3 more without a relevant document were not asked)"
+    )
+    assert report.text(told).startswith(f"{sentence}, ")
+    assert f"{sentence}, each put to" in report.html(told)
 
 
 def test_one_system_alone_is_shown_without_a_verdict() -> None:

@@ -112,6 +112,11 @@ def test_agreement_looks_no_deeper_than_told_and_counts_an_id_once() -> None:
     assert agreement([], [], depth=10) == (1.0, 1.0, None, True)
 
 
+def test_of_all_there_are_an_overlap_says_nothing() -> None:
+    assert agreement([0, 1, 2], [2, 1, 0], depth=10, pool=3).overlap is None
+    assert agreement([0, 1], [2, 1], depth=10, pool=3).overlap == 0.5
+
+
 # --------------------------------------------------------------------------------- the live query
 
 
@@ -156,6 +161,75 @@ def test_what_goes_wrong_is_counted_and_told_once_a_minute_without_its_message(
     assert len(caplog.records) == 3
 
 
+def test_an_answer_that_can_be_read_once_is_left_to_the_caller(path: Path) -> None:
+    with Shadow(path, fraction=1) as made:
+        for ids in (None, list):
+            search = ShadowedSearch(lambda _: iter("ab"), lambda _: iter("ab"), made, ids=ids)
+            assert list(search.search(SECRET)) == ["a", "b"]
+        made.offer(SECRET, once := iter("ab"), list, live_seconds=0.0)  # type: ignore[arg-type]
+    assert list(once) == ["a", "b"]
+    assert made.counts == Counter(failed=3)
+    assert not path.exists()
+
+
+def test_a_log_handler_that_raises_harms_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def warning(*_: object) -> None:
+        told.append(threading.current_thread().name)
+        raise SystemExit(SECRET)
+
+    monkeypatch.setattr(shadow.log, "warning", warning)
+    monkeypatch.setattr(shadow, "WARN_SECONDS", 0)
+    with Shadow(path, fraction=1) as made:
+        made.offer(SECRET, iter, list, live_seconds=0.0)  # type: ignore[arg-type]
+        offer(made, lambda: [][1])
+        offer(made)
+    assert made.counts == Counter(failed=2, written=2)
+    assert set(told) == {"bge-shadow"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_after_a_fork_the_child_compares_too(path: Path) -> None:
+    """In a process of its own. The parent forks while its lock is held and its thread at work."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK, str(path)],
+        env=os.environ | {"PYTHONPATH": str(CLIENT)},
+        timeout=SOON,
+    )
+    assert ran.returncode == 0
+    assert sorted(line["live"] for line in lines(path)) == ["child", "parent"]
+
+
+FORK = """
+import os, sys, threading
+from bge_client import Shadow
+
+shadow = Shadow(sys.argv[1], fraction=1)
+gate, asked = threading.Event(), threading.Event()
+
+def hangs():
+    asked.set()
+    gate.wait(10)
+    return [1]
+
+shadow.offer("q", [1], hangs, live_seconds=0.0, names=("parent", "x"))
+asked.wait(10)
+with shadow._changed:
+    child = os.fork()
+if child == 0:
+    shadow.offer("q", [1], lambda: [1], live_seconds=0.0, names=("child", "x"))
+    shadow.close()
+    os._exit(shadow.counts["written"] != 1)
+_, status = os.waitpid(child, 0)
+gate.set()
+shadow.close()
+sys.exit(status != 0)
+"""
+
+
 @pytest.mark.parametrize("file", ["missing/shadow.jsonl", "/dev/full"])
 def test_a_file_that_cannot_be_written_harms_nobody(
     file: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -177,9 +251,9 @@ def test_what_does_not_fit_is_dropped_and_said_to_be(path: Path, gate: threading
         assert made.counts == Counter(dropped=3)
         gate.set()
     assert made.counts == Counter(dropped=3, written=3)
-    *comparisons, last = lines(path)
-    assert [line["kind"] for line in comparisons] == ["comparison"] * 3
-    assert (last["kind"], last["count"]) == ("dropped", 3)
+    kinds = [line["kind"] for line in lines(path)]
+    assert kinds == ["comparison", "dropped", "comparison", "comparison"]  # before it is closed
+    assert lines(path)[1]["count"] == 3
 
 
 def test_closing_leaves_behind_what_hangs(path: Path, gate: threading.Event) -> None:
@@ -322,27 +396,37 @@ def test_the_summary_is_right(path: Path) -> None:
     failed = {"kind": "comparison", "live": "jina", "other": "bge", "live_ms": 30.0}
     written = [
         *(line(0.0, None, False, 1.0), line(0.5, -1.0, True, 2.0), line(1.0, 1.0, True, 3.0)),
+        line(0.5, None, True, 2.0) | {"overlap": None},
         *(failed | {"error": kind} for kind in ("DeadlineError", "JobError", "DeadlineError")),
         *({"kind": "dropped", "count": count} for count in (2, 3)),
     ]
     path.write_text("".join(json.dumps(one) + "\n" for one in written), "utf-8")
-    found = summarize(path).as_dict()
-    assert json.loads(json.dumps(found)) == {
-        "count": 3,
+    found = json.loads(json.dumps(summarize(path).as_dict()))
+    one, two = found.pop("pairs")
+    assert found == {
+        "count": 4,
         "errors": {"DeadlineError": 2, "JobError": 1},
         "dropped": 5,
         "broken": 0,
-        "overlap": {"mean": 0.5, "p10": pytest.approx(0.1), "p50": 0.5},
-        "rbo": {"mean": 0.5, "p10": pytest.approx(0.1), "p50": 0.5},
-        "tau": {"mean": 0.0, "p10": pytest.approx(-0.8), "p50": 0.0},
-        "same_first": pytest.approx(2 / 3),
-        "latency_ms": {
-            "bge": {"p50": 2.0, "p99": pytest.approx(2.98)},
-            "jina": {"p50": 30.0, "p99": 30.0},
-        },
     }
+    assert one == {
+        "live": "bge",
+        "other": "jina",
+        "count": 4,
+        "errors": {},
+        "overlap": {"mean": 0.5, "p10": pytest.approx(0.1), "p50": 0.5},  # of three
+        "rbo": {"mean": 0.5, "p10": pytest.approx(0.15), "p50": 0.5},
+        "tau": {"mean": 0.0, "p10": pytest.approx(-0.8), "p50": 0.0},
+        "same_first": 0.75,
+        "live_ms": {"p50": 2.0, "p99": pytest.approx(2.97)},
+        "other_ms": {"p50": 20.0, "p99": pytest.approx(29.7)},
+    }
+    assert (two["live"], two["other"], two["count"]) == ("jina", "bge", 0)
+    assert two["errors"] == found["errors"]
+    assert two["live_ms"] == {"p50": 30.0, "p99": 30.0}
+    assert two["other_ms"] is two["overlap"] is two["same_first"] is None
     path.write_bytes(b"")
-    assert (summarize(path).count, summarize(path).overlap) == (0, None)
+    assert (summarize(path).count, summarize(path).pairs) == (0, [])
 
 
 # --------------------------------------------------------------------------------- the router
@@ -379,23 +463,24 @@ def test_the_router_compares_orders_while_the_live_one_has_long_been_given(
 
     endpoint.on("POST /v1/rerank", late)
     documents = list(DOCUMENTS)
-    with caplog.at_level(logging.DEBUG), Shadow(path, fraction=1) as made:
-        with routed(endpoint, made) as router:
-            ranked = router.rerank(SECRET, documents)
+    made = Shadow(path, fraction=1)
+    with caplog.at_level(logging.DEBUG), routed(endpoint, made) as router, made:
+        ranked = router.rerank(SECRET, documents)
         assert [one.index for one in ranked] == [1, 0, 2]
         assert ranked.provider == "bge"
         documents.clear()
         gate.set()
     (line,) = lines(path)
     assert (line["live"], line["other"]) == ("bge", "jina")
-    assert (line["overlap"], line["tau"], line["same_first"]) == (1.0, 0.333333, True)
+    assert (line["overlap"], line["tau"], line["same_first"]) == (None, 0.333333, True)
     told = caplog.text + path.read_text("utf-8")
     for secret in (SECRET, KEY, *DOCUMENTS):
         assert secret not in told
 
 
 def test_the_router_asks_whichever_did_not_answer(endpoint: Scripted, path: Path) -> None:
-    with Shadow(path, fraction=1) as made, routed(endpoint, made, provider="jina") as router:
+    made = Shadow(path, fraction=1)
+    with routed(endpoint, made, provider="jina") as router, made:
         assert [one.index for one in router.rerank(SECRET, DOCUMENTS, top_n=2)] == [1, 2]
     (line,) = lines(path)
     assert (line["live"], line["other"], line["same_first"]) == ("jina", "bge", True)
@@ -404,9 +489,21 @@ def test_the_router_asks_whichever_did_not_answer(endpoint: Scripted, path: Path
 
 def test_a_live_answer_survives_the_other_s_failure(endpoint: Scripted, path: Path) -> None:
     endpoint.on("POST /v1/rerank", status(401, {"detail": f"no such key {KEY}"}))
-    with Shadow(path, fraction=1) as made, routed(endpoint, made) as router:
+    made = Shadow(path, fraction=1)
+    with routed(endpoint, made) as router, made:
         assert router.rerank(SECRET, DOCUMENTS)[0].index == 1
     assert [line["error"] for line in lines(path)] == ["AuthenticationError"]
+
+
+@pytest.mark.parametrize("provider", ["bge", "auto"])
+def test_a_fallback_s_answer_is_not_compared(provider: str, endpoint: Scripted, path: Path) -> None:
+    endpoint.on("GET /health", status(200, {"workers": {"unhealthy": 1}}))
+    endpoint.on("POST /runsync", status(401))
+    made = Shadow(path, fraction=1)
+    with routed(endpoint, made, provider=provider, fallback=True) as router, made:
+        assert router.rerank(SECRET, DOCUMENTS).provider == "jina"
+    assert made.counts == Counter()
+    assert not path.exists()
 
 
 def test_a_shadow_needs_both_providers(endpoint: Scripted, path: Path) -> None:

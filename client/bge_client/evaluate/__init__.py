@@ -6,7 +6,7 @@ compare   → Report           metrics, their differences, a verdict on each can
 report    text, html         the Report for people
 """
 
-from .dataset import Dataset, Passage, read_beir
+from .dataset import Dataset, read_beir
 from .systems import Answer, Price, Run, System, Timed, run_all
 
 try:  # here, not where they are used: an hour of queries must not end with this error
@@ -22,7 +22,6 @@ __all__ = [
     "Comparison",
     "Dataset",
     "Measured",
-    "Passage",
     "Price",
     "Report",
     "Run",

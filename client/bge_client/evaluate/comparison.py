@@ -16,7 +16,7 @@ from scipy import stats
 
 from .. import __version__
 from ..errors import ConfigurationError
-from .dataset import RELEVANT
+from .dataset import RELEVANT, SEED
 from .systems import Run, check_names
 
 Values = NDArray[np.float64]
@@ -27,9 +27,9 @@ METRICS = {  # as trec_eval and MS MARCO define them; nDCG's gain is the grade i
     "MRR@10": ir_measures.RR(rel=RELEVANT) @ 10,
     "recall@100": ir_measures.R(rel=RELEVANT) @ 100,
 }
+ROUNDING = 1e-9  # 0.45 of 0.5 is a little less than 0.9 to a computer
 LEAST_QUERIES = 20  # of fewer, a verdict would be a matter of luck
 RESAMPLES = 9_999  # of the interval and of the test; up to 13 queries that differ, it is exact
-SEED = 20_240_617
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Measured:
     p99_ms: float
     model_ms: float  # mean
     tokens: float  # mean
-    cost: float | None  # dollars for 1,000 queries; see Price.of_thousand
+    cost: float | None  # dollars for 1,000 queries; see BUSY
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,11 @@ class Difference:
     low: float  # of the mean's 95% interval
     high: float
     p: float  # were the two alike, how often chance would set them this far apart
-    p_holm: float  # the same, with as many candidates as there are
+    p_holm: float  # the same, with as many metrics and candidates as there are
     wins: int  # queries on which the candidate is better
     losses: int
     ties: int
+    low_ratio: float | None  # as `ratio`, at the low end of the interval
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Check:
     measured: float | None
     unit: Literal["of the baseline", "ms"]
     passed: bool
+    low: float | None = None  # of a ratio, to where its 95% interval reaches down
 
     @property
     def asked_text(self) -> str:
@@ -102,6 +104,13 @@ class Check:
         if self.unit == "ms":
             return f"{_beside(self.asked, self.measured)} ms"
         return f"{_beside(self._percent, self.measured * 100)}%"
+
+    @property
+    def doubt(self) -> str:
+        """Of a check that passed, perhaps by luck: to where the interval reaches; else empty."""
+        if not self.passed or self.low is None or self.low >= self.asked - ROUNDING:
+            return ""
+        return f"{self.name} down to {_beside(self._percent, self.low * 100)}%"
 
     @property
     def _percent(self) -> float:
@@ -141,6 +150,8 @@ class Report:
     comparisons: list[Comparison]  # without it
     thresholds: Thresholds
     queries: dict[str, str]
+    drawn_from: int  # as many judged queries there were to ask
+    left_out: int  # queries without a relevant document, which were not asked
     depth: int
     date: str  # UTC
     versions: dict[str, str]
@@ -154,11 +165,19 @@ class Report:
 
 
 def compare(
-    runs: Sequence[Run], qrels: Qrels, baseline: str, thresholds: Thresholds = DEFAULTS
+    runs: Sequence[Run],
+    qrels: Qrels,
+    baseline: str,
+    thresholds: Thresholds = DEFAULTS,
+    *,
+    drawn_from: int | None = None,
+    left_out: int = 0,
 ) -> Report:
     """Each run's metrics over all the queries of `qrels`, and those of `baseline` beside them.
 
-    A query that found nothing counts 0. Queries that are not in `qrels` are left out.
+    A query that found nothing counts 0. Queries that are not in `qrels` are left out. `drawn_from`
+    and `left_out` only go into the report: of how many judged queries these were drawn at random,
+    and how many had no relevant document.
 
     Raises:
         ConfigurationError: the runs do not fit each other, or the judgements.
@@ -167,10 +186,8 @@ def compare(
     systems = [_measured(run, qrels, ids) for run in runs]
     (base,) = (system for system in systems if system.name == baseline)
     candidates = [system for system in systems if system is not base]
-    differences = {metric: _differences(metric, base, candidates) for metric in METRICS}
     comparisons = []
-    for place, candidate in enumerate(candidates):
-        own = {metric: differences[metric][place] for metric in METRICS}
+    for candidate, own in zip(candidates, _differences(base, candidates), strict=True):
         checks = _checks(candidate, own, thresholds)
         verdict = _verdict(candidate.name, baseline, checks, len(ids))
         comparisons.append(Comparison(candidate.name, own, verdict))
@@ -180,6 +197,8 @@ def compare(
         comparisons,
         thresholds,
         queries={query_id: runs[0].queries[query_id] for query_id in ids},
+        drawn_from=len(ids) if drawn_from is None else drawn_from,
+        left_out=left_out,
         depth=runs[0].depth,
         date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         versions={"python": platform.python_version(), "bge-client": __version__}
@@ -217,7 +236,7 @@ def _measured(run: Run, qrels: Qrels, ids: Sequence[str]) -> Measured:
     tokens = float(np.mean([one.answer.tokens for one in timed]))
     return Measured(
         run.name,
-        dict(run.system.about),
+        {**run.system.about, **run.system.price.about},
         {metric: float(np.mean([*values.values()])) for metric, values in scores.items()},
         scores,
         p50_ms=float(p50) * 1e3,
@@ -250,28 +269,32 @@ def _scores(run: Run, qrels: Qrels, ids: Sequence[str]) -> dict[str, dict[str, f
 # ----------------------------------------------------------------------------- statistics
 
 
-def _differences(metric: str, base: Measured, candidates: Sequence[Measured]) -> list[Difference]:
-    """Of each candidate."""
-    gaps = [_gaps(candidate.scores[metric], base.scores[metric]) for candidate in candidates]
+def _differences(base: Measured, candidates: Sequence[Measured]) -> list[dict[str, Difference]]:
+    """Of each candidate, by metric. All of a report's p are corrected as one family."""
+    pairs = [(candidate, metric) for candidate in candidates for metric in METRICS]
+    gaps = [_gaps(candidate.scores[metric], base.scores[metric]) for candidate, metric in pairs]
     ps = [paired_p(gap) for gap in gaps]
-    found = []
-    for candidate, gap, p, p_holm in zip(candidates, gaps, ps, holm(ps), strict=True):
-        low, high = interval(gap)
-        mean = base.means[metric]
-        found.append(
-            Difference(
-                ratio=candidate.means[metric] / mean if mean else None,
-                mean=float(gap.mean()),
-                low=low,
-                high=high,
-                p=p,
-                p_holm=p_holm,
-                wins=int((gap > 0).sum()),
-                losses=int((gap < 0).sum()),
-                ties=int((gap == 0).sum()),
-            )
-        )
-    return found
+    found: dict[str, dict[str, Difference]] = {candidate.name: {} for candidate in candidates}
+    for (candidate, metric), gap, p, p_holm in zip(pairs, gaps, ps, holm(ps), strict=True):
+        means = candidate.means[metric], base.means[metric]
+        found[candidate.name][metric] = _difference(*means, gap, p, p_holm)
+    return list(found.values())
+
+
+def _difference(own: float, base: float, gap: Values, p: float, p_holm: float) -> Difference:
+    low, high = interval(gap)
+    return Difference(
+        ratio=own / base if base else None,
+        mean=float(gap.mean()),
+        low=low,
+        high=high,
+        p=p,
+        p_holm=p_holm,
+        wins=int((gap > 0).sum()),
+        losses=int((gap < 0).sum()),
+        ties=int((gap == 0).sum()),
+        low_ratio=(base + low) / base if base else None,
+    )
 
 
 def _gaps(candidate: Mapping[str, float], base: Mapping[str, float]) -> Values:
@@ -281,7 +304,10 @@ def _gaps(candidate: Mapping[str, float], base: Mapping[str, float]) -> Values:
 
 
 def interval(gaps: Values) -> tuple[float, float]:
-    """Where the mean of `gaps` [N] would lie for 95 of 100 sets of such queries: a bootstrap."""
+    """A 95% interval of the mean of `gaps` [N], by the percentile bootstrap.
+
+    The method covers the true mean difference for about 95 of 100 such samples of queries.
+    """
     rng = np.random.default_rng(SEED)
     means = [rng.choice(gaps, len(gaps)).mean() for _ in range(RESAMPLES)]
     low, high = np.percentile(means, (2.5, 97.5))
@@ -326,9 +352,9 @@ def _checks(
     checks = []
     for metric, asked in thresholds.ratios().items():
         ratio = differences[metric].ratio
-        # 0.45 of 0.5 is a little less than 0.9 to a computer
-        passed = ratio is not None and ratio >= asked - 1e-9
-        checks.append(Check(metric, asked, ratio, "of the baseline", passed))
+        passed = ratio is not None and ratio >= asked - ROUNDING
+        low = differences[metric].low_ratio
+        checks.append(Check(metric, asked, ratio, "of the baseline", passed, low))
     for name, measured, below in (
         ("p50", candidate.p50_ms, thresholds.p50_ms),
         ("p99", candidate.p99_ms, thresholds.p99_ms),
@@ -345,6 +371,9 @@ def _verdict(name: str, baseline: str, checks: list[Check], queries: int) -> Ver
     else:
         told = ", ".join(_said(check, baseline) for check in checks)
         sentence = f"{name} passes all {len(checks)} checks: {told}."
+    doubts = ", ".join(check.doubt for check in checks if check.doubt)
+    if doubts:
+        sentence += f" That is not certain: the 95% interval reaches for {doubts}."
     if queries < LEAST_QUERIES:
         few = f"{queries} queries are too few to tell, at least {LEAST_QUERIES} are needed."
         return Verdict("too few queries", f"{few} As measured, {sentence}", checks)

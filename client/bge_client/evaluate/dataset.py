@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import ConfigurationError
 
 RELEVANT = 1  # the lowest grade of a relevant document
-
-
-class Passage(NamedTuple):
-    """A document of the corpus."""
-
-    title: str
-    text: str
-    metadata: dict[str, Any]
+SEED = 20_240_617  # of whatever is drawn at random: the same report of the same answers
 
 
 @dataclass(frozen=True)
 class Dataset:
     """Queries that have a relevant document, and the grades of documents for them.
 
-    `corpus` is empty if there was no `corpus.jsonl`. `left_out` queries have no relevant document:
-    no system can do well or badly on them.
+    `documents` are the ids of all that may be found: those of `corpus.jsonl`, or where there was
+    none those that are judged. `left_out` queries have no relevant document: no system can do well
+    or badly on them.
     """
 
-    corpus: dict[str, Passage]
+    documents: frozenset[str]
     queries: dict[str, str]
     qrels: dict[str, dict[str, int]]
     left_out: int = 0
+
+    def drawn(self, count: int | None) -> dict[str, str]:
+        """So many of the queries, always the same ones, in the file's order; None: all."""
+        if count is None or count >= len(self.queries):
+            return self.queries
+        chosen = set(random.Random(SEED).sample(list(self.queries), count))
+        return {query_id: text for query_id, text in self.queries.items() if query_id in chosen}
 
 
 def read_beir(folder: str | Path, split: str = "test") -> Dataset:
@@ -45,12 +47,16 @@ def read_beir(folder: str | Path, split: str = "test") -> Dataset:
         ConfigurationError: a file is missing or broken; names it, and the line.
     """
     folder = Path(folder)
-    corpus = {}
+    corpus: frozenset[str] = frozenset()
     if (folder / "corpus.jsonl").exists():
-        corpus = _by_id(folder / "corpus.jsonl", _passage)
-    queries = _by_id(folder / "queries.jsonl", _query)
+        corpus = frozenset(given_id for given_id, _, _ in _objects(folder / "corpus.jsonl"))
+    queries = {
+        given_id: _string(value, "text", where)
+        for given_id, value, where in _objects(folder / "queries.jsonl")
+    }
     path = folder / "qrels" / f"{split}.tsv"
     qrels = _read_qrels(path, queries, corpus)
+    documents = corpus or frozenset(one for grades in qrels.values() for one in grades)
     answered = {
         query_id: grades
         for query_id, grades in qrels.items()
@@ -59,11 +65,12 @@ def read_beir(folder: str | Path, split: str = "test") -> Dataset:
     if not answered:
         raise ConfigurationError(f"{path} names no relevant document for any query")
     asked = {query_id: text for query_id, text in queries.items() if query_id in answered}
-    return Dataset(corpus, asked, answered, left_out=len(queries) - len(asked))
+    return Dataset(documents, asked, answered, left_out=len(queries) - len(asked))
 
 
-def _by_id(path: Path, read: Callable[[dict[str, Any], str], Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Each line's `_id`, the line, and the words that say where it stands."""
+    seen: set[str] = set()
     for where, line in _lines(path):
         try:
             value = json.loads(line)
@@ -72,12 +79,12 @@ def _by_id(path: Path, read: Callable[[dict[str, Any], str], Any]) -> dict[str, 
         if not isinstance(value, dict):
             raise ConfigurationError(f"{where} must be a JSON object")
         given_id = _string(value, "_id", where)
-        if given_id in found:
+        if given_id in seen:
             raise ConfigurationError(f"{where} has the `_id` of an earlier line: {given_id!r}")
-        found[given_id] = read(value, where)
-    if not found:
+        seen.add(given_id)
+        yield given_id, value, where
+    if not seen:
         raise ConfigurationError(f"{path} is empty")
-    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -93,33 +100,19 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _string(value: dict[str, Any], name: str, where: str, default: str | None = None) -> str:
-    """Not blank, unless it may be left out. The error names the type alone: it may be a text."""
-    found = value.get(name, default)
-    if not isinstance(found, str) or (default is None and not found.strip()):
+def _string(value: dict[str, Any], name: str, where: str) -> str:
+    """Not blank. The error names the type alone: it may be a text."""
+    found = value.get(name)
+    if not isinstance(found, str) or not found.strip():
         raise ConfigurationError(
-            f"{where} must have a string `{name}`{', not blank' if default is None else ''}. "
+            f"{where} must have a string `{name}`, not blank. "
             f"Given: {'a blank' if isinstance(found, str) else type(found).__name__}"
         )
     return found
 
 
-def _passage(value: dict[str, Any], where: str) -> Passage:
-    title, text = (_string(value, name, where, default="") for name in ("title", "text"))
-    if not (title.strip() or text.strip()):
-        raise ConfigurationError(f"{where} has neither `title` nor `text`")
-    metadata = value.get("metadata", {})
-    if not isinstance(metadata, dict):
-        raise ConfigurationError(f"{where} must have an object as `metadata`, if any")
-    return Passage(title, text, metadata)
-
-
-def _query(value: dict[str, Any], where: str) -> str:
-    return _string(value, "text", where)
-
-
 def _read_qrels(
-    path: Path, queries: Mapping[str, str], corpus: Mapping[str, Passage]
+    path: Path, queries: Mapping[str, str], corpus: Collection[str]
 ) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     lines = _lines(path)

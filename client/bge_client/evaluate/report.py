@@ -11,7 +11,9 @@ from typing import NamedTuple
 import jinja2
 
 from .comparison import LEAST_QUERIES, METRICS, Comparison, Difference, Measured, Report
+from .systems import BUSY
 
+SLOWEST = "Of fewer than 100 queries, p99 is close to the time of the slowest one"
 SHOWN = 5  # wins of a candidate, and as many losses
 BY = "nDCG@10"  # what tells wins from losses: of the three metrics, the finest
 
@@ -35,9 +37,25 @@ def text(report: Report) -> str:
         f"{comparison.verdict.outcome.upper()}: {comparison.verdict.sentence}"
         for comparison in report.comparisons
     ]
-    head = f"{len(report.queries)} queries, {report.date}, the baseline is {report.baseline}"
-    parts = [head, systems, differences if verdicts else "", *verdicts]
+    head = f"{asked(report)}, {report.date}, the baseline is {report.baseline}"
+    notes = "\n".join(f"{note}." for note in _notes(report))
+    parts = [head, systems, notes, differences if verdicts else "", *verdicts]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def asked(report: Report) -> str:
+    """How many queries, and of which."""
+    count = len(report.queries)
+    drawn = f"{count} of {report.drawn_from} queries, drawn at random"
+    told = drawn if count < report.drawn_from else f"{count} queries"
+    if report.left_out:
+        told += f" ({report.left_out} more without a relevant document were not asked)"
+    return told
+
+
+def _notes(report: Report) -> list[str]:
+    """What must be known to read the table of systems."""
+    return [BUSY] + ([SLOWEST] if len(report.queries) < 100 else [])
 
 
 def _system_row(report: Report, system: Measured) -> list[str]:
@@ -183,6 +201,9 @@ def html(report: Report, title: str = "Search, side by side") -> str:
         cost=_chart(report, "Dollars for 1,000 queries", lambda one: one.cost, _dollars),
         difference_columns=DIFFERENCE_COLUMNS,
         by=BY,
+        asked=asked(report),
+        busy=BUSY,
+        slowest=SLOWEST if len(report.queries) < 100 else "",
         least_queries=LEAST_QUERIES,
     )
 

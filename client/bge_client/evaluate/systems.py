@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,13 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from ..errors import ConfigurationError, ProtocolError
+from ..errors import BGEError, ConfigurationError, ProtocolError
+from .dataset import SEED
+
+BUSY = (
+    "A price by the second is of the worker's busy time alone; a worker that scales to zero adds "
+    "up to its idle timeout (5 s by default) and a cold start now and then"
+)
 
 
 @dataclass(frozen=True)
@@ -25,11 +32,16 @@ class Price:
             if dollars is not None and not 0 <= dollars < math.inf:
                 raise ConfigurationError(f"`{name}` must be 0 or more dollars. Given: {dollars}")
 
+    @property
+    def about(self) -> dict[str, str | int | float]:
+        """For the report."""
+        named = {"$ a second": self.per_second, "$ a million tokens": self.per_million_tokens}
+        return {name: dollars for name, dollars in named.items() if dollars is not None}
+
     def of_thousand(self, model_seconds: float, tokens: float) -> float | None:
         """Dollars for 1,000 queries that take so much each.
 
-        By the second it is what a worker costs that serves one query at a time: an upper bound,
-        for it can serve others meanwhile. Its idle time is not in it.
+        By the second it is the worker's busy time alone; see `BUSY`.
         """
         if self.per_second is None and self.per_million_tokens is None:
             return None
@@ -90,12 +102,14 @@ def run_all(
 ) -> list[Run]:
     """Ask every system every query, one at a time, and time it.
 
-    Each query goes to all systems before the next does, and another begins each time: whatever
-    slows the machine or the network meanwhile slows them alike. The first `warmup` queries are
-    asked once more beforehand, which is not measured. `progress` is called after each answer.
+    Each query goes to all systems before the next does, in an order drawn anew (the same in every
+    run): whatever slows the machine or the network meanwhile slows them alike. The first `warmup`
+    queries are asked once more beforehand, which is not measured. `progress` is called after each
+    answer.
 
     Raises:
         ConfigurationError: no query, no system, or two of one name.
+        BGEError: of a system; its message begins with the names of the system and the query.
         ProtocolError: a ranking is longer than `depth`, names a document twice, or has a score
             that is no number.
     """
@@ -105,14 +119,14 @@ def run_all(
     if depth < 1:
         raise ConfigurationError(f"`depth` must be at least 1. Given: {depth}")
     for system in systems:
-        for text in islice(queries.values(), max(warmup, 0)):
-            system.search(text)
+        for query_id, text in islice(queries.items(), max(warmup, 0)):
+            _timed(system, query_id, text)
     answers: dict[str, dict[str, Timed]] = {system.name: {} for system in systems}
-    for turn, (query_id, text) in enumerate(queries.items()):
-        first = turn % len(systems)
-        for system in (*systems[first:], *systems[:first]):
-            timed = _timed(system, text)
-            _check_ranking(timed.answer.ranking, depth, f"`{system.name}`, query {query_id!r}:")
+    drawn = random.Random(SEED)
+    for query_id, text in queries.items():
+        for system in drawn.sample(systems, len(systems)):
+            timed = _timed(system, query_id, text)
+            _check_ranking(timed.answer.ranking, depth, _place(system, query_id))
             answers[system.name][query_id] = timed
             progress()
     return [Run(system, dict(queries), depth, answers[system.name]) for system in systems]
@@ -126,9 +140,17 @@ def check_names(names: Sequence[str]) -> None:
         raise ConfigurationError(f"each system must have its own name. Given: {times} × {name!r}")
 
 
-def _timed(system: System, text: str) -> Timed:
+def _place(system: System, query_id: str) -> str:
+    return f"`{system.name}`, query {query_id!r}:"
+
+
+def _timed(system: System, query_id: str, text: str) -> Timed:
     began = time.perf_counter()
-    answer = system.search(text)
+    try:
+        answer = system.search(text)
+    except BGEError as error:
+        error.args = (f"{_place(system, query_id)} {error}",)  # the rest of it stays as it is
+        raise
     return Timed(answer, time.perf_counter() - began)
 
 

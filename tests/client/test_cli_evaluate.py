@@ -1,0 +1,253 @@
+"""`bge evaluate`: what it asks, and what it says when that means nothing."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from qdrant_client import models
+
+from bge_client import JinaClient
+from bge_client.cli import bge, evaluation
+from bge_client.cli.evaluation import Deep, _at
+from bge_client.evaluate import Answer
+from bge_client.qdrant import Store
+from conftest import ROOT
+from fakes.scripted import Exchange, Scripted, status
+
+COURSE = ROOT / "client" / "examples" / "course"
+WIDTH = 16
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(served: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    for name in os.environ:
+        if name.startswith(("BGE_", "RUNPOD_", "QDRANT_", "JINA_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("BGE_EMBEDDINGS_ENDPOINT", served)
+
+    def invoke(*arguments: object) -> Result:
+        result = CliRunner().invoke(bge, [*map(str, arguments)])
+        unexpected = result.exception and not isinstance(result.exception, SystemExit)
+        if unexpected:
+            raise result.exception
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def ours(run: Run, tmp_path: Path) -> tuple[object, ...]:
+    """Options for a collection of ours; its payloads have the document's id at three places."""
+    lines = [
+        {"_id": f"net-0{n}", "page": {"id": f"net-0{n}", "number": n}, "text": f"TCP {n}"}
+        for n in range(1, 9)
+    ]
+    source = tmp_path / "corpus.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    options = ("--collection", "course", "--path", tmp_path / "qdrant")
+    assert run("index", source, *options).exit_code == 0
+    return options
+
+
+@pytest.fixture
+def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    """Jina's API; every text has the same vector."""
+
+    def answer(exchange: Exchange) -> None:
+        data = [
+            {"index": n, "embedding": [1.0] * WIDTH} for n, _ in enumerate(exchange.body["input"])
+        ]
+        status(200, {"data": data, "usage": {"total_tokens": 7}})(exchange)
+
+    with Scripted() as api:
+        api.on("POST /v1/embeddings", answer)
+        monkeypatch.setattr(evaluation, "JinaClient", functools.partial(JinaClient, base=api.url))
+        monkeypatch.setenv("JINA_API_KEY", "secret")
+        yield api
+
+
+def made(path: Path, vectors: Any, chunks: int = 1, documents: int = 3) -> None:
+    """A collection `old` of another model's vectors; `chunks` points of each document."""
+    with Store.open(path=path) as store:
+        store.client.create_collection("old", vectors_config=vectors)
+        if not isinstance(vectors, models.VectorParams):
+            return
+        rng = np.random.default_rng(1)
+        points = [
+            models.PointStruct(
+                id=n,
+                vector=(1 + rng.random(vectors.size)).tolist(),
+                payload={"_id": f"net-{n // chunks:03}"},
+            )
+            for n in range(chunks * documents)
+        ]
+        store.client.upsert("old", points)
+
+
+def params(size: int = WIDTH) -> models.VectorParams:
+    return models.VectorParams(size=size, distance=models.Distance.COSINE)
+
+
+def refused(result: Result, code: int, sentence: str) -> None:
+    assert (result.exit_code, sentence in result.stderr) == (code, True), result.output
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_jina_does_not_ask_our_vectors(run: Run, ours: tuple[object, ...], jina: Scripted) -> None:
+    refused(
+        run("evaluate", COURSE, "--system", "jina", *ours), 5, "`course` holds BGE vectors, and"
+    )
+    assert not jina.seen
+
+
+@pytest.mark.parametrize(
+    ("vectors", "vector", "code", "sentence"),
+    [
+        (params(8), "", 5, "holds vectors of 8 dimensions. Given: those of jina/jina-embeddings"),
+        ({"a": params(), "b": params(8)}, "", 2, "There are: `a`, `b`. Given: ''"),
+        ({"a": params(), "b": params(8)}, "c", 2, "There are: `a`, `b`. Given: 'c'"),
+        ({"a": params(), "b": params(8)}, "b", 5, "holds vectors of 8 dimensions"),
+        (params(), "a", 2, "There are: one without a name. Given: 'a'"),
+    ],
+)
+def test_jina_asks_the_vector_that_is_hers(
+    vectors: Any,
+    vector: str,
+    code: int,
+    sentence: str,
+    run: Run,
+    tmp_path: Path,
+    jina: Scripted,
+) -> None:
+    made(tmp_path, vectors)
+    options = ("--system", "jina@old", "--vector", vector, "--path", tmp_path)
+    refused(run("evaluate", COURSE, *options), code, sentence)
+
+
+def test_of_many_chunks_a_hundred_documents_are_found(
+    run: Run, tmp_path: Path, jina: Scripted
+) -> None:
+    """Of four points each: a hundred points are some twenty-five documents."""
+    dataset = tmp_path / "dataset"
+    (dataset / "qrels").mkdir(parents=True)
+    (dataset / "queries.jsonl").write_text('{"_id": "q", "text": "TCP"}\n', "utf-8")
+    judged = "".join(f"q\tnet-{n:03}\t1\n" for n in range(100))
+    (dataset / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged, "utf-8")
+    made(tmp_path / "qdrant", params(), chunks=4, documents=100)
+    told = run(
+        *("evaluate", dataset, "--system", "jina@old", "--path", tmp_path / "qdrant"),
+        *("--json", tmp_path / "r.json"),
+    )
+    assert told.exit_code == 0, told.output
+    (system,) = json.loads((tmp_path / "r.json").read_text("utf-8"))["systems"]
+    assert system["means"]["recall@100"] == 1
+    assert system["tokens"] == 7  # warmed up, it asks once
+    about = {"collection": "old", "model": "jina-embeddings-v3", "$ a million tokens": 0.05}
+    assert system["about"] == about
+
+
+@pytest.mark.parametrize(
+    ("documents", "chunks", "limits"),
+    [
+        (100, 1, [100]),
+        (40, 1, [100]),  # fewer came back than asked for: that is all
+        (120, 2, [100, 400]),
+        (2, 10_000, [100, 400, 1600, 4096]),
+    ],
+)
+def test_it_asks_deeper_until_there_is_enough(
+    documents: int, chunks: int, limits: list[int]
+) -> None:
+    asked: list[int] = []
+
+    def search(query: str, limit: int) -> Answer:
+        asked.append(limit)
+        points = range(min(limit, documents * chunks))
+        return Answer([(str(n // chunks), -float(n)) for n in points], 1.0, 3)
+
+    deep = Deep(search)
+    found = deep("q")
+    assert asked == limits
+    assert [name for name, _ in found.ranking] == [str(n) for n in range(len(found.ranking))]
+    assert len(found.ranking) == min(documents, 100, -(-limits[-1] // chunks))
+    assert (found.model_seconds, found.tokens) == (len(limits), 3 * len(limits))
+    assert deep("q").tokens == 3  # as deep at once
+
+
+def test_ids_are_found_at_any_path_and_elsewhere_not(run: Run, ours: tuple[object, ...]) -> None:
+    asked = ("evaluate", COURSE, "--system", "dense", "--queries", 30, *ours)
+    assert run(*asked).exit_code == run(*asked, "--id-field", "page.id").exit_code == 0
+    for field, named in (("page.number", "'1'"), ("page", "'point ")):
+        told = run(*asked, "--id-field", field)
+        refused(told, 2, f"dense named no document that {COURSE} knows. It named {named}")
+        assert "say by `--id-field` where a payload has the id" in told.stderr
+
+
+def test_a_path_is_a_key_or_goes_through_objects_and_lists() -> None:
+    payload = {"a.b": 1, "a": {"b": 2, "c": ["x", {"d": 0.5}]}, "e": True, "f": None}
+    paths = ("a.b", "a.c.0", "a.c.1.d", "a.c.2", "a.c.x", "a", "e", "f", "g.h")
+    assert [_at(payload, path) for path in paths] == ["1", "x", "0.5", *[None] * 6]
+
+
+def test_a_part_of_the_queries_is_said_to_be_one(
+    run: Run, ours: tuple[object, ...], tmp_path: Path
+) -> None:
+    files = ("--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
+    told = run("evaluate", COURSE, "--system", "hybrid+rerank", "--queries", 30, *ours, *files)
+    assert told.stdout.startswith("30 of 75 queries, drawn at random, ")
+    data = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    (about,) = (system["about"] for system in data["systems"])
+    assert about.keys() == {"collection", "fingerprint", "plan", "$ a second"}
+    assert about["plan"] == (
+        "dense + sparse by rrf (k 61, weights 1 and 1), 100 candidates of each, "
+        "the best 50 reranked"
+    )
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "30 of 75 queries, drawn at random" in page
+    for value in about.values():
+        assert str(value) in page
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_asked(
+    run: Run, ours: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "Builder", None)  # a call of it would fail
+    path = tmp_path / "missing" / "r.html"
+    options = ("--json", tmp_path / "r.json", "--html", path)
+    refused(run("evaluate", COURSE, *ours, *options), 2, f"{path}: No such file or directory")
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_query_that_fails_is_named(run: Run, tmp_path: Path, jina: Scripted) -> None:
+    made(tmp_path, params())
+    width = status(200, {"data": [{"index": 0, "embedding": [1.0] * WIDTH}]})
+    jina.on("POST /v1/embeddings", width, status(401))
+    first = json.loads((COURSE / "queries.jsonl").read_text("utf-8").partition("\n")[0])["_id"]
+    result = run("evaluate", COURSE, "--system", "jina@old", "--path", tmp_path)
+    refused(result, 3, f"bge: AuthenticationError: `jina@old`, query '{first}': ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--shadow", __file__, COURSE], "dataset means nothing with --shadow"),
+        (["--shadow", __file__, "--system", "dense"], "--system means nothing with --shadow"),
+        (["--shadow", __file__, "--html", "x"], "--html means nothing with --shadow"),
+        ([COURSE, "--collection", "c", "--vector", "v"], "--vector is for `jina`, which is none"),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused(
+    arguments: list[object], sentence: str, run: Run, tmp_path: Path
+) -> None:
+    made(tmp_path, params())
+    path = [] if "--shadow" in arguments else ["--path", tmp_path]
+    refused(run("evaluate", *arguments, *path), 2, sentence)
