@@ -271,12 +271,12 @@ def test_of_few_queries_p_is_exact_and_zeros_say_nothing() -> None:
 def test_the_interval_holds_the_truth_95_times_in_100() -> None:
     """No less often, and as seldom as it must: one twice as wide would always hold it."""
     rng = np.random.default_rng(3)
-    intervals = np.array([interval(rng.normal(0.1, 1, 100)) for _ in range(400)])
+    intervals = np.array([interval(rng.normal(0.1, 1, 100)) for _ in range(200)])
     low, high = intervals.T
-    least, most = stats.binom.interval(0.999, 400, 0.95)
+    least, most = stats.binom.interval(0.999, 200, 0.95)
     assert least <= ((low <= 0.1) & (high >= 0.1)).sum() <= most
     # It misses on either side alike, and is as wide as the t interval.
-    least, most = stats.binom.interval(0.999, 400, 0.025)
+    least, most = stats.binom.interval(0.999, 200, 0.025)
     assert least <= (low > 0.1).sum() <= most
     assert least <= (high < 0.1).sum() <= most
     assert (high - low).mean() == pytest.approx(2 * 1.96 / math.sqrt(100), rel=0.03)

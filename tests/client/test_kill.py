@@ -70,7 +70,7 @@ def change(path: Path, chance: random.Random, size: int) -> None:
 def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
     bge: Bge, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    size, kills = (19_000, 20) if request.config.getoption("long") else (900, 3)
+    size, kills = (19_000, 20) if request.config.getoption("long") else (700, 2)
     chance = random.Random(11)
     with Store.open(path=tmp_path) as store:
         params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)

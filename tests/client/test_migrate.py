@@ -120,8 +120,8 @@ def test_killed_at_any_call_to_qdrant_it_goes_on_to_the_same_end(
     monkeypatch: pytest.MonkeyPatch,
     after: bool,
 ) -> None:
-    monkeypatch.setattr(filling, "PAGE", 4)
-    some = [*passages[:9], {"_id": "bare"}]
+    monkeypatch.setattr(filling, "PAGE", 2)
+    some = [*passages[:3], {"_id": "bare"}]
 
     def fresh() -> Store:
         return make_old(Store(QdrantClient(":memory:")), some)
