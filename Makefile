@@ -24,7 +24,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-cold bench-serve bench-client bench-index test-kill test-openapi load soak serve verify deploy image-test lint-images lock clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-serve bench-client bench-index test-kill test-openapi load soak serve verify deploy image-test lint-images lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -77,6 +77,19 @@ verify: $(RUNTIME)/done ## Check the runtime folders; with MODELS=bge against th
 
 # ------------------------------------------------------------------------ test, lint, bench
 
+INFINITY := .venv-infinity/bin/infinity_emb
+ONNX := .venv-onnx/done
+
+$(INFINITY): benchmarks/requirements/infinity.txt
+	$(PYTHON) -m venv .venv-infinity
+	.venv-infinity/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+$(ONNX): benchmarks/requirements/onnxruntime.txt
+	$(PYTHON) -m venv .venv-onnx
+	.venv-onnx/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@
+
 test: $(VENV)/setup-test ## Run the tests: a few minutes, no network, no GPU
 	$(PY) -m pytest -q
 
@@ -99,8 +112,14 @@ parity: $(VENV)/setup-test ## Parity with FlagEmbedding at 8,192 tokens for ever
 fuzz: $(VENV)/setup-test ## Schemathesis over the server's own OpenAPI, 500 examples a route
 	$(PY) -m pytest -q tests/worker/test_app.py -k openapi --long --timeout 1800
 
-bench: $(VENV)/setup-test ## Texts per second beside the peers, small and full shape (20 to 40 minutes, 14 GB of disk)
-	$(PY) benchmarks/compare.py
+bench: bench-setup ## The engine beside its peers, workload by workload, small and full shape (an hour, 30 GB of disk)
+	$(PY) benchmarks/compare.py --save
+
+bench-setup: $(VENV)/setup-test $(INFINITY) $(ONNX) checkpoints/bench/small/onnx/done checkpoints/bench/full/onnx/done ## The peers' environments and checkpoints
+
+checkpoints/bench/%/onnx/done: benchmarks/export_onnx.py | $(ONNX) $(VENV)/setup-test
+	$(PY) benchmarks/workload.py $*
+	.venv-onnx/bin/python benchmarks/export_onnx.py checkpoints/bench/$*
 
 bench-cold: $(VENV)/setup-test ## Process start to first vector and score, full shape, beside FlagEmbedding
 	$(PY) benchmarks/cold_start.py
@@ -119,12 +138,6 @@ load: $(VENV)/setup-test models/miniature-packed/done ## 256 clients, 20,000 req
 
 soak: $(VENV)/setup-test models/miniature-packed/done ## Ten minutes of mixed load, bad input among it: memory, queue, metrics
 	$(PY) benchmarks/load.py soak
-
-INFINITY := .venv-infinity/bin/infinity_emb
-
-$(INFINITY):
-	$(PYTHON) -m venv .venv-infinity
-	.venv-infinity/bin/pip install -q --disable-pip-version-check torch==2.13.0 'infinity-emb[torch,server]==0.0.78'
 
 bench-serve: $(VENV)/setup-test models/miniature-packed/done $(INFINITY) ## A query beside a bulk request, beside Infinity's; overhead beside bare FastAPI (20 minutes)
 	$(PY) benchmarks/serve.py --infinity $(INFINITY)

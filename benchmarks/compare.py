@@ -1,230 +1,246 @@
-"""Texts per second of the packed engine beside its peers: `make bench`.
+"""The worker's engine beside its peers, workload by workload: `make bench`.
 
-Each contestant lives in a process of its own, with its own memory and its own settings, and they
-take turns: one round each, again and again, in one run on the same random weights and texts. What
-varies with the machine's mood varies for all. The last line printed is one JSON object.
+Each contestant lives in a process and a virtual environment of its own (`make bench-setup`) and
+they take turns: one round each, again and again, in one run on the same random weights and texts.
+What varies with the machine's mood varies for all. Outputs must agree before anything is timed. The
+machine's own ceiling, a large matrix product, is measured in every round. Results go to
+`benchmarks/results/`; the last line printed is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import resource
+import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from workload import SHAPES, mixed_texts, prepare
+from workload import ROOT, SHAPES, Workload, prepare, workloads
 
-Encode = Callable[[list[str]], np.ndarray]
-
-
-def packed(folder: Path) -> Encode:
-    from bge_worker.process import prepare_process
-
-    prepare_process()  # as the worker does, before it imports torch
-    from bge_worker.engine import PackedEngine
-    from bge_worker.packing import round_robin
-    from bge_worker.schema import EmbedRequest
-    from bge_worker.settings import Settings
-
-    model = folder / "float32" / "bge-m3"
-    engine = PackedEngine(Settings(embed_model=model, rerank_model=None))
-
-    def encode(texts: list[str]) -> np.ndarray:
-        request = EmbedRequest(texts)
-        waiting = engine.encode(request, 0, len(texts))
-        vectors: list[np.ndarray] = []
-        while waiting:
-            lengths = [len(text.ids) for text in waiting]
-            (count,) = round_robin([lengths], engine.runtime.max_batch_tokens)
-            vectors += [one.dense for one in engine.run(request.outputs, waiting[:count])]
-            waiting = waiting[count:]
-        return np.stack(vectors)
-
-    return encode
-
-
-def sentence_transformers(folder: Path) -> Encode:
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(folder / "hub" / "bge-m3"), device="cpu")
-    return lambda texts: model.encode(texts, show_progress_bar=False)
-
-
-def flagembedding(folder: Path) -> Encode:
-    from FlagEmbedding import BGEM3FlagModel
-
-    model = BGEM3FlagModel(str(folder / "hub" / "bge-m3"), use_fp16=False, devices="cpu")
-    return lambda texts: model.encode(texts, max_length=8192)["dense_vecs"]
-
-
-CONTESTANTS: dict[str, Callable[[Path], Encode]] = {
-    "packed": packed,
-    "sentence-transformers": sentence_transformers,
-    "FlagEmbedding": flagembedding,
+OURS = "bge-serverless"
+INEXACT = {"ONNX Runtime int8"}  # a row of its own: it computes something else
+VENVS = {
+    "Infinity": ROOT / ".venv-infinity",
+    "ONNX Runtime": ROOT / ".venv-onnx",
+    "ONNX Runtime int8": ROOT / ".venv-onnx",
 }
+KINDS = {
+    "dense": {OURS, "sentence-transformers", "FlagEmbedding", "Infinity", "ONNX Runtime",
+              "ONNX Runtime int8"},
+    "all": {OURS, "FlagEmbedding"},
+    "rerank": {OURS, "sentence-transformers", "FlagEmbedding", "Infinity", "ONNX Runtime",
+               "ONNX Runtime int8"},
+}  # fmt: skip
+TOLERANCE = {"dense": 1e-4, "all": 1e-4, "rerank": 2e-3}  # logits are larger
 
 
-def contest(name: str, folder: Path) -> None:
-    """A contestant's process: answer each line of stdin with one line of JSON."""
-    answers = os.fdopen(os.dup(1), "w")
-    with contextlib.redirect_stdout(sys.stderr):  # what libraries print must not mix in
-        encode = CONTESTANTS[name](folder)
-        texts = mixed_texts()
-        encode(texts[:2])
-        for command in sys.stdin:
-            began = perf_counter()
-            vectors = encode(texts) if command.strip() == "run" else encode(texts[:4])
-            answer = {
-                "seconds": perf_counter() - began,
-                "vectors": vectors[:4].tolist(),
-                "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-                "peak_gflops": matrix_peak() if name == "packed" else None,
-            }
-            print(json.dumps(answer), file=answers, flush=True)
-
-
-def matrix_peak() -> float:
-    """GFLOP/s of the best of a few large matrix products: the machine's own ceiling, now."""
-    import torch
-
-    rows, inner, columns = 2048, 1024, 4096
-    a, b = torch.randn(rows, inner), torch.randn(inner, columns)
-    out = torch.empty(rows, columns)
-    times = []
-    for _ in range(8):
-        began = perf_counter()
-        torch.mm(a, b, out=out)
-        times.append(perf_counter() - began)
-    return 2 * rows * inner * columns / min(times) / 1e9
-
-
-def forward_flops(shape: str, lengths: list[int]) -> float:
-    """Multiply-adds times two of the packed forward: the last layer for first tokens alone."""
-    s = SHAPES[shape]
-    tokens, squares = sum(lengths), sum(n * n for n in lengths)
-    full = 2 * tokens * (4 * s.width**2 + 2 * s.width * s.feed_forward) + 4 * squares * s.width
-    per_text = 2 * len(lengths) * (2 * s.width**2 + 2 * s.width * s.feed_forward)
-    last = 2 * tokens * 2 * s.width**2 + per_text + 4 * tokens * s.width
-    return float((s.layers - 1) * full + last)
-
-
+@dataclass
 class Contestant:
-    """The runner's end of a contestant's process."""
+    """The runner's end of a peer's process."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--contestant", name, "--folder", str(folder)],
+    name: str
+    models: Path
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # by workload
+    peak_rss_mb: int = 0
+
+    def __enter__(self) -> Contestant:
+        folder = VENVS.get(self.name)
+        python = str(folder / "bin" / "python") if folder else sys.executable
+        self._process = subprocess.Popen(
+            [python, str(ROOT / "benchmarks" / "peers.py"), self.name, str(self.models)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        self.questions, self.answers = self.process.stdin, self.process.stdout
-        self.seconds: list[float] = []
-        self.last: dict[str, Any] = {}
+        return self
 
-    def ask(self, command: str) -> dict[str, Any]:
-        self.questions.write(command + "\n")
-        self.questions.flush()
-        line = self.answers.readline()
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def ask(self, task: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(task) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
         if not line:
-            sys.exit(f"{self.name} died; run its process by hand to see why")
-        self.last = json.loads(line)
-        return self.last
+            sys.exit(f"{self.name} died; run benchmarks/peers.py by hand to see why")
+        return dict(json.loads(line))
 
-    def run(self) -> None:
-        self.seconds.append(self.ask("run")["seconds"])
+    def run(self, workload: Workload) -> None:
+        answer = self.ask(asdict(workload))
+        self.seconds.setdefault(workload.name, []).append(answer["seconds"])
+        self.peak_rss_mb = max(self.peak_rss_mb, answer["peak_rss_mb"])
 
-
-def token_lengths(folder: Path) -> list[int]:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(folder / "float32" / "bge-m3" / "tokenizer.json"))
-    return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(mixed_texts())]
-
-
-def compare(shape: str, folder: Path, rounds: int) -> dict[str, Any]:
-    prepare(shape, folder)
-    contestants = [Contestant(name, folder) for name in CONTESTANTS]
-    vectors = [np.array(contestant.ask("check")["vectors"]) for contestant in contestants]
-    difference = max(float(np.abs(vectors[0] - other).max()) for other in vectors[1:])
-    if difference > 1e-4:
-        sys.exit(f"the contestants disagree by {difference}: nothing to time")
-    peaks = []
-    for number in range(rounds):
-        for contestant in contestants:
-            contestant.run()
-        peaks.append(contestants[0].last["peak_gflops"])
-        print(f"{shape}: round {number + 1} of {rounds} done", file=sys.stderr)
-    for contestant in contestants:
-        contestant.questions.close()
-        contestant.process.wait()
-    return report(shape, folder, contestants, peaks, difference)
+    def rows(self, workload: Workload) -> np.ndarray:
+        """Of the first four texts: what it computes, and its warm-up."""
+        few = asdict(workload) | {"texts": workload.texts[:4], "repeat": 1}
+        return np.array(self.ask(few)["rows"])
 
 
-def report(
-    shape: str, folder: Path, contestants: list[Contestant], peaks: list[float], difference: float
+def check(contestants: list[Contestant], workload: Workload) -> dict[str, float]:
+    """The largest difference of each peer's output from ours."""
+    ours = next(one for one in contestants if one.name == OURS).rows(workload)
+    found = {
+        one.name: float(np.abs(one.rows(workload) - ours).max())
+        for one in contestants
+        if one.name != OURS
+    }
+    for name, difference in found.items():
+        if name not in INEXACT and not difference <= TOLERANCE[workload.kind]:
+            sys.exit(f"{workload.name}: {name} differs by {difference}: nothing to time")
+    return found
+
+
+def compare(shape: str, models: Path, rounds: int, peers: list[str], only: list[str]) -> Any:
+    prepare(shape, models)
+    chosen = [one for one in workloads(shape) if not only or one.name in only]
+    table: dict[str, Any] = {}
+    with_all = [Contestant(name, models) for name in peers]
+    for workload in chosen:
+        # Each workload with processes of its own: full-size weights of six peers are 25 GB.
+        taking_part = [
+            Contestant(one.name, models) for one in with_all if one.name in KINDS[workload.kind]
+        ]
+        table[workload.name] = contest(shape, workload, taking_part, rounds)
+        show(shape, workload, table[workload.name])
+    return table
+
+
+def contest(
+    shape: str, workload: Workload, contestants: list[Contestant], rounds: int
 ) -> dict[str, Any]:
-    ours = contestants[0]
-    lengths = token_lengths(folder)
-    flops = forward_flops(shape, lengths) / 1e9
-    shares = [flops / s / peak for s, peak in zip(ours.seconds, peaks, strict=True)]
-    print(f"\n{shape} shape, {len(lengths)} texts, {sum(lengths)} tokens, fp32 on this CPU")
-    print(f"{'':24}{'texts/s':>9}{'median s':>10}{'min–max s':>16}{'packed ×':>10}{'MB':>7}")
+    with ExitStack() as stack:
+        for one in contestants:
+            stack.enter_context(one)
+        differences = check(contestants, workload)
+        ceilings = []
+        for _ in range(rounds):
+            for one in contestants:
+                one.run(workload)
+            ceilings.append(contestants[0].ask({"kind": "ceilings"}))
+    ours = next(one for one in contestants if one.name == OURS).seconds[workload.name]
+    gflops = workload.flops(SHAPES[shape]) / 1e9
+    shares = [
+        gflops / seconds / ceiling["gflops"]
+        for seconds, ceiling in zip(ours, ceilings, strict=True)
+    ]
     rows = {}
     for one in contestants:
-        median = statistics.median(one.seconds)
-        # Round by round: a slow minute slows both sides of a ratio.
-        ratio = statistics.median(
-            theirs / mine for theirs, mine in zip(one.seconds, ours.seconds, strict=True)
-        )
-        spread = f"{min(one.seconds):.2f}–{max(one.seconds):.2f}"
-        memory = one.last["peak_rss_mb"]
-        print(
-            f"{one.name:24}{len(lengths) / median:9.2f}{median:10.2f}{spread:>16}"
-            f"{ratio:10.2f}{memory:7}"
-        )
+        seconds = one.seconds[workload.name]
         rows[one.name] = {
-            "texts_per_second": round(len(lengths) / median, 3),
-            "seconds": [round(s, 3) for s in one.seconds],
-            "packed_is_faster_by": round(ratio, 2),
-            "peak_rss_mb": memory,
+            "seconds": [round(s, 4) for s in seconds],
+            "median": round(statistics.median(seconds), 4),
+            # Round by round: a slow minute slows both sides of a ratio.
+            "ours_is_faster_by": round(
+                statistics.median(a / b for a, b in zip(seconds, ours, strict=True)), 2
+            ),
+            "peak_rss_mb": one.peak_rss_mb,
+            "difference": differences.get(one.name, 0.0),
         }
-    share = statistics.median(shares)
+    return {
+        "about": workload.about,
+        "tokens": sum(workload.lengths),
+        "texts": len(workload.texts),
+        "rows": rows,
+        "share_of_ceiling": round(statistics.median(shares), 3),
+        "ceiling": {
+            name: round(statistics.median(c[name] for c in ceilings), 1) for name in ceilings[0]
+        },
+    }
+
+
+def show(shape: str, workload: Workload, result: dict[str, Any]) -> None:
+    print(f"\n{shape}, {workload.name}: {workload.about}, {result['tokens']} tokens")
+    for name, row in result["rows"].items():
+        spread = f"{min(row['seconds']):.3f}–{max(row['seconds']):.3f}"
+        print(
+            f"  {name:24}{row['median']:9.3f} s {spread:>17}  "
+            f"ours × {row['ours_is_faster_by']:6.2f}"
+            f"{row['peak_rss_mb']:7} MB  differs by {row['difference']:.1e}"
+        )
+    ceiling = result["ceiling"]["gflops"]
     print(
-        f"packed: {flops / statistics.median(ours.seconds):.0f} GFLOP/s, {share:.0%} of this "
-        f"machine's matrix product ({statistics.median(peaks):.0f}); "
-        f"largest difference of a vector {difference:.1e}"
+        f"  ours: {result['share_of_ceiling']:.0%} of the matrix product's {ceiling:.0f} GFLOP/s",
+        flush=True,
     )
-    return {"contestants": rows, "share_of_peak": round(share, 3), "difference": difference}
+
+
+def machine() -> dict[str, Any]:
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {"gpu": gpu, "cpu": model, "threads": torch.get_num_threads()}
+
+
+def versions(peers: list[str]) -> dict[str, str]:
+    names = ("torch", "transformers", "sentence-transformers", "FlagEmbedding", "tokenizers")
+    found = {name: version(name) for name in names}
+    packages = {"Infinity": "infinity-emb", "ONNX Runtime": "onnxruntime"}
+    for peer, package in packages.items():
+        if peer in peers:
+            code = f"from importlib.metadata import version; print(version('{package}'))"
+            python = str(VENVS[peer] / "bin" / "python")
+            ran = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+            found[package] = ran.stdout.strip()
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", nargs="+", choices=[*SHAPES], default=[*SHAPES])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers", nargs="+", choices=[*KINDS["dense"]])
+    parser.add_argument("--workload", nargs="+", default=[])
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/bench"))
-    parser.add_argument("--contestant", choices=[*CONTESTANTS], help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.contestant:
-        contest(arguments.contestant, arguments.folder)
-        return
+    parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
+    given = parser.parse_args()
+    peers = given.peers or [name for name in sorted(KINDS["dense"]) if available(name)]
+    peers = [OURS, *(name for name in peers if name != OURS)]
     results = {
-        shape: compare(shape, arguments.folder / shape, arguments.rounds)
-        for shape in arguments.shape
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "versions": versions(peers),
+        "rounds": given.rounds,
+        "shapes": {
+            shape: compare(shape, given.folder / shape, given.rounds, peers, given.workload)
+            for shape in given.shape
+        },
     }
+    if given.save:
+        place = results["machine"]["gpu"] or "cpu"
+        path = ROOT / "benchmarks" / "results" / f"{place.replace(' ', '-').lower()}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results))
+
+
+def available(name: str) -> bool:
+    """Whether its environment is there; says so if not."""
+    folder = VENVS.get(name)
+    if folder is None or (folder / "bin" / "python").exists():
+        return True
+    print(f"{name} is left out: `make bench-setup` installs it", file=sys.stderr)
+    return False
 
 
 if __name__ == "__main__":

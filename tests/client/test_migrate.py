@@ -370,10 +370,21 @@ def test_after_a_rollback_what_was_written_to_the_target_is_not_lost(
     Migration(old, worker, "live", "new").run()
     index(old, worker, "live", [{"id": 5000, "text": "написан после"}])
     roll_back(old, "live")
-    message = "`new` has been in use, and 1 of its points are not as in `old`: 5000"
+    message = "`new` is or was in use, and 1 of its points are not as in `old`: 5000"
     with pytest.raises(MigrationError, match=message):
         Migration(old, worker, "live", "new").run()
     assert 5000 in payloads(old, "new")
+
+
+def test_a_target_that_is_tried_out_by_another_alias_is_swapped_all_the_same(
+    old: Store, worker: Client
+) -> None:
+    Migration(old, worker, "old", "new").run()
+    old.point_alias("preview", "new")
+    put(old, (600, {"text": "ещё одна"}))
+    Migration(old, worker, "live", "new").run()
+    assert old.aliases() == {"live": "new", "preview": "new"}
+    assert 600 in payloads(old, "new")
 
 
 def test_a_source_without_texts_there_is_refused_before_anything_is_written(

@@ -181,20 +181,22 @@ class Migration:
             BGEError: see `errors.py`.
         """
         began = time.monotonic()
-        report = MigrationReport(source=self._source, target=self._target)
+        report = MigrationReport(source=self._source, target=self._target, alias=self._alias)
         binding = self._prepare()
-        if self._target not in self._store.aliases().values():
+        aliases = self._store.aliases()
+        pointing = {alias for alias, collection in aliases.items() if collection == self._target}
+        swapped = self._alias in pointing if self._alias else bool(pointing)
+        if not swapped:
+            if binding.in_use or pointing:
+                self._check_nothing_would_be_lost()
             self._copy(binding, report)
         elif not binding.in_use:  # killed at the swap
             self._after_swap(binding, report, mend=False)
         report.points = self._store.count(self._target)
-        report.alias = self._alias
         report.seconds = time.monotonic() - began
         return report
 
     def _copy(self, binding: Binding, report: MigrationReport) -> None:
-        if binding.in_use:
-            self._check_nothing_would_be_lost()
         self._pass_until_nothing_is_new(binding, report)
         self._compare(binding, report)
         # The comparison took its time: what has changed meanwhile is followed, and then at once:
@@ -223,13 +225,13 @@ class Migration:
         return set(ids) - self._store.payloads(self._target, ids).keys()
 
     def _check_nothing_would_be_lost(self) -> None:
-        """Of a target that was in use and is not now, after a rollback."""
+        """Of a target that was in use, before a rollback, or is by another alias."""
         other = pages(self._differing(), PAGE)
         changed = [id for page in other for id in set(page) - self._lacking(page)]
         lost = [*self._only_in_target(), *changed]
         if lost:
             raise MigrationError(
-                f"`{self._target}` has been in use, and {len(lost)} of its points are not as in "
+                f"`{self._target}` is or was in use, and {len(lost)} of its points are not as in "
                 f"`{self._source}`{named(lost)}. Copying over them could lose what was written "
                 f"then: name another target, or delete `{self._target}`"
             )
