@@ -230,6 +230,9 @@ def main() -> None:
         place = results["machine"]["gpu"] or "cpu"
         path = ROOT / "benchmarks" / "results" / f"{place.replace(' ', '-').lower()}.json"
         path.parent.mkdir(exist_ok=True)
+        if path.exists():  # the shapes that were not measured this time stay
+            before = json.loads(path.read_text())["shapes"]
+            results["shapes"] = before | results["shapes"]
         path.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results))
 
