@@ -230,9 +230,9 @@ def main() -> None:
         place = results["machine"]["gpu"] or "cpu"
         path = ROOT / "benchmarks" / "results" / f"{place.replace(' ', '-').lower()}.json"
         path.parent.mkdir(exist_ok=True)
-        if path.exists():  # the shapes that were not measured this time stay
-            before = json.loads(path.read_text())["shapes"]
-            results["shapes"] = before | results["shapes"]
+        if path.exists():  # what was not measured this time stays
+            for shape, before in json.loads(path.read_text())["shapes"].items():
+                results["shapes"][shape] = before | results["shapes"].get(shape, {})
         path.write_text(json.dumps(results, indent=1) + "\n")
     print(json.dumps(results))
 
