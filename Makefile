@@ -124,7 +124,7 @@ checkpoints/bench/%/onnx/done: benchmarks/export_onnx.py | $(ONNX) $(VENV)/setup
 bench-cold: $(VENV)/setup-test ## Process start to first vector and score, full shape, beside FlagEmbedding
 	$(PY) benchmarks/cold_start.py
 
-test-kill: $(VENV)/setup-test ## A migration of 19,000 points killed 20 times while its source changes (5 minutes)
+test-kill: $(VENV)/setup-test ## A migration of 20,000 points killed 20 times while its source changes (5 minutes)
 	$(PY) -m pytest -q tests/client/test_kill.py --long --timeout 1500 -s
 
 test-openapi: $(VENV)/setup-test ## Requests to Qdrant against its published OpenAPI's types (npm and network)

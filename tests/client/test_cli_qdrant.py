@@ -61,10 +61,10 @@ def small(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def indexed(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The course material with all three vectors, in a folder of local mode."""
+    """The course material, in a folder of local mode."""
     path = tmp_path_factory.mktemp("qdrant")
     arguments = ["index", COURSE / "corpus.jsonl", "--collection", "course", "--path", path]
-    arguments += ["--endpoint", served, "--colbert", *FIELDS]
+    arguments += ["--endpoint", served, *FIELDS]
     result = CliRunner().invoke(bge, [*map(str, arguments)])
     assert report(result)["written"] == 184
     return path
@@ -77,8 +77,8 @@ def test_a_second_run_finds_all_done(run: Run, indexed: Path) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    [["--mode", "dense"], ["--mode", "sparse"], [], ["--colbert", "--rerank", "20"]],
-    ids=["dense", "sparse", "hybrid", "all"],
+    [["--mode", "dense"], ["--mode", "sparse"], [], ["--rerank", "20"]],
+    ids=["dense", "sparse", "hybrid", "reranked"],
 )
 def test_search_shows_what_it_found_and_why(run: Run, indexed: Path, how: list[str]) -> None:
     asked = ("search", "TCP congestion control", "--collection", "course", "--path", indexed)

@@ -1,6 +1,6 @@
 """`bge migrate` as a process that is killed at any moment, while its source changes.
 
-A small collection and a few kills; with --long, 20,000 points and 20 kills (`make test-kill`).
+A small collection and two kills; with --long, 20,000 points and 20 kills (`make test-kill`).
 """
 
 from __future__ import annotations
@@ -67,10 +67,11 @@ def change(path: Path, chance: random.Random, size: int) -> None:
         store.delete("old", [chance.randrange(size) for _ in range(few)])
 
 
+@pytest.mark.filterwarnings("ignore:Local mode is not recommended")  # from 20,000 points on
 def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
     bge: Bge, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    size, kills = (19_000, 20) if request.config.getoption("long") else (700, 2)
+    size, kills = (20_000, 20) if request.config.getoption("long") else (700, 2)
     chance = random.Random(11)
     with Store.open(path=tmp_path) as store:
         params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)

@@ -111,7 +111,7 @@ def info_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
     return {"info": True}, check
 
 
-@pytest.mark.parametrize(("engine", "count"), [("packed", 500), ("flagembedding", 60)])
+@pytest.mark.parametrize(("engine", "count"), [("packed", 300), ("flagembedding", 30)])
 def test_mixed_jobs_are_each_answered_once_and_rightly(
     environment: Environment, engine: EngineName, count: int
 ) -> None:
