@@ -457,8 +457,9 @@ def test_embed_iter_reads_and_sends_no_further_than_it_must(
     vectors.close()  # type: ignore[attr-defined]
     most = (2 * 8 + 8) * PIECE_TEXTS
     assert read < 1000 + most
+    time.sleep(0.2)  # what was just being sent arrives
     before = len(endpoint.seen)
-    time.sleep(0.1)
+    time.sleep(0.2)
     assert len(endpoint.seen) == before
 
 
