@@ -107,12 +107,9 @@ def compare(shape: str, models: Path, rounds: int, peers: list[str], only: list[
     prepare(shape, models)
     chosen = [one for one in workloads(shape) if not only or one.name in only]
     table: dict[str, Any] = {}
-    with_all = [Contestant(name, models) for name in peers]
     for workload in chosen:
         # Each workload with processes of its own: full-size weights of six peers are 25 GB.
-        taking_part = [
-            Contestant(one.name, models) for one in with_all if one.name in KINDS[workload.kind]
-        ]
+        taking_part = [Contestant(name, models) for name in peers if name in KINDS[workload.kind]]
         table[workload.name] = contest(shape, workload, taking_part, rounds)
         show(shape, workload, table[workload.name])
     return table

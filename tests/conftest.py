@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,24 @@ def store() -> Iterator[Any]:
 
     with Store(QdrantClient(":memory:")) as store:
         yield store
+
+
+@pytest.fixture
+def run(served: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`bge` in this process, with the miniature's endpoint and nothing else in its environment."""
+    from click.testing import CliRunner, Result
+
+    from bge_client.cli import bge
+
+    for name in os.environ:
+        if name.startswith(("BGE_", "RUNPOD_", "QDRANT_", "JINA_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("BGE_EMBEDDINGS_ENDPOINT", served)
+
+    def invoke(*arguments: object, stdin: str = "") -> Result:
+        result = CliRunner().invoke(bge, [*map(str, arguments)], input=stdin)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke

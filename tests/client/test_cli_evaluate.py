@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from qdrant_client import models
 
 from bge_client import JinaClient
-from bge_client.cli import bge, evaluation
+from bge_client.cli import evaluation
 from bge_client.cli.evaluation import Deep, _at
 from bge_client.evaluate import Answer
 from bge_client.qdrant import Store
@@ -25,23 +24,6 @@ from fakes.scripted import Exchange, Scripted, status
 COURSE = ROOT / "client" / "examples" / "course"
 WIDTH = 16
 Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(served: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in os.environ:
-        if name.startswith(("BGE_", "RUNPOD_", "QDRANT_", "JINA_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("BGE_EMBEDDINGS_ENDPOINT", served)
-
-    def invoke(*arguments: object) -> Result:
-        result = CliRunner().invoke(bge, [*map(str, arguments)])
-        unexpected = result.exception and not isinstance(result.exception, SystemExit)
-        if unexpected:
-            raise result.exception
-        return result
-
-    return invoke
 
 
 @pytest.fixture

@@ -27,23 +27,6 @@ FIELDS = ["--text-field", "title", "--text-field", "text"]
 Run = Callable[..., Result]
 
 
-@pytest.fixture
-def run(served: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    for name in os.environ:
-        if name.startswith(("BGE_", "RUNPOD_", "QDRANT_", "JINA_")):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("BGE_EMBEDDINGS_ENDPOINT", served)
-
-    def invoke(*arguments: object, stdin: str = "") -> Result:
-        result = CliRunner().invoke(bge, [*map(str, arguments)], input=stdin)
-        unexpected = result.exception and not isinstance(result.exception, SystemExit)
-        if unexpected:
-            raise result.exception
-        return result
-
-    return invoke
-
-
 def report(result: Result) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
     return dict(json.loads(result.stdout.splitlines()[-1]))

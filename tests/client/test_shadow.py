@@ -20,14 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_client import Client, JinaClient, Route, Router, Shadow, ShadowedSearch, errors, shadow
-from bge_client.shadow import agreement, kendall_tau, rank_biased_overlap, summarize
+from bge_client.shadow import agreement, comparing, kendall_tau, rank_biased_overlap, summarize
 from fakes.scripted import Scripted, completed, status
 
 SOON = 20  # seconds within which a thread surely does what it will do
 SECRET = "Как найти минимум?"
 KEY = "jina_0123456789"
 ORDERS = st.lists(st.integers(0, 15), unique=True, max_size=12)
-CLIENT = Path(shadow.__file__).parents[1]
+CLIENT = Path(shadow.__file__).parents[2]
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_what_goes_wrong_is_counted_and_told_once_a_minute_without_its_message(
     assert SECRET not in told
     assert KEY not in told
 
-    monkeypatch.setattr(shadow, "WARN_SECONDS", 0)
+    monkeypatch.setattr(comparing, "WARN_SECONDS", 0)
     with Shadow(path, fraction=1) as made:
         offer(made, wrong)
         offer(made, wrong)
@@ -181,8 +181,8 @@ def test_a_log_handler_that_raises_harms_nobody(
         told.append(threading.current_thread().name)
         raise SystemExit(SECRET)
 
-    monkeypatch.setattr(shadow.log, "warning", warning)
-    monkeypatch.setattr(shadow, "WARN_SECONDS", 0)
+    monkeypatch.setattr(comparing.log, "warning", warning)
+    monkeypatch.setattr(comparing, "WARN_SECONDS", 0)
     with Shadow(path, fraction=1) as made:
         made.offer(SECRET, iter, list, live_seconds=0.0)  # type: ignore[arg-type]
         offer(made, lambda: [][1])

@@ -9,7 +9,8 @@ import click
 
 from .. import __version__
 from .evaluation import evaluate
-from .qdrant import index, migrate, search
+from .migrate import migrate
+from .qdrant import index, search
 from .texts import bench, embed, health, info, rerank
 
 EPILOG = """\b

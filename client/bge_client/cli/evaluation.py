@@ -223,13 +223,11 @@ class Builder:
     def _bge(self, spec: Spec) -> System:
         from ..evaluate import Answer, System
         from ..qdrant import HybridSearch
-        from ..qdrant.schema import Binding
 
         plan = plan_of(spec.kind)
         engine = HybridSearch(
             self._store, self._client, spec.collection, plan, reranker=self._reranker
         )
-        collection = self._store.resolve(spec.collection)
 
         def search(query: str, limit: int) -> Answer:
             found = engine.search(query, limit=limit)
@@ -238,8 +236,8 @@ class Builder:
             return Answer(ranking, model, found.tokens)
 
         about: dict[str, str | int | float] = {
-            "collection": collection,
-            "fingerprint": Binding.of(self._store, collection).fingerprint,
+            "collection": engine.collection,
+            "fingerprint": engine.binding.fingerprint,
             "plan": _told(plan),
         }
         return System(spec.name, Deep(search), self._ours, about)
@@ -319,14 +317,9 @@ def _check_size(fingerprint: str, given: int, collection: str, size: int) -> Non
 
 def _at(payload: Mapping[str, Any], path: str) -> str | None:
     """The string or number at `page.id` or `chunks.0.id`; a key may hold a dot itself."""
-    value: Any = payload
-    for key in [path] if path in payload else path.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(key)
-        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
-            value = value[int(key)]
-        else:
-            return None
+    from ..qdrant.documents import value_at
+
+    value = value_at(payload, path)
     fits = isinstance(value, str | int | float) and not isinstance(value, bool)
     return str(value) if fits else None
 

@@ -19,10 +19,11 @@ except ImportError:
 
 from .index import IndexReport, index
 from .inplace import InPlaceReport, add_in_place
-from .migrate import Estimate, Migration, MigrationReport, drop_old, roll_back
+from .migrate import Estimate, Migration, MigrationReport
 from .schema import Binding, Schema
 from .search import Found, Hit, HybridSearch, Plan, Stage
 from .store import Store
+from .swapped import drop_old, roll_back
 
 __all__ = [
     "Binding",

@@ -97,7 +97,7 @@ def text_at(payload: Mapping[str, Any], paths: Sequence[str]) -> str | None:
 
     None if there is no string at any of them, or only white space.
     """
-    found = [value for path in paths if isinstance(value := _at(payload, path), str)]
+    found = [value for path in paths if isinstance(value := value_at(payload, path), str)]
     text = "\n".join(value for value in found if value and not value.isspace())
     return text or None
 
@@ -122,7 +122,8 @@ def fault_of(text: str) -> str | None:
     return None
 
 
-def _at(payload: Mapping[str, Any], path: str) -> Any:
+def value_at(payload: Mapping[str, Any], path: str) -> Any:
+    """At `page.content` or `chunks.0.text`; None if there is nothing."""
     if path in payload:  # a key may hold a dot itself
         return payload[path]
     value: Any = payload

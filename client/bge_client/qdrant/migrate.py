@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
@@ -34,7 +34,7 @@ from .filling import (
     quietly,
     without_flag,
 )
-from .schema import METADATA, Binding, Schema
+from .schema import Binding, Schema
 from .similarity import NAMED, SAME, named, no_text, similarities
 from .store import Payload, PointId, Store
 
@@ -212,11 +212,15 @@ class Migration:
         and is copied. One that is other may have been changed on either side: it is named.
         """
         late = list(self._differing())
-        if mend and late:
-            lacking = {id for page in pages(late, PAGE) for id in self._lacking(page)}
-            chosen = (d for d in self._documents() if d.id in lacking)
+        if mend:
+            lacking = (id for page in pages(late, PAGE) for id in self._lacking(page))
+            chosen = self._documents(lacking)
             fill(self._store, self._client, self._target, binding, chosen, report)
-            late = list(self._differing())
+            late = [
+                id
+                for page in pages(late, PAGE)
+                for id in self._other(self._store.payloads(self._source, page))
+            ]
         report.late, report.only_in_target = late, list(self._only_in_target())
         named_late = tuple(map(str, late[:FIRST]))
         replace(binding, in_use=True, late=named_late).save(self._store, self._target)
@@ -368,83 +372,19 @@ class Migration:
                 f"`{self._target}` and run the same command again"
             )
 
-    def _documents(self) -> Iterator[Document]:
-        for records in self._store.scroll(self._source):
-            for record in records:
-                text, _ = self._text(record.payload or {})
+    def _documents(self, ids: Iterable[PointId]) -> Iterator[Document]:
+        """Of the source, those with text."""
+        for page in pages(ids, PAGE):
+            for id, payload in self._store.payloads(self._source, page).items():
+                text, _ = self._text(payload)
                 if text is not None:
-                    yield Document(record.id, text, record.payload or {})
+                    yield Document(id, text, dict(payload))
 
     def _differing(self) -> Iterator[PointId]:
         """Points of the source that the target lacks, or has with another payload."""
         for records in self._store.scroll(self._source):
-            there = self._store.payloads(self._target, [record.id for record in records])
-            for record in records:
-                if not is_current(there.get(record.id), record.payload or {}):
-                    yield record.id
+            yield from self._other({record.id: record.payload or {} for record in records})
 
-
-# ----------------------------------------------------------------------- after the swap
-
-
-def roll_back(store: Store, alias: str) -> str:
-    """Point the alias back to what its collection was made from; returns that.
-
-    What was written to the newer collection since is not in the older one.
-
-    Raises:
-        ConfigurationError: there is no such alias, or nothing to go back to.
-    """
-    collection, binding, source = _swapped(store, alias)
-    if not store.exists(source):
-        raise ConfigurationError(f"`{source}`, which `{collection}` was made from, is gone")
-    replace(binding, in_use=True).save(store, collection)
-    store.point_alias(alias, source)
-    return source
-
-
-def drop_old(store: Store, alias: str) -> str:
-    """Delete what the alias' collection was made from; returns its name.
-
-    Raises:
-        ConfigurationError: there is no such alias, nothing to delete, or it is still in use.
-        MigrationError: it holds points that changed at the moment of the swap.
-    """
-    collection, binding, source = _swapped(store, alias)
-    used = [name for name, target in store.aliases().items() if target == source]
-    if used:
-        raise ConfigurationError(f"`{source}` is still in use by alias `{'`, `'.join(used)}`")
-    if not store.exists(source):
-        raise ConfigurationError(f"`{source}`, which `{collection}` was made from, is gone already")
-    if not binding.in_use:
-        raise MigrationError(
-            f"the migration to `{collection}` was broken off at the swap: run it again first"
-        )
-    late = [id for id in binding.late if _differs(store, source, collection, id)]
-    if late:
-        raise MigrationError(
-            f"{len(late)} points of `{source}` changed at the moment of the swap{named(late)}. "
-            f"Bring them into `{collection}`, or delete them from `{source}`, first"
-        )
-    store.ask("delete_collection", collection_name=source)
-    return source
-
-
-def _differs(store: Store, source: str, target: str, late: str) -> bool:
-    ids: list[PointId] = [int(late) if late.isdecimal() else late]
-    old, new = store.payloads(source, ids), store.payloads(target, ids)
-    return any(not is_current(new.get(id), payload) for id, payload in old.items())
-
-
-def _swapped(store: Store, alias: str) -> tuple[str, Binding, str]:
-    """The collection an alias points to, its binding, and what it was made from."""
-    collection = store.aliases().get(alias)
-    if collection is None:
-        raise ConfigurationError(f"there is no alias `{alias}`")
-    if METADATA in (store.info(collection).config.metadata or {}):
-        binding = Binding.of(store, collection)
-        if binding.migrated_from is not None:
-            return collection, binding, binding.migrated_from
-    raise ConfigurationError(
-        f"alias `{alias}` points to `{collection}`, which was not made by a migration"
-    )
+    def _other(self, source: Mapping[PointId, Payload]) -> list[PointId]:
+        there = self._store.payloads(self._target, [*source])
+        return [id for id, payload in source.items() if not is_current(there.get(id), payload)]

@@ -162,7 +162,7 @@ class HybridSearch:
         clock = _Clock()
         embedding, tokens = self._embed(query)
         clock.tick("embed")
-        asked = Requests(self._plan, embedding, self._binding, max(limit, self._plan.rerank))
+        asked = Requests(self._plan, embedding, self.binding, max(limit, self._plan.rerank))
         found = self._query(asked.last, filter)
         stages = self._stages(asked, filter) if explain else {}
         clock.tick("qdrant")
@@ -180,7 +180,7 @@ class HybridSearch:
         binding = Binding.of(self._store, collection)
         if self._plan.colbert and not binding.colbert:
             raise ConfigurationError(f"collection `{collection}` has no ColBERT vectors")
-        self._collection, self._binding = collection, binding
+        self.collection, self.binding = collection, binding
         self._resolved = time.monotonic()
 
     def _embed(self, query: str) -> tuple[Embedding, int]:
@@ -191,7 +191,7 @@ class HybridSearch:
             colbert=self._plan.colbert,
             dtype="float32",
         )
-        self._binding.check(found.fingerprint, self._collection)
+        self.binding.check(found.fingerprint, self.collection)
         return found[0], found.usage.total_tokens
 
     def _query(
@@ -199,7 +199,7 @@ class HybridSearch:
     ) -> list[models.ScoredPoint]:
         answer = self._store.ask(
             "query_points",
-            collection_name=self._collection,
+            collection_name=self.collection,
             query_filter=filter,
             with_payload=True,
             **_filtered(request, filter),
@@ -222,7 +222,7 @@ class HybridSearch:
     def _hit(self, point: models.ScoredPoint, stages: dict[str, dict[PointId, Stage]]) -> Hit:
         payload = point.payload or {}
         told = {name: placed[point.id] for name, placed in stages.items() if point.id in placed}
-        text = text_at(payload, self._binding.text_fields)
+        text = text_at(payload, self.binding.text_fields)
         return Hit(point.id, point.score, text, payload, told)
 
     def _reranked(self, query: str, hits: list[Hit], explain: bool) -> tuple[list[Hit], int]:

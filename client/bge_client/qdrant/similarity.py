@@ -9,7 +9,7 @@ import numpy as np
 
 from ..client import Client
 from .documents import Document
-from .filling import embedded, pages
+from .filling import pages
 from .schema import Binding
 from .store import PointId, Store
 
@@ -35,8 +35,11 @@ def similarities(
             with_vectors=True,
         )
         stored = {record.id: dense_of(record.vector, binding.dense) for record in records}
-        for document, found in embedded(client, page, collection, binding):
-            yield document, _cosine(stored.get(document.id), found.dense)
+        texts = [document.text for document in page]
+        found = client.embed(texts, max_length=binding.max_length)
+        binding.check(found.fingerprint, collection)
+        for document, vectors in zip(page, found, strict=True):
+            yield document, _cosine(stored.get(document.id), vectors.dense)
 
 
 def dense_of(vector: Any, name: str) -> Any:

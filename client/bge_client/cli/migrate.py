@@ -1,0 +1,173 @@
+"""`bge migrate`: a collection of other vectors into one of ours, and what comes after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+from tqdm import tqdm
+
+from ..client import Client
+from ..errors import ConfigurationError, MigrationError
+from .command import connected, refuse_unused
+from .qdrant import PRICE, layout, say, stored, text_options
+
+if TYPE_CHECKING:
+    from ..qdrant import Schema, Store
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.argument("target", required=False)
+@click.option("--alias", help="Points to TARGET in the end; SOURCE itself, if that is an alias.")
+@text_options
+@click.option(
+    "--in-place",
+    is_flag=True,
+    help="SOURCE holds bge-m3's dense vectors: check a "
+    "sample of them, and add sparse (and with --colbert ColBERT) ones to it.",
+)
+@click.option("--dense-name", help="With --in-place, the dense vector's name.")
+@click.option(
+    "--dry-run", is_flag=True, help="Say what it would take, from a sample; write nothing."
+)
+@click.option("--price", default=PRICE, show_default=True, help="Dollars a second of a worker.")
+@click.option("--rollback", is_flag=True, help="Point --alias back to what it pointed to before.")
+@click.option("--drop-old", is_flag=True, help="Delete the collection --alias pointed to before.")
+@connected("EMBEDDINGS", unless=("rollback", "drop_old"))
+@stored()
+@layout
+def migrate(client: Client, store: Store, **given: Any) -> None:
+    """Make of the collection SOURCE, whatever its vectors, a collection TARGET of BGE vectors.
+
+    The source is only read. The copy is compared with it, and the alias moved in one step. Killed
+    or failed at any moment, run the same command again. What no text could be found for is copied
+    without vectors and reported. What changed in the source at the very moment of the swap and
+    could not be brought over is reported too, with exit code 6.
+
+    \b
+      bge migrate courses courses_bge --dry-run          # courses: an alias or a collection
+      bge migrate courses courses_bge
+      bge migrate --rollback --alias courses
+      bge migrate --drop-old --alias courses
+      bge migrate courses --in-place                     # it holds bge-m3's dense vectors
+    """
+    modes = [mode for mode in MODES if mode is not None and given[mode]]
+    if len(modes) > 1:
+        raise ConfigurationError(f"say only one of {', '.join(map(_flag, modes))}")
+    mode = modes[0] if modes else None
+    refuse_unused(EVERY | MODES[mode], f"with {_flag(mode)}" if mode else "without --in-place")
+    chosen = {name: given[name] for name in MODES[mode] if name in given}
+    MIGRATE[mode](client, store, **chosen)
+
+
+EVERY = {"path", "qdrant_url", "endpoint", "timeout", "in_flight"}
+LAYOUT = {"colbert", "on_disk", "quantization", "schema"}
+TEXTS = {"text_fields", "max_length"}
+MODES: dict[str | None, set[str]] = {  # of each, what else may be said
+    None: {"source", "target", "alias"} | TEXTS | LAYOUT,
+    "dry_run": {"dry_run", "source", "target", "alias", "price", "colbert", "schema"} | TEXTS,
+    "in_place": {"in_place", "source", "dense_name", "colbert", "schema"} | TEXTS,
+    "rollback": {"rollback", "alias"},
+    "drop_old": {"drop_old", "alias"},
+}
+
+
+def _flag(mode: str) -> str:
+    return "--" + mode.replace("_", "-")
+
+
+def _alias(alias: str | None) -> str:
+    if alias is None:
+        raise ConfigurationError("say --alias")
+    return alias
+
+
+def roll_back(client: None, store: Store, alias: str | None, rollback: bool) -> None:
+    from .. import qdrant
+
+    say({"alias": alias, "points_to": qdrant.roll_back(store, _alias(alias))})
+
+
+def drop(client: None, store: Store, alias: str | None, drop_old: bool) -> None:
+    from .. import qdrant
+
+    say({"alias": alias, "dropped": qdrant.drop_old(store, _alias(alias))})
+
+
+def in_place(
+    client: Client,
+    store: Store,
+    source: str | None,
+    text_fields: tuple[str, ...],
+    max_length: int | None,
+    dense_name: str | None,
+    schema: Schema,
+    in_place: bool,
+) -> None:
+    from ..qdrant import add_in_place
+
+    if source is None:
+        raise ConfigurationError("say SOURCE")
+    with tqdm(unit="point", disable=None) as bar:
+        report = add_in_place(
+            store,
+            client,
+            source,
+            dense=dense_name,
+            text_fields=text_fields or None,
+            colbert=schema.colbert,
+            max_length=max_length,
+            progress=bar.update,
+        )
+    say(report.as_dict())
+
+
+def copy(
+    client: Client,
+    store: Store,
+    source: str | None,
+    target: str | None,
+    alias: str | None,
+    text_fields: tuple[str, ...],
+    max_length: int | None,
+    schema: Schema,
+    dry_run: bool = False,
+    price: float = PRICE,
+) -> None:
+    from ..qdrant import Migration
+
+    if source is None or target is None:
+        raise ConfigurationError("say SOURCE and TARGET")
+    with tqdm(unit="point", disable=None) as bar:
+        migration = Migration(
+            store,
+            client,
+            source,
+            target,
+            alias=alias,
+            text_fields=text_fields or ("text",),
+            schema=schema,
+            max_length=max_length,
+            progress=bar.update,
+        )
+        if dry_run:
+            say(migration.estimate(price).as_dict())
+            return
+        report = migration.run()
+    say(report.as_dict())
+    if report.late:
+        raise MigrationError(
+            f"{len(report.late)} points of `{report.source}` changed at the moment of the swap; "
+            f"`{report.target}` does not have what they hold now"
+        )
+
+
+MIGRATE: dict[str | None, Callable[..., None]] = {
+    None: copy,
+    "dry_run": copy,
+    "in_place": in_place,
+    "rollback": roll_back,
+    "drop_old": drop,
+}
