@@ -1,4 +1,4 @@
-"""A runtime folder → modules: strict, nothing missing, nothing left over, no network.
+"""A runtime folder → a network: strict, nothing missing, nothing left over, no network.
 
     model.safetensors    fused weights in one dtype
     tokenizer.json       as published, without truncation and padding
@@ -17,15 +17,15 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import StartError
 from .heads import EmbedHeads, RerankHead
-from .model import Config, Encoder
+from .model import Config, Encoder, Layer, LayerNorm, Linear
 
 FORMAT = 1
 WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
@@ -120,20 +120,34 @@ class Manifest:
             raise ValueError
 
 
-class Network(nn.Module):
-    """An encoder and the head that goes with its role; its state dict is the file's layout."""
+class Network(NamedTuple):
+    """An encoder and the head that goes with its role."""
 
-    def __init__(self, config: Config, role: Role) -> None:
-        super().__init__()
-        self.encoder = Encoder(config)
-        self.head = EmbedHeads(config) if role == "embed" else RerankHead(config)
+    encoder: Encoder
+    head: EmbedHeads | RerankHead
 
 
 def expected_shapes(config: Config, role: Role) -> dict[str, tuple[int, ...]]:
-    """Every tensor a runtime folder of this architecture holds."""
-    with torch.device("meta"):
-        state = Network(config, role).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+    """Every tensor that a runtime folder of this architecture holds."""
+    d, f = config.width, config.feed_forward
+    linears: dict[str, tuple[int, int]] = {}
+    norms = ["encoder.norm"]
+    for i in range(config.layers):
+        layer = f"encoder.layers.{i}"
+        linears |= {f"{layer}.qkv": (3 * d, d), f"{layer}.out": (d, d)}
+        linears |= {f"{layer}.up": (f, d), f"{layer}.down": (d, f)}
+        norms += [f"{layer}.norm1", f"{layer}.norm2"]
+    if role == "embed":
+        linears |= {"head.sparse": (1, d), "head.colbert": (d, d)}
+    else:
+        linears |= {"head.dense": (d, d), "head.out": (1, d)}
+    return {
+        "encoder.word": (config.vocab_size, d),
+        "encoder.position": (config.position_offset + config.positions, d),
+        **{f"{name}.weight": shape for name, shape in linears.items()},
+        **{f"{name}.bias": shape[:1] for name, shape in linears.items()},
+        **{f"{name}.{kind}": (d,) for name in norms for kind in ("weight", "bias")},
+    }
 
 
 def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> Network:
@@ -150,14 +164,44 @@ def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dt
     """
     check_files(folder, manifest)
     tensors = _read(folder / WEIGHTS, manifest, device)
-    cast = {
-        name: tensor if name == "encoder.word" else tensor.to(dtype)
-        for name, tensor in tensors.items()
-    }
-    with torch.device("meta"):
-        network = Network(manifest.config, manifest.role)
-    network.load_state_dict(cast, assign=True)
-    return network
+    return _network(
+        manifest,
+        {
+            name: tensor if name == "encoder.word" else tensor.to(dtype)
+            for name, tensor in tensors.items()
+        },
+    )
+
+
+def _network(manifest: Manifest, tensors: dict[str, Tensor]) -> Network:
+    config = manifest.config
+
+    def linear(name: str) -> Linear:
+        return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def norm(name: str) -> LayerNorm:
+        return LayerNorm(*linear(name), config.layer_norm_eps)
+
+    def layer(name: str) -> Layer:
+        return Layer(
+            heads=config.heads,
+            qkv=linear(f"{name}.qkv"),
+            out=linear(f"{name}.out"),
+            norm1=norm(f"{name}.norm1"),
+            up=linear(f"{name}.up"),
+            down=linear(f"{name}.down"),
+            norm2=norm(f"{name}.norm2"),
+        )
+
+    encoder = Encoder(
+        word=tensors["encoder.word"],
+        position=tensors["encoder.position"],
+        norm=norm("encoder.norm"),
+        layers=[layer(f"encoder.layers.{i}") for i in range(config.layers)],
+    )
+    if manifest.role == "embed":
+        return Network(encoder, EmbedHeads(linear("head.sparse"), linear("head.colbert")))
+    return Network(encoder, RerankHead(linear("head.dense"), linear("head.out")))
 
 
 def check_files(folder: Path, manifest: Manifest, *, every_byte: bool = False) -> None:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from .model import Config, Linear
+from .model import Linear
 
 
 class SparseVector(NamedTuple):
@@ -27,22 +27,18 @@ class SparseVector(NamedTuple):
     values: npt.NDArray[np.float32]
 
 
-class EmbedHeads(nn.Module):
+class EmbedHeads(NamedTuple):
     """bge-m3's two linear heads; the dense vector has none."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.sparse = Linear(config.width, 1)
-        self.colbert = Linear(config.width, config.width)
+    sparse: Linear  # D → 1
+    colbert: Linear  # D → D
 
 
-class RerankHead(nn.Module):
+class RerankHead(NamedTuple):
     """The classification head with one label."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.dense = Linear(config.width, config.width)
-        self.out = Linear(config.width, 1)
+    dense: Linear  # D → D
+    out: Linear  # D → 1
 
 
 def dense(first: Tensor) -> Tensor:
@@ -52,7 +48,7 @@ def dense(first: Tensor) -> Tensor:
 
 def token_weights(hidden: Tensor, head: EmbedHeads) -> Tensor:
     """hidden [T, D] → [T]: how much each token counts, zero or more."""
-    return torch.relu(head.sparse(hidden).float()).squeeze(-1)
+    return torch.relu(head.sparse.to(hidden.dtype)(hidden).float()).squeeze(-1)
 
 
 def sparse(
@@ -71,9 +67,10 @@ def sparse(
 
 def colbert(hidden: Tensor, head: EmbedHeads) -> Tensor:
     """hidden [R, D] of tokens that are not first → [R, D], each row L2-normalised."""
-    return normalize(head.colbert(hidden).float(), dim=-1)
+    return normalize(head.colbert.to(hidden.dtype)(hidden).float(), dim=-1)
 
 
 def relevance(first: Tensor, head: RerankHead) -> Tensor:
     """first [N, D] → [N] logits."""
-    return head.out(torch.tanh(head.dense(first.float()))).squeeze(-1)  # type: ignore[no-any-return]
+    dense, out = head.dense.to(torch.float32), head.out.to(torch.float32)
+    return out(torch.tanh(dense(first.float()))).squeeze(-1)

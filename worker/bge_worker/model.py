@@ -5,21 +5,25 @@ the single token-type row already added to the positions. Post-norm layers:
 
     x = norm1(x + out(attention(qkv(x))));  x = norm2(x + down(gelu(up(x))))
 
+Tuples of tensors and not `nn.Module`s: those took a third of the time that the host needs to issue
+a lone query's forward, and on a GPU that is what such a query waits for.
+
 Shapes: T tokens of all texts, N texts, H heads, D model width, d = D / H, F feed-forward width.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import embedding, layer_norm
+from torch import Tensor
+from torch.nn.functional import embedding
 
 from .attention import Attention, Segments
 from .packing import Batch, one_each
 
-FEW_ROWS = 16  # measured on a CPU: twice as fast at 3 rows, level at about 32 (see `linear`)
+FEW_ROWS = 16  # measured on a CPU: twice as fast at 3 rows, level at about 32 (see `Linear`)
 
 
 @dataclass(frozen=True)
@@ -47,57 +51,50 @@ class Config:
         return (self.bos_id, self.pad_id, self.eos_id, self.unk_id)
 
 
-class Linear(nn.Module):
-    """x [·, in] → [·, out], in the dtype of x: an fp32 input is how a text is redone in fp32."""
+class Linear(NamedTuple):
+    """x [R, in] → [R, out], all in one dtype."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(outputs), requires_grad=False)
+    weight: Tensor  # [out, in]
+    bias: Tensor  # [out]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+    def __call__(self, x: Tensor) -> Tensor:
+        """On a CPU, few rows are multiplied from the right, because there the matrix is read once;
+        from the left it is repacked first, which takes longer than the product itself.
+        """
+        if x.device.type == "cpu" and len(x) <= FEW_ROWS:
+            return torch.addmm(self.bias.unsqueeze(1), self.weight, x.t()).t().contiguous()
+        return torch.addmm(self.bias, x, self.weight.t())
 
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x [R, in], weight [out, in], bias [out] → [R, out].
-
-    On a CPU, few rows are multiplied from the right, because there the matrix is read once;
-    from the left it is repacked first, which takes longer than the product itself.
-    """
-    if x.device.type == "cpu" and len(x) <= FEW_ROWS:
-        return torch.addmm(bias.unsqueeze(1), weight, x.t()).t().contiguous()
-    return torch.addmm(bias, x, weight.t())
+    def to(self, dtype: torch.dtype) -> Linear:
+        return Linear(self.weight.to(dtype), self.bias.to(dtype))
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(NamedTuple):
     """Over the last dimension; PyTorch's kernels take mean and variance in fp32."""
 
-    def __init__(self, width: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(width), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(width), requires_grad=False)
-        self.eps = eps
+    weight: Tensor  # [D]
+    bias: Tensor  # [D]
+    eps: float
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-        return layer_norm(x, weight.shape, weight, bias, self.eps)
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+    def to(self, dtype: torch.dtype) -> LayerNorm:
+        return LayerNorm(self.weight.to(dtype), self.bias.to(dtype), self.eps)
 
 
-class Layer(nn.Module):
+class Layer(NamedTuple):
     """Attention and feed-forward of one layer."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.qkv = Linear(config.width, 3 * config.width)
-        self.out = Linear(config.width, config.width)
-        self.norm1 = LayerNorm(config.width, config.layer_norm_eps)
-        self.up = Linear(config.width, config.feed_forward)
-        self.down = Linear(config.feed_forward, config.width)
-        self.norm2 = LayerNorm(config.width, config.layer_norm_eps)
+    heads: int
+    qkv: Linear  # D → 3D
+    out: Linear  # D → D
+    norm1: LayerNorm
+    up: Linear  # D → F
+    down: Linear  # F → D
+    norm2: LayerNorm
 
-    def forward(self, x: Tensor, texts: Segments, attention: Attention) -> Tensor:
+    def every_token(self, x: Tensor, texts: Segments, attention: Attention) -> Tensor:
         """x [T, D] → [T, D]."""
         q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)  # [T, H, d] each
         return self._finish(x, attention.run(q, k, v, texts, texts))
@@ -105,14 +102,14 @@ class Layer(nn.Module):
     def first_only(self, x: Tensor, batch: Batch, attention: Attention) -> Tensor:
         """x [T, D] → [N, D]: keys and values of every token, the rest for first tokens alone.
 
-        The same matrices cut in two, so the result is the first rows of `forward`.
+        The same matrices cut in two, so the result is the first rows of `every_token`.
         """
         width = x.shape[-1]
-        weight, bias = self.qkv.weight.to(x.dtype), self.qkv.bias.to(x.dtype)
+        weight, bias = self.qkv
         first = x[batch.first_rows]  # [N, D]
-        q = linear(first, weight[:width], bias[:width])  # [N, D]
+        q = Linear(weight[:width], bias[:width])(first)  # [N, D]
         q = q.view(len(first), self.heads, -1)  # [N, H, d]
-        kv = linear(x, weight[width:], bias[width:])  # [T, 2D]
+        kv = Linear(weight[width:], bias[width:])(x)  # [T, 2D]
         k, v = kv.view(len(x), 2, self.heads, -1).unbind(1)  # [T, H, d] each
         queries = one_each(len(first), x.device)
         return self._finish(first, attention.run(q, k, v, queries, batch.texts))
@@ -121,23 +118,32 @@ class Layer(nn.Module):
         """x [R, D] and attended [R, H, d] → [R, D]."""
         x = self.norm1(self.out(attended.flatten(1)).add_(x))
         hidden = self.up(x)  # [R, F]
-        torch.ops.aten.gelu_(hidden)  # exact, not the tanh approximation
-        return self.norm2(self.down(hidden).add_(x))  # type: ignore[no-any-return]
+        torch.ops.aten.gelu_.default(hidden)  # exact, not the tanh approximation
+        return self.norm2(self.down(hidden).add_(x))
+
+    def to(self, dtype: torch.dtype) -> Layer:
+        """The same in another dtype: a text is redone in fp32 with one layer's copy at a time."""
+        if self.qkv.weight.dtype == dtype:
+            return self
+        return self._replace(
+            qkv=self.qkv.to(dtype),
+            out=self.out.to(dtype),
+            norm1=self.norm1.to(dtype),
+            up=self.up.to(dtype),
+            down=self.down.to(dtype),
+            norm2=self.norm2.to(dtype),
+        )
 
 
-class Encoder(nn.Module):
-    """The whole encoder. Build under `torch.device("meta")`, then load with `assign=True`."""
+class Encoder(NamedTuple):
+    """The whole encoder."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        rows = config.position_offset + config.positions
-        self.word = nn.Parameter(torch.empty(config.vocab_size, config.width), requires_grad=False)
-        self.position = nn.Parameter(torch.empty(rows, config.width), requires_grad=False)
-        self.norm = LayerNorm(config.width, config.layer_norm_eps)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+    word: Tensor  # [vocabulary, D]
+    position: Tensor  # [position_offset + positions, D]
+    norm: LayerNorm
+    layers: list[Layer]
 
-    def forward(
+    def __call__(
         self,
         batch: Batch,
         attention: Attention,
@@ -150,10 +156,10 @@ class Encoder(nn.Module):
         `dtype` is what to compute in, whatever the weights are stored in.
         """
         x = embedding(batch.input_ids, self.word).to(dtype)  # [T, D]
-        x = self.norm(x.add_(embedding(batch.position_ids, self.position)))
+        x = self.norm.to(dtype)(x.add_(embedding(batch.position_ids, self.position)))
         *body, last = self.layers
         for layer in body:
-            x = layer(x, batch.texts, attention)
+            x = layer.to(dtype).every_token(x, batch.texts, attention)
         if first_only:
-            return last.first_only(x, batch, attention)  # type: ignore[no-any-return, operator]
-        return last(x, batch.texts, attention)  # type: ignore[no-any-return]
+            return last.to(dtype).first_only(x, batch, attention)
+        return last.to(dtype).every_token(x, batch.texts, attention)
