@@ -24,7 +24,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-serve bench-client bench-index test-kill test-openapi load soak serve verify deploy image-test lint-images lock clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index test-kill test-openapi load soak serve verify deploy image-test lint-images lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -122,7 +122,25 @@ checkpoints/bench/%/onnx/done: benchmarks/export_onnx.py | $(ONNX) $(VENV)/setup
 	.venv-onnx/bin/python benchmarks/export_onnx.py checkpoints/bench/$*
 
 bench-cold: $(VENV)/setup-test ## Process start to first vector and score, full shape, beside FlagEmbedding
-	$(PY) benchmarks/cold_start.py
+	$(PY) benchmarks/cold_start.py --save
+
+bench-saturation: $(VENV)/setup-test $(INFINITY) ## The HTTP server up to what it can take and past it, beside Infinity's (5 minutes)
+	$(PY) benchmarks/saturation.py --infinity $(INFINITY) --save
+
+bench-queue: $(VENV)/setup-test ## Replies of each form through RunPod's worker loop
+	$(PY) benchmarks/queue_worker.py --save
+
+bench-gpu: $(VENV)/setup-test ## On a machine with a GPU: tests, fp16 parity, peers, profile, goals (REHEARSE=1: on the CPU)
+	$(PY) benchmarks/gpu.py $(if $(REHEARSE),--rehearse)
+
+bench-plots: $(VENV)/setup-test .venv-plots/done ## The plots and tables of what stands in benchmarks/results/
+	.venv-plots/bin/python benchmarks/plots.py
+	$(PY) benchmarks/tables.py
+
+.venv-plots/done: benchmarks/requirements/plots.txt
+	$(PYTHON) -m venv .venv-plots
+	.venv-plots/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@
 
 test-kill: $(VENV)/setup-test ## A migration of 20,000 points killed 20 times while its source changes (5 minutes)
 	$(PY) -m pytest -q tests/client/test_kill.py --long --timeout 1500 -s
@@ -140,7 +158,7 @@ soak: $(VENV)/setup-test models/miniature-packed/done ## Ten minutes of mixed lo
 	$(PY) benchmarks/load.py soak
 
 bench-serve: $(VENV)/setup-test models/miniature-packed/done $(INFINITY) ## A query beside a bulk request, beside Infinity's; overhead beside bare FastAPI (20 minutes)
-	$(PY) benchmarks/serve.py --infinity $(INFINITY)
+	$(PY) benchmarks/serve.py --infinity $(INFINITY) --save
 
 bench-client: $(VENV)/setup-test models/miniature-packed/done ## What the client costs: import, decoding, memory, three workers beside one
 	$(PY) benchmarks/client.py

@@ -22,7 +22,9 @@ import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
+from results import dated, keep
 from workload import MODELS, ROOT, prepare
 
 PACKED = """
@@ -123,17 +125,23 @@ def stages(command: list[str], models: Path) -> str:
     return "\n".join(line for line in ran.stderr.splitlines() if line.startswith("start "))
 
 
-def report(name: str, measured: list[float], reference: list[float]) -> None:
-    share = statistics.median(
-        mine / theirs for mine, theirs in zip(measured, reference, strict=True)
+def against(measured: list[float], reference: list[float]) -> dict[str, Any]:
+    """Seconds, their median, and round by round the share of what stands beside."""
+    shares = [mine / theirs for mine, theirs in zip(measured, reference, strict=True)]
+    return dated(
+        {
+            "seconds": [round(one, 2) for one in measured],
+            "median": round(statistics.median(measured), 2),
+            "share": round(statistics.median(shares), 2),
+        }
     )
-    print(f"{name:28}{statistics.median(measured):8.2f} s{share:8.2f} of FlagEmbedding's")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/bench/full"))
+    parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
     prepare("full", folder)
@@ -144,22 +152,25 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name, (command, models) in kinds.items():
             times[name].append(seconds(command, models))
-    print("from process start, both full-size models, page cache warm")
+    results: dict[str, Any] = {"page cache warm": {}, "from disk": {}}
     for place, answer in enumerate(("vector", "score")):
         reference = [answers[place] for answers in times["FlagEmbedding"]]
         for name, rounds in times.items():
             if len(rounds[0]) > place:
-                report(f"{answer}: {name}", [answers[place] for answers in rounds], reference)
+                found = against([answers[place] for answers in rounds], reference)
+                results["page cache warm"][f"{answer}: {name}"] = found
     handler, models = kinds["handler, fp32 files"]
     print(stages(handler, models))
-    print("from process start to the first vector, the weights out of the page cache")
     disk = from_disk(handler, models, arguments.rounds)
     for name, measured in disk.items():
-        share = statistics.median(
-            mine / read for mine, read in zip(measured, disk["reading the files"], strict=True)
-        )
-        print(f"{name:28}{statistics.median(measured):8.2f} s{share:8.2f} of the reading")
-    print(json.dumps({"warm": times, "from disk": disk}))
+        results["from disk"][name] = against(measured, disk["reading the files"])
+    for place, beside in (("page cache warm", "FlagEmbedding's"), ("from disk", "the reading's")):
+        print(f"from process start, both full-size models, {place}")
+        for name, found in results[place].items():
+            print(f"{name:30}{found['median']:8.2f} s{found['share']:8.2f} of {beside}")
+    if arguments.save:
+        keep("cold", results)
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import resource
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ Rerank = Callable[[str, Sequence[str]], Rows]
 class Packed:
     """Ours: requests cut into micro-batches as the worker's batcher cuts them."""
 
-    def __init__(self, models: Path) -> None:
+    def __init__(self, models: Path, device: str = "auto") -> None:
         sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "worker"))
         from bge_worker.process import prepare_process
 
@@ -40,9 +41,9 @@ class Packed:
         from bge_worker.engine import PackedEngine
         from bge_worker.settings import Settings
 
-        folder = models / ("float16" if cuda() else "float32")
+        folder = models / ("float16" if cuda() and device != "cpu" else "float32")
         self._engine = PackedEngine(
-            Settings(embed_model=folder / EMBED, rerank_model=folder / RERANK)
+            Settings(embed_model=folder / EMBED, rerank_model=folder / RERANK, device=device)
         )
 
     def dense(self, texts: Sequence[str]) -> Rows:
@@ -215,23 +216,32 @@ def work(peer: Any, task: dict[str, Any]) -> Rows:
 
 
 def timed(peer: Any, task: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of one of `repeat` runs; the output's first rows, to be compared.
+    """Seconds, the median of `repeat` runs; the output's first rows, to be compared; MB.
 
     Short work is done once beforehand: the others' turn has emptied the caches.
     """
     if task["repeat"] > 1:
         work(peer, task)
-    began = perf_counter()
+    taken = []
     for _ in range(task["repeat"]):
+        began = perf_counter()
         rows = work(peer, task)
-    seconds = (perf_counter() - began) / task["repeat"]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        taken.append(perf_counter() - began)
     rows = np.asarray(rows, np.float32)[:4].tolist()
-    return {"seconds": seconds, "rows": rows, "peak_rss_mb": peak}
+    return {"seconds": statistics.median(taken), "rows": rows, **peak_memory()}
+
+
+def peak_memory() -> dict[str, int]:
+    found = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    if cuda():
+        import torch
+
+        found["peak_gpu_mb"] = torch.cuda.max_memory_allocated() >> 20
+    return found
 
 
 def ceilings() -> dict[str, float]:
-    """What this machine does at best, now: GFLOP/s of a large product, GB/s of a copy."""
+    """What this machine does at best, now: a large product, a copy, and reading alone."""
     import torch
 
     rows, inner, columns = 2048, 1024, 4096
@@ -241,12 +251,16 @@ def ceilings() -> dict[str, float]:
     a = torch.randn(rows, inner, device=device, dtype=dtype)
     b = torch.randn(inner, columns, device=device, dtype=dtype)
     out = torch.empty(rows, columns, device=device, dtype=dtype)
-    one = torch.empty(1 << 26, dtype=torch.float32, device=device)
+    one = torch.randn(1 << 26, dtype=torch.float32, device=device)
     two = torch.empty_like(one)
     product = best(lambda: torch.mm(a, b, out=out))
     copy = best(lambda: two.copy_(one))
-    flops = 2 * rows * inner * columns
-    return {"gflops": flops / product / 1e9, "copy_gb_s": 2 * one.nbytes / copy / 1e9}
+    read = best(lambda: torch.sum(one))
+    return {
+        "gflops": 2 * rows * inner * columns / product / 1e9,
+        "copy_gb_s": 2 * one.nbytes / copy / 1e9,
+        "read_gb_s": one.nbytes / read / 1e9,
+    }
 
 
 def best(action: Callable[[], object], times: int = 8) -> float:

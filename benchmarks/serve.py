@@ -31,6 +31,7 @@ import httpx
 import numpy as np
 
 from fakes.server_process import ServerProcess, free_port
+from results import dated, keep
 from workload import ROOT, mixed_texts, prepare
 
 PATIENCE = 180.0  # seconds that a query waits
@@ -243,28 +244,31 @@ def main() -> None:
     parser.add_argument("--full-queries", type=int, default=10, help="0: leave the full shape out")
     parser.add_argument("--texts", type=int, default=2000, help="in the bulk request")
     parser.add_argument("--infinity", type=Path, help="infinity_emb, in an environment of its own")
+    parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
     given = parser.parse_args()
     miniature = Path(os.environ["BGE_EMBED_MODEL"]).resolve().parent
     full = ROOT / "checkpoints" / "bench" / "full"
     texts = mixed_texts(given.texts)
     results: dict[str, Any] = {}
 
-    def keep(name: str, result: dict[str, Any]) -> None:
-        results[name] = result
+    def show(name: str, result: dict[str, Any]) -> None:
+        results[name] = dated(result)
+        if given.save:
+            keep("beside a bulk", {name: results[name]})
         print(f"\n{name}")
         for field, value in result.items():
             print(f"  {field:32}{value}", flush=True)
 
-    keep("overhead", overhead(miniature, given.rounds))
+    show("overhead", overhead(miniature, given.rounds))
     shapes = [("miniature", miniature, ROOT / "checkpoints" / "miniature", given.queries)]
     if given.full_queries:
         prepare("full", full)
         shapes.append(("full shape", full / "float32", full / "hub", given.full_queries))
     for shape, folder, hub, queries in shapes:
         with ours(folder) as (target, url):
-            keep(f"{shape}: {target.name}", fairness(target, texts, queries, url))
+            show(f"{shape}: {target.name}", fairness(target, texts, queries, url))
         with peer(hub / "bge-m3", given.infinity) as target:
-            keep(f"{shape}: {target.name}", fairness(target, texts, queries, None))
+            show(f"{shape}: {target.name}", fairness(target, texts, queries, None))
     print(json.dumps(results))
 
 

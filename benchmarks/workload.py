@@ -42,7 +42,7 @@ class Workload:
     """What a contestant is asked: `dense`, `all` three outputs, or `rerank`; N texts.
 
     `lengths` are the tokens of each text or pair, special ones included. Short work is repeated,
-    and its time is that of one.
+    and its time is the median.
     """
 
     name: str
@@ -66,52 +66,59 @@ class Workload:
         last = 2 * tokens * 2 * s.width**2 + per_text + 4 * tokens * s.width
         return float((s.layers - 1) * full + last)
 
+    def weights(self, shape: Shape) -> int:
+        """Numbers in the layers' matrices: however few the tokens, each is read once."""
+        return shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.feed_forward)
 
-def workloads(shape: str) -> list[Workload]:
-    """As many texts as a CPU can bear: the full shape has 55 times the small one's work a token."""
-    small = shape == "small"
-    mixed = mixed_texts(64 if small else 16)
-    texts = {
-        "query": of_length(1, 12),
-        "mixed": mixed,
-        "chunks": of_length(16 if small else 4, 512),
-        "documents": of_length(1, 8192),
-        "all three": mixed_texts(32 if small else 8),
-    }
-    about = {
-        "query": "one query of 12 tokens",
-        "mixed": f"{len(mixed)} texts of mixed lengths",
-        "chunks": f"{len(texts['chunks'])} chunks of 512 tokens",
-        "documents": "one document of 8,192 tokens",
-        "all three": f"{len(texts['all three'])} mixed texts, dense, sparse and ColBERT",
-    }
-    kinds = {"all three": "all"}
-    found = [
-        Workload(
-            name,
-            about[name],
-            kinds.get(name, "dense"),
-            texts[name],
-            lengths_of(texts[name]),
-            repeat=(50 if small else 5) if name == "query" else 1,
-        )
-        for name in texts
-        if small or name != "documents"
-    ]
+
+@dataclass(frozen=True)
+class Counts:
+    """How many texts of each workload, and how long a reranked document is."""
+
+    mixed: int
+    chunks: int
+    documents: int
+    three: int
+    rerank: tuple[int, ...]
+    document: int = 128
+
+
+COUNTS = {  # what a CPU can bear: the full shape has 55 times the small one's work a token
+    ("small", "cpu"): Counts(mixed=64, chunks=16, documents=1, three=32, rerank=(25, 50, 100)),
+    ("full", "cpu"): Counts(mixed=16, chunks=4, documents=1, three=8, rerank=(25,)),
+    ("small", "cuda"): Counts(512, 256, 8, 128, (25, 50, 100), document=256),
+    ("full", "cuda"): Counts(512, 256, 8, 128, (25, 50, 100), document=256),
+}
+
+
+def workloads(shape: str, device: str) -> list[Workload]:
+    counts = COUNTS[shape, device]
     (query,) = of_length(1, 12)
-    for count in (25, 50, 100) if small else (10,):
-        documents = of_length(count, 128)
-        found.append(
-            Workload(
-                f"rerank {count}",
-                f"one query, {count} documents of 128 tokens",
-                "rerank",
-                documents,
-                [length + 12 for length in lengths_of(documents)],
-                query,
-            )
-        )
+    repeat = 50 if (shape, device) != ("full", "cpu") else 5
+    found = [
+        embedding("query", "one query of 12 tokens", [query], repeat=repeat),
+        embedding("mixed", f"{counts.mixed} texts of mixed lengths", mixed_texts(counts.mixed)),
+        embedding("chunks", f"{counts.chunks} chunks of 512 tokens", of_length(counts.chunks, 512)),
+        embedding("documents", "8,192-token documents", of_length(counts.documents, 8192)),
+        embedding(
+            "all three",
+            f"{counts.three} mixed texts, dense, sparse and ColBERT",
+            mixed_texts(counts.three),
+            kind="all",
+        ),
+    ]
+    for count in counts.rerank:
+        documents = of_length(count, counts.document)
+        pairs = [length + 12 for length in lengths_of(documents)]
+        about = f"one query, {count} documents of {counts.document} tokens"
+        found.append(Workload(f"rerank {count}", about, "rerank", documents, pairs, query))
     return found
+
+
+def embedding(
+    name: str, about: str, texts: list[str], *, kind: str = "dense", repeat: int = 1
+) -> Workload:
+    return Workload(name, about, kind, texts, lengths_of(texts), repeat=repeat)
 
 
 def of_length(count: int, tokens: int) -> list[str]:

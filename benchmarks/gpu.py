@@ -1,0 +1,169 @@
+"""All that is to be known of a GPU, in one command: `make bench-gpu`.
+
+    tests      those that need a GPU, attention's backends and fp16 among them
+    parity     the engine on the GPU in fp16 beside itself on the CPU in fp32: cosines, scores
+    engine     `compare.py` on the full shape, beside sentence-transformers and FlagEmbedding
+    fallback   what cards without `varlen_attn` (T4, ROCm) lose: the same workloads through sdpa
+    profile    where the time of a lone query and of chunks goes, by operation
+
+The goals of this project and what was reached stand last, one line each. Without a GPU
+`--rehearse` runs all of it on the CPU and the small shape, to see that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from bge_worker.attention import Attention, sdpa
+from peers import Packed
+from results import dated, keep
+from workload import BENCH, ROOT, Workload, mixed_texts, prepare, workloads
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PEERS = ("sentence-transformers", "FlagEmbedding")
+TESTS = ("tests/worker/test_attention.py", "tests/worker/test_engine.py")
+
+
+def tests() -> str:
+    """The last line of what pytest says."""
+    command = [sys.executable, "-m", "pytest", "-q", *TESTS]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    print(ran.stdout[-2000:])
+    return ran.stdout.strip().splitlines()[-1]
+
+
+def compared(shape: str, rounds: int) -> dict[str, Any]:
+    command = [sys.executable, "benchmarks/compare.py", "--shape", shape, "--save"]
+    command += ["--rounds", str(rounds), "--peers", *PEERS]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line if not line.startswith("{") else "", end="", flush=True)
+    if process.returncode:
+        sys.exit("compare.py failed")
+    return dict(json.loads(line)[shape])
+
+
+def parity(models: Path, gpu: Packed) -> dict[str, float]:
+    """fp16 on the device beside fp32 on the CPU: the smallest cosine, the largest logit error."""
+    cpu, texts = Packed(models, "cpu"), mixed_texts(16)
+    vectors = [one.dense(texts) for one in (gpu, cpu)]
+    scores = [one.rerank("как найти минимум", texts) for one in (gpu, cpu)]
+    return {
+        "smallest cosine": round(float((vectors[0] * vectors[1]).sum(1).min()), 6),
+        "largest difference of a logit": round(float(np.abs(scores[0] - scores[1]).max()), 4),
+    }
+
+
+def fallback(
+    models: Path, gpu: Packed, chosen: Iterable[Workload], rounds: int
+) -> dict[str, float]:
+    """By workload, how many times as long attention through sdpa makes it take."""
+    through_sdpa = Attention("sdpa", "asked for", sdpa)
+    with patch("bge_worker.engine.choose_attention", lambda *_: through_sdpa):
+        other = Packed(models)
+    found = {}
+    for workload in chosen:
+        ratios = [
+            seconds(lambda: ask(other, workload)) / seconds(lambda: ask(gpu, workload))  # noqa: B023
+            for _ in range(rounds + 1)
+        ]
+        found[workload.name] = round(statistics.median(ratios[1:]), 2)
+    return found
+
+
+def ask(contestant: Packed, workload: Workload) -> object:
+    if workload.kind == "rerank":
+        return contestant.rerank(workload.query, workload.texts)
+    return getattr(contestant, workload.kind)(workload.texts)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def profile(gpu: Packed, workload: Workload) -> dict[str, float]:
+    """Share of the device's time by operation, and its share of the whole: the rest it idles."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as recording
+
+    ask(gpu, workload)
+    kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if DEVICE == "cuda" else [])
+    with recording(activities=kinds) as record:
+        whole = 1e6 * seconds(lambda: ask(gpu, workload))
+    field = "self_device_time_total" if DEVICE == "cuda" else "self_cpu_time_total"
+    taken = {event.key: getattr(event, field) for event in record.key_averages()}
+    busy = sum(taken.values())
+    most = sorted(taken, key=lambda name: -taken[name])[:8]
+    return {"device busy": round(busy / whole, 2)} | {
+        name[:60]: round(taken[name] / busy, 3) for name in most
+    }
+
+
+def verdicts(engine: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
+    """Each goal: what it is about, what was reached, what was asked, whether it holds."""
+
+    def share(workload: str) -> float:
+        return float(engine[workload]["share_of"]["product"])
+
+    def faster(workload: str, peer: str) -> float:
+        return float(engine[workload]["rows"][peer]["ours_is_faster_by"])
+
+    query = 1e3 * engine["query"]["rows"]["bge-serverless"]["median"]
+    least = {
+        "share of the large product, chunks": (share("chunks"), 0.6),
+        "share of the large product, mixed": (share("mixed"), 0.5),
+        "times as fast as sentence-transformers, mixed": (faster("mixed", PEERS[0]), 1.5),
+        "times as fast as FlagEmbedding, mixed": (faster("mixed", PEERS[1]), 3.0),
+        "smallest cosine of fp16 to fp32": (found["parity"]["smallest cosine"], 0.999),
+    }
+    most = {
+        "a query of 12 tokens, ms": (query, 3.0),
+        "rerank 100, times its arithmetic": (1 / share("rerank 100"), 1.5),
+    }
+    return [(name, got, f"≥ {asked}", got >= asked) for name, (got, asked) in least.items()] + [
+        (name, got, f"≤ {asked}", got <= asked) for name, (got, asked) in most.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, the small shape")
+    given = parser.parse_args()
+    if DEVICE == "cpu" and not given.rehearse:
+        sys.exit("PyTorch sees no GPU here. `--rehearse` runs it all on the CPU, the small shape")
+    shape = "small" if given.rehearse else "full"
+    models = BENCH / shape
+    prepare(shape, models)
+    found: dict[str, Any] = {"tests": tests()}
+    engine = compared(shape, given.rounds)
+    gpu = Packed(models)
+    by_name = {one.name: one for one in workloads(shape, DEVICE)}
+    few = [by_name[name] for name in ("query", "mixed", "chunks", "rerank 25")]
+    found["parity"] = parity(models, gpu)
+    found["through sdpa, times as long"] = fallback(models, gpu, few, given.rounds)
+    found["profile"] = {name: profile(gpu, by_name[name]) for name in ("query", "chunks")}
+    print(json.dumps(found, indent=1))
+    for name, got, asked, holds in verdicts(engine, found):
+        print(f"{name:50}{got:9.3f}  asked {asked:8}{'ok' if holds else 'NOT REACHED'}")
+    if not given.rehearse:
+        print(keep("gpu", {shape: dated(found)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Replies of each form through RunPod's own worker loop: `make bench-queue`.
+
+`worker/handler.py` under the SDK, jobs from a stand-in of RunPod's job server on this machine, one
+after another: from handing a job in to having its reply, and how much of that is not the model.
+Small shape of random weights. The last line printed is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+from fakes.runpod_server import JobServer
+from fakes.worker_process import WorkerProcess
+from results import dated, keep
+from workload import BENCH, MODELS, ROOT, mixed_texts, of_length, prepare
+
+SPARSE = {"return_dense": False, "return_sparse": True}
+COLBERT = {"return_dense": False, "return_colbert": True}
+BASE64 = {"encoding_format": "base64"}
+
+
+def jobs() -> dict[str, dict[str, Any]]:
+    mixed = {"texts": mixed_texts(16)}
+    (query,) = of_length(1, 12)
+    return {
+        "1 query, dense, floats": {"texts": [query]},
+        "1 query, dense, base64": {"texts": [query], **BASE64},
+        "16 texts, dense, floats": mixed,
+        "16 texts, dense, base64": mixed | BASE64,
+        "16 texts, sparse": mixed | SPARSE,
+        "16 texts, ColBERT, floats": mixed | COLBERT,
+        "16 texts, ColBERT, base64 fp16": mixed | COLBERT | BASE64 | {"dtype": "float16"},
+        "16 texts, all three, base64 fp16": mixed
+        | {"return_sparse": True, "return_colbert": True, "dtype": "float16", **BASE64},
+        "rerank 25 documents": {"query": query, "documents": of_length(25, 128)},
+    }
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    forms = jobs()
+    took: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
+    sizes = {}
+    names = ("BGE_EMBED_MODEL", "BGE_RERANK_MODEL")
+    folders = [BENCH / "small" / "float32" / model for model in MODELS]
+    env = {name: str(folder) for name, folder in zip(names, folders, strict=True)}
+    with (
+        JobServer() as server,
+        WorkerProcess(ROOT / "worker" / "handler.py", server, env) as worker,
+    ):
+        worker.wait_ready(120)
+        for number in range(rounds + 1):
+            for form, payload in forms.items():
+                began = time.perf_counter()
+                job = server.submit(payload)
+                body = server.result(job, timeout=60)
+                milliseconds = 1e3 * (time.perf_counter() - began)
+                if number:  # the first round is a warm-up
+                    model = body["output"]["timings_ms"]["inference"]
+                    took[form].append((milliseconds, milliseconds - model))
+                sizes[form] = server.results[job][0].size
+    return {
+        form: dated(
+            {
+                "ms": [round(whole, 1) for whole, _ in taken],
+                "median_ms": round(statistics.median(whole for whole, _ in taken), 1),
+                "outside_the_model_ms": round(statistics.median(rest for _, rest in taken), 1),
+                "bytes": sizes[form],
+            }
+        )
+        for form, taken in took.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
+    given = parser.parse_args()
+    prepare("small", BENCH / "small")
+    results = measure(given.rounds)
+    for form, found in results.items():
+        print(
+            f"{form:34}{found['median_ms']:8.1f} ms, {found['outside_the_model_ms']:6.1f} outside "
+            f"the model,{found['bytes']:10,} bytes"
+        )
+    if given.save:
+        keep("queue", results)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""`benchmarks/results/`: one file a device, what was measured on it, when, and with which versions.
+
+Sections: `engine` by shape and workload (`compare.py`), `serving` by server and `queue` by form of
+reply (`serving.py`). A run replaces what it has measured and leaves the rest; each entry has its
+date, and the machine and versions of the newest run stand at the top.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from workload import ROOT
+
+FOLDER = ROOT / "benchmarks" / "results"
+PACKAGES = ("torch", "transformers", "sentence-transformers", "FlagEmbedding", "tokenizers")
+ELSEWHERE = {  # in virtual environments of their own
+    "infinity-emb": ROOT / ".venv-infinity",
+    "onnxruntime": ROOT / ".venv-onnx",
+}
+
+
+def keep(section: str, found: dict[str, Any]) -> Path:
+    """Write `found`, entries by name or by names below names, into this device's file."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    path = FOLDER / f"{(gpu or 'cpu').replace(' ', '-').lower()}.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    head = {"machine": machine(gpu), "versions": versions()}
+    after = before | head | {section: merged(before.get(section, {}), found)}
+    FOLDER.mkdir(exist_ok=True)
+    path.write_text(json.dumps(after, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    return path
+
+
+def dated(entry: dict[str, Any]) -> dict[str, Any]:
+    return {"date": time.strftime("%Y-%m-%d"), **entry}
+
+
+def merged(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """An entry, known by its date, is replaced; names above entries are kept."""
+    after = dict(before)
+    for name, value in found.items():
+        after[name] = value if "date" in value else merged(before.get(name, {}), value)
+    return after
+
+
+def machine(gpu: str | None) -> dict[str, Any]:
+    import torch
+
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {"gpu": gpu, "cpu": model, "threads": torch.get_num_threads()}
+
+
+def versions() -> dict[str, str]:
+    found = {name: version(name) for name in PACKAGES}
+    for package, folder in ELSEWHERE.items():
+        python = folder / "bin" / "python"
+        if python.exists():
+            code = f"from importlib.metadata import version; print(version('{package}'))"
+            ran = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+            found[package] = ran.stdout.strip()
+    return found
