@@ -61,7 +61,8 @@ class Workload:
         per_token = 4 * s.width**2 + 2 * s.width * s.feed_forward
         full = 2 * tokens * per_token + 4 * squares * s.width
         if self.kind == "all":
-            return float(s.layers * full + 2 * tokens * s.width**2)
+            colbert = 2 * (tokens - texts) * s.width**2
+            return float(s.layers * full + colbert)
         per_text = 2 * texts * (2 * s.width**2 + 2 * s.width * s.feed_forward)
         last = 2 * tokens * 2 * s.width**2 + per_text + 4 * tokens * s.width
         return float((s.layers - 1) * full + last)

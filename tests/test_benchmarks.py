@@ -103,6 +103,4 @@ def test_a_projection_is_the_share_of_the_published_peak() -> None:
     # layer move that by less than a tenth.
     plain = 121e12 * share.chunks / (2 * 302e6)
     assert l4["chunks_tokens_per_second"] == pytest.approx(plain, rel=0.1)
-    assert l4["dollars_per_million"] == pytest.approx(
-        0.00019 / l4["mixed_tokens_per_second"] * 1e6
-    )
+    assert l4["dollars_per_million"] == pytest.approx(0.00019 / l4["mixed_tokens_per_second"] * 1e6)

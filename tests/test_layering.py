@@ -14,7 +14,7 @@ PACKAGE = ROOT / "worker" / "bge_worker"
 
 # Each module may import those to its left; nobody imports an entry point.
 CORRIDOR = [
-    *("errors", "process", "startup", "settings", "schema", "attention", "packing", "model"),
+    *("errors", "process", "sdk", "startup", "settings", "schema", "attention", "packing", "model"),
     *(
         "heads",
         "checkpoint",
@@ -30,7 +30,7 @@ CORRIDOR = [
 ]
 # The HTTP server's: they import nothing that brings torch, so that /ping is answered before it.
 HTTP = {"serialize", "metrics", "jobs", "gate", "bodies", "app"}
-BEFORE_TORCH = HTTP | {"errors", "process", "startup", "settings", "schema", "dialects"}
+BEFORE_TORCH = HTTP | {"errors", "process", "sdk", "startup", "settings", "schema", "dialects"}
 WITHOUT_TORCH = BEFORE_TORCH | {"batcher", "response", "service"}
 WORKER_PACKAGES = {"torch", "numpy", "tokenizers", "safetensors"}
 HTTP_PACKAGES = {"fastapi", "starlette", "pydantic", "orjson", "prometheus_client"}

@@ -12,33 +12,21 @@ import gc
 # What the imports below make stays: looking for garbage among it costs 0.3 s of a start.
 gc.disable()
 
-import importlib
 import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from bge_worker.errors import StartError, WorkerError
 from bge_worker.process import prepare_process
+from bge_worker.sdk import Quiet, import_runpod
 from bge_worker.settings import Settings
 from bge_worker.startup import mark, read_ahead
 
 if TYPE_CHECKING:
     from bge_worker.service import Service
-
-
-class Quiet(dict[str, Any]):
-    """A reply that the SDK's log lines do not spell out.
-
-    It formats every reply into them twice, whether they are printed or not: 80 ms of the event
-    loop for 64 vectors, and the vectors in the log at level DEBUG.
-    """
-
-    def __repr__(self) -> str:
-        return f"<{len(self)} fields>"
 
 
 def handler_for(
@@ -64,13 +52,10 @@ def load(settings: Settings) -> tuple[Service, Any]:
     Raises:
         StartError: the models cannot be loaded.
     """
-    # The SDK asks for the processor's name, for its debugger alone: a second of a core that torch's
-    # import needs. Told nothing, it says that it could not find out.
-    sys.modules.setdefault("cpuinfo", cast(ModuleType, SimpleNamespace(get_cpu_info=dict)))
     mark("python, settings")
     read_ahead((settings.embed_model, settings.rerank_model))
     with ThreadPoolExecutor(1) as pool:
-        sdk = pool.submit(importlib.import_module, "runpod")
+        sdk = pool.submit(import_runpod)
         from bge_worker.service import Service
 
         mark("torch imported")

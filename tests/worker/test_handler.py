@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from bge_worker.engine import PackedEngine
+from bge_worker.sdk import Quiet, run_jobs
 from bge_worker.service import Service
 from bge_worker.settings import EngineName, Settings
 from conftest import MODELS, ROOT
 from fakes.runpod_server import JobServer
 from fakes.worker_process import WorkerProcess
-from handler import Quiet, handler_for
+from handler import handler_for
 
 HANDLER = ROOT / "worker" / "handler.py"
 ENGINES = ["packed", "flagembedding"]
@@ -126,6 +127,46 @@ def test_mixed_jobs_are_each_answered_once_and_rightly(
         )
         assert server.pings
         assert "море" not in worker.stdout + worker.stderr  # no texts in a log
+
+
+class Scaler:
+    """As much of the SDK's JobScaler as `run_jobs` uses; job 0 is one that never ends."""
+
+    def __init__(self) -> None:
+        self.jobs_queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.jobs_tasks: dict[int, asyncio.Task[None]] = {}
+        self.handled: list[int] = []
+        self.alive = True
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+    async def handle_job(self, session: object, job: dict[str, Any]) -> None:
+        self.handled.append(job["id"])
+        if job["id"] == 0:
+            await asyncio.Event().wait()
+        raise ValueError("a job of this test's")
+
+
+def test_a_job_starts_when_it_comes_whether_or_not_others_run() -> None:
+    async def scenario() -> list[int]:
+        scaler = Scaler()
+        loop = asyncio.create_task(run_jobs(scaler, None))
+        for job in (1, 0, 2):
+            for _ in range(10):  # turns of the event loop; no time passes
+                await asyncio.sleep(0)
+            scaler.jobs_queue.put_nowait({"id": job})
+        for _ in range(10):
+            await asyncio.sleep(0)
+        handled = list(scaler.handled)
+        scaler.jobs_tasks[0].cancel()  # as the SDK stops a job
+        scaler.jobs_queue.put_nowait({"id": 3})
+        scaler.alive = False
+        await loop
+        assert scaler.handled == [1, 0, 2, 3], "what was taken before the stop is answered"
+        return handled
+
+    assert asyncio.run(scenario()) == [1, 0, 2]
 
 
 def test_a_stop_in_the_middle_loses_no_job_that_was_taken(environment: Environment) -> None:
