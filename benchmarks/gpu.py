@@ -44,8 +44,8 @@ def tests() -> str:
     return ran.stdout.strip().splitlines()[-1]
 
 
-def compared(shape: str, rounds: int) -> dict[str, Any]:
-    command = [sys.executable, "benchmarks/compare.py", "--shape", shape, "--save"]
+def compared(shape: str, rounds: int, *options: str) -> dict[str, Any]:
+    command = [sys.executable, "benchmarks/compare.py", "--shape", shape, *options]
     command += ["--rounds", str(rounds), "--peers", *PEERS]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -151,13 +151,13 @@ def main() -> None:
     models = BENCH / shape
     prepare(shape, models)
     found: dict[str, Any] = {"tests": tests()}
-    engine = compared(shape, given.rounds)
+    engine = compared(shape, given.rounds, *([] if given.rehearse else ["--save"]))
     gpu = Packed(models)
     by_name = {one.name: one for one in workloads(shape, DEVICE)}
     few = [by_name[name] for name in ("query", "mixed", "chunks", "rerank 25")]
     found["parity"] = parity(models, gpu)
     found["through sdpa, times as long"] = fallback(models, gpu, few, given.rounds)
-    found["profile"] = {name: profile(gpu, by_name[name]) for name in ("query", "chunks")}
+    found["profile"] = {name: profile(gpu, by_name[name]) for name in ("query", "mixed", "chunks")}
     print(json.dumps(found, indent=1))
     for name, got, asked, holds in verdicts(engine, found):
         print(f"{name:50}{got:9.3f}  asked {asked:8}{'ok' if holds else 'NOT REACHED'}")

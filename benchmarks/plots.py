@@ -55,10 +55,13 @@ def bars(axis: Any, measured: dict[str, Any]) -> None:
         rows = {n: one["rows"].get(peer) for n, one in enumerate(measured.values())}
         found = {n: row["ours_is_faster_by"] for n, row in rows.items() if row}
         left = [n + (place - len(peers) / 2 + 0.5) * width for n in found]
-        drawn = axis.bar(left, found.values(), width, color=COLOURS[peer], label=peer)
-        axis.bar_label(drawn, fmt="%.2g", fontsize=6)
+        heights = [ratio - 1 for ratio in found.values()]  # from the line of 1, up or down
+        drawn = axis.bar(left, heights, width, bottom=1, color=COLOURS[peer], label=peer)
+        axis.bar_label(drawn, [f"{ratio:.2g}" for ratio in found.values()], fontsize=6)
     axis.axhline(1, color=COLOURS[OURS], linewidth=1)
     axis.set_yscale("log")
+    axis.set_yticks([0.2, 0.5, 1, 2, 5, 10, 20], ["0.2", "0.5", "1", "2", "5", "10", "20"])
+    axis.minorticks_off()
     axis.set_xticks(range(len(measured)), [*measured])
 
 

@@ -1,8 +1,9 @@
 """`benchmarks/results/`: one file a device, what was measured on it, when, and with which versions.
 
-Sections: `engine` by shape and workload (`compare.py`), `serving` by server and `queue` by form of
-reply (`serving.py`). A run replaces what it has measured and leaves the rest; each entry has its
-date, and the machine and versions of the newest run stand at the top.
+Sections: `engine` by shape and workload (`compare.py`), `serving` by server (`saturation.py`),
+`queue` by form of reply (`queue_worker.py`), `cold` (`cold_start.py`), `beside a bulk` (`serve.py`)
+and `gpu`. A run replaces what it has measured and leaves the rest; each entry has its date,
+and the machine and versions of the newest run stand at the top.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from workload import ROOT
+from workload import NAMES, ROOT
 
 FOLDER = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "transformers", "sentence-transformers", "FlagEmbedding", "tokenizers")
@@ -48,6 +49,8 @@ def merged(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     after = dict(before)
     for name, value in found.items():
         after[name] = value if "date" in value else merged(before.get(name, {}), value)
+    if after.keys() <= set(NAMES):  # workloads in their own order, whatever was measured last
+        return {name: after[name] for name in NAMES if name in after}
     return after
 
 

@@ -41,8 +41,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def digits(value: float) -> str:
-    """Three of them."""
-    return f"{value:,.{max(0, 3 - len(str(int(value))))}f}" if value >= 1 else f"{value:.3g}"
+    """Three of them, at least."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:#.3g}"
 
 
 def cpu() -> dict[str, Any]:
@@ -52,17 +54,17 @@ def cpu() -> dict[str, Any]:
 def engine(shape: str) -> str:
     """Contestants down, workloads across: seconds, and how many times as fast ours is."""
     results = cpu()
-    measured = results["engine"][shape]
-    names = sorted({name for one in measured.values() for name in one["rows"]}, key=rank)
-    rows = [
-        [label(name, results)] + [cell(one, name) for one in measured.values()] for name in names
+    columns = list(results["engine"][shape].values())
+    names = sorted({name for one in columns for name in one["rows"]}, key=rank)
+    rows = [[label(n, results), *(cell(one, n) for one in columns)] for n in names]
+    product = [f"{one['share_of']['product']:.0%}" for one in columns]
+    # Of few tokens alone: of long work, reading the weights is next to nothing.
+    reading = [
+        f"{one['share_of']['reading']:.0%}" if one["tokens"] < 100 else "" for one in columns
     ]
-    for limit, text in (
-        ("product", "ours, of the large product's rate"),
-        ("reading", "ours, of reading every weight once"),
-    ):
-        rows.append([text, *(f"{one['share_of'][limit]:.0%}" for one in measured.values())])
-    return table([SHAPE_NAMES[shape], *(one["about"] for one in measured.values())], rows)
+    rows.append(["ours, of the large product's rate", *product])
+    rows.append(["ours, of reading every weight once", *reading])
+    return table([SHAPE_NAMES[shape], *(one["about"] for one in columns)], rows)
 
 
 def rank(name: str) -> int:
@@ -81,7 +83,8 @@ def cell(one: dict[str, Any], name: str) -> str:
     if row is None:
         return ""
     seconds = digits(row["median"])
-    return seconds if name == OURS else f"{seconds} ({digits(row['ours_is_faster_by'])}×)"
+    ratio = row["ours_is_faster_by"]
+    return seconds if name == OURS else f"{seconds} ({ratio:.{1 if ratio >= 10 else 2}f}×)"
 
 
 def spread() -> str:
@@ -118,7 +121,7 @@ def offered() -> str:
         row = [digits(same_rate[0]["offered"])]
         for one in same_rate:
             lost = {kind: count for kind, count in one["statuses"].items() if kind != "200"}
-            said = ", ".join(f"{count:,} {kind}" for kind, count in lost.items())
+            said = ", ".join(f"{kind}: {count:,}" for kind, count in lost.items())
             row += [*(digits(one[field]) for field in MEASURED), said]
         rows.append(row)
     return table(head, rows)
@@ -134,14 +137,13 @@ def queue() -> str:
 
 def cold() -> str:
     measured = cpu()["cold"]
-    warm = [
-        [name, digits(one["median"]), digits(one["share"])]
-        for name, one in measured["page cache warm"].items()
-    ]
-    disk = [
-        [name, digits(one["median"]), digits(one["share"])]
-        for name, one in measured["from disk"].items()
-    ]
+    warm, disk = (
+        [
+            [name, f"{one['median']:.2f}", f"{one['share']:.2f}"]
+            for name, one in measured[where].items()
+        ]
+        for where in ("page cache warm", "from disk")
+    )
     return (
         table(["page cache warm", "seconds", "of FlagEmbedding's"], warm)
         + "\n"
@@ -154,12 +156,15 @@ def beside() -> str:
     rows = []
     for name, found in cpu()["beside a bulk"].items():
         if "alone, s" in found:
+            given_up = next(field for field in found if field.startswith("gave up"))
+            late = given_up if found[given_up] else f"{found['beside the bulk, s']['p99']:.3f}"
             batch = found.get("a micro-batch, s")
             rows.append(
                 [
                     name,
-                    *(digits(found[when]["p99"]) for when in ("alone, s", "beside the bulk, s")),
-                    "" if batch is None else digits(batch),
+                    f"{found['alone, s']['p99']:.3f}",
+                    late,
+                    "" if batch is None else f"{batch:.3f}",
                 ]
             )
     return table(["p99 of a query, s", "alone", "beside the bulk", "one micro-batch"], rows)
@@ -172,8 +177,8 @@ def projected() -> str:
         rows.append(
             [
                 row["gpu"],
-                f"{row['chunks_tokens_per_second']:,.0f}",
-                f"{row['mixed_tokens_per_second']:,.0f}",
+                f"{1e3 * round(row['chunks_tokens_per_second'] / 1e3):,.0f}",
+                f"{1e3 * round(row['mixed_tokens_per_second'] / 1e3):,.0f}",
                 "" if dollars is None else f"{dollars:.4f}",
                 "" if dollars is None else f"{gpus.HOSTED / dollars:.0f}",
                 f"{row['32 texts']:.0f}",

@@ -72,6 +72,11 @@ class Workload:
         return shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.feed_forward)
 
 
+NAMES = (
+    "query", "mixed", "chunks", "documents", "all three", "rerank 25", "rerank 50", "rerank 100"
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Counts:
     """How many texts of each workload, and how long a reranked document is."""
@@ -100,7 +105,9 @@ def workloads(shape: str, device: str) -> list[Workload]:
         embedding("query", "one query of 12 tokens", [query], repeat=repeat),
         embedding("mixed", f"{counts.mixed} texts of mixed lengths", mixed_texts(counts.mixed)),
         embedding("chunks", f"{counts.chunks} chunks of 512 tokens", of_length(counts.chunks, 512)),
-        embedding("documents", "8,192-token documents", of_length(counts.documents, 8192)),
+        embedding(
+            "documents", f"{counts.documents} × 8,192 tokens", of_length(counts.documents, 8192)
+        ),
         embedding(
             "all three",
             f"{counts.three} mixed texts, dense, sparse and ColBERT",
