@@ -132,7 +132,12 @@ def queue() -> str:
         [form, digits(one["median_ms"]), digits(one["outside_the_model_ms"]), f"{one['bytes']:,}"]
         for form, one in cpu()["queue"].items()
     ]
-    return table(["job", "ms", "of them outside the model", "bytes of the reply"], rows)
+    waited = [[name, digits(one["median"])] for name, one in cpu()["backlog"].items()]
+    return (
+        table(["job", "ms", "of them outside the model", "bytes of the reply"], rows)
+        + "\n"
+        + table(["waiting in RunPod's queue", "answered a second"], waited)
+    )
 
 
 def cold() -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from bge_worker.engine import PackedEngine
-from bge_worker.sdk import Quiet, run_jobs
+from bge_worker.sdk import PromptScaler, Quiet
 from bge_worker.service import Service
 from bge_worker.settings import EngineName, Settings
 from conftest import MODELS, ROOT
@@ -129,44 +129,104 @@ def test_mixed_jobs_are_each_answered_once_and_rightly(
         assert "море" not in worker.stdout + worker.stderr  # no texts in a log
 
 
-class Scaler:
-    """As much of the SDK's JobScaler as `run_jobs` uses; job 0 is one that never ends."""
+class JobScaler:
+    """As much of the SDK's as `PromptScaler` uses; job 0 is one that does not end by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: dict[str, Any]) -> None:
         self.jobs_queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.jobs_tasks: dict[int, asyncio.Task[None]] = {}
+        self.job_progress = self
+        self.jobs_fetcher, self.jobs_fetcher_timeout = self.fetch, 90
+        self.concurrency_modifier = lambda _current: 2
+        self.current_concurrency = 3  # what the modifier then gives
         self.handled: list[int] = []
+        self.asked: list[int] = []
+        self.count = 0
         self.alive = True
 
     def is_alive(self) -> bool:
         return self.alive
 
+    def get_job_count(self) -> int:
+        return self.count
+
+    async def fetch(self, session: object, needed: int) -> list[dict[str, Any]]:
+        self.asked.append(needed)
+        return []
+
     async def handle_job(self, session: object, job: dict[str, Any]) -> None:
         self.handled.append(job["id"])
         if job["id"] == 0:
             await asyncio.Event().wait()
+        self.count -= 1
         raise ValueError("a job of this test's")
 
 
+class Scaler(PromptScaler, JobScaler):
+    pass
+
+
+async def turns() -> None:
+    """Of the event loop; no time passes."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 def test_a_job_starts_when_it_comes_whether_or_not_others_run() -> None:
-    async def scenario() -> list[int]:
-        scaler = Scaler()
-        loop = asyncio.create_task(run_jobs(scaler, None))
+    async def scenario() -> None:
+        scaler = Scaler({})
+        loop = asyncio.create_task(scaler.run_jobs(None))
         for job in (1, 0, 2):
-            for _ in range(10):  # turns of the event loop; no time passes
-                await asyncio.sleep(0)
+            await turns()
             scaler.jobs_queue.put_nowait({"id": job})
-        for _ in range(10):
-            await asyncio.sleep(0)
-        handled = list(scaler.handled)
+        await turns()
+        assert scaler.handled == [1, 0, 2]
         scaler.jobs_tasks[0].cancel()  # as the SDK stops a job
         scaler.jobs_queue.put_nowait({"id": 3})
         scaler.alive = False
         await loop
         assert scaler.handled == [1, 0, 2, 3], "what was taken before the stop is answered"
-        return handled
 
-    assert asyncio.run(scenario()) == [1, 0, 2]
+    asyncio.run(scenario())
+
+
+def test_jobs_are_asked_for_when_a_slot_is_free_and_only_as_many() -> None:
+    async def scenario() -> None:
+        scaler = Scaler({})
+        assert scaler.concurrency_modifier(1) == scaler.current_concurrency
+        scaler.count = 1
+        await scaler.jobs_fetcher(None, scaler.current_concurrency - scaler.current_occupancy())
+        assert scaler.asked == [1]
+        scaler.count = 2
+        waiting = asyncio.create_task(scaler.jobs_fetcher(None, 1))
+        loop = asyncio.create_task(scaler.run_jobs(None))
+        await turns()
+        assert scaler.asked == [1], "both slots are taken"
+        scaler.jobs_queue.put_nowait({"id": 1})  # one ends
+        await waiting
+        assert scaler.asked == [1, 1]
+        scaler.alive = False
+        assert await scaler.jobs_fetcher(None, 3) == []
+        assert scaler.asked == [1, 1], "a worker that stops takes nothing"
+        await loop
+
+    asyncio.run(scenario())
+
+
+def test_no_more_jobs_are_held_than_the_concurrency_allows(environment: Environment) -> None:
+    env = environment("packed") | {"BGE_CONCURRENCY": "3"}
+    with JobServer() as server, WorkerProcess(HANDLER, server, env) as worker:
+        worker.wait_ready(LONG)
+        jobs = [server.submit({"texts": ["море"] * 200}) for _ in range(20)]
+        held = [0]
+
+        def answered() -> bool:  # asked after every event
+            held.append(len(server.held_by(worker.name)))
+            return all(job in server.results for job in jobs)
+
+        server.wait_for(answered, LONG)
+        assert max(held) == 3
+        assert not server.violations
 
 
 def test_a_stop_in_the_middle_loses_no_job_that_was_taken(environment: Environment) -> None:
