@@ -1,8 +1,9 @@
 """Replies of each form through RunPod's own worker loop: `make bench-queue`.
 
 `worker/handler.py` under the SDK, jobs from a stand-in of RunPod's job server on this machine, one
-after another: from handing a job in to having its reply, and how much of that is not the model. Then 400
-queries handed in at once, as they wait when an endpoint has scaled to zero: how many a second. Small shape of random weights. The last line printed is one JSON object.
+after another: from handing a job in to having its reply, and how much of that is not the model.
+Then 400 queries handed in at once, as they wait when an endpoint has scaled to zero: how many a
+second. Small shape of random weights. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
