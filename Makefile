@@ -77,17 +77,13 @@ verify: $(RUNTIME)/done ## Check the runtime folders; with MODELS=bge against th
 
 # ------------------------------------------------------------------------ test, lint, bench
 
+# Each peer in an environment of its own.
+PEERS := infinity onnxruntime sentence-transformers flagembedding
 INFINITY := .venv-infinity/bin/infinity_emb
-ONNX := .venv-onnx/done
 
-$(INFINITY): benchmarks/requirements/infinity.txt
-	$(PYTHON) -m venv .venv-infinity
-	.venv-infinity/bin/pip install -q --disable-pip-version-check -r $<
-	touch $@
-
-$(ONNX): benchmarks/requirements/onnxruntime.txt
-	$(PYTHON) -m venv .venv-onnx
-	.venv-onnx/bin/pip install -q --disable-pip-version-check -r $<
+.venv-%/done: benchmarks/requirements/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
 test: $(VENV)/setup-test ## Run the tests: a few minutes, no network, no GPU
@@ -115,49 +111,29 @@ fuzz: $(VENV)/setup-test ## Schemathesis over the server's own OpenAPI, 500 exam
 bench: bench-setup ## The engine beside its peers, workload by workload, small and full shape (an hour, 30 GB of disk)
 	$(PY) benchmarks/compare.py --save
 
-bench-setup: $(VENV)/setup-test $(INFINITY) $(ONNX) checkpoints/bench/small/onnx/done checkpoints/bench/full/onnx/done ## The peers' environments and checkpoints
+bench-setup: $(VENV)/setup-test $(PEERS:%=.venv-%/done) checkpoints/bench/small/onnx/done checkpoints/bench/full/onnx/done ## The peers' environments and checkpoints
 
-checkpoints/bench/%/onnx/done: benchmarks/export_onnx.py | $(ONNX) $(VENV)/setup-test
+checkpoints/bench/%/onnx/done: benchmarks/export_onnx.py | .venv-onnxruntime/done $(VENV)/setup-test
 	$(PY) benchmarks/workload.py $*
-	.venv-onnx/bin/python benchmarks/export_onnx.py checkpoints/bench/$*
+	.venv-onnxruntime/bin/python benchmarks/export_onnx.py checkpoints/bench/$*
 
 bench-cold: $(VENV)/setup-test ## Process start to first vector and score, full shape, beside FlagEmbedding
 	$(PY) benchmarks/cold_start.py --save
 
-bench-saturation: $(VENV)/setup-test $(INFINITY) ## The HTTP server up to what it can take and past it, beside Infinity's (5 minutes)
+bench-saturation: $(VENV)/setup-test .venv-infinity/done ## The HTTP server up to what it can take and past it, beside Infinity's (5 minutes)
 	$(PY) benchmarks/saturation.py --infinity $(INFINITY) --save
 
 bench-queue: $(VENV)/setup-test ## Replies of each form through RunPod's worker loop
 	$(PY) benchmarks/queue_worker.py --save
 
-bench-gpu: $(VENV)/setup-test ## On a machine with a GPU: tests, fp16 parity, peers, profile, goals (REHEARSE=1: on the CPU)
+bench-gpu: $(VENV)/setup-test .venv-sentence-transformers/done .venv-flagembedding/done ## On a machine with a GPU: tests, fp16 parity, peers, profile, goals (REHEARSE=1: on the CPU)
 	$(PY) benchmarks/gpu.py $(if $(REHEARSE),--rehearse)
 
 bench-plots: $(VENV)/setup-test .venv-plots/done ## The plots and tables of what stands in benchmarks/results/
 	.venv-plots/bin/python benchmarks/plots.py
 	$(PY) benchmarks/tables.py
 
-.venv-plots/done: benchmarks/requirements/plots.txt
-	$(PYTHON) -m venv .venv-plots
-	.venv-plots/bin/pip install -q --disable-pip-version-check -r $<
-	touch $@
-
-test-kill: $(VENV)/setup-test ## A migration of 20,000 points killed 20 times while its source changes (5 minutes)
-	$(PY) -m pytest -q tests/client/test_kill.py --long --timeout 1500 -s
-
-test-openapi: $(VENV)/setup-test ## Requests to Qdrant against its published OpenAPI's types (npm and network)
-	rm -f checkpoints/calls.jsonl
-	QDRANT_CALLS=$(CURDIR)/checkpoints/calls.jsonl $(PY) -m pytest -q tests/client/test_store.py tests/client/test_qdrant_server.py
-	$(PY) tests/client/qdrant_openapi.py checkpoints/calls.jsonl
-
-load: $(VENV)/setup-test models/miniature-packed/done ## 256 clients, 20,000 requests, every answer checked; then more than the queue holds
-	$(PY) benchmarks/load.py load
-	$(PY) benchmarks/load.py overload
-
-soak: $(VENV)/setup-test models/miniature-packed/done ## Ten minutes of mixed load, bad input among it: memory, queue, metrics
-	$(PY) benchmarks/load.py soak
-
-bench-serve: $(VENV)/setup-test models/miniature-packed/done $(INFINITY) ## A query beside a bulk request, beside Infinity's; overhead beside bare FastAPI (20 minutes)
+bench-serve: $(VENV)/setup-test models/miniature-packed/done .venv-infinity/done ## A query beside a bulk request, beside Infinity's; overhead beside bare FastAPI (20 minutes)
 	$(PY) benchmarks/serve.py --infinity $(INFINITY) --save
 
 bench-client: $(VENV)/setup-test models/miniature-packed/done ## What the client costs: import, decoding, memory, three workers beside one

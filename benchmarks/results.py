@@ -2,8 +2,8 @@
 
 Sections: `engine` by shape and workload (`compare.py`), `serving` by server (`saturation.py`),
 `queue` by form of reply (`queue_worker.py`), `cold` (`cold_start.py`), `beside a bulk` (`serve.py`)
-and `gpu`. A run replaces what it has measured and leaves the rest; each entry has its date,
-and the machine and versions of the newest run stand at the top.
+and `gpu`. A run replaces what it has measured and leaves the rest. A file is of one machine, and
+each entry has its date.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import Any
 from workload import NAMES, ROOT
 
 FOLDER = ROOT / "benchmarks" / "results"
-PACKAGES = ("torch", "transformers", "sentence-transformers", "FlagEmbedding", "tokenizers")
+PACKAGES = ("torch", "tokenizers")
 ELSEWHERE = {  # in virtual environments of their own
+    "FlagEmbedding": ROOT / ".venv-flagembedding",
     "infinity-emb": ROOT / ".venv-infinity",
-    "onnxruntime": ROOT / ".venv-onnx",
+    "onnxruntime": ROOT / ".venv-onnxruntime",
+    "sentence-transformers": ROOT / ".venv-sentence-transformers",
 }
 
 
@@ -32,8 +35,11 @@ def keep(section: str, found: dict[str, Any]) -> Path:
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     path = FOLDER / f"{(gpu or 'cpu').replace(' ', '-').lower()}.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    head = {"machine": machine(gpu), "versions": versions()}
+    before = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    head: dict[str, Any] = {"machine": machine(gpu)}
+    if before.get("machine", head["machine"]) != head["machine"]:
+        sys.exit(f"{path} is of {before['machine']}, not of {head['machine']}: move it away first")
+    head["versions"] = before.get("versions", {}) | versions()
     after = before | head | {section: merged(before.get(section, {}), found)}
     FOLDER.mkdir(exist_ok=True)
     path.write_text(json.dumps(after, indent=1, ensure_ascii=False) + "\n", "utf-8")

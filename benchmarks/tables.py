@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import gpus
+import projection
 from results import FOLDER
 from workload import ROOT
 
@@ -51,9 +51,18 @@ def cpu() -> dict[str, Any]:
     return dict(json.loads((FOLDER / "cpu.json").read_text("utf-8")))
 
 
-def engine(shape: str) -> str:
+def gpu() -> str:
+    """The full shape on each GPU that was measured."""
+    others = [json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))]
+    return "\n".join(
+        f"{one['machine']['gpu']}:\n\n{engine(one, 'full')}"
+        for one in others
+        if one["machine"]["gpu"] and "full" in one.get("engine", {})
+    )
+
+
+def engine(results: dict[str, Any], shape: str) -> str:
     """Contestants down, workloads across: seconds, and how many times as fast ours is."""
-    results = cpu()
     columns = list(results["engine"][shape].values())
     names = sorted({name for one in columns for name in one["rows"]}, key=rank)
     rows = [[label(n, results), *(cell(one, n) for one in columns)] for n in names]
@@ -142,42 +151,44 @@ def queue() -> str:
 
 def cold() -> str:
     measured = cpu()["cold"]
-    warm, disk = (
-        [
-            [name, f"{one['median']:.2f}", f"{one['share']:.2f}"]
-            for name, one in measured[where].items()
-        ]
-        for where in ("page cache warm", "from disk")
-    )
     return (
-        table(["page cache warm", "seconds", "of FlagEmbedding's"], warm)
+        starts(measured["page cache warm"], "page cache warm", "of FlagEmbedding's")
         + "\n"
-        + table(["weights out of the page cache", "seconds", "of reading the files"], disk)
+        + starts(measured["from disk"], "weights out of the page cache", "of reading the files")
     )
+
+
+def starts(measured: dict[str, Any], where: str, beside: str) -> str:
+    rows = []
+    for name, one in measured.items():
+        spread = f"{min(one['seconds']):.2f}–{max(one['seconds']):.2f}"
+        rows.append([name, f"{one['median']:.2f}", spread, f"{one['share']:.2f}"])
+    return table([where, "seconds", "from–to", beside], rows)
 
 
 def beside() -> str:
     """A query alone and beside the bulk, at our server and at Infinity's."""
     rows = []
     for name, found in cpu()["beside a bulk"].items():
-        if "alone, s" in found:
+        if name != "overhead":
             given_up = next(field for field in found if field.startswith("gave up"))
-            late = given_up if found[given_up] else f"{found['beside the bulk, s']['p99']:.3f}"
+            times = [found[when] for when in ("alone, s", "beside the bulk, s")]
+            shown = [f"{one[p]:.3f}" for one in times for p in ("p50", "p99")]
             batch = found.get("a micro-batch, s")
             rows.append(
                 [
                     name,
-                    f"{found['alone, s']['p99']:.3f}",
-                    late,
+                    *([*shown[:2], given_up, given_up] if found[given_up] else shown),
                     "" if batch is None else f"{batch:.3f}",
                 ]
             )
-    return table(["p99 of a query, s", "alone", "beside the bulk", "one micro-batch"], rows)
+    head = ["a query, s", "alone, p50", "p99", "beside the bulk, p50", "p99", "one micro-batch"]
+    return table(head, rows)
 
 
 def projected() -> str:
     rows = []
-    for row in gpus.projection():
+    for row in projection.projection():
         dollars = row["dollars_per_million"]
         rows.append(
             [
@@ -185,7 +196,7 @@ def projected() -> str:
                 f"{1e3 * round(row['chunks_tokens_per_second'] / 1e3):,.0f}",
                 f"{1e3 * round(row['mixed_tokens_per_second'] / 1e3):,.0f}",
                 "" if dollars is None else f"{dollars:.4f}",
-                "" if dollars is None else f"{gpus.HOSTED / dollars:.0f}",
+                "" if dollars is None else f"{projection.HOSTED / dollars:.0f}",
                 f"{row['32 texts']:.0f}",
                 f"{row['100 documents']:.0f}",
             ]
@@ -199,12 +210,13 @@ def projected() -> str:
         "32 mixed texts, ms",
         "100 documents of 128 tokens, ms",
     ]
-    return f"Shares: {gpus.shares().source}.\n\n" + table(head, rows)
+    return f"Shares: {projection.shares().source}.\n\n" + table(head, rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "engine-small": lambda: engine("small"),
-    "engine-full": lambda: engine("full"),
+    "engine-small": lambda: engine(cpu(), "small"),
+    "engine-full": lambda: engine(cpu(), "full"),
+    "gpu": gpu,
     "spread": spread,
     "closed": closed,
     "offered": offered,

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from builder.convert import convert
-from checkpoints import Shape, write_pair
+from checkpoints import Shape, train_tokenizer, write_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "checkpoints" / "bench"
@@ -150,8 +150,8 @@ def lengths_of(texts: list[str]) -> list[int]:
 
 @cache
 def tokenizer() -> Tokenizer:
-    """All shapes have the same."""
-    return Tokenizer.from_file(str(BENCH / "small" / "float32" / MODELS[0] / "tokenizer.json"))
+    """All shapes' tokenizer, without the pieces that fill a vocabulary up."""
+    return train_tokenizer(corpus(), 4000)
 
 
 def prepare(shape: str, folder: Path) -> None:

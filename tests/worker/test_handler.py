@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import inspect
 import json
 import os
 import random
@@ -143,12 +145,16 @@ class JobScaler:
         self.asked: list[int] = []
         self.count = 0
         self.alive = True
+        self.told = asyncio.Event()
 
     def is_alive(self) -> bool:
         return self.alive
 
     def get_job_count(self) -> int:
         return self.count
+
+    async def get_jobs(self, session: object) -> None:
+        await self.told.wait()
 
     async def fetch(self, session: object, needed: int) -> list[dict[str, Any]]:
         self.asked.append(needed)
@@ -168,13 +174,22 @@ class Scaler(PromptScaler, JobScaler):
 
 async def turns() -> None:
     """Of the event loop; no time passes."""
-    for _ in range(10):
+    for _ in range(20):
         await asyncio.sleep(0)
 
 
+@pytest.fixture
+def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a loop does within this test's seconds it does because of an event."""
+    monkeypatch.setattr("bge_worker.sdk.LOOK_UP_SECONDS", 600.0)
+    monkeypatch.setattr("bge_worker.sdk.GATHER_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("no_clock")
 def test_a_job_starts_when_it_comes_whether_or_not_others_run() -> None:
     async def scenario() -> None:
         scaler = Scaler({})
+        taking = asyncio.create_task(scaler.get_jobs(None))
         loop = asyncio.create_task(scaler.run_jobs(None))
         for job in (1, 0, 2):
             await turns()
@@ -182,14 +197,18 @@ def test_a_job_starts_when_it_comes_whether_or_not_others_run() -> None:
         await turns()
         assert scaler.handled == [1, 0, 2]
         scaler.jobs_tasks[0].cancel()  # as the SDK stops a job
-        scaler.jobs_queue.put_nowait({"id": 3})
         scaler.alive = False
+        await turns()
+        scaler.told.set()  # a poll that was open when the worker was told to stop ends,
+        await taking
+        scaler.jobs_queue.put_nowait({"id": 3})  # and has brought a job
         await loop
-        assert scaler.handled == [1, 0, 2, 3], "what was taken before the stop is answered"
+        assert scaler.handled == [1, 0, 2, 3]
 
     asyncio.run(scenario())
 
 
+@pytest.mark.usefixtures("no_clock")
 def test_jobs_are_asked_for_when_a_slot_is_free_and_only_as_many() -> None:
     async def scenario() -> None:
         scaler = Scaler({})
@@ -208,9 +227,23 @@ def test_jobs_are_asked_for_when_a_slot_is_free_and_only_as_many() -> None:
         scaler.alive = False
         assert await scaler.jobs_fetcher(None, 3) == []
         assert scaler.asked == [1, 1], "a worker that stops takes nothing"
-        await loop
+        loop.cancel()
 
     asyncio.run(scenario())
+
+
+def test_the_sdk_has_what_is_built_on() -> None:
+    scale = importlib.import_module("runpod.serverless.modules.rp_scale")
+    built_on = {"get_jobs", "run_jobs", "handle_job", "current_occupancy"}
+    assert built_on <= vars(scale.JobScaler).keys()
+    assert "rp_scale.JobScaler(" in inspect.getsource(
+        importlib.import_module("runpod.serverless.worker")
+    )
+    kind = type("JobScaler", (PromptScaler, scale.JobScaler), {})
+    scaler = kind({"concurrency_modifier": lambda _current: 32})
+    assert scaler.concurrency_modifier(1) == 33
+    assert scaler.jobs_fetcher == scaler._fetch_when_free
+    assert scaler._fetch is scale.get_job
 
 
 def test_no_more_jobs_are_held_than_the_concurrency_allows(environment: Environment) -> None:

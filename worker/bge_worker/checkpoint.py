@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,6 +33,7 @@ WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 Role = Literal["embed", "rerank"]
+Shape = tuple[int, ...]
 Layout = Literal["fused", "hub"]
 
 
@@ -127,27 +129,53 @@ class Network(NamedTuple):
     head: EmbedHeads | RerankHead
 
 
-def expected_shapes(config: Config, role: Role) -> dict[str, tuple[int, ...]]:
-    """Every tensor that a runtime folder of this architecture holds."""
+def assemble(config: Config, role: Role, tensor: Callable[[str, Shape], Tensor]) -> Network:
+    """The network, each of its tensors asked for by its name in the file and its shape."""
     d, f = config.width, config.feed_forward
-    linears: dict[str, tuple[int, int]] = {}
-    norms = ["encoder.norm"]
-    for i in range(config.layers):
-        layer = f"encoder.layers.{i}"
-        linears |= {f"{layer}.qkv": (3 * d, d), f"{layer}.out": (d, d)}
-        linears |= {f"{layer}.up": (f, d), f"{layer}.down": (d, f)}
-        norms += [f"{layer}.norm1", f"{layer}.norm2"]
+
+    def linear(name: str, inputs: int, outputs: int) -> Linear:
+        weight = tensor(f"{name}.weight", (outputs, inputs))
+        return Linear(weight, tensor(f"{name}.bias", (outputs,)))
+
+    def norm(name: str) -> LayerNorm:
+        weight = tensor(f"{name}.weight", (d,))
+        return LayerNorm(weight, tensor(f"{name}.bias", (d,)), config.layer_norm_eps)
+
+    def layer(name: str) -> Layer:
+        return Layer(
+            heads=config.heads,
+            qkv=linear(f"{name}.qkv", d, 3 * d),
+            out=linear(f"{name}.out", d, d),
+            norm1=norm(f"{name}.norm1"),
+            up=linear(f"{name}.up", d, f),
+            down=linear(f"{name}.down", f, d),
+            norm2=norm(f"{name}.norm2"),
+        )
+
+    encoder = Encoder(
+        word=tensor("encoder.word", (config.vocab_size, d)),
+        position=tensor("encoder.position", (config.position_offset + config.positions, d)),
+        norm=norm("encoder.norm"),
+        layers=[layer(f"encoder.layers.{i}") for i in range(config.layers)],
+    )
+    head: EmbedHeads | RerankHead
     if role == "embed":
-        linears |= {"head.sparse": (1, d), "head.colbert": (d, d)}
+        head = EmbedHeads(linear("head.sparse", d, 1), linear("head.colbert", d, d))
     else:
-        linears |= {"head.dense": (d, d), "head.out": (1, d)}
-    return {
-        "encoder.word": (config.vocab_size, d),
-        "encoder.position": (config.position_offset + config.positions, d),
-        **{f"{name}.weight": shape for name, shape in linears.items()},
-        **{f"{name}.bias": shape[:1] for name, shape in linears.items()},
-        **{f"{name}.{kind}": (d,) for name in norms for kind in ("weight", "bias")},
-    }
+        head = RerankHead(linear("head.dense", d, d), linear("head.out", d, 1))
+    return Network(encoder, head)
+
+
+def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
+    """Every tensor that a runtime folder of this architecture holds."""
+    shapes: dict[str, Shape] = {}
+
+    def note(name: str, shape: Shape) -> Tensor:
+        shapes[name] = shape
+        return torch.empty(0)
+
+    assemble(config, role, note)
+    return shapes
 
 
 def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> Network:
@@ -164,44 +192,11 @@ def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dt
     """
     check_files(folder, manifest)
     tensors = _read(folder / WEIGHTS, manifest, device)
-    return _network(
-        manifest,
-        {
-            name: tensor if name == "encoder.word" else tensor.to(dtype)
-            for name, tensor in tensors.items()
-        },
-    )
 
+    def tensor(name: str, _shape: Shape) -> Tensor:
+        return tensors[name] if name == "encoder.word" else tensors[name].to(dtype)
 
-def _network(manifest: Manifest, tensors: dict[str, Tensor]) -> Network:
-    config = manifest.config
-
-    def linear(name: str) -> Linear:
-        return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
-
-    def norm(name: str) -> LayerNorm:
-        return LayerNorm(*linear(name), config.layer_norm_eps)
-
-    def layer(name: str) -> Layer:
-        return Layer(
-            heads=config.heads,
-            qkv=linear(f"{name}.qkv"),
-            out=linear(f"{name}.out"),
-            norm1=norm(f"{name}.norm1"),
-            up=linear(f"{name}.up"),
-            down=linear(f"{name}.down"),
-            norm2=norm(f"{name}.norm2"),
-        )
-
-    encoder = Encoder(
-        word=tensors["encoder.word"],
-        position=tensors["encoder.position"],
-        norm=norm("encoder.norm"),
-        layers=[layer(f"encoder.layers.{i}") for i in range(config.layers)],
-    )
-    if manifest.role == "embed":
-        return Network(encoder, EmbedHeads(linear("head.sparse"), linear("head.colbert")))
-    return Network(encoder, RerankHead(linear("head.dense"), linear("head.out")))
+    return assemble(manifest.config, manifest.role, tensor)
 
 
 def check_files(folder: Path, manifest: Manifest, *, every_byte: bool = False) -> None:

@@ -1,7 +1,7 @@
 """RunPod's SDK, and what of its ways costs more than an answer of ours.
 
 Written against version 1.12.0, which `worker/requirements.txt` pins; `tests/worker/test_handler.py`
-runs the SDK's own loop, so that another version cannot pass unnoticed.
+looks whether another has still what is built on here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
-LOOK_UP_SECONDS = 0.1  # how often an idle worker looks whether it has been told to stop
+LOOK_UP_SECONDS = 0.1  # how often an idle worker looks whether it may go
 GATHER_SECONDS = 0.02  # from a slot that is free to asking for jobs: those that end together count
 
 
@@ -51,13 +51,14 @@ class PromptScaler:
     jobs_queue: asyncio.Queue[dict[str, Any]]
     jobs_tasks: dict[str, asyncio.Task[None]]  # by which the SDK stops a job
     current_concurrency: int
-    is_alive: Callable[[], bool]
+    is_alive: Callable[[], bool]  # until it is told to stop
     handle_job: Callable[[Any, dict[str, Any]], Coroutine[Any, Any, None]]
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__(config)  # type: ignore[call-arg]
         this: Any = self  # with what the SDK's class has
         self._progress = this.job_progress
+        self._taking = True
         self._ended = asyncio.Event()
         self._fetch, self._fetch_seconds = this.jobs_fetcher, this.jobs_fetcher_timeout
         this.jobs_fetcher, this.jobs_fetcher_timeout = self._fetch_when_free, None
@@ -79,8 +80,15 @@ class PromptScaler:
             return []
         return await asyncio.wait_for(self._fetch(session, needed - 1), self._fetch_seconds)
 
+    async def get_jobs(self, session: Any) -> None:
+        try:
+            await super().get_jobs(session)  # type: ignore[misc]
+        finally:
+            self._taking = False
+
     async def run_jobs(self, session: Any) -> None:
-        """Until the worker is told to stop and what it has taken is answered."""
+        """Until the worker is told to stop and what it has taken is answered: a poll that was open
+        then may still bring a job, which the SDK's own loop would not see any more."""
         running: set[asyncio.Task[None]] = set()
 
         def done(task: asyncio.Task[None]) -> None:
@@ -89,7 +97,7 @@ class PromptScaler:
             if not task.cancelled():
                 task.exception()  # `handle_job` has logged it; unread, asyncio logs a traceback too
 
-        while self.is_alive() or not self.jobs_queue.empty():
+        while self._taking or not self.jobs_queue.empty():
             try:
                 job = await asyncio.wait_for(self.jobs_queue.get(), LOOK_UP_SECONDS)
             except TimeoutError:

@@ -56,7 +56,7 @@ def shares() -> Shares:
     for path in sorted(FOLDER.glob("*.json")):
         found = json.loads(path.read_text("utf-8"))
         name = found["machine"]["gpu"]
-        if name in PEAKS and {"chunks", "mixed"} <= found["engine"].get("full", {}).keys():
+        if name in PEAKS and {"chunks", "mixed"} <= found.get("engine", {}).get("full", {}).keys():
             return Shares(*(of_peak(found["engine"]["full"][k], name) for k in GOALS), name)
     return Shares(*(goal * PRODUCT for goal in GOALS.values()), "assumed")
 
