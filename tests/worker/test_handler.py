@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 
 from bge_worker.engine import PackedEngine
-from bge_worker.sdk import PromptScaler, Quiet
+from bge_worker.sdk import LOOK_UP_SECONDS, PromptScaler, Quiet
 from bge_worker.service import Service
 from bge_worker.settings import EngineName, Settings
 from conftest import MODELS, ROOT
@@ -275,6 +276,21 @@ def test_a_stop_in_the_middle_loses_no_job_that_was_taken(environment: Environme
         assert 16 <= len(server.taken) < 64
         assert sorted(server.results) == sorted(server.taken)
         assert server.violations == []
+
+
+def test_a_job_that_an_open_poll_brings_after_the_stop_is_answered(
+    environment: Environment,
+) -> None:
+    with (
+        JobServer(poll_seconds=3) as server,
+        WorkerProcess(HANDLER, server, environment("packed")) as worker,
+    ):
+        worker.wait_ready(LONG)
+        worker.terminate()
+        time.sleep(5 * LOOK_UP_SECONDS)  # it has looked, and the poll is still open
+        job = server.submit({"texts": "море"})
+        worker.wait(LONG)
+        assert (job in server.results) == (job in server.taken)
 
 
 def test_a_cancelled_job_frees_its_place(environment: Environment) -> None:
