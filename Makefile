@@ -133,6 +133,21 @@ bench-plots: $(VENV)/setup-test .venv-plots/done ## The plots and tables of what
 	.venv-plots/bin/python benchmarks/plots.py
 	$(PY) benchmarks/tables.py
 
+test-kill: $(VENV)/setup-test ## A migration of 20,000 points killed 20 times while its source changes (5 minutes)
+	$(PY) -m pytest -q tests/client/test_kill.py --long --timeout 1500 -s
+
+test-openapi: $(VENV)/setup-test ## Requests to Qdrant against its published OpenAPI's types (npm and network)
+	rm -f checkpoints/calls.jsonl
+	QDRANT_CALLS=$(CURDIR)/checkpoints/calls.jsonl $(PY) -m pytest -q tests/client/test_store.py tests/client/test_qdrant_server.py
+	$(PY) tests/client/qdrant_openapi.py checkpoints/calls.jsonl
+
+load: $(VENV)/setup-test models/miniature-packed/done ## 256 clients, 20,000 requests, every answer checked; then more than the queue holds
+	$(PY) benchmarks/load.py load
+	$(PY) benchmarks/load.py overload
+
+soak: $(VENV)/setup-test models/miniature-packed/done ## Ten minutes of mixed load, bad input among it: memory, queue, metrics
+	$(PY) benchmarks/load.py soak
+
 bench-serve: $(VENV)/setup-test models/miniature-packed/done .venv-infinity/done ## A query beside a bulk request, beside Infinity's; overhead beside bare FastAPI (20 minutes)
 	$(PY) benchmarks/serve.py --infinity $(INFINITY) --save
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from results import dated, keep
-from workload import ROOT, SHAPES, Workload, prepare, workloads
+from workload import NAMES, ROOT, SHAPES, Workload, prepare, workloads
 
 OURS = "bge-serverless"
 MACHINE = "the machine"  # no contestant: a process that measures what is possible
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", choices=[*SHAPES], default=[*SHAPES])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peers", nargs="+", choices=[*KINDS["dense"]])
-    parser.add_argument("--workload", nargs="+", default=[], help="only these")
+    parser.add_argument("--workload", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/bench"))
     parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
     given = parser.parse_args()
@@ -201,7 +201,7 @@ def main() -> None:
         models = given.folder / shape
         prepare(shape, models)
         for workload in workloads(shape, DEVICE):
-            if given.workload and workload.name not in given.workload:
+            if workload.name not in given.workload:
                 continue
             found = contest(shape, models, workload, peers, given.rounds)
             show(shape, workload, found)
