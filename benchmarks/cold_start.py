@@ -24,8 +24,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from results import dated, keep
-from workload import MODELS, ROOT, prepare
+from results import dated, keep, kept
+from workload import ROOT, models_in, prepare
 
 PACKED = """
 import gc
@@ -69,8 +69,7 @@ def commands(folder: Path) -> dict[str, tuple[list[str], Path]]:
 
 def seconds(command: list[str], models: Path) -> list[float]:
     """From the start of the process to each line that tells of an answer."""
-    folders = {"BGE_EMBED_MODEL": models / MODELS[0], "BGE_RERANK_MODEL": models / MODELS[1]}
-    environment = os.environ | {name: str(path) for name, path in folders.items()}
+    environment = os.environ | models_in(models)
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     began = perf_counter()
     with subprocess.Popen(command, cwd=ROOT, env=environment, **pipe) as process:
@@ -117,8 +116,7 @@ def from_disk(command: list[str], models: Path, rounds: int) -> dict[str, list[f
 
 def stages(command: list[str], models: Path) -> str:
     """What `BGE_TRACE_START=1` says of one start."""
-    folders = {"BGE_EMBED_MODEL": models / MODELS[0], "BGE_RERANK_MODEL": models / MODELS[1]}
-    env = os.environ | {name: str(path) for name, path in folders.items()}
+    env = os.environ | models_in(models)
     ran = subprocess.run(
         command, cwd=ROOT, env=env | {"BGE_TRACE_START": "1"}, capture_output=True, text=True
     )
@@ -143,6 +141,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/bench/full"))
     parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
     arguments = parser.parse_args()
+    if arguments.save:
+        kept()
     folder = arguments.folder.resolve()
     prepare("full", folder)
     kinds = commands(folder)

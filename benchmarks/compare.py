@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from results import dated, keep
+from results import dated, keep, kept
 from workload import NAMES, ROOT, SHAPES, Workload, prepare, workloads
 
 OURS = "bge-serverless"
@@ -192,6 +192,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/bench"))
     parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
     given = parser.parse_args()
+    if given.save:
+        kept()
     if given.save and given.peers and DEVICE == "cpu":
         parser.error("--save replaces a workload's entry, all peers' rows: leave --peers out")
     peers = [OURS, *(given.peers or [name for name in sorted(KINDS["dense"]) if available(name)])]

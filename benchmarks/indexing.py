@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from fakes.server_process import ServerProcess
-from workload import ROOT, mixed_texts, prepare
+from workload import ROOT, mixed_texts, models_in, prepare
 
 LINES = """
 import json, sys
@@ -36,11 +36,6 @@ for number in range(int(sys.argv[1])):
 SMALL, MINIATURE = "checkpoints/bench/small", "models/miniature-packed"
 
 
-def models(folder: str) -> dict[str, str]:
-    names = {"BGE_EMBED_MODEL": "bge-m3", "BGE_RERANK_MODEL": "bge-reranker-v2-m3"}
-    return {name: str(ROOT / folder / model) for name, model in names.items()}
-
-
 def busy(texts: int) -> dict[str, Any]:
     prepare("small", ROOT / SMALL)
     with tempfile.TemporaryDirectory() as temporary:
@@ -48,7 +43,7 @@ def busy(texts: int) -> dict[str, Any]:
         source = folder / "corpus.jsonl"
         lines = [{"_id": n, "text": f"{n} {text}"} for n, text in enumerate(mixed_texts(texts))]
         source.write_text("\n".join(map(json.dumps, lines)), "utf-8")
-        with ServerProcess(models(f"{SMALL}/float32"), folder / "log") as server:
+        with ServerProcess(models_in(ROOT / f"{SMALL}/float32"), folder / "log") as server:
             server.wait_for(200)
             before = computing(server.url)
             command = [*bge("index", server.url), str(source), "--path", str(folder / "qdrant")]
@@ -66,7 +61,7 @@ def memory(lines: int) -> dict[str, Any]:
     """Of the `bge index` process, read while it runs; the lines come through a pipe."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        ServerProcess(models(MINIATURE), Path(folder) / "log") as server,
+        ServerProcess(models_in(ROOT / MINIATURE), Path(folder) / "log") as server,
         forgetful() as url,
     ):
         server.wait_for(200)

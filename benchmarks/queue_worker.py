@@ -17,8 +17,8 @@ from typing import Any
 
 from fakes.runpod_server import JobServer
 from fakes.worker_process import WorkerProcess
-from results import dated, keep
-from workload import BENCH, MODELS, ROOT, mixed_texts, of_length, prepare
+from results import dated, keep, kept
+from workload import BENCH, ROOT, mixed_texts, models_in, of_length, prepare
 
 SPARSE = {"return_dense": False, "return_sparse": True}
 COLBERT = {"return_dense": False, "return_colbert": True}
@@ -43,9 +43,7 @@ def jobs() -> dict[str, dict[str, Any]]:
 
 
 def measure(rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    names = ("BGE_EMBED_MODEL", "BGE_RERANK_MODEL")
-    folders = [BENCH / "small" / "float32" / model for model in MODELS]
-    env = {name: str(folder) for name, folder in zip(names, folders, strict=True)}
+    env = models_in(BENCH / "small" / "float32")
     with (
         JobServer() as server,
         WorkerProcess(ROOT / "worker" / "handler.py", server, env) as worker,
@@ -100,6 +98,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
     given = parser.parse_args()
+    if given.save:
+        kept()
     prepare("small", BENCH / "small")
     forms, waited = measure(given.rounds)
     for form, found in forms.items():

@@ -29,18 +29,25 @@ ELSEWHERE = {  # in virtual environments of their own
 }
 
 
-def keep(section: str, found: dict[str, Any]) -> Path:
-    """Write `found`, entries by name or by names below names, into this device's file."""
+def kept() -> tuple[Path, dict[str, Any]]:
+    """This device's file and what it holds. Ask before an hour's measuring: it ends a run that
+    would write beside another machine's results."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     path = FOLDER / f"{(gpu or 'cpu').replace(' ', '-').lower()}.json"
-    before = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    head: dict[str, Any] = {"machine": machine(gpu)}
-    if before.get("machine", head["machine"]) != head["machine"]:
-        sys.exit(f"{path} is of {before['machine']}, not of {head['machine']}: move it away first")
-    head["versions"] = before.get("versions", {}) | versions()
-    after = before | head | {section: merged(before.get(section, {}), found)}
+    here = machine(gpu)
+    before = json.loads(path.read_text("utf-8")) if path.exists() else {"machine": here}
+    if before["machine"] != here:
+        sys.exit(f"{path} is of {before['machine']}, not of {here}: move it away first")
+    return path, before
+
+
+def keep(section: str, found: dict[str, Any]) -> Path:
+    """Write `found`, entries by name or by names below names, into this device's file."""
+    path, before = kept()
+    known = before.get("versions", {}) | versions()
+    after = before | {"versions": known, section: merged(before.get(section, {}), found)}
     FOLDER.mkdir(exist_ok=True)
     path.write_text(json.dumps(after, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return path

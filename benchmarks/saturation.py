@@ -25,7 +25,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from results import dated, keep
+from results import dated, keep, kept
 from serve import Target, ours, peer
 from workload import BENCH, of_length, prepare
 
@@ -138,6 +138,8 @@ def main() -> None:
     parser.add_argument("--infinity", type=Path, help="infinity_emb, in an environment of its own")
     parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
     given = parser.parse_args()
+    if given.save:
+        kept()
     models = BENCH / "small"
     prepare("small", models)
     with (

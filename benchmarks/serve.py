@@ -31,7 +31,7 @@ import httpx
 import numpy as np
 
 from fakes.server_process import ServerProcess, free_port
-from results import dated, keep
+from results import dated, keep, kept
 from workload import ROOT, mixed_texts, prepare
 
 PATIENCE = 180.0  # seconds that a query waits
@@ -246,6 +246,8 @@ def main() -> None:
     parser.add_argument("--infinity", type=Path, help="infinity_emb, in an environment of its own")
     parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
     given = parser.parse_args()
+    if given.save:
+        kept()
     miniature = Path(os.environ["BGE_EMBED_MODEL"]).resolve().parent
     full = ROOT / "checkpoints" / "bench" / "full"
     texts = mixed_texts(given.texts)

@@ -24,6 +24,12 @@ SHAPES = {
 MODELS = ("bge-m3", "bge-reranker-v2-m3")
 
 
+def models_in(folder: Path) -> dict[str, str]:
+    """The variables by which a worker finds both."""
+    names = ("BGE_EMBED_MODEL", "BGE_RERANK_MODEL")
+    return {name: str(folder / model) for name, model in zip(names, MODELS, strict=True)}
+
+
 def corpus() -> list[str]:
     lines = (ROOT / "builder" / "corpus.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]
