@@ -15,13 +15,14 @@ import itertools
 import json
 import socket
 import socketserver
+import struct
 import sys
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
-from typing import Any, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 from urllib.parse import parse_qsl, urlsplit
 
 
@@ -45,6 +46,8 @@ class JobServer:
         self.pings: list[dict[str, str]] = []
         self.workers: set[str] = set()  # that have asked for work
         self.violations: list[str] = []
+        # What the next posts of results meet instead of being taken: a status, or a reset.
+        self.faults: deque[int | Literal["reset"]] = deque()
 
         self._poll_seconds = poll_seconds
         self._changed = threading.Condition()
@@ -52,7 +55,7 @@ class JobServer:
         self._job_numbers = itertools.count(1)
         self._worker_numbers = itertools.count(1)
         self._submitted: set[str] = set()
-        self._pending: deque[dict[str, Any]] = deque()
+        self._pending: deque[Any] = deque()
         self._holders: dict[str, str] = {}  # job → the worker that took it
         self._stops: defaultdict[str, list[str]] = defaultdict(list)  # worker → jobs to stop
         self._cancelled: set[str] = set()
@@ -101,6 +104,15 @@ class JobServer:
             self._pending.append({"id": job_id, "input": job_input})
             self._changed.notify_all()
         return job_id
+
+    def send(self, *elements: object) -> None:
+        """Hand these out as they are, in one batch if the worker asks for one: jobs or not."""
+        with self._changed:
+            for element in elements:
+                if isinstance(element, dict) and isinstance(element.get("id"), str):
+                    self._submitted.add(element["id"])
+            self._pending.extend(elements)
+            self._changed.notify_all()
 
     def cancel(self, job_id: str) -> None:
         """Withdraw a waiting job, have a running one stopped, leave an answered one alone."""
@@ -180,8 +192,9 @@ class JobServer:
                 return []
             jobs = [self._pending.popleft() for _ in range(min(limit, len(self._pending)))]
             for job in jobs:
-                self._holders[job["id"]] = worker
-                self.taken.append(job["id"])
+                if isinstance(job, dict) and job.get("id") in self._submitted:
+                    self._holders[job["id"]] = worker
+                    self.taken.append(job["id"])
             self._changed.notify_all()
             return jobs
 
@@ -289,6 +302,8 @@ class _Handler(BaseHTTPRequestHandler):
             case ["cancel", job_id]:
                 jobs.cancel(job_id)
                 self._tell(jobs.state(job_id))
+            case ["job-done", *_] if jobs.faults:
+                self._fail(jobs.faults.popleft())
             case ["job-done", worker, job_id]:
                 # 200 even for a violation: the SDK would post it again, up to three times.
                 jobs.answer(worker, job_id, raw)
@@ -316,6 +331,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
         else:
             self._reply(state)
+
+    def _fail(self, fault: int | Literal["reset"]) -> None:
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        else:
+            self.send_error(fault)
 
     def _unknown_route(self) -> None:
         self.server.jobs.violation(f"{self.command} {self.path}: no such route")

@@ -69,6 +69,10 @@ class WorkerProcess:
         """SIGTERM to the worker alone, as a container's first process gets it."""
         self._process.terminate()
 
+    def hang_up(self) -> None:
+        """SIGHUP, as a terminal that is closed sends it."""
+        self._process.send_signal(signal.SIGHUP)
+
     def wait(self, timeout: float = 10.0) -> int:
         return self._process.wait(timeout)
 

@@ -11,7 +11,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +148,28 @@ class JobScaler:
         self.alive = True
         self.told = asyncio.Event()
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
     def is_alive(self) -> bool:
         return self.alive
 
     def get_job_count(self) -> int:
         return self.count
 
+    def kill_worker(self) -> None:
+        self.alive = False
+        self.told.set()
+
+    def start(self) -> None:
+        asyncio.run(self.run())
+
     async def get_jobs(self, session: object) -> None:
         await self.told.wait()
+
+    async def monitor_stop_signals(self, session: object) -> None:
+        await turns()
+        raise KeyError("a defect of this test's")
 
     async def fetch(self, session: object, needed: int) -> list[dict[str, Any]]:
         self.asked.append(needed)
@@ -233,9 +247,27 @@ def test_jobs_are_asked_for_when_a_slot_is_free_and_only_as_many() -> None:
     asyncio.run(scenario())
 
 
+def test_a_loop_that_dies_ends_the_process_with_1_after_what_is_in_flight() -> None:
+    class WithJob(Scaler):
+        async def handle_job(self, session: object, job: dict[str, Any]) -> None:
+            while self.alive:
+                await asyncio.sleep(0)
+            self.handled.append(job["id"])
+
+    scaler = WithJob({})
+    scaler.jobs_queue.put_nowait({"id": 1})
+    with pytest.raises(SystemExit) as ending:
+        scaler.start()
+    assert ending.value.code == 1
+    assert scaler.handled == [1]
+
+
 def test_the_sdk_has_what_is_built_on() -> None:
     scale = importlib.import_module("runpod.serverless.modules.rp_scale")
-    built_on = {"get_jobs", "run_jobs", "handle_job", "current_occupancy"}
+    built_on = {
+        *("get_jobs", "run_jobs", "handle_job", "current_occupancy"),
+        *("start", "run", "monitor_stop_signals", "kill_worker"),
+    }
     assert built_on <= vars(scale.JobScaler).keys()
     assert "rp_scale.JobScaler(" in inspect.getsource(
         importlib.import_module("runpod.serverless.worker")
@@ -245,6 +277,55 @@ def test_the_sdk_has_what_is_built_on() -> None:
     assert scaler.concurrency_modifier(1) == 33
     assert scaler.jobs_fetcher == scaler._fetch_when_free
     assert scaler._fetch is scale.get_job
+    assert scaler.jobs_handler == scaler._answer
+    assert "self.jobs_handler(session, self.config, job)" in inspect.getsource(scale.JobScaler)
+
+
+def test_a_result_is_posted_again_until_runpod_has_it(environment: Environment) -> None:
+    with JobServer() as server, WorkerProcess(HANDLER, server, environment("packed")) as worker:
+        worker.wait_ready(LONG)
+        server.faults.extend(["reset", 429])
+        job = server.submit({"texts": "море"})
+        assert "output" in server.result(job, LONG)
+        assert server.violations == []
+
+
+def test_a_result_that_is_refused_for_good_becomes_a_small_error(environment: Environment) -> None:
+    with JobServer() as server, WorkerProcess(HANDLER, server, environment("packed")) as worker:
+        worker.wait_ready(LONG)
+        server.faults.append(413)
+        job = server.submit({"texts": "море"})
+        error = server.result(job, LONG)["error"]
+        assert error.startswith("InferenceError: RunPod refused the result: HTTP 413 for ")
+        assert worker.stderr.count("RunPod refused the result") == 1
+
+
+def test_a_stop_while_a_result_waits_to_be_posted_loses_nothing(environment: Environment) -> None:
+    with JobServer() as server, WorkerProcess(HANDLER, server, environment("packed")) as worker:
+        worker.wait_ready(LONG)
+        server.faults.extend([503] * 4)
+        job = server.submit({"texts": "море"})
+        server.wait_for(lambda: len(server.faults) < 4, LONG)
+        worker.hang_up()  # as SIGTERM
+        assert worker.wait(LONG) == 0
+        assert job in server.results
+
+
+def test_what_is_no_job_is_skipped_and_a_job_in_flight_is_not_taken_twice(
+    environment: Environment,
+) -> None:
+    job = {"id": "good", "input": {"texts": "море"}, "self": 1, "webhook": "http://x"}
+    no_jobs = [{"input": {"texts": "суша"}}, {"id": 7}, {"id": ""}, 1, None]
+    with JobServer() as server, WorkerProcess(HANDLER, server, environment("packed")) as worker:
+        worker.wait_ready(LONG)
+        server.send(*no_jobs, job, job)
+        assert "output" in server.result("good", LONG)
+        later = server.submit({"texts": "море"})
+        assert "output" in server.result(later, LONG)
+        assert worker.stderr.count("sent a job without an id: skipped") == len(no_jobs)
+        assert server.violations == []
+        worker.terminate()
+        assert worker.wait(LONG) == 0
 
 
 def test_no_more_jobs_are_held_than_the_concurrency_allows(environment: Environment) -> None:
