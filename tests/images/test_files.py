@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bge_worker.schema import parse
 from bge_worker.settings import Settings
@@ -28,6 +29,15 @@ def test_the_two_dockerfiles_differ_in_base_and_torch_alone() -> None:
     differing = [one for one, other in zip(cuda, rocm, strict=True) if one != other]
     assert differing
     assert all(re.match(r"ARG (BASE|TORCH|TORCH_INDEX)=", line) for line in differing)
+
+
+def test_compose_demands_no_key_and_leaves_the_refusal_to_the_server() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
+    for service in compose["services"].values():
+        environment = service["environment"]
+        assert environment["BGE_API_KEY"] == "${BGE_API_KEY:-}"
+        assert environment["BGE_INSECURE"] == "${BGE_INSECURE:-0}"
+        assert service["ports"] == ["${BIND:-127.0.0.1}:${HOST_PORT:-8000}:8000"]
 
 
 @pytest.mark.parametrize(

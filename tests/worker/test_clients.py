@@ -68,11 +68,13 @@ def test_openai(client: openai.OpenAI, vectors: list[list[float]]) -> None:
     assert [model.id for model in client.models.list()] == [EMBED, RERANK]
 
 
-def test_openai_with_token_ids(
-    client: openai.OpenAI, packed: Engine, vectors: list[list[float]]
-) -> None:
+def test_openai_with_token_ids(packed: Engine, vectors: list[list[float]]) -> None:
     ids = [text.ids for text in packed.encode(EmbedRequest(TEXTS), 0, 2)]
-    reply = client.embeddings.create(model=EMBED, input=ids, encoding_format="float")
+    with (
+        serving(packed, Settings(accept_token_ids=True)) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key=KEY) as client,
+    ):
+        reply = client.embeddings.create(model=EMBED, input=ids, encoding_format="float")
     assert [item.embedding for item in reply.data] == vectors
 
 
@@ -107,6 +109,33 @@ def test_langchain(url: str, vectors: list[list[float]]) -> None:
     )
     np.testing.assert_allclose(embeddings.embed_documents(TEXTS), vectors, atol=6e-8)
     np.testing.assert_allclose(embeddings.embed_query(TEXTS[0]), vectors[0], atol=1e-5)
+
+
+def test_langchain_by_default_sends_token_ids_of_another_model_and_is_told(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Encoding:  # tiktoken's own is downloaded
+        def encode_ordinary(self, text: str) -> list[int]:
+            return list(text.encode())
+
+    monkeypatch.setattr("tiktoken.encoding_for_model", lambda _: Encoding())
+    embeddings = OpenAIEmbeddings(base_url=f"{url}/v1", api_key=KEY, model=EMBED)
+    with pytest.raises(openai.UnprocessableEntityError, match="check_embedding_ctx_length=False"):
+        embeddings.embed_documents(TEXTS)
+
+
+def test_the_plan_s_own_calls(packed: Engine, vectors: list[list[float]]) -> None:
+    """As its TypeScript clients make them: no model, no key, fields that are null."""
+    with serving(packed, Settings()) as url:
+        reply = httpx.post(f"{url}/embeddings", json={"input": TEXTS})
+        assert [item["embedding"] for item in reply.raise_for_status().json()["data"]] == vectors
+        body = {"query": QUERY, "documents": TEXTS, "top_n": None, "return_documents": False}
+        for route in ("/rerank", "/native/rerank"):
+            results = httpx.post(url + route, json=body).raise_for_status().json()["results"]
+            assert [result["index"] for result in results] == [0, 1]
+        job = httpx.post(f"{url}/runsync", json={"input": body}).raise_for_status().json()
+        assert job["output"]["results"] == results
+        assert httpx.get(f"{url}/health").status_code == 200
 
 
 def test_cohere(url: str, ranking: list[tuple[int, float]]) -> None:

@@ -394,7 +394,7 @@ def test_a_worker_that_can_no_longer_answer_asks_to_be_replaced(packed: PackedEn
     service = Service(packed, Settings())
     answer = handler_for(service, Quiet)
     good = asyncio.run(answer({"input": {"texts": "море"}}))
-    assert repr(good) == "<7 fields>"  # the SDK formats every reply for its log
+    assert repr(good) == "<8 fields>"  # the SDK formats every reply for its log
     assert len(json.loads(json.dumps(good))["embeddings"]) == 1
     bad = asyncio.run(answer({"input": {"texts": ""}}))
     assert [*bad] == ["error"]

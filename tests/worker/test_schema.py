@@ -28,7 +28,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"documents": ["a"]}, "`query` with `documents` (to rerank)"),
     ({"texts": []}, "`texts` must hold 1 to 4 texts. Given: 0"),
     ({"texts": ["a"] * 5}, "`texts` must hold 1 to 4 texts. Given: 5"),
-    ({"texts": None}, "`texts` must be a string or a list of strings. Given: null"),
+    ({"texts": None}, "Given: no field"),
     ({"texts": {"a": "b"}}, "Given: an object"),
     ({"texts": ["a", 7]}, "`texts[1]` must be a string. Given: an integer"),
     ({"texts": ["a", " \n\u3000"]}, "`texts[1]` must not be empty or blank"),
@@ -43,7 +43,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"texts": "a", "max_length": 10**400}, "`max_length` must be from 3 to 8192"),
     ({"texts": "a", "truncate": "yes"}, "`truncate` must be true or false. Given: a string"),
     ({"texts": "a", "encoding_format": "hex"}, '"float", "base64". Given: "hex"'),
-    ({"texts": "a", "dtype": None}, '`dtype` must be one of "float32", "float16". Given: null'),
+    ({"texts": "a", "dtype": 1}, '`dtype` must be one of "float32", "float16". Given: an integer'),
     ({"query": "q"}, "`documents` is required"),
     ({"query": "q", "documents": "d"}, "`documents` must be a list of strings or of {`text`"),
     ({"query": "q", "documents": []}, "`documents` must hold 1 to 4 texts. Given: 0"),
@@ -80,6 +80,8 @@ def test_payload_becomes_the_request_it_describes() -> None:
     assert parse({"query": "q", "documents": ["a", {"text": "b"}], "top_n": 1}, 9) == (
         RerankRequest("q", ["a", "b"], top_n=1)
     )
+    nulls = dict.fromkeys(("top_n", "raw_scores", "max_length", "truncate", "nothing"))
+    assert parse({"query": "q", "documents": ["a"], **nulls}, 9) == RerankRequest("q", ["a"])
     assert parse({"info": True}, 9) == InfoRequest()
     assert parse({"openai_route": "/v1/models"}, 9) == OpenAIRequest("/v1/models", None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import copy
+import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -66,7 +67,16 @@ def limited(engine: Engine) -> Iterator[Any]:
 def test_embedding_reply_has_what_was_asked_for_and_nothing_else(service: Service) -> None:
     reply = answer(service, {"texts": TEXTS})
     assert [*reply] == [
-        *("model", "fingerprint", "embeddings", "dimensions", "usage", "truncated", "timings_ms")
+        *(
+            "model",
+            "fingerprint",
+            "embeddings",
+            "dimensions",
+            "usage",
+            "truncated",
+            "input_digest",
+            "timings_ms",
+        )
     ]
     assert reply["dimensions"] == 512
     assert np.linalg.norm(reply["embeddings"], axis=1) == pytest.approx([1, 1], abs=1e-5)
@@ -126,7 +136,9 @@ def test_a_long_text_is_cut_and_named_or_refused(service: Service) -> None:
 def test_rerank_reply_is_sorted_and_points_into_documents(service: Service) -> None:
     query, documents = "градиентный спуск", ["История Рима", TEXTS[0], "Спуск с горы"]
     reply = answer(service, {"query": query, "documents": documents, "return_documents": True})
-    assert [*reply] == [*("model", "fingerprint", "results", "usage", "truncated", "timings_ms")]
+    assert [*reply] == [
+        *("model", "fingerprint", "results", "usage", "truncated", "input_digest", "timings_ms")
+    ]
     assert [result["index"] for result in reply["results"]] == [1, 2, 0]
     scores = [result["relevance_score"] for result in reply["results"]]
     assert scores == sorted(scores, reverse=True)
@@ -154,6 +166,16 @@ def test_a_long_pair_is_cut_and_named_or_refused(service: Service) -> None:
     assert "with `query` and special tokens; `max_length` is 20" in message
 
 
+def test_a_reply_holds_the_digest_of_its_input(service: Service) -> None:
+    def digest(*texts: str) -> str:  # as the contract has it
+        framed = (len(text.encode()).to_bytes(8, "little") + text.encode() for text in texts)
+        return hashlib.sha256(b"".join(framed)).hexdigest()[:16]
+
+    assert answer(service, {"texts": "море"})["input_digest"] == digest("море")
+    reply = answer(service, {"query": "море", "documents": ["суша", {"text": "a"}]})
+    assert reply["input_digest"] == digest("море", "суша", "a")
+
+
 def test_info_tells_what_is_loaded_and_within_which_limits(service: Service) -> None:
     info = answer(service, {"info": True})
     assert info["models"]["embed"]["width"] == 512
@@ -171,6 +193,18 @@ def test_info_tells_what_is_loaded_and_within_which_limits(service: Service) -> 
 
 @pytest.fixture
 def client(service: Service) -> openai.OpenAI:
+    return openai_client(service)
+
+
+@pytest.fixture
+def accepting(engine: Engine) -> Iterator[openai.OpenAI]:
+    """The client of a worker that accepts token ids."""
+    service = Service(engine, Settings(accept_token_ids=True))
+    yield openai_client(service)
+    service.close(timeout=10)
+
+
+def openai_client(service: Service) -> openai.OpenAI:
     """OpenAI's own client, its requests carried as RunPod's proxy carries them."""
 
     def carry(request: httpx.Request) -> httpx.Response:
@@ -206,17 +240,28 @@ def test_openai_s_client_gets_the_native_vectors(
     ]
 
 
-def test_openai_s_client_may_send_token_ids(client: openai.OpenAI, engine: Engine) -> None:
+def test_token_ids_are_this_model_s_own_where_they_are_accepted(
+    accepting: openai.OpenAI, engine: Engine
+) -> None:
     model = engine.models["embed"].model
     framed = [one.ids for one in engine.encode(EmbedRequest(TEXTS), 0, 2)]
     bare = [ids[1:-1] for ids in framed]
-    by_text = client.embeddings.create(model=model, input=TEXTS)
+    by_text = accepting.embeddings.create(model=model, input=TEXTS)
     for ids in (framed, bare):
-        by_ids = client.embeddings.create(model=model, input=ids)
+        by_ids = accepting.embeddings.create(model=model, input=ids)
         for one, other in zip(by_text.data, by_ids.data, strict=True):
             np.testing.assert_allclose(one.embedding, other.embedding, atol=1e-6)
-    single = client.embeddings.create(model=model, input=bare[0])
+    single = accepting.embeddings.create(model=model, input=bare[0])
     assert len(single.data) == 1
+    for ids, message in (
+        ([[]], "`input[0]` must not be empty"),
+        ([5, 10**9], "Given: 1000000000"),
+        ([[5], ["a"]], "`input[1]` must hold strings alone or token"),
+        ([5] * 9000, "`input` must hold at most 8192 token ids"),
+    ):
+        with pytest.raises(openai.UnprocessableEntityError) as caught:
+            accepting.embeddings.create(model=model, input=ids)  # type: ignore[arg-type]
+        assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -225,13 +270,9 @@ def test_openai_s_client_may_send_token_ids(client: openai.OpenAI, engine: Engin
         ({"dimensions": 256}, openai.UnprocessableEntityError, "`dimensions` must be 512"),
         ({"model": "text-embedding-3"}, openai.NotFoundError, "Given: `text-embedding-3`"),
         ({"input": []}, openai.UnprocessableEntityError, "`input` must hold 1 to 2048"),
-        ({"input": [[]]}, openai.UnprocessableEntityError, "`input[0]` must not be empty"),
-        ({"input": [5, 10**9]}, openai.UnprocessableEntityError, "Given: 1000000000"),
-        (
-            {"input": [[5], ["a"]]},
-            openai.UnprocessableEntityError,
-            "`input[1]` must hold strings alone or token",
-        ),
+        ({"input": [5, 10**9]}, openai.UnprocessableEntityError, "BGE_ACCEPT_TOKEN_IDS=1"),
+        ({"input": [[5], ["a"]]}, openai.UnprocessableEntityError, "Given: token ids"),
+        ({"input": [[]]}, openai.UnprocessableEntityError, "`input[0]` must be a string"),
         ({"input": "море " * 9000}, openai.UnprocessableEntityError, "`max_length` is 8192"),
         ({"input": ["a", 1]}, openai.UnprocessableEntityError, "`input[1]` must be a string"),
         ({"input": ""}, openai.UnprocessableEntityError, "`input` must not be empty"),

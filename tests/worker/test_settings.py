@@ -58,6 +58,16 @@ def test_bad_value_names_the_variable_and_the_limit(variable: str, value: str, l
     assert f"Given: {value!r}" in str(caught.value)
 
 
+def test_a_number_of_thousands_of_digits_is_refused_in_one_sentence() -> None:
+    with pytest.raises(StartError, match=r"`BGE_MAX_TEXTS` .* Given: 5000 characters"):
+        Settings.from_env({"BGE_MAX_TEXTS": "9" * 5000})
+
+
+def test_a_key_from_a_file_loses_its_newline() -> None:
+    assert Settings.from_env({"BGE_API_KEY": "secret\r\n"}).api_key == "secret"
+    assert Settings.from_env({"BGE_API_KEY": "\n"}).api_key is None
+
+
 def test_a_worker_without_any_model_does_not_start() -> None:
     with pytest.raises(StartError, match="both empty"):
         Settings.from_env({"BGE_EMBED_MODEL": "", "BGE_RERANK_MODEL": " "})

@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # brings torch, and /ping is answered before that is there
 Role = Literal["embed", "rerank"]
 Dialect = Literal["native", "openai", "rerank", "tei"]
 Documented: TypeAlias = dict[int | str, dict[str, Any]]  # what a route may answer, by status
-Read: TypeAlias = "Callable[[object, ModelInfo, int], Work]"
+Read: TypeAlias = "Callable[[object, ModelInfo, Settings], Work]"
 
 Wait = Annotated[int, Query(ge=1000, le=300_000, description="Milliseconds to wait for the end")]
 V2 = "/v2/{endpoint}"
@@ -76,15 +76,15 @@ class Shape:
     gives: type[BaseModel]
 
 
-def native_embed(body: object, model: ModelInfo, max_texts: int) -> Work:
-    request = parse(body, max_texts)
+def native_embed(body: object, model: ModelInfo, settings: Settings) -> Work:
+    request = parse(body, settings.max_texts)
     if not isinstance(request, EmbedRequest):
         raise ValidationError("`texts` is required here")
     return request
 
 
-def native_rerank(body: object, model: ModelInfo, max_texts: int) -> Work:
-    request = parse(body, max_texts)
+def native_rerank(body: object, model: ModelInfo, settings: Settings) -> Work:
+    request = parse(body, settings.max_texts)
     if not isinstance(request, RerankRequest):
         raise ValidationError("`query` and `documents` are required here")
     return request
@@ -181,9 +181,8 @@ class Server:
             held = body if isinstance(body, dict) else {}
             shape = next((shape for shape in shapes if shape.sign in held), shapes[0])
             service = await self._service()
-            most = self._settings.max_texts
             content = await service.respond(
-                lambda: shape.read(body, service.model(shape.role), most),
+                lambda: shape.read(body, service.model(shape.role), self._settings),
                 lambda reply: to_json(shape.reply(reply)),
                 len(raw),
             )

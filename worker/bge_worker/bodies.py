@@ -13,10 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from .schema import LEAST_PAIR_LENGTH, MAX_LENGTH, RERANK_LENGTH
 
 Text = Annotated[str, Field(pattern=r"\S", description="Not empty, not blank")]
-Token = Annotated[int, Field(ge=0)]
-Ids = Annotated[list[Token], Field(min_length=1)]
 Texts = Annotated[list[Text], Field(min_length=1)]
-TextsOrIds = Text | Texts | Ids | Annotated[list[Ids], Field(min_length=1)]
 
 RU, EN = "Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."
 QUERY = "как найти минимум функции"
@@ -35,28 +32,28 @@ Documents = Annotated[list[Text | TextDocument], Field(min_length=1)]
 
 class NativeEmbedRequest(Request):
     texts: Text | Texts = Field(examples=[[RU, EN]])
-    return_dense: bool = True
-    return_sparse: bool = False
-    return_colbert: bool = False
-    max_length: int = Field(MAX_LENGTH, ge=3, le=MAX_LENGTH, description="Tokens per text")
-    truncate: bool = True
-    encoding_format: Literal["float", "base64"] = "float"
-    dtype: Literal["float32", "float16"] = "float32"
+    return_dense: bool | None = True
+    return_sparse: bool | None = False
+    return_colbert: bool | None = False
+    max_length: int | None = Field(MAX_LENGTH, ge=3, le=MAX_LENGTH, description="Tokens per text")
+    truncate: bool | None = True
+    encoding_format: Literal["float", "base64"] | None = "float"
+    dtype: Literal["float32", "float16"] | None = "float32"
 
 
 class NativeRerankRequest(Request):
     query: Text = Field(examples=[QUERY])
     documents: Documents = Field(examples=[[RU, EN]])
     top_n: int | None = Field(None, ge=1, description="All, unless given")
-    raw_scores: bool = False
-    return_documents: bool = False
-    max_length: int = Field(RERANK_LENGTH, ge=LEAST_PAIR_LENGTH, le=MAX_LENGTH)
-    truncate: bool = True
+    raw_scores: bool | None = False
+    return_documents: bool | None = False
+    max_length: int | None = Field(RERANK_LENGTH, ge=LEAST_PAIR_LENGTH, le=MAX_LENGTH)
+    truncate: bool | None = True
 
 
 class OpenAIRequest(Request):
-    input: TextsOrIds = Field(examples=[[RU, EN]])
-    model: str = Field(examples=["BAAI/bge-m3"])
+    input: Text | Texts = Field(examples=[[RU, EN]])
+    model: str | None = Field(None, examples=["BAAI/bge-m3"])
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = Field(None, description="The model's own or none")
     user: Any = None
@@ -78,7 +75,7 @@ class RerankRequest(Request):
 class TeiSparseRequest(Request):
     """text-embeddings-inference's."""
 
-    inputs: TextsOrIds = Field(examples=[[RU, EN]])
+    inputs: Text | Texts = Field(examples=[[RU, EN]])
     truncate: bool | None = False
     truncation_direction: Literal["Right", "right"] | None = "Right"
     normalize: Literal[True] | None = True
@@ -136,6 +133,7 @@ class NativeReply(BaseModel):
     fingerprint: str
     usage: Usage
     truncated: list[int]
+    input_digest: str
     timings_ms: Timings
 
 

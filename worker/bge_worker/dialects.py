@@ -29,7 +29,9 @@ from .schema import (
     kind_of,
     name_all,
     shortened,
+    without_nulls,
 )
+from .settings import Settings
 
 if TYPE_CHECKING:  # the engine brings torch, and the server answers /ping before that is loaded
     from .engine import ModelInfo
@@ -37,19 +39,20 @@ if TYPE_CHECKING:  # the engine brings torch, and the server answers /ping befor
 OPENAI_EMBEDDINGS, OPENAI_MODELS = "/v1/embeddings", "/v1/models"
 
 
-def openai_embed_request(body: object, model: ModelInfo, max_texts: int) -> EmbedRequest:
+def openai_embed_request(body: object, model: ModelInfo, settings: Settings) -> EmbedRequest:
     """Read the body of `POST /v1/embeddings`.
 
-    `input` is a string, strings, token ids or lists of them; the ids are this model's own. A text
-    too long is an error, as OpenAI's users expect: their reply has no place to say it was cut.
+    `input` is a string or strings; with `BGE_ACCEPT_TOKEN_IDS` also this model's own token ids or
+    lists of them. A text too long is an error, as OpenAI's users expect: their reply has no place
+    to say it was cut.
 
     Raises:
         ValidationError: the body breaks the contract.
         NotServedError: another model is asked for.
     """
-    fields = _fields("openai_input", body, max_texts)
+    fields = _fields("openai_input", body, settings)
     fields.refuse_unknown("input", "model", "encoding_format", "dimensions", "user")
-    _check_model(fields.required("model", f"`{model.model}`"), model)
+    _check_model(fields.values.get("model", model.model), model)
     dimensions = fields.integer("dimensions", model.width, 1)
     if dimensions != model.width:
         raise ValidationError(
@@ -57,18 +60,17 @@ def openai_embed_request(body: object, model: ModelInfo, max_texts: int) -> Embe
             f"Given: {shortened(dimensions)}"
         )
     return EmbedRequest(
-        texts=_texts_or_ids(fields, "input", model),
+        texts=_texts_or_ids(fields, "input", model, settings),
         encoding_format=fields.choice("encoding_format", ("float", "base64")),
         truncate=False,
         field="input",
     )
 
 
-def _fields(what: str, body: object, max_texts: int) -> Fields:
+def _fields(what: str, body: object, settings: Settings) -> Fields:
     if not isinstance(body, Mapping):
         raise ValidationError(f"`{what}` must be an object. Given: {kind_of(body)}")
-    given = {field: value for field, value in body.items() if value is not None}
-    return Fields(given, max_texts)
+    return Fields(without_nulls(body), settings.max_texts)
 
 
 def _check_model(name: object, model: ModelInfo) -> None:
@@ -78,15 +80,32 @@ def _check_model(name: object, model: ModelInfo) -> None:
         raise NotServedError(f"`model` must be `{model.model}` here. Given: {name_all([name])}")
 
 
-def _texts_or_ids(fields: Fields, field: str, model: ModelInfo) -> Sequence[str | Sequence[int]]:
-    what = "a string, strings, token ids or lists of them"
+def _texts_or_ids(
+    fields: Fields, field: str, model: ModelInfo, settings: Settings
+) -> Sequence[str | Sequence[int]]:
+    what = "a string or a list of strings"
     value = fields.required(field, what)
+    if not settings.accept_token_ids:
+        _refuse_token_ids(field, value)
+        return fields.texts(field)
+    what = "a string, strings, token ids or lists of them"
     if isinstance(value, str) or (isinstance(value, list) and value and isinstance(value[0], str)):
         return fields.texts(field)
     if isinstance(value, list) and value and not isinstance(value[0], list):
         return [_token_ids(field, value, model)]
     fields.check_list(field, value, what)
     return [_token_ids(f"{field}[{place}]", ids, model) for place, ids in enumerate(value)]
+
+
+def _refuse_token_ids(field: str, value: object) -> None:
+    """Ids of another vocabulary fit into this one, and would be embedded as other words."""
+    first = value[0] if isinstance(value, list) and value else None
+    if type(first[0] if isinstance(first, list) and first else first) is int:
+        raise ValidationError(
+            f"`{field}` must hold strings. Given: token ids, of another model's tokenizer unless "
+            "you know better. LangChain: pass `check_embedding_ctx_length=False`. For this "
+            "model's own ids set `BGE_ACCEPT_TOKEN_IDS=1` on the server"
+        )
 
 
 def _token_ids(field: str, value: object, model: ModelInfo) -> list[int]:
@@ -134,14 +153,14 @@ def openai_models(models: Iterable[ModelInfo]) -> dict[str, Any]:
     }
 
 
-def rerank_request(body: object, model: ModelInfo, max_texts: int) -> RerankRequest:
+def rerank_request(body: object, model: ModelInfo, settings: Settings) -> RerankRequest:
     """Read the body of Cohere's, Jina's or Infinity's `POST /rerank`.
 
     Raises:
         ValidationError: the body breaks the contract.
         NotServedError: another model is asked for.
     """
-    fields = _fields("body", body, max_texts)
+    fields = _fields("body", body, settings)
     fields.refuse_unknown(
         *("model", "query", "documents", "top_n", "return_documents", "raw_scores"),
         *("max_length", "truncation"),
@@ -170,7 +189,7 @@ def rerank_reply(reply: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tei_embed_request(
-    body: object, model: ModelInfo, max_texts: int, outputs: Outputs = Outputs.DENSE
+    body: object, model: ModelInfo, settings: Settings, outputs: Outputs = Outputs.DENSE
 ) -> EmbedRequest:
     """Read the body of text-embeddings-inference's `POST /embed` or `/embed_sparse`.
 
@@ -179,7 +198,7 @@ def tei_embed_request(
     Raises:
         ValidationError: the body breaks the contract.
     """
-    fields = _fields("body", body, max_texts)
+    fields = _fields("body", body, settings)
     fields.refuse_unknown("inputs", "truncate", "truncation_direction", "normalize", "dimensions")
     _check_tei(fields)
     if fields.integer("dimensions", model.width, 1) != model.width:
@@ -190,7 +209,7 @@ def tei_embed_request(
     if not fields.boolean("normalize", True):
         raise ValidationError("`normalize` must be true: vectors are of length one. Given: false")
     return EmbedRequest(
-        texts=_texts_or_ids(fields, "inputs", model),
+        texts=_texts_or_ids(fields, "inputs", model, settings),
         outputs=outputs,
         truncate=fields.boolean("truncate", False),
         field="inputs",
@@ -202,9 +221,9 @@ def tei_embed_reply(reply: Mapping[str, Any]) -> list[Any]:
     return vectors
 
 
-def tei_sparse_request(body: object, model: ModelInfo, max_texts: int) -> EmbedRequest:
+def tei_sparse_request(body: object, model: ModelInfo, settings: Settings) -> EmbedRequest:
     """Read the body of `POST /embed_sparse`; see `tei_embed_request`."""
-    return tei_embed_request(body, model, max_texts, Outputs.SPARSE)
+    return tei_embed_request(body, model, settings, Outputs.SPARSE)
 
 
 def tei_sparse_reply(reply: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
@@ -217,13 +236,13 @@ def tei_sparse_reply(reply: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
     ]
 
 
-def tei_rerank_request(body: object, model: ModelInfo, max_texts: int) -> RerankRequest:
+def tei_rerank_request(body: object, model: ModelInfo, settings: Settings) -> RerankRequest:
     """Read the body of text-embeddings-inference's `POST /rerank`.
 
     Raises:
         ValidationError: the body breaks the contract.
     """
-    fields = _fields("body", body, max_texts)
+    fields = _fields("body", body, settings)
     fields.refuse_unknown(
         *("query", "texts", "raw_scores", "return_text", "truncate", "truncation_direction")
     )

@@ -7,8 +7,9 @@ three. `admit` adds these up from token counts alone, before anything is compute
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from itertools import accumulate
 from typing import Any
@@ -153,7 +154,7 @@ def embed_reply(work: EmbedRequest, finished: Finished, model: ModelInfo) -> dic
         reply["colbert_embeddings"] = [
             _colbert(work, e.colbert) for e in embeddings if e.colbert is not None
         ]
-    return reply | _tail(finished)
+    return reply | _tail(work, finished)
 
 
 def rerank_reply(work: RerankRequest, finished: Finished, model: ModelInfo) -> dict[str, Any]:
@@ -170,21 +171,38 @@ def rerank_reply(work: RerankRequest, finished: Finished, model: ModelInfo) -> d
     if work.return_documents:
         for result in results:
             result["document"] = {"text": work.texts[result["index"]]}
-    return _head(model) | {"results": results} | _tail(finished)
+    return _head(model) | {"results": results} | _tail(work, finished)
 
 
 def _head(model: ModelInfo) -> dict[str, Any]:
     return {"model": model.model, "fingerprint": model.fingerprint}
 
 
-def _tail(finished: Finished) -> dict[str, Any]:
+def _tail(work: Work, finished: Finished) -> dict[str, Any]:
     tokens = sum(len(text.ids) for text in finished.encoded)
     timings = {name: round(value, 3) for name, value in asdict(finished.timings).items()}
     return {
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "truncated": [place for place, text in enumerate(finished.encoded) if text.cut],
+        "input_digest": input_digest(
+            [work.query, *work.texts] if isinstance(work, RerankRequest) else work.texts
+        ),
         "timings_ms": timings,
     }
+
+
+def input_digest(texts: Iterable[str | Sequence[int]]) -> str:
+    """By what a caller sees that a reply is the one to its request: 16 hex digits of SHA-256.
+
+    Each text is preceded by its length in bytes, as eight little-endian bytes (contract). Token
+    ids are left out: their one shape, OpenAI's, has no digest.
+    """
+    sha256 = hashlib.sha256()
+    for text in texts:
+        data = text.encode() if isinstance(text, str) else b""
+        sha256.update(len(data).to_bytes(8, "little"))
+        sha256.update(data)
+    return sha256.hexdigest()[:16]
 
 
 def _encoder(work: EmbedRequest) -> Callable[[Array], list[float] | str]:

@@ -85,6 +85,7 @@ def parse(payload: object, max_texts: int) -> Request:
     """
     if not isinstance(payload, Mapping):
         raise ValidationError(f"`input` must be an object. Given: {kind_of(payload)}")
+    payload = without_nulls(payload)
     parsers: dict[str, Callable[[Fields], Request]] = {
         "texts": _parse_embed,
         "query": _parse_rerank,
@@ -98,6 +99,11 @@ def parse(payload: object, max_texts: int) -> Request:
             f"`info`. Given: {name_all(payload) or 'no field'}"
         )
     return parsers[present[0]](Fields(payload, max_texts))
+
+
+def without_nulls(body: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The fields of a body; null is an absent field."""
+    return {field: value for field, value in body.items() if value is not None}
 
 
 def _parse_embed(fields: Fields) -> EmbedRequest:

@@ -137,7 +137,7 @@ class Service:
                 f"Given: {shortened(request.route)}"
             )
         model = self.model("embed")
-        return dialects.openai_embed_request(request.body, model, self._settings.max_texts)
+        return dialects.openai_embed_request(request.body, model, self._settings)
 
     @property
     def models(self) -> dict[Role, ModelInfo]:

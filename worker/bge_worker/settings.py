@@ -38,6 +38,7 @@ class Settings:
     concurrency: int = 32
     api_key: str | None = field(default=None, repr=False)
     insecure: bool = False
+    accept_token_ids: bool = False
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], max_reply_bytes: int = QUEUE_REPLY_BYTES) -> Settings:
@@ -62,6 +63,7 @@ class Settings:
             concurrency=_integer(env, "BGE_CONCURRENCY", cls.concurrency, least=3),
             api_key=_key(env, "BGE_API_KEY"),
             insecure=_one_of(env, "BGE_INSECURE", ("0", "1")) == "1",
+            accept_token_ids=_one_of(env, "BGE_ACCEPT_TOKEN_IDS", ("0", "1")) == "1",
         )
         _one_of(env, "BGE_TRACE_START", ("0", "1"))  # startup.py's, needed before this is read
         if settings.embed_model is None and settings.rerank_model is None:
@@ -86,8 +88,11 @@ def _one_of(env: Mapping[str, str], name: str, choices: tuple[Choice, ...]) -> C
 
 
 def _key(env: Mapping[str, str], name: str) -> str | None:
-    """Empty is none. A key that no header can carry would lock everybody out."""
-    value = env.get(name, "")
+    """Empty is none. A key that no header can carry would lock everybody out.
+
+    White space at its edges is dropped: a key that is read from a file ends with a newline.
+    """
+    value = env.get(name, "").strip()
     if not value.isascii() or not value.isprintable() or " " in value:
         raise StartError(f"`{name}` must be printable ASCII without spaces")
     return value or None
@@ -97,6 +102,8 @@ def _integer(env: Mapping[str, str], name: str, default: Whole, least: int = 1) 
     value = env.get(name)
     if value is None:
         return default
-    if not value.isascii() or not value.isdigit() or int(value) < least:
-        raise StartError(f"`{name}` must be a whole number, at least {least}. Given: {value!r}")
+    # Python's limit on the digits of a number would be a traceback.
+    if not value.isascii() or not value.isdigit() or len(value) > 18 or int(value) < least:
+        given = repr(value) if len(value) <= 40 else f"{len(value)} characters"
+        raise StartError(f"`{name}` must be a whole number, at least {least}. Given: {given}")
     return int(value)
