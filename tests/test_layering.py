@@ -37,10 +37,10 @@ CORRIDOR = [
         "batcher",
         "response",
     ),
-    *("service", "serialize", "metrics", "jobs", "gate", "bodies", "app"),
+    *("service", "serialize", "memory", "metrics", "jobs", "gate", "connections", "bodies", "app"),
 ]
 # The HTTP server's: they import nothing that brings torch, so that /ping is answered before it.
-HTTP = {"serialize", "metrics", "jobs", "gate", "bodies", "app"}
+HTTP = {"serialize", "memory", "metrics", "jobs", "gate", "connections", "bodies", "app"}
 BEFORE_TORCH = HTTP | {
     "errors",
     "process",
@@ -52,7 +52,7 @@ BEFORE_TORCH = HTTP | {
     "dialects",
 }
 WITHOUT_TORCH = BEFORE_TORCH | {"batcher", "response", "service"}
-OF_ONE_MODULE = {"reference": {"FlagEmbedding"}, "sdk": {"runpod"}}
+OF_ONE_MODULE = {"reference": {"FlagEmbedding"}, "sdk": {"runpod"}, "connections": {"uvicorn"}}
 WORKER_PACKAGES = {"torch", "numpy", "tokenizers", "safetensors"}
 HTTP_PACKAGES = {"fastapi", "starlette", "pydantic", "orjson", "prometheus_client"}
 CLIENT = ROOT / "client" / "bge_client"

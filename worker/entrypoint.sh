@@ -22,8 +22,10 @@ case "$mode" in
     test) exec python worker/handler.py ${1:+--test_input "$1"} ;;
     health)
         [ -z "${RUNPOD_WEBHOOK_GET_JOB:-}" ] || exit 0
+        # No proxy: $http_proxy is for what is elsewhere.
         exec python -c "import os, urllib.request as r
-r.urlopen('http://127.0.0.1:' + os.environ.get('PORT', '8000') + '/ping', timeout=5)"
+url = 'http://127.0.0.1:' + os.environ.get('PORT', '8000') + '/ping'
+r.build_opener(r.ProxyHandler({})).open(url, timeout=5)"
         ;;
     *)
         echo "usage: [queue | serve [options] | test [payload] | health]. Given: $mode" >&2

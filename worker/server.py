@@ -16,7 +16,6 @@ gc.disable()
 
 import argparse
 import asyncio
-import ipaddress
 import logging
 import os
 import signal
@@ -25,15 +24,17 @@ import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from bge_worker.app import Server
+from bge_worker.connections import Connection, ConnectionLimits, connection_limits
 from bge_worker.errors import StartError, WorkerError
+from bge_worker.gate import is_loopback
 from bge_worker.metrics import Metrics
 from bge_worker.process import prepare_process
 from bge_worker.settings import SERVER_REPLY_BYTES, Settings
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from bge_worker.service import Service
 
 CLOSE_SECONDS = 5  # for a micro-batch that nobody waits for any more
-HEAD_SECONDS = 60.0  # for the head of a request to arrive
 GRACE_SECONDS = 30  # for what is in flight when the server is told to stop
 # A caller who stops reading, or is gone without a word, is dropped by the kernel after this.
 STALLED_SECONDS = 60
@@ -80,16 +80,9 @@ def check_exposed(host: str, settings: Settings, insecure: bool) -> None:
 def health_port(env: Mapping[str, str], default: int) -> int:
     """Where RunPod's load balancer asks for /ping. Raises StartError: no number."""
     value = env.get("PORT_HEALTH", str(default))
-    if not value.isascii() or not value.isdigit():
-        raise StartError(f"`PORT_HEALTH` must be a whole number. Given: {value!r}")
+    if not value.isascii() or not value.isdigit() or len(value) > 5:
+        raise StartError(f"`PORT_HEALTH` must be a port's number. Given: {value[:40]!r}")
     return int(value)
-
-
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def listen(host: str, port: int, stalled_seconds: float = STALLED_SECONDS) -> socket.socket:
@@ -103,36 +96,6 @@ def listen(host: str, port: int, stalled_seconds: float = STALLED_SECONDS) -> so
         milliseconds = round(stalled_seconds * 1000)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
     return listener
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, which would wait for the end of a request's head for ever."""
-
-    _head: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._wait_for_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._head_is_here()
-        super().connection_lost(exc)
-
-    def on_message_begin(self) -> None:
-        self._wait_for_head()
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._head_is_here()
-        super().on_headers_complete()
-
-    def _wait_for_head(self) -> None:
-        self._head_is_here()
-        self._head = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def _head_is_here(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
 
 
 class StoppableServer(uvicorn.Server):
@@ -177,16 +140,17 @@ def load(settings: Settings, metrics: Metrics, models: Future[Service]) -> None:
         models.set_exception(error)
 
 
-def configuration(app: ASGIApp, grace_seconds: int = GRACE_SECONDS) -> uvicorn.Config:
+def configuration(
+    app: ASGIApp, limits: ConnectionLimits, grace_seconds: int = GRACE_SECONDS
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=Protocol,
+        http=partial(Connection, limits=limits),  # type: ignore[arg-type]
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_keep_alive=75,  # longer than a proxy's: it is the proxy that closes
         timeout_graceful_shutdown=grace_seconds,
     )
 
@@ -195,16 +159,18 @@ def serve(settings: Settings, listeners: list[socket.socket]) -> None:
     """Until a signal. Raises StartError: the models cannot be loaded."""
     metrics = Metrics()
     models: Future[Service] = Future()
-    server = StoppableServer(configuration(Server(settings, metrics, models).asgi), models)
+    app = Server(settings, metrics, models).asgi
+    server = StoppableServer(configuration(app, connection_limits()), models)
 
     def stop_if_failed(loaded: Future[Service]) -> None:
         if loaded.exception() is not None:  # only ever set: a signal may have set it already
             server.should_exit = True
 
     models.add_done_callback(stop_if_failed)
-    for name in (signal.SIGTERM, signal.SIGINT):
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # uvicorn puts its own handler here and, once it is done, raises the signal once more.
-        signal.signal(name, server.handle_exit)
+        if signal.getsignal(name) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(name, server.handle_exit)
     # A daemon: a signal while it loads must not wait for it.
     threading.Thread(target=load, args=(settings, metrics, models), daemon=True).start()
     try:

@@ -13,7 +13,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from bge_worker.app import Server
+from bge_worker.connections import ConnectionLimits
 from bge_worker.engine import Engine
+from bge_worker.memory import HeldBytes
 from bge_worker.metrics import Metrics
 from bge_worker.service import Service
 from bge_worker.settings import Settings
@@ -27,6 +29,8 @@ def serving(
     *,
     body_seconds: float = 60.0,
     listener: socket.socket | None = None,
+    max_connections: int = 1000,
+    held: HeldBytes | None = None,
 ) -> Iterator[str]:
     """Its base URL, until the end of the block."""
     metrics = Metrics()
@@ -34,18 +38,22 @@ def serving(
     metrics.watch(service)
     models: Future[Service] = Future()
     models.set_result(service)
-    app = Server(settings, metrics, models, body_seconds=body_seconds).asgi
+    app = Server(settings, metrics, models, body_seconds=body_seconds, held=held).asgi
     try:
-        with listening(app, listener or socket.create_server(("127.0.0.1", 0))) as url:
+        listener = listener or socket.create_server(("127.0.0.1", 0))
+        with listening(app, listener, max_connections=max_connections) as url:
             yield url
     finally:
         service.close(timeout=10)
 
 
 @contextmanager
-def listening(app: ASGIApp, listener: socket.socket, grace_seconds: int = 1) -> Iterator[str]:
+def listening(
+    app: ASGIApp, listener: socket.socket, grace_seconds: int = 1, max_connections: int = 1000
+) -> Iterator[str]:
     """Any application, in the server's own configuration."""
-    server = uvicorn.Server(configuration(app, grace_seconds))
+    limits = ConnectionLimits(max_connections)
+    server = uvicorn.Server(configuration(app, limits, grace_seconds))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from threading import Timer
 from typing import Any
 
@@ -27,6 +27,7 @@ from bge_worker.app import SHAPES, Server, Shape
 from bge_worker.engine import Engine
 from bge_worker.errors import StartError
 from bge_worker.gate import MOST_BYTES, RUN_BYTES, RUNSYNC_BYTES
+from bge_worker.memory import HeldBytes
 from bge_worker.metrics import Metrics
 from bge_worker.serialize import to_json
 from bge_worker.settings import Settings
@@ -64,7 +65,8 @@ def serve(engine: FakeEngine) -> Iterator[Callable[..., str]]:
     open_servers = []
 
     def start(**options: Any) -> str:
-        extra = {name: options.pop(name) for name in ("body_seconds", "listener") & options.keys()}
+        names = ("body_seconds", "listener", "max_connections", "held")
+        extra = {name: options.pop(name) for name in names & options.keys()}
         server = serving(engine, Settings(**options), **extra)
         open_servers.append(server)
         return server.__enter__()
@@ -223,6 +225,9 @@ def test_every_route_but_two_wants_the_key(serve: Callable[..., str]) -> None:
     for route in ("/metrics", "/openapi.json", "/docs", "/v1/models", "/status/x", "/v2/e/health"):
         assert httpx.get(url + route).status_code == 401
         assert httpx.get(url + route, headers=right).status_code != 401
+    for scheme in ("bearer", "BEARER", "Bearer "):
+        spelled = {"Authorization": f"{scheme} s3cret-key"}
+        assert httpx.get(f"{url}/v1/models", headers=spelled).status_code == 200
     for wrong in ({}, {"Authorization": "s3cret-key"}, {"Authorization": "Bearer s3cret-keys"}):
         refused = httpx.post(f"{url}/native/rerank", json=RERANK, headers=wrong)
         assert refused.status_code == 401
@@ -247,7 +252,7 @@ def exchange(url: str, head: str, body: bytes = b"") -> str:
 def test_a_body_too_large_is_refused_before_it_is_read(
     route: str, most: int, serve: Callable[..., str]
 ) -> None:
-    head = f"POST {route} HTTP/1.1\nHost: x\nContent-Length: {most + 1}"
+    head = f"POST {route} HTTP/1.1\nHost: localhost\nContent-Length: {most + 1}"
     answer = exchange(serve(), head)
     assert answer.startswith("HTTP/1.1 413")
     assert f"the body must be at most {most} bytes. Given: {most + 1} or more" in answer
@@ -261,7 +266,7 @@ def test_a_body_that_does_not_say_its_size_is_cut_off(serve: Callable[..., str])
 
 def test_half_a_body_is_not_waited_for(serve: Callable[..., str]) -> None:
     url = serve(body_seconds=0.2)
-    head = "POST /native/rerank HTTP/1.1\nHost: x\nContent-Length: 100"
+    head = "POST /native/rerank HTTP/1.1\nHost: localhost\nContent-Length: 100"
     answer = exchange(url, head, b'{"query": "so')
     assert answer.startswith("HTTP/1.1 408")
     assert "the body must arrive within 0.2 seconds. Given: 13 bytes" in answer
@@ -323,15 +328,157 @@ def test_a_server_whose_models_cannot_be_loaded_says_so() -> None:
 def test_half_a_head_is_not_waited_for(
     serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("bge_worker.connections.HEAD_SECONDS", 0.2)
     host, port = serve().removeprefix("http://").split(":")
-    for start in (b"", b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"):
+    for start in (b"", b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"):
         with socket.create_connection((host, int(port)), timeout=SOON) as connection:
             connection.sendall(start)
             if start:
                 assert connection.recv(4096).startswith(b"HTTP/1.1 200")
             connection.sendall(b"GET /ping HT")
             assert connection.recv(4096) == b""
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=SOON) as connection:
+        yield connection
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the server has ended it, perhaps with what it said last."""
+    with suppress(ConnectionError):
+        while connection.recv(65536):
+            pass
+    return True
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /ping HTTP/1.1\r\nX: " + b"a" * 70_000,  # a field without an end
+        b"GET /ping HTTP/1.1\r\n" + b"X: " + b"a" * 40_000 + b"\r\nY: " + b"a" * 40_000 + b"\r\n",
+        b"GET /" + b"a" * 70_000,
+        b"GET /ping HTTP/1.1\r\n" + b"X: 1\r\n" * 102,
+    ],
+    ids=["endless field", "many bytes", "long path", "many fields"],
+)
+def test_a_head_too_large_is_refused(url: str, head: bytes) -> None:
+    with connected(url) as connection:
+        connection.sendall(head)
+        answer = connection.recv(4096).decode()
+        assert answer.startswith("HTTP/1.1 431")
+        assert "HeadTooLargeError: the request's head must have at most" in answer
+        assert is_closed(connection)
+
+
+def test_trailers_are_dropped_and_their_size_is_limited(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bge_worker.connections.MAX_FRAMING_BYTES", 100_000)
+    body = json.dumps(RERANK).encode()
+    head = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked = head + b"%x\r\n%b\r\n0\r\n" % (len(body), body)
+    with connected(url) as connection:
+        connection.sendall(chunked + b"X-Trailer: a\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        connection.sendall(chunked + b"X-Trailer: ")
+        for _ in range(20):
+            with suppress(ConnectionError):
+                connection.sendall(b"a" * 10_000)
+        assert is_closed(connection)
+
+
+def test_an_idle_connection_ends_whatever_dribbles_in(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bge_worker.connections.KEEP_ALIVE_SECONDS", 0.3)
+    with connected(url) as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        assert_ends_while_sending(connection, b"\r\n")
+
+
+@pytest.mark.parametrize("request_line", ["GET /ping", "PUT /ping", "POST /cancel/x"])
+def test_a_body_that_nobody_reads_ends(
+    request_line: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bge_worker.connections.UNREAD_SECONDS", 0.3)
+    with connected(url) as connection:
+        head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(4096).startswith(b"HTTP/1.1")
+        assert_ends_while_sending(connection, b"a")
+
+
+def test_requests_sent_ahead_are_limited(url: str) -> None:
+    request = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connected(url) as connection:
+        connection.sendall(request * 10)
+        received = b""
+        while received.count(b"HTTP/1.1 200") < 10:
+            received += connection.recv(65536)
+        connection.sendall(request * 100)
+        assert is_closed(connection)
+
+
+def assert_ends_while_sending(connection: socket.socket, drop: bytes) -> None:
+    connection.settimeout(0.05)
+    for _ in range(200):
+        try:
+            connection.sendall(drop)
+            if connection.recv(4096) == b"":
+                return
+        except TimeoutError:
+            pass
+        except ConnectionError:
+            return
+    raise AssertionError("it is still open")
+
+
+def test_beyond_the_connections_there_may_be_ping_is_answered(
+    serve: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = serve(max_connections=20)
+    with ExitStack() as stack:
+        idle = [stack.enter_context(connected(url)) for _ in range(60)]
+        eventually(lambda: "connections are open" in caplog.text)
+        assert caplog.text.count("limit met") == 1
+        assert httpx.get(f"{url}/ping").status_code == 200
+        refused = httpx.post(f"{url}/rerank", json=RERANK)
+        assert (refused.status_code, refused.headers["connection"]) == (429, "close")
+        assert "too many connections are open" in refused.text
+        assert is_closed(idle[20])  # of those beyond the limit the oldest gave way
+    eventually(lambda: httpx.post(f"{url}/rerank", json=RERANK).status_code == 200)
+
+
+def test_only_this_machine_s_names_lead_to_a_server_without_a_key(
+    url: str, serve: Callable[..., str]
+) -> None:
+    for host in ("localhost:8000", "127.0.0.1", "[::1]:80"):
+        assert httpx.get(f"{url}/v1/models", headers={"Host": host}).status_code == 200
+    for host in ("evil.example", "evil.example:8000", "[::1", "127.0.0.1.evil.example"):
+        refused = httpx.get(f"{url}/v1/models", headers={"Host": host})
+        assert (refused.status_code, "`Host` must be" in refused.text) == (403, True)
+    behind_a_proxy = serve(insecure=True)
+    assert httpx.get(f"{behind_a_proxy}/v1/models", headers={"Host": "x.example"}).is_success
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_a_page_of_another_site_is_refused(url: str, headers: dict[str, str]) -> None:
+    assert httpx.post(f"{url}/rerank", json=RERANK, headers=headers).status_code == 403
+    own = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
+    assert httpx.post(f"{url}/rerank", json=RERANK, headers=own).status_code == 200
+    assert httpx.post(f"{url}/rerank", json=RERANK, headers={"Origin": url}).status_code == 200
 
 
 def read_to_the_end(connection: socket.socket) -> int:
@@ -347,7 +494,7 @@ def test_a_caller_who_stops_reading_is_dropped(packed: Engine) -> None:
     listener = listen("127.0.0.1", 0, stalled_seconds=1)
     with serving(packed, Settings(max_reply_bytes=100_000_000), listener=listener) as url:
         body = json.dumps({"texts": ["море " * 200] * 15, "return_colbert": True}).encode()
-        head = f"POST /native/embed HTTP/1.1\nHost: x\nContent-Length: {len(body)}"
+        head = f"POST /native/embed HTTP/1.1\nHost: localhost\nContent-Length: {len(body)}"
         with socket.create_connection(listener.getsockname(), timeout=60) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
@@ -430,6 +577,47 @@ def test_jobs_beyond_the_queue_limit_are_refused(
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
 
 
+def test_the_bodies_of_waiting_jobs_count_until_they_have_run(
+    serve: Callable[..., str], engine: FakeEngine
+) -> None:
+    held = HeldBytes(limit=1_300_000)
+    url = serve(held=held, concurrency=3)
+    engine.gate.clear()
+    large = {"input": {"query": "q", "documents": ["a" * 300_000]}}
+    waiting = [httpx.post(f"{url}/run", json=large).json() for _ in range(3)]
+    refused = httpx.post(f"{url}/run", json=large)
+    assert refused.status_code == 429
+    assert "bytes of requests and answers are held, of 1300000" in refused.text
+    engine.gate.set()
+    eventually(lambda: {state(url, job)["status"] for job in waiting} == {"COMPLETED"})
+    eventually(lambda: held.held == 0)
+    assert httpx.post(f"{url}/run", json=large).status_code == 200
+
+
+def test_answers_count_until_they_are_sent(packed: Engine) -> None:
+    held = HeldBytes(limit=50_000_000)
+    settings = Settings(max_reply_bytes=100_000_000)
+    with serving(packed, settings, held=held) as url:
+        body = {"input": {"texts": ["море " * 200] * 10, "return_colbert": True}}
+        job = httpx.post(f"{url}/runsync", json=body, timeout=60).json()  # some 35 MB
+        with connected(url) as unread:
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            unread.sendall(f"GET /status/{job['id']} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            eventually(lambda: held.held > 25_000_000)
+            assert httpx.get(f"{url}/status/{job['id']}").status_code == 429
+            assert httpx.get(f"{url}/ping").status_code == 200
+        eventually(lambda: held.held == 0)
+        assert httpx.get(f"{url}/status/{job['id']}").status_code == 200
+
+
+def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(url: str) -> None:
+    for body in (b"[" + b"[]," * 2_000_000 + b"[]]", b"[" * 100_000):
+        for route in ("/native/embed", "/run"):
+            reply = httpx.post(url + route, content=body)
+            assert reply.status_code == 422
+            assert "must hold at most" in reply.text or "the body is not JSON" in reply.text
+
+
 # -------------------------------------------------------------------------- metrics and log
 
 
@@ -457,6 +645,7 @@ def test_metrics_add_up(packed: Engine) -> None:
 def test_the_access_log_has_one_line_a_request_and_no_text(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    logging.getLogger("uvicorn.access").addHandler(caplog.handler)
     with caplog.at_level(logging.INFO):
         httpx.post(f"{url}/embed", json={"inputs": "секретный текст"})
         httpx.post(f"{url}/embed", json={"inputs": "", "секрет": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import httpx
 import pytest
 
 from bge_worker.settings import EngineName
-from conftest import MODELS
+from conftest import MODELS, ROOT
 from fakes.server_process import SERVER, ServerProcess, free_port
 
 BULK = {"texts": ["море и суша " * 300] * 40}
@@ -45,14 +46,17 @@ def test_sigterm_while_loading_ends_it_at_once(env: dict[str, str], tmp_path: Pa
         assert server.process.wait(timeout=5) == 0
 
 
-def test_sigterm_lets_what_is_in_flight_finish(env: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_what_is_in_flight_finish(
+    name: signal.Signals, env: dict[str, str], tmp_path: Path
+) -> None:
     with ServerProcess(env, tmp_path / "log") as server, ThreadPoolExecutor(4) as pool:
         server.wait_for(200)
         route = f"{server.url}/native/embed"
         in_flight = [pool.submit(httpx.post, route, json=BULK, timeout=60) for _ in range(4)]
         while b"bge_queue_depth 4.0" not in httpx.get(f"{server.url}/metrics").content:
             assert not any(future.done() for future in in_flight)
-        server.terminate()
+        server.process.send_signal(name)
         replies = [future.result() for future in in_flight]
         assert [len(reply.json()["embeddings"]) for reply in replies] == [40] * 4
         assert server.process.wait(timeout=10) == 0
@@ -84,7 +88,8 @@ def test_the_health_port_answers_too(env: dict[str, str], tmp_path: Path) -> Non
         (["--host", "::"], {}, "`BGE_API_KEY` is not set"),
         (["--host", "not a host"], {"BGE_INSECURE": "1"}, "cannot listen on not a host:"),
         (["--port", "99999"], {}, "cannot listen on 127.0.0.1:99999"),
-        ([], {"PORT_HEALTH": "x"}, "`PORT_HEALTH` must be a whole number"),
+        ([], {"PORT_HEALTH": "x"}, "`PORT_HEALTH` must be a port's number"),
+        ([], {"PORT_HEALTH": "9" * 5000}, "`PORT_HEALTH` must be a port's number"),
         ([], {"BGE_API_KEY": "a key"}, "`BGE_API_KEY` must be printable ASCII without spaces"),
         ([], {"BGE_INSECURE": "yes"}, "`BGE_INSECURE` must be one of 0, 1"),
         ([], {"BGE_EMBED_MODEL": "/nowhere"}, "`/nowhere` is not a runtime folder"),
@@ -104,6 +109,19 @@ def test_it_says_why_it_cannot_start(
     assert sentence in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "a key" not in ended.stderr
+
+
+def test_the_container_s_health_check_uses_no_proxy(env: dict[str, str], tmp_path: Path) -> None:
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:1")
+    with ServerProcess(env, tmp_path / "log") as server:
+        server.wait_for(204)
+        check = subprocess.run(
+            ["sh", ROOT / "worker" / "entrypoint.sh", "health"],
+            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PORT": str(server.port)}
+            | proxies,
+            timeout=60,
+        )
+        assert check.returncode == 0
 
 
 def test_a_port_that_is_taken_is_named(env: dict[str, str], tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ from starlette.types import ASGIApp, Scope
 from . import __version__, bodies, dialects
 from .errors import InferenceError, NotServedError, StartError, ValidationError, WorkerError
 from .gate import BODY_SECONDS, OPEN_ROUTES, Gate, error_headers
-from .jobs import RUN_KEPT, RUNSYNC_KEPT, Job, Jobs, Order, read_order
+from .jobs import RUN_KEPT, RUNSYNC_KEPT, Job, Jobs, read_order
+from .memory import HeldBytes
 from .metrics import MESSAGE, Metrics
 from .schema import EmbedRequest, RerankRequest, Work, parse
-from .serialize import parse_json, to_json
+from .serialize import read_json, to_json
 from .settings import Settings
 
 if TYPE_CHECKING:  # brings torch, and /ping is answered before that is there
@@ -49,6 +50,7 @@ ERROR_MODELS: dict[Dialect, type[BaseModel]] = {
     "tei": bodies.ForeignError,
 }
 ERRORS = {
+    403: "A browser's request from another site",
     404: "This worker does not load the model asked for",
     408: "The body did not arrive in time",
     413: "The body, the tokens or the reply exceed a limit; says how much would fit",
@@ -139,11 +141,15 @@ class Server:
         metrics: Metrics,
         models: Future[Service],
         body_seconds: float = BODY_SECONDS,
+        held: HeldBytes | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._models = models
-        self._jobs = Jobs(self._answer, self._service, settings.concurrency, settings.max_queue)
+        held = HeldBytes() if held is None else held
+        self._jobs = Jobs(
+            self._answer, self._service, held, settings.concurrency, settings.max_queue
+        )
         self._routes = FastAPI(
             title="bge-serverless", version=__version__, redoc_url=None, redirect_slashes=False
         )
@@ -158,7 +164,7 @@ class Server:
         self._patterns = [r for r in self._routes.routes if "{" in getattr(r, "path", "")]
         self._fixed = {path for r in self._routes.routes if (path := getattr(r, "path", ""))}
         self.asgi: ASGIApp = Gate(
-            self._routes, settings, metrics, self._route_of, body_seconds=body_seconds
+            self._routes, settings, metrics, held, self._route_of, body_seconds=body_seconds
         )
 
     # ------------------------------------------------------------------------- routes
@@ -177,7 +183,7 @@ class Server:
     def _endpoint(self, shapes: list[Shape]) -> Callable[[HttpRequest], Any]:
         async def endpoint(request: HttpRequest) -> Response:
             raw = await request.body()
-            body = parse_json(raw)
+            body = await read_json(raw)
             held = body if isinstance(body, dict) else {}
             shape = next((shape for shape in shapes if shape.sign in held), shapes[0])
             service = await self._service()
@@ -211,11 +217,12 @@ class Server:
 
         @self._routes.post(prefix + "/run", **taken)
         async def run(request: HttpRequest) -> Response:
-            return self._job_reply(self._jobs.submit(await order(request), RUN_KEPT))
+            order = await read_order(await request.body())
+            return self._job_reply(self._jobs.submit(order, RUN_KEPT))
 
         @self._routes.post(prefix + "/runsync", **taken)
         async def runsync(request: HttpRequest, wait: Wait = 90_000) -> Response:
-            job = self._jobs.submit(await order(request), RUNSYNC_KEPT)
+            job = self._jobs.submit(await read_order(await request.body()), RUNSYNC_KEPT)
             try:
                 async with asyncio.timeout(wait / 1e3):
                     await job.over.wait()
@@ -286,10 +293,10 @@ class Server:
         except StartError:
             raise InferenceError("this worker could not start; its log says why") from None
 
-    async def _answer(self, order: Order) -> bytes:
+    async def _answer(self, payload: object, size: int) -> bytes:
         most = self._settings.max_texts
         service = await self._service()
-        return await service.respond(lambda: parse(order.payload, most), to_json, order.size)
+        return await service.respond(lambda: parse(payload, most), to_json, size)
 
     def _job(self, job_id: str) -> Job:
         job = self._jobs.get(job_id)
@@ -363,12 +370,6 @@ class Server:
                         "application/json": {"schema": {"$ref": f"#/components/schemas/{error}"}}
                     },
                 }
-
-
-async def order(request: HttpRequest) -> Order:
-    """The job a request to `/run` or `/runsync` brings."""
-    raw = await request.body()
-    return read_order(parse_json(raw), len(raw))
 
 
 def _operations(schema: dict[str, Any]) -> list[dict[str, Any]]:

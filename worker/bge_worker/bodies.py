@@ -98,8 +98,8 @@ class TeiRerankRequest(Request):
 
 
 class Policy(BaseModel):
-    executionTimeout: int = Field(600_000, ge=1, le=604_800_000, description="Milliseconds")
-    ttl: int = Field(86_400_000, ge=1, le=604_800_000, description="Milliseconds")
+    executionTimeout: int | None = Field(600_000, ge=1, le=604_800_000, description="Milliseconds")
+    ttl: int | None = Field(86_400_000, ge=1, le=604_800_000, description="Milliseconds")
 
 
 class JobRequest(BaseModel):

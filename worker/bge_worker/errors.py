@@ -3,7 +3,9 @@
     payload ─ schema ───── ValidationError, NotServedError
             ─ batcher ──── OverloadedError, TooLargeError
             ─ engine ───── OutOfMemoryError, InferenceError
-    HTTP    ─ gate ─────── UnauthorizedError, SlowBodyError, TooLargeError, OverloadedError
+    HTTP    ─ connections  HeadTooLargeError, OverloadedError
+            ─ gate ─────── UnauthorizedError, ForbiddenError, SlowBodyError, TooLargeError,
+                           OverloadedError
 
 A message names the field in backticks, the limit and what was given; it never holds a text, a
 path or a traceback, since it travels to the caller as it is.
@@ -67,6 +69,18 @@ class UnauthorizedError(WorkerError):
     """No key, or another one."""
 
     status = 401
+
+
+class ForbiddenError(WorkerError):
+    """A browser's request from another site, or under a name that is not this server's."""
+
+    status = 403
+
+
+class HeadTooLargeError(WorkerError):
+    """The head of an HTTP request exceeds a limit."""
+
+    status = 431
 
 
 class SlowBodyError(WorkerError):

@@ -1,6 +1,6 @@
 """What every HTTP request passes before a route sees it, and on its way out.
 
-    key ─▶ place ─▶ size ─▶ body ─▶ route ─▶ answer ─▶ one log line, one count
+    site ─▶ key ─▶ place ─▶ size ─▶ body ─▶ route ─▶ answer ─▶ one log line, one count
 
 A refusal costs nothing: the body is not read before the key is right, a place is free and the size
 it declares is allowed. A caller who hangs up has the route cancelled, and with it its place in the
@@ -11,24 +11,28 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
+from urllib.parse import urlsplit
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .dialects import error_in
 from .errors import (
+    ForbiddenError,
     OverloadedError,
     SlowBodyError,
     TooLargeError,
     UnauthorizedError,
     WorkerError,
 )
+from .memory import HeldBytes
 from .metrics import Metrics
 from .settings import Settings
 
@@ -40,7 +44,6 @@ MOST_BYTES, RUNSYNC_BYTES, RUN_BYTES = 30_000_000, 20_000_000, 10_000_000
 BODY_SECONDS = 60.0  # in which a body must have arrived
 PIECE_BYTES = 1 << 20  # of an answer, written at once
 PIECE_SECONDS = 60.0  # in which a caller must have taken one
-MOST_INSIDE_BYTES = 1 << 29  # bodies of the requests being answered, together
 HUNG_UP = 499  # nobody is told: the caller is gone
 OPEN_ROUTES = ("/ping", "/health")
 QUIET_ROUTES = (*OPEN_ROUTES, "/metrics")  # asked every few seconds
@@ -62,6 +65,7 @@ class Exchange:
     received: int = 0
     read: bool = False  # all of the body
     sent: int = 0
+    held: int = 0  # bytes, in the server's account
     complete: bool = False
 
 
@@ -73,14 +77,18 @@ class Gate:
         app: ASGIApp,
         settings: Settings,
         metrics: Metrics,
+        held: HeldBytes,
         route_of: Callable[[Scope], tuple[str, str]],
         body_seconds: float = BODY_SECONDS,
     ) -> None:
         """`route_of` tells a request's route template and dialect."""
         self._app = app
         self._key = None if settings.api_key is None else settings.api_key.encode()
+        # Without a key, whoever can reach a loopback address may ask; a page in a browser could.
+        self._own_names_only = settings.api_key is None and not settings.insecure
         self._max_inside = settings.max_queue
-        self._inside = self._bytes_inside = 0
+        self._inside = 0
+        self._held = held
         self._metrics = metrics
         self._route_of = route_of
         self._body_seconds = body_seconds
@@ -93,19 +101,21 @@ class Gate:
         route, dialect = self._route_of(scope)
         exchange = Exchange(route, dialect, scope["method"], uuid.uuid4().hex[:16])
         try:
-            await self._pass(scope, receive, _outgoing(send, exchange), exchange)
+            await self._pass(scope, receive, self._outgoing(send, exchange), exchange)
         except HungUpError:
             exchange.status = HUNG_UP
         except asyncio.CancelledError:  # by the server, which has no more time to wait
             if exchange.status == 0:
                 stopping = OverloadedError("this worker is stopping")
-                await send_error(stopping, dialect, _outgoing(send, exchange))
+                await send_error(stopping, dialect, self._outgoing(send, exchange))
         finally:
+            self._held.give_back(exchange.held)
             self._note(exchange, perf_counter() - began)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         try:
             exchange.read = scope["method"] != "POST"  # nothing to read
+            self._check_site(scope)
             self._check_key(scope, exchange.route)
             if scope["method"] != "POST" or "/cancel/" in exchange.route:
                 # Reads no body, computes nothing, and must work when the worker is full.
@@ -123,7 +133,6 @@ class Gate:
                 await self._answer(scope, body, receive, send, exchange)
             finally:
                 self._inside -= 1
-                self._bytes_inside -= exchange.received
         except WorkerError as error:
             # The rest of a body that was not read is not waited for.
             await send_error(error, exchange.dialect, send, close=not exchange.read)
@@ -133,9 +142,27 @@ class Gate:
         if self._key is None or route in OPEN_ROUTES:
             return
         given = _header(scope, b"authorization")
-        if not hmac.compare_digest(given, b"Bearer " + self._key):
+        scheme, _, key = given.partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self._key):
             what = "the key given is not right" if given else "none was given"
             raise UnauthorizedError(f"`Authorization: Bearer <key>` is required; {what}")
+
+    def _check_site(self, scope: Scope) -> None:
+        """Raises ForbiddenError: a browser asks for a page of another site.
+
+        Such a page cannot set these headers: `Host` names it if its name was pointed at this
+        address (DNS rebinding), `Sec-Fetch-Site` and `Origin` come with what it sends elsewhere.
+        """
+        host = _header(scope, b"host")
+        own_name = self._own_names_only and host and is_loopback(scope["server"][0])
+        if own_name and not is_loopback(_name_in(host)):
+            raise ForbiddenError("`Host` must be this machine's: localhost or 127.0.0.1")
+        if scope["method"] != "POST":
+            return
+        site, origin = _header(scope, b"sec-fetch-site"), _header(scope, b"origin")
+        same = site in (b"same-origin", b"none") if site else origin.partition(b"//")[2] == host
+        if (site or origin) and not same:
+            raise ForbiddenError("requests of a browser must come from this server's own pages")
 
     def _check_place(self, expected: int) -> None:
         """Raises OverloadedError: there is no room for another request of `expected` bytes."""
@@ -143,14 +170,12 @@ class Gate:
             raise OverloadedError(
                 f"{self._inside} requests are being answered (`BGE_MAX_QUEUE`); try again later"
             )
-        self._check_bytes(expected)
+        self._held.check(expected)
 
-    def _check_bytes(self, expected: int = 0) -> None:
-        """Raises OverloadedError: the bodies inside take more memory than they may."""
-        if self._bytes_inside + expected > MOST_INSIDE_BYTES:
-            raise OverloadedError(
-                f"{self._bytes_inside} bytes of requests are being answered; try again later"
-            )
+    def _hold(self, exchange: Exchange, size: int) -> None:
+        """Raises OverloadedError: there is no room for so many bytes more."""
+        self._held.take(size)
+        exchange.held += size
 
     async def _body(self, receive: Receive, exchange: Exchange, most: int) -> bytes:
         """The whole body, of at most `most` bytes.
@@ -170,8 +195,7 @@ class Gate:
                         raise HungUpError
                     chunks.append(message.get("body", b""))
                     exchange.received += len(chunks[-1])
-                    self._bytes_inside += len(chunks[-1])
-                    self._check_bytes()
+                    self._hold(exchange, len(chunks[-1]))
                     if exchange.received > most:
                         raise _too_large(most, exchange.received)
                     if not message.get("more_body", False):
@@ -201,6 +225,37 @@ class Gate:
             route.cancel()
             hung_up.cancel()
 
+    def _outgoing(self, send: Send, exchange: Exchange) -> Send:
+        """`send`, adding the request's id, noting what is sent, and cutting it into pieces.
+
+        Each piece waits for room in the connection's buffer: an answer that nobody reads is held
+        in the account, and a caller too slow for it is dropped. One for which the account has no
+        room is replaced by an error, so the head is sent with the first of the body.
+        """
+        heads: list[Message] = []
+
+        async def outgoing(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                heads.append(message)
+                return
+            body, more = message.get("body", b""), message.get("more_body", False)
+            try:
+                self._hold(exchange, len(body))
+            except OverloadedError as error:
+                if not heads:
+                    raise HungUpError from None
+                heads[0], body = error_response(error, exchange.dialect)
+                more = False
+            for head in heads:
+                exchange.status = head["status"]
+                request_id = (b"x-request-id", exchange.id.encode())
+                head["headers"] = [*head.get("headers", ()), request_id]
+                await send(head)
+            heads.clear()
+            await _send_pieces(body, more, send, exchange)
+
+        return outgoing
+
     def _note(self, exchange: Exchange, seconds: float) -> None:
         self._metrics.answered(exchange.route, exchange.status, seconds)
         if exchange.route in QUIET_ROUTES and exchange.status < 400:
@@ -217,17 +272,39 @@ class Gate:
         access.info("%s", orjson.dumps(line).decode())
 
 
+def _name_in(host: bytes) -> str:
+    """The name or address in a `Host` header, without its port."""
+    try:
+        return (urlsplit(b"//" + host).hostname or b"").decode("latin1")
+    except ValueError:  # half an IPv6 address
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 async def send_error(error: WorkerError, dialect: str, send: Send, *, close: bool = False) -> None:
     """Answer with an error in the words of the route's dialect."""
+    head, body = error_response(error, dialect)
+    head["headers"] += [(b"connection", b"close")] if close else []
+    await send(head)
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_response(error: WorkerError, dialect: str) -> tuple[Message, bytes]:
+    """The head and the body of an error's answer."""
     body = orjson.dumps(error_in(dialect, error))
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         *error_headers(error),
-        *([(b"connection", b"close")] if close else []),
     ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return {"type": "http.response.start", "status": error.status, "headers": headers}, body
 
 
 def error_headers(error: WorkerError) -> list[tuple[bytes, bytes]]:
@@ -252,33 +329,18 @@ def _header(scope: Scope, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
-def _outgoing(send: Send, exchange: Exchange) -> Send:
-    """`send`, adding the request's id, noting what is sent, and cutting it into pieces.
-
-    Each piece waits for room in the connection's buffer: an answer that nobody reads keeps its
-    place and its memory, and a caller too slow for it is dropped.
-    """
-
-    async def outgoing(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            exchange.status = message["status"]
-            request_id = (b"x-request-id", exchange.id.encode())
-            message["headers"] = [*message.get("headers", ()), request_id]
-            await send(message)
-            return
-        body, more = message.get("body", b""), message.get("more_body", False)
-        for start in range(0, len(body) or 1, PIECE_BYTES):
-            piece = body[start : start + PIECE_BYTES]
-            exchange.sent += len(piece)
-            last = start + PIECE_BYTES >= len(body) and not more
-            exchange.complete = last
-            try:
-                async with asyncio.timeout(PIECE_SECONDS):
-                    await send({"type": message["type"], "body": piece, "more_body": not last})
-            except TimeoutError:
-                raise HungUpError from None
-
-    return outgoing
+async def _send_pieces(body: bytes, more: bool, send: Send, exchange: Exchange) -> None:
+    """Raises HungUpError: the caller did not take a piece in time."""
+    for start in range(0, len(body) or 1, PIECE_BYTES):
+        piece = body[start : start + PIECE_BYTES]
+        exchange.sent += len(piece)
+        last = start + PIECE_BYTES >= len(body) and not more
+        exchange.complete = last
+        try:
+            async with asyncio.timeout(PIECE_SECONDS):
+                await send({"type": "http.response.body", "body": piece, "more_body": not last})
+        except TimeoutError:
+            raise HungUpError from None
 
 
 def _replay(body: bytes) -> Receive:

@@ -21,7 +21,9 @@ from typing import Any
 import orjson
 
 from .errors import OverloadedError, ValidationError, WorkerError
-from .schema import kind_of
+from .memory import HeldBytes
+from .schema import kind_of, without_nulls
+from .serialize import read_json
 
 RUNSYNC_KEPT, RUN_KEPT = 60.0, 1800.0  # seconds
 EXECUTION_TIMEOUT_MS, TTL_MS = 600_000, 86_400_000  # the platform's defaults
@@ -32,16 +34,18 @@ JOB_BYTES = 2048  # of a job without its output, about
 IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
 FAILED, CANCELLED, TIMED_OUT = "FAILED", "CANCELLED", "TIMED_OUT"
 
-Answer = Callable[["Order"], Awaitable[bytes]]  # → the JSON of its reply
+Answer = Callable[[object, int], Awaitable[bytes]]  # payload, its bytes → the JSON of its reply
 Loaded = Callable[[], Awaitable[object]]  # returns once there are models to answer with
 
 
 @dataclass(frozen=True)
 class Order:
-    """What was sent to `/run` or `/runsync`, `size` bytes of it; the times are seconds."""
+    """What was sent to `/run` or `/runsync`; the times are seconds.
 
-    payload: object
-    size: int
+    It waits as it came: parsed, it may take 25 times the memory.
+    """
+
+    body: bytes
     execution_timeout: float
     ttl: float
 
@@ -70,9 +74,17 @@ class Job:
 class Jobs:
     """The jobs of one worker."""
 
-    def __init__(self, answer: Answer, loaded: Loaded, concurrency: int, max_queue: int) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        loaded: Loaded,
+        held: HeldBytes,
+        concurrency: int,
+        max_queue: int,
+    ) -> None:
         self._answer = answer
         self._loaded = loaded
+        self._held = held
         self._slots = asyncio.Semaphore(concurrency)
         self._max_queue = max_queue
         self._jobs: dict[str, Job] = {}  # in the order of their arrival
@@ -85,14 +97,16 @@ class Jobs:
         """Queue a job.
 
         Raises:
-            OverloadedError: as many jobs as the queue may hold are not over yet.
+            OverloadedError: as many jobs, or bytes of them, as may be held are not over yet.
         """
         if self._open >= self._max_queue:
             raise OverloadedError(f"{self._open} jobs are waiting; try again later")
+        self._held.take(len(order.body))
         self._open += 1
         job = Job(kept)
         self._jobs[job.id] = job
         job.task = asyncio.create_task(self._run(job, order))
+        job.task.add_done_callback(lambda _: self._held.give_back(len(order.body)))
         return job
 
     def get(self, job_id: str) -> Job | None:
@@ -149,7 +163,8 @@ class Jobs:
                 async with self._slots:
                     job.status, job.started = IN_PROGRESS, perf_counter()
                     async with asyncio.timeout(order.execution_timeout) as running:
-                        job.output = await self._answer(order)
+                        body = await read_json(order.body)
+                        job.output = await self._answer(body["input"], len(order.body))
         except TimeoutError:
             limit = ("executionTimeout", order.execution_timeout)
             name, seconds = limit if running.expired() else ("ttl", order.ttl)
@@ -179,13 +194,14 @@ class Jobs:
             self._kept_bytes -= job.size
 
 
-def read_order(body: object, size: int) -> Order:
+async def read_order(raw: bytes) -> Order:
     """Read the body of `/run` or `/runsync`.
 
     Raises:
         ValidationError: no `input`, a `policy` that is none, or a `webhook`, which nobody here
             would call. What `input` holds is the worker's business, and wrong is a FAILED job.
     """
+    body = await read_json(raw)
     if not isinstance(body, dict) or "input" not in body:
         raise ValidationError("the body must be an object with `input`")
     if body.get("webhook") is not None:
@@ -193,9 +209,9 @@ def read_order(body: object, size: int) -> Order:
     policy = {} if body.get("policy") is None else body["policy"]
     if not isinstance(policy, dict):
         raise ValidationError(f"`policy` must be an object. Given: {kind_of(policy)}")
+    policy = without_nulls(policy)
     return Order(
-        payload=body["input"],
-        size=size,
+        body=raw,
         execution_timeout=_milliseconds(policy, "executionTimeout", EXECUTION_TIMEOUT_MS),
         ttl=_milliseconds(policy, "ttl", TTL_MS),
     )

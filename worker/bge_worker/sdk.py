@@ -92,7 +92,8 @@ class PromptScaler:
             SystemExit: with code 1, a loop died. Without it the worker would go on to ping, and
                 RunPod would send it jobs that nobody answers.
         """
-        signal.signal(signal.SIGHUP, lambda *_: self.kill_worker())
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(signal.SIGHUP, lambda *_: self.kill_worker())
         super().start()  # type: ignore[misc]
         if self._died:
             sys.exit(1)

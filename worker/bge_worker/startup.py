@@ -19,7 +19,8 @@ def read_ahead(folders: Iterable[Path | None]) -> None:
     if not hasattr(os, "posix_fadvise"):
         return
     for folder in folders:
-        for path in folder.glob("*") if folder is not None and folder.is_dir() else ():
+        paths = folder.glob("*") if folder is not None and folder.is_dir() else ()
+        for path in filter(Path.is_file, paths):  # a fifo would never open
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
