@@ -165,9 +165,9 @@ NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cub
 COMPILE = $(VENV)/bin/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 \
 	--python-platform x86_64-unknown-linux-gnu --custom-compile-command 'make lock' $(NOT_LOCKED:%=--no-emit-package %)
 
-deploy: $(VENV)/setup ## IMAGE=… [ENDPOINT=id] [DRY_RUN=1]: template and endpoint on RunPod, then a first request
-	@test -n "$(IMAGE)" || { echo "make deploy IMAGE=registry/name:tag [ENDPOINT=id] [DRY_RUN=1]"; exit 2; }
-	$(PY) -m builder deploy "$(IMAGE)" $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(DRY_RUN),--dry-run)
+deploy: $(VENV)/setup ## IMAGE=… [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]: an endpoint on RunPod, then a first request
+	@test -n "$(IMAGE)" || { echo "make deploy IMAGE=registry/name:tag [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]"; exit 2; }
+	$(PY) -m builder deploy "$(IMAGE)" $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(DRY_RUN),--dry-run)
 
 image-test: $(VENV)/setup-test ## Build both images by buildah, run them by podman (Debian, as root; 20 minutes)
 	tests/images/stand_in.sh

@@ -36,6 +36,7 @@ from bge_worker.checkpoint import (
 )
 from bge_worker.model import Config
 
+from .errors import BuilderError
 from .pins import PINS
 
 SPARSE_HEAD, COLBERT_HEAD = "sparse_linear.pt", "colbert_linear.pt"
@@ -56,7 +57,7 @@ TOKENIZER_CONFIG = {
 }
 
 
-class ConvertError(Exception):
+class ConvertError(BuilderError):
     """The source folder is not a checkpoint this project serves. One sentence names why."""
 
 

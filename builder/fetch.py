@@ -28,13 +28,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from .errors import BuilderError
 from .pins import Pin, PinnedFile
 
 STAGING = ".incoming"
 
 
-class FetchError(Exception):
-    """A pinned file cannot be had, or is not what was pinned; its text is one sentence to show."""
+class FetchError(BuilderError):
+    """A pinned file cannot be had, or is not what was pinned."""
 
 
 def fetch(pin: Pin, destination: Path) -> None:
