@@ -43,6 +43,7 @@ RUN pip install --no-deps --require-hashes -r /tmp/locks/builder.lock
 WORKDIR /src
 COPY builder builder
 COPY worker/bge_worker worker/bge_worker
+COPY client/bge_client client/bge_client
 RUN python -m builder bake "${MODELS}" --engine "${ENGINE}" --to /models
 
 # ---------------------------------------------------------------------------------- the image

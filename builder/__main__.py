@@ -106,7 +106,8 @@ def parser() -> argparse.ArgumentParser:
 def run_fetch(arguments: argparse.Namespace) -> int:
     # Both are read by the library at import, and nobody asked for telemetry.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ["HF_ENDPOINT"] = os.environ.get("HF_ENDPOINT", "").strip()
+    if endpoint := os.environ.pop("HF_ENDPOINT", "").strip():
+        os.environ["HF_ENDPOINT"] = endpoint
     from .fetch import fetch  # huggingface-hub is not needed for anything else
 
     for pin in PINS:
