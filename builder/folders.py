@@ -78,3 +78,12 @@ def temporary(destination: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def merge(folder: Path, destination: Path) -> None:
+    """Move every file of `folder` to where it belongs in `destination`; other files there stay."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            target = destination / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
