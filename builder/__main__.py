@@ -167,7 +167,7 @@ def run_deploy(arguments: argparse.Namespace) -> int:
         return plan_offline(arguments)
     with RunPod(key) as runpod:
         change = plan(runpod, arguments.image, arguments.endpoint, arguments.registry)
-        print("\n".join(change.lines()))
+        print(redact("\n".join(change.lines())))
         if arguments.dry_run:
             print("nothing was changed")
             return 0
