@@ -38,6 +38,7 @@ from bge_worker.checkpoint import (
     Role,
     expected_shapes,
     fingerprint,
+    quoted,
 )
 from bge_worker.model import Config
 
@@ -52,6 +53,7 @@ ARCHITECTURES: dict[str, Role] = {
     "XLMRobertaForSequenceClassification": "rerank",
 }
 SERVED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MAX_NUMBER = 2**31 - 1  # of a configuration's fields
 PROBE_SECONDS = 60.0  # for a tokenizer to load and to read a few short texts
 TOKENIZER_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -286,10 +288,13 @@ def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
 
 
 def whole(path: Path, raw: Mapping[str, Any], field: str, least: int = 1) -> int:
-    """Raises ConvertError: the field is missing or no whole number of at least `least`."""
+    """Raises ConvertError: the field is missing or no whole number from `least` on."""
     value = raw.get(field)
-    if type(value) is not int or value < least:
-        raise ConvertError(f"`{path}`: `{field}` must be at least {least}. Given: {short(value)}")
+    if type(value) is not int or not least <= value <= MAX_NUMBER:
+        raise ConvertError(
+            f"`{path}`: `{field}` must be a whole number from {least} to {MAX_NUMBER}. "
+            f"Given: {short(value)}"
+        )
     return value
 
 
@@ -354,19 +359,23 @@ def read_file(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings(action="ignore"):  # of what a file may hold but ours do not
             content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise ConvertError(f"`{path}` is not a safetensors file: {error}") from None
+        raise ConvertError(f"`{path}` is not a safetensors file: {first_line(error)}") from None
     except pickle.UnpicklingError:
         raise ConvertError(
             f"`{path}` is a pickle that is damaged or holds more than tensors: not run"
         ) from None
     except Exception as error:  # whatever a damaged file makes of either library
-        reason = next(iter(str(error).splitlines()), "")[:200]
-        raise ConvertError(f"`{path}` is damaged: {type(error).__name__}: {reason}") from None
+        kind = type(error).__name__
+        raise ConvertError(f"`{path}` is damaged: {kind}: {first_line(error)}") from None
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
         raise ConvertError(f"`{path}` is not a dictionary of tensors")
     return content
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:200]
 
 
 def source_shapes(source: Source) -> dict[str, tuple[int, ...]]:
@@ -415,7 +424,7 @@ def check_tensors(source: Source, tensors: Mapping[str, Tensor]) -> None:
     if missing := sorted(expected.keys() - tensors.keys()):
         raise ConvertError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
     if extra := sorted(tensors.keys() - expected.keys() - unused):
-        raise ConvertError(f"`{path}` has {len(extra)} unknown tensors, `{extra[0]}` first")
+        raise ConvertError(f"`{path}` has {len(extra)} unknown tensors, {quoted(extra[0])} first")
     for name, shape in expected.items():
         tensor = tensors[name]
         if not is_plain(tensor):

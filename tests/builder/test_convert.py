@@ -145,7 +145,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "`id2label` must have one label, as a reranker has. Given: {'0': 'a', '1': 'b'}",
     ),
     "no epsilon": (change_config(EMBED, layer_norm_eps="1e-5"), "`layer_norm_eps` must be above 0"),
-    "no width": (change_config(EMBED, hidden_size="512"), "`hidden_size` must be at least 1. Gi"),
+    "no width": (
+        change_config(EMBED, hidden_size="512"),
+        "`hidden_size` must be a whole number from 1",
+    ),
     "heads": (change_config(EMBED, num_attention_heads=7), "512 is not a multiple of 7 heads"),
     "activation": (change_config(EMBED, hidden_act="relu"), "`hidden_act` is 'relu'; only 'gelu'"),
     "missing tensor": (change_weights(lambda t: t.pop(QUERY)), f"lacks 1 tensors, `{QUERY}`"),
@@ -185,7 +188,15 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "a trillion tokens": (
         change_config(EMBED, vocab_size=10**12),
-        "is [2733, 512], not [1000000000000, 512]",
+        "`vocab_size` must be a whole number from 1 to 2147483647. Given: 1000000000000",
+    ),
+    "a number of 4,000 digits": (
+        change_config(EMBED, max_position_embeddings=int("9" * 4000)),
+        "`max_position_embeddings` must be a whole number from 5 to 2147483647. Given: 9999",
+    ),
+    "a tensor's name": (
+        change_weights(lambda tensors: tensors.update({"x\n" * 10**5: torch.zeros(1)})),
+        "has 1 unknown tensors, `x\\nx\\n",
     ),
     "a special token's id": (
         change_config(EMBED, eos_token_id=2733),
@@ -207,7 +218,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         write("tokenizer.json", b"{}"),
         "has no special token <unk>",
     ),
-    "tokenizer with a text for an id": (with_unk(id="3"), "`id` must be at least 0. Given: '3'"),
+    "tokenizer with a text for an id": (
+        with_unk(id="3"),
+        "`id` must be a whole number from 0 to 2147483647. Given: '3'",
+    ),
     "tokenizer without a model": (
         change_tokenizer(lambda content: content.pop("model")),
         "tokenizer.json` is not a tokenizer: ",
@@ -284,6 +298,7 @@ def test_a_poisoned_checkpoint_is_refused_by_name(
         convert(copy / model, tmp_path / "out")
     assert sentence in str(caught.value)
     assert len(str(caught.value)) < 700
+    assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]  # nothing half-made is left
 
 

@@ -248,7 +248,12 @@ def _compare_names(path: Path, expected: dict[str, Any], found: set[str]) -> Non
     if missing := sorted(expected.keys() - found):
         raise StartError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
     if extra := sorted(found - expected.keys()):
-        raise StartError(f"`{path}` has {len(extra)} unknown tensors, `{extra[0]}` first")
+        raise StartError(f"`{path}` has {len(extra)} unknown tensors, {quoted(extra[0])} first")
+
+
+def quoted(name: str) -> str:
+    """A name from a file, in one line of bounded length."""
+    return f"`{name[:100].encode('unicode_escape').decode()}`"
 
 
 def fingerprint(hashes: dict[str, str]) -> str:
