@@ -160,7 +160,7 @@ def run_bake(arguments: argparse.Namespace) -> int:
 
 
 def run_deploy(arguments: argparse.Namespace) -> int:
-    from .deploy import ENDPOINTS, RunPod, plan
+    from .deploy import ENDPOINTS, RunPod, plan, table
 
     key = read_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
     if key is None:
@@ -172,7 +172,7 @@ def run_deploy(arguments: argparse.Namespace) -> int:
             print("nothing was changed")
             return 0
         endpoint = runpod.apply(change)
-    for name, url in (endpoint.get("requestUrls") or {}).items():
+    for name, url in table(endpoint, "requestUrls").items():
         print(redact(f"  {name}: {url}"))
     url = f"{ENDPOINTS}/{endpoint['id']}"
     print(f"endpoint: {url}")

@@ -63,7 +63,7 @@ class Change:
             if not same(name, value, self.current.get(name))
         }
         if "env" in changed:  # those that others have set stay
-            changed["env"] = {**(self.current.get("env") or {}), **changed["env"]}
+            changed["env"] = {**table(self.current, "env"), **changed["env"]}
         return changed
 
     def lines(self) -> list[str]:
@@ -79,8 +79,8 @@ class Change:
 
 def same(name: str, wanted: Any, current: Any) -> bool:
     """Whether `current` has all that is wanted; it may have more. The order of pools counts."""
-    if name == "excludedTypes":
-        return {*wanted} == {*(current or ())}
+    if name == "excludedTypes" and isinstance(wanted, list):
+        return {*map(str, wanted)} == {*map(str, current if isinstance(current, list) else [])}
     if name in ("allowedCudaVersions", "minCudaVersion"):
         return bool((wanted or None) == (current or None))
     if isinstance(wanted, dict):
@@ -96,11 +96,17 @@ def differences(
     for name, value in wanted.items():
         before = current.get(name) if current else None
         if isinstance(value, dict):
-            table = before if isinstance(before, dict) else None
-            changed += differences(value, table, f"{prefix}{name}.")
+            fields = before if isinstance(before, dict) else None
+            changed += differences(value, fields, f"{prefix}{name}.")
         elif current is None or not same(name, value, before):
             changed.append((prefix + name, shown(name, before), shown(name, value)))
     return changed
+
+
+def table(fields: Fields, name: str) -> Fields:
+    """One of its tables; empty if there is none."""
+    value = fields.get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def shown(name: str, value: Any) -> str:
@@ -213,8 +219,8 @@ def reason(response: httpx2.Response, reply: Any) -> str:
     """What an RFC 9457 problem says: title, detail, errors; or what came in its place."""
     if isinstance(reply, dict):
         errors = reply.get("errors")
-        listed = "; ".join(map(str, errors)) if isinstance(errors, list) else ""
-        parts = (reply.get("title"), reply.get("detail"), listed)
+        failures = "; ".join(map(str, errors)) if isinstance(errors, list) else ""
+        parts = (reply.get("title"), reply.get("detail"), failures)
         text = ": ".join(str(part) for part in parts if part)
         return f" {text[:MAX_DETAIL]}" if text else ""
     if response.is_redirect:
@@ -228,11 +234,15 @@ def read_settings(path: Path) -> Fields:
     """Raises DeployError: not TOML, or without a named endpoint."""
     try:
         endpoint = tomllib.loads(path.read_text("utf-8")).get("endpoint")
-    except (ValueError, RecursionError) as error:
-        raise DeployError(f"`{path.name}` is not TOML: {error}") from None
+        json.dumps(endpoint, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:  # TOML has dates, and infinity
+        raise DeployError(f"`{path.name}` is not TOML, or more than JSON holds: {error}") from None
     if not isinstance(endpoint, dict) or not isinstance(endpoint.get("name"), str):
         raise DeployError(f"`{path.name}` must have `name` in [endpoint]")
-    for name, value in endpoint.get("env", {}).items():
+    for name in ("env", "gpu", "scaling", "workers"):
+        if not isinstance(endpoint.get(name), dict):
+            raise DeployError(f"`{path.name}` must have a table [endpoint.{name}]")
+    for name, value in endpoint["env"].items():
         if SECRET_NAME.search(name):
             read_secret(str(value), name)  # whoever quotes it
     return endpoint
@@ -254,8 +264,8 @@ def plan(runpod: RunPod | None, image: str, endpoint: str | None, registry: str 
     current = runpod.endpoint(endpoint) if endpoint else runpod.endpoint_called(wanted["name"])
     if current is None:
         return Change(wanted, None)
-    kind = current.get("type") or wanted["type"]
-    if kind != wanted["type"] or "cpu" in current:
+    kind = current.get("type") or wanted.get("type")
+    if kind != wanted.get("type") or "cpu" in current:
         compute = "CPUs" if "cpu" in current else "GPUs"
         raise DeployError(
             f"endpoint {current['id']} has `type` {kind} and {compute}, "
@@ -267,10 +277,11 @@ def plan(runpod: RunPod | None, image: str, endpoint: str | None, registry: str 
 
 def one_cuda_constraint(wanted: Fields, current: Fields) -> Fields:
     """A floor and a set exclude each other, and setting one does not clear the other."""
-    gpu, cleared = wanted.get("gpu", {}), {"allowedCudaVersions": [], "minCudaVersion": ""}
-    for ours, other in (cleared, [*cleared][::-1]):
-        if gpu.get(ours) and (current.get("gpu") or {}).get(other) and other not in gpu:
-            gpu = {**gpu, other: cleared[other]}
+    gpu, before = wanted["gpu"], table(current, "gpu")
+    if gpu.get("minCudaVersion") and before.get("allowedCudaVersions"):
+        gpu = {"allowedCudaVersions": [], **gpu}
+    if gpu.get("allowedCudaVersions") and before.get("minCudaVersion"):
+        gpu = {"minCudaVersion": "", **gpu}
     return {**wanted, "gpu": gpu}
 
 

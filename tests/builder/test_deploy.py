@@ -99,6 +99,12 @@ def test_only_what_differs_is_sent(
     assert len(api.writes) == bool(sent)
 
 
+def test_an_endpoint_with_odd_fields_is_updated(api: RunPodApi, deployed: dict[str, Any]) -> None:
+    deployed |= {"env": 7, "workers": None, "gpu": {"pools": "ADA_24", "excludedTypes": 7}}
+    api.answers[f"PATCH /serverless/{deployed['id']}"] = Answer(200, json.dumps(deployed))
+    assert deploy() == 0
+
+
 def test_a_set_of_cuda_versions_gives_way_to_the_floor(
     api: RunPodApi, deployed: dict[str, Any]
 ) -> None:
@@ -243,7 +249,18 @@ def test_what_goes_wrong_is_one_sentence(
     assert api.writes == []
 
 
-@pytest.mark.parametrize("text", ["", "[", "a = 1", "[endpoint]\nname = 7", f"a = {'9' * 4400}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[",
+        "a = 1",
+        "endpoint = {name = inf}",
+        "[endpoint]\nname = 7",
+        "[endpoint]\nname = 'x'\nenv = 7",
+        f"a = {'9' * 4400}",
+    ],
+)
 def test_settings_that_are_none_are_one_sentence(
     text: str,
     api: RunPodApi,
