@@ -36,6 +36,7 @@ from bge_worker.checkpoint import (
     File,
     Manifest,
     Role,
+    brief,
     expected_shapes,
     fingerprint,
     quoted,
@@ -359,23 +360,19 @@ def read_file(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings(action="ignore"):  # of what a file may hold but ours do not
             content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise ConvertError(f"`{path}` is not a safetensors file: {first_line(error)}") from None
+        raise ConvertError(f"`{path}` is not a safetensors file: {brief(error)}") from None
     except pickle.UnpicklingError:
         raise ConvertError(
             f"`{path}` is a pickle that is damaged or holds more than tensors: not run"
         ) from None
     except Exception as error:  # whatever a damaged file makes of either library
         kind = type(error).__name__
-        raise ConvertError(f"`{path}` is damaged: {kind}: {first_line(error)}") from None
+        raise ConvertError(f"`{path}` is damaged: {kind}: {brief(error)}") from None
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
         raise ConvertError(f"`{path}` is not a dictionary of tensors")
     return content
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:200]
 
 
 def source_shapes(source: Source) -> dict[str, tuple[int, ...]]:

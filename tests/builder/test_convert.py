@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bge_worker.checkpoint import Manifest, check_files, expected_shapes, load
+from bge_worker.checkpoint import File, Manifest, check_files, expected_shapes, load
 from bge_worker.engine import Embedding
 from bge_worker.errors import StartError
 from bge_worker.schema import EmbedRequest, Outputs
@@ -85,10 +86,9 @@ def with_header(header: bytes, length: int | None = None) -> Damage:
     return write("model.safetensors", size + header + bytes(64), RERANK)
 
 
-def tensor_of(**fields: object) -> bytes:
-    return json.dumps(
-        {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} | fields}
-    ).encode()
+def header_of(**tensors: object) -> bytes:
+    first = {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}
+    return json.dumps(first | tensors).encode()
 
 
 def change_tokenizer(change: Callable[[dict[str, Any]], object]) -> Damage:
@@ -269,12 +269,12 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "header that is no JSON": (with_header(b"{{{{"), "is not a safetensors file: "),
     "deep header": (with_header(b'{"a":' * 1000), "is not a safetensors file: "),
     "overlapping tensors": (
-        with_header(tensor_of(b={"dtype": "F32", "shape": [4], "data_offsets": [8, 24]})),
-        "is not a safetensors file: ",
+        with_header(header_of(b={"dtype": "F32", "shape": [4], "data_offsets": [8, 24]})),
+        "is not a safetensors file: Error while deserializing header: invalid offset",
     ),
     "unknown dtype": (
-        with_header(tensor_of(a={"dtype": "X9", "shape": [4], "data_offsets": [0, 16]})),
-        "is not a safetensors file: ",
+        with_header(header_of(a={"dtype": "X\n9", "shape": [4], "data_offsets": [0, 16]})),
+        "invalid JSON in header: unknown variant `X 9`",
     ),
     "no config": (lambda f: (f / EMBED / "config.json").unlink(), "has no config.json"),
 }
@@ -604,3 +604,17 @@ def test_a_billion_layers_in_a_manifest_are_refused_at_once(
     with pytest.raises(StartError, match="tensors, too few for the manifest"):
         load(folder, Manifest.read(folder), torch.device("cpu"), torch.float32)
     assert time.monotonic() - begin < 5
+
+
+def test_a_worker_quotes_a_header_in_one_line(
+    runtimes: Callable[[EngineName], Path], tmp_path: Path
+) -> None:
+    manifest = Manifest.read(runtimes("packed") / EMBED)
+    (tmp_path / EMBED).mkdir()
+    write("tokenizer.json", (runtimes("packed") / EMBED / "tokenizer.json").read_bytes())(tmp_path)
+    header = header_of(a={"dtype": "X\n9", "shape": [4], "data_offsets": [0, 16]})
+    write("model.safetensors", struct.pack("<Q", len(header)) + header + bytes(16))(tmp_path)
+    files = {name: File.of(tmp_path / EMBED / name) for name in manifest.files}
+    with pytest.raises(StartError, match="is not a safetensors file") as caught:
+        load(tmp_path / EMBED, replace(manifest, files=files), torch.device("cpu"), torch.float32)
+    assert "\n" not in str(caught.value)

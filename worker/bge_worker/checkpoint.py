@@ -233,7 +233,7 @@ def _read(path: Path, manifest: Manifest, device: torch.device) -> dict[str, Ten
             _compare_names(path, expected, names)
             tensors = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError) as error:
-        raise StartError(f"`{path}` is not a safetensors file: {error}") from None
+        raise StartError(f"`{path}` is not a safetensors file: {brief(error)}") from None
     for name, shape in expected.items():
         found = tensors[name]
         if tuple(found.shape) != shape:
@@ -249,6 +249,11 @@ def _compare_names(path: Path, expected: dict[str, Any], found: set[str]) -> Non
         raise StartError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
     if extra := sorted(found - expected.keys()):
         raise StartError(f"`{path}` has {len(extra)} unknown tensors, {quoted(extra[0])} first")
+
+
+def brief(error: Exception) -> str:
+    """What a library says, which may quote a file, in one line of bounded length."""
+    return " ".join(str(error).split())[:200]
 
 
 def quoted(name: str) -> str:
