@@ -395,6 +395,7 @@ class TestSecrets:
     def test_the_command_line_drops_white_space_and_masks(self, tmp_path: Path) -> None:
         endpoint = f"{unused_url().replace('//', f'//user:{CANARY}@')}"
         environment = os.environ | {"HF_ENDPOINT": f"{endpoint}\n", "NO_PROXY": "127.0.0.1"}
+        environment["HF_HUB_OFFLINE"] = "0"  # an engine of an earlier test has set it
         done = subprocess.run(
             [sys.executable, "-m", "builder", "fetch", "bge-m3", "--to", str(tmp_path)],
             env=environment,
