@@ -3,11 +3,12 @@
 #   docker build -t bge-serverless .                              both models baked in (4.6 GB of weights fetched)
 #   docker build -t bge-serverless --build-arg MODELS=miniature .   the miniature: nothing fetched
 #
+#   TORCH    cuda | cpu | rocm, with the TORCH_INDEX that has it
 #   MODELS   bge | miniature | none (mount runtime folders at /models)
 #   ENGINE   packed | flagembedding (FlagEmbedding itself, with what it stands on)
 
-ARG BASE=docker.io/library/python:3.11-slim-bookworm
-ARG TORCH=torch==2.13.0
+ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
+ARG TORCH=cuda
 # PyPI's torch brings CUDA 13 with it; no CUDA base image is needed.
 ARG TORCH_INDEX=https://pypi.org/simple
 
@@ -19,11 +20,10 @@ ARG ENGINE=packed
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
-COPY worker/requirements.lock builder/flagembedding.lock /tmp/locks/
+COPY worker/requirements.lock builder/flagembedding.lock builder/torch-*.lock /tmp/locks/
 RUN pip install --no-deps --require-hashes -r /tmp/locks/requirements.lock
-# Its own dependencies in pure Python are in the lock; those with CUDA in them come by its pins.
-# hadolint ignore=DL3013
-RUN pip install --index-url "${TORCH_INDEX}" "${TORCH}"
+# Of a lock with any hash, pip requires one for every package; torch-rocm.lock has none yet.
+RUN pip install --index-url "${TORCH_INDEX}" -r "/tmp/locks/torch-${TORCH}.lock"
 RUN case "${ENGINE}" in \
         packed) ;; \
         flagembedding) pip install --no-deps --require-hashes -r /tmp/locks/flagembedding.lock ;; \
@@ -43,6 +43,7 @@ RUN pip install --no-deps --require-hashes -r /tmp/locks/builder.lock
 WORKDIR /src
 COPY builder builder
 COPY worker/bge_worker worker/bge_worker
+COPY client/bge_client client/bge_client
 RUN python -m builder bake "${MODELS}" --engine "${ENGINE}" --to /models
 
 # ---------------------------------------------------------------------------------- the image

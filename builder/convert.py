@@ -11,11 +11,16 @@ that a worker needs to open nothing but safetensors.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -31,11 +36,16 @@ from bge_worker.checkpoint import (
     File,
     Manifest,
     Role,
+    brief,
     expected_shapes,
     fingerprint,
+    quoted,
 )
 from bge_worker.model import Config
 
+from . import probe
+from .errors import BuilderError
+from .folders import locked, temporary
 from .pins import PINS
 
 SPARSE_HEAD, COLBERT_HEAD = "sparse_linear.pt", "colbert_linear.pt"
@@ -43,6 +53,9 @@ ARCHITECTURES: dict[str, Role] = {
     "XLMRobertaModel": "embed",
     "XLMRobertaForSequenceClassification": "rerank",
 }
+SERVED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MAX_NUMBER = 2**31 - 1  # of a configuration's fields
+PROBE_SECONDS = 60.0  # for a tokenizer to load and to read a few short texts
 TOKENIZER_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "model_max_length": 8192,
@@ -56,7 +69,7 @@ TOKENIZER_CONFIG = {
 }
 
 
-class ConvertError(Exception):
+class ConvertError(BuilderError):
     """The source folder is not a checkpoint this project serves. One sentence names why."""
 
 
@@ -98,38 +111,35 @@ def convert(
 
     For `packed`: fused safetensors in `dtype`. For `flagembedding`: the files as they are, their
     pickles checked. `name` is what replies call a model that is not one of the pinned two; by
-    default that of its folder. The destination is written beside its place and moved there
-    whole, so that a broken run leaves nothing that looks finished.
+    default that of its folder. The destination is written in a temporary folder beside it and moved
+    there whole, so that a broken run leaves nothing that looks finished.
 
     Raises:
-        ConvertError: the source is refused, or the destination holds something else than a
-            runtime folder; the message names the file, field or tensor.
+        ConvertError: the source is refused, the destination holds something else than a runtime
+            folder, or the disk fails; the message names the file, field or tensor.
+        LockedError: another process is writing the destination.
     """
-    check_destination(source_folder, destination)
-    source = read_source(source_folder)
-    tensors = fuse(source, read_tensors(source))
-    unfinished = destination.with_name(f".converting-{destination.name}")
-    shutil.rmtree(unfinished, ignore_errors=True)  # what a killed run left behind
-    unfinished.mkdir(parents=True)
+    destination = Path(os.path.abspath(destination))  # `.` has no name, and no folder beside it
     try:
-        if engine == "packed":
-            write_fused(source, tensors, unfinished, dtype)
-        else:
-            copy_files(source, unfinished)
-        manifest = describe(source, unfinished, engine, dtype, name)
-        manifest.write(unfinished)
-        if destination.exists():
-            shutil.rmtree(destination)
-        unfinished.rename(destination)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        check_destination(source_folder, destination)
+        with locked(destination), temporary(destination) as folder:
+            new = folder / "new"
+            new.mkdir()
+            manifest = write(read_source(source_folder), new, dtype, engine, name)
+            if destination.exists():
+                destination.rename(folder / "old")
+            new.rename(destination)
+    except OSError as error:
+        path = f": {error.filename}" if error.filename else ""
+        raise ConvertError(f"{error.strerror or error}{path}") from None
     return manifest
 
 
 def check_destination(source: Path, destination: Path) -> None:
     """Raises ConvertError: writing there would remove something that no conversion wrote."""
-    if source.resolve().is_relative_to(destination.resolve()):
-        raise ConvertError(f"`{destination}` holds the source `{source}`: choose another place")
+    for path, what in ((source, "the source"), (Path(), "the current folder")):
+        if path.resolve().is_relative_to(destination.resolve()):
+            raise ConvertError(f"`{destination}` is or holds {what}: choose another")
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
         raise ConvertError(f"`{destination}` is not a folder")
     finished = (destination / MANIFEST).is_file()
@@ -137,12 +147,27 @@ def check_destination(source: Path, destination: Path) -> None:
         raise ConvertError(f"`{destination}` is not empty and not a runtime folder")
 
 
+def write(source: Source, folder: Path, dtype: str, engine: str, name: str | None) -> Manifest:
+    tensors = fuse(source, read_tensors(source))
+    check_tokenizer(source)
+    if engine == "packed":
+        write_fused(source, tensors, folder, dtype)
+    else:
+        copy_files(source, folder)
+    manifest = describe(source, folder, engine, dtype, name)
+    manifest.write(folder)
+    return manifest
+
+
 def write_fused(source: Source, tensors: dict[str, Tensor], folder: Path, dtype: str) -> None:
     cast = {name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in tensors.items()}
     for name, tensor in cast.items():
         if not torch.isfinite(tensor).all():
             raise ConvertError(f"`{source.weights}`: `{name}` does not fit {dtype}")
-    save_file(cast, folder / WEIGHTS, metadata={"format": "pt"})
+    try:
+        save_file(cast, folder / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:  # the disk is full
+        raise ConvertError(f"`{folder / WEIGHTS}` cannot be written: {error}") from None
     (folder / WEIGHTS).chmod(0o644)  # it comes out readable by its owner alone
     write_tokenizer(source.folder / TOKENIZER, folder / TOKENIZER)
 
@@ -190,29 +215,39 @@ def read_source(folder: Path) -> Source:
     path = folder / "config.json"
     if not path.is_file():
         raise ConvertError(f"`{folder}` has no config.json: not a checkpoint")
-    try:
-        raw = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConvertError(f"`{path}` is not JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise ConvertError(f"`{path}` is not an object")
+    raw = read_json(path)
     if "auto_map" in raw:
         raise ConvertError(f"`{path}` has `auto_map`: code from a checkpoint is never run")
-    names = raw.get("architectures") or ["none"]
-    if len(names) != 1 or names[0] not in ARCHITECTURES:
+    names = raw.get("architectures")
+    role = ARCHITECTURES.get(str(names[0])) if isinstance(names, list) and len(names) == 1 else None
+    if role is None:
         raise ConvertError(
-            f"`{path}`: architecture {', '.join(map(str, names))} is not one of "
-            f"{', '.join(ARCHITECTURES)}"
+            f"`{path}`: `architectures` must hold one of {', '.join(ARCHITECTURES)}. "
+            f"Given: {short(names)}"
         )
-    source = Source(folder, ARCHITECTURES[names[0]], read_config(path, raw))
-    if source.role == "rerank":
-        labels = len(raw.get("id2label") or {"0": ""})
-        if labels != 1:
-            raise ConvertError(f"`{path}` has {labels} labels; a reranker has one")
+    source = Source(folder, role, read_config(path, raw))
+    labels = raw.get("id2label") or {"0": ""}
+    if role == "rerank" and (not isinstance(labels, dict) or len(labels) != 1):
+        raise ConvertError(
+            f"`{path}`: `id2label` must have one label, as a reranker has. Given: {short(labels)}"
+        )
     for part in source.parts:
         if not part.is_file():
             raise ConvertError(f"`{part}` is missing")
     return source
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises ConvertError: not JSON, nested too deeply, or not an object."""
+    try:
+        content = json.loads(path.read_bytes())
+    except RecursionError:
+        raise ConvertError(f"`{path}` is nested too deeply") from None
+    except ValueError as error:
+        raise ConvertError(f"`{path}` is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConvertError(f"`{path}` is not an object")
+    return content
 
 
 def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
@@ -225,12 +260,14 @@ def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
     }
     for field, value in fixed.items():
         if raw.get(field, value) != value:
-            raise ConvertError(f"`{path}`: `{field}` is {raw[field]!r}; only {value!r} is served")
+            raise ConvertError(
+                f"`{path}`: `{field}` is {short(raw[field])}; only {value!r} is served"
+            )
     pad_id = whole(path, raw, "pad_token_id", 0)
     width, heads = whole(path, raw, "hidden_size"), whole(path, raw, "num_attention_heads")
     if width % heads:
         raise ConvertError(f"`{path}`: `hidden_size` {width} is not a multiple of {heads} heads")
-    return Config(
+    config = Config(
         vocab_size=whole(path, raw, "vocab_size"),
         width=width,
         layers=whole(path, raw, "num_hidden_layers"),
@@ -243,13 +280,22 @@ def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
         eos_id=whole(path, raw, "eos_token_id", 0),
         unk_id=token_id(path.parent / TOKENIZER, "<unk>"),
     )
+    if max(config.special_ids) >= config.vocab_size:
+        raise ConvertError(
+            f"`{path}`: ids of special tokens must be below `vocab_size` {config.vocab_size}. "
+            f"Given: {max(config.special_ids)}"
+        )
+    return config
 
 
 def whole(path: Path, raw: Mapping[str, Any], field: str, least: int = 1) -> int:
-    """Raises ConvertError: the field is missing or no whole number of at least `least`."""
+    """Raises ConvertError: the field is missing or no whole number from `least` on."""
     value = raw.get(field)
-    if type(value) is not int or value < least:
-        raise ConvertError(f"`{path}`: `{field}` must be at least {least}. Given: {value!r}")
+    if type(value) is not int or not least <= value <= MAX_NUMBER:
+        raise ConvertError(
+            f"`{path}`: `{field}` must be a whole number from {least} to {MAX_NUMBER}. "
+            f"Given: {short(value)}"
+        )
     return value
 
 
@@ -258,7 +304,7 @@ def epsilon(path: Path, raw: Mapping[str, Any]) -> float:
     value = raw.get("layer_norm_eps", 1e-12)  # transformers' default
     if type(value) not in (int, float) or not 0 < value < 1:
         raise ConvertError(
-            f"`{path}`: `layer_norm_eps` must be above 0 and below 1. Given: {value!r}"
+            f"`{path}`: `layer_norm_eps` must be above 0 and below 1. Given: {short(value)}"
         )
     return float(value)
 
@@ -267,13 +313,33 @@ def token_id(path: Path, token: str) -> int:
     """The id of a special token; config.json does not tell `<unk>`."""
     if not path.is_file():
         raise ConvertError(f"`{path}` is missing")
-    try:
-        for added in json.loads(path.read_bytes())["added_tokens"]:
-            if added["content"] == token:
-                return int(added["id"])
-    except (ValueError, KeyError, TypeError):
-        raise ConvertError(f"`{path}` is not a tokenizer") from None
+    added = read_json(path).get("added_tokens")
+    for entry in added if isinstance(added, list) else ():
+        if isinstance(entry, dict) and entry.get("content") == token:
+            return whole(path, entry, "id", 0)
     raise ConvertError(f"`{path}` has no special token {token}")
+
+
+def check_tokenizer(source: Source) -> None:
+    """Raises ConvertError: tokenizer.json does not load, is too slow, or has too many tokens."""
+    path = source.folder / TOKENIZER
+    command = [sys.executable, "-I", probe.__file__, str(path)]
+    environment = os.environ | {"RUST_BACKTRACE": "0"}
+    try:
+        ran = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise ConvertError(
+            f"`{path}` takes more than {PROBE_SECONDS:g} s for a short text: does a regular "
+            "expression in it backtrack?"
+        ) from None
+    if ran.returncode:
+        raise ConvertError(f"`{path}` is not a tokenizer: {ran.stdout.strip() or 'it crashes'}")
+    if int(ran.stdout) > source.config.vocab_size:
+        raise ConvertError(
+            f"`{path}` has {ran.stdout.strip()} tokens, `vocab_size` is {source.config.vocab_size}"
+        )
 
 
 def read_tensors(source: Source) -> dict[str, Tensor]:
@@ -291,16 +357,20 @@ def read_file(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what a file may hold but ours do not
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise ConvertError(f"`{path}` is not a safetensors file: {error}") from None
+        raise ConvertError(f"`{path}` is not a safetensors file: {brief(error)}") from None
     except pickle.UnpicklingError:
         raise ConvertError(
-            f"`{path}` is a pickle that holds more than tensors: refused unopened"
+            f"`{path}` is a pickle that is damaged or holds more than tensors: not run"
         ) from None
-    except (RuntimeError, EOFError) as error:
-        raise ConvertError(f"`{path}` is damaged: {error}") from None
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    except Exception as error:  # whatever a damaged file makes of either library
+        kind = type(error).__name__
+        raise ConvertError(f"`{path}` is damaged: {kind}: {brief(error)}") from None
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
         raise ConvertError(f"`{path}` is not a dictionary of tensors")
     return content
 
@@ -339,6 +409,11 @@ def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
 
 def check_tensors(source: Source, tensors: Mapping[str, Tensor]) -> None:
     """Raises ConvertError: a tensor is missing, unknown or misshapen; the message names it."""
+    if source.config.layers > len(tensors):  # before there is a name for each that is missing
+        raise ConvertError(
+            f"`{source.weights}` has {len(tensors)} tensors, too few for `num_hidden_layers` "
+            f"{source.config.layers}"
+        )
     expected = source_shapes(source)
     # Not used by any output: bge-m3's pooler, and a counter that old exports carry.
     unused = {f"{source.prefix}embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
@@ -346,15 +421,26 @@ def check_tensors(source: Source, tensors: Mapping[str, Tensor]) -> None:
     if missing := sorted(expected.keys() - tensors.keys()):
         raise ConvertError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
     if extra := sorted(tensors.keys() - expected.keys() - unused):
-        raise ConvertError(f"`{path}` has {len(extra)} unknown tensors, `{extra[0]}` first")
+        raise ConvertError(f"`{path}` has {len(extra)} unknown tensors, {quoted(extra[0])} first")
     for name, shape in expected.items():
-        found = tensors[name]
-        if tuple(found.shape) != shape:
-            raise ConvertError(f"`{path}`: `{name}` is {list(found.shape)}, not {list(shape)}")
-        if not found.is_floating_point():
-            raise ConvertError(f"`{path}`: `{name}` is {found.dtype}, not a floating-point type")
-        if not torch.isfinite(found).all():
+        tensor = tensors[name]
+        if not is_plain(tensor):
+            raise ConvertError(f"`{path}`: `{name}` is not a plain tensor of floats")
+        if tuple(tensor.shape) != shape:
+            raise ConvertError(f"`{path}`: `{name}` is {list(tensor.shape)}, not {list(shape)}")
+        if not torch.isfinite(tensor).all():
             raise ConvertError(f"`{path}`: `{name}` has values that are not finite")
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Dense, in memory, of a type that is served, and no larger than its storage."""
+    return (
+        tensor.layout is torch.strided
+        and not (tensor.is_nested or tensor.is_quantized or tensor.is_neg())
+        and tensor.device.type == "cpu"
+        and tensor.dtype in SERVED_DTYPES
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
 
 
 def fuse(source: Source, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -402,7 +488,7 @@ def write_tokenizer(source: Path, destination: Path) -> None:
     The two published files differ in that alone; written so, they are equal byte for byte, and
     the worker sees that it can share one.
     """
-    content = json.loads(source.read_bytes())
+    content = read_json(source)
     content["truncation"] = content["padding"] = None
     destination.write_text(
         json.dumps(content, ensure_ascii=False, separators=(",", ":")), encoding="utf-8"

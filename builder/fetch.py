@@ -4,11 +4,14 @@ A file arrives in a staging folder beside its place, is measured and hashed ther
 moves under its name. So whoever opens a pinned name opens the pinned bytes, or finds nothing.
 
 Where from and as whom is huggingface_hub's business: it reads HF_ENDPOINT at import, HF_TOKEN (or
-the token of `hf auth login`) at each request.
+the token of `hf auth login`) at each request. Both may hold secrets, and the library's messages may
+quote them, so every text of its passes through `redact`.
 """
 
 import errno
 import hashlib
+import logging
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, get_token, hf_hub_url
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
@@ -28,13 +31,18 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from bge_client.errors import ConfigurationError
+from bge_client.redaction import RedactingFilter, read_secret, redact
+
+from .errors import BuilderError
+from .folders import locked
 from .pins import Pin, PinnedFile
 
 STAGING = ".incoming"
 
 
-class FetchError(Exception):
-    """A pinned file cannot be had, or is not what was pinned; its text is one sentence to show."""
+class FetchError(BuilderError):
+    """A pinned file cannot be had, or is not what was pinned."""
 
 
 def fetch(pin: Pin, destination: Path) -> None:
@@ -44,16 +52,33 @@ def fetch(pin: Pin, destination: Path) -> None:
     alone; a file with any other content is removed and fetched anew.
 
     Raises `FetchError` when the Hub, the network or the disk fails, or when what came is not what
-    was pinned. Files fetched until then stay, and the next call goes on from them.
+    was pinned; `LockedError` when another process fetches into `destination`. Files fetched until
+    then stay, and the next call goes on from them.
     """
-    shutil.rmtree(destination / STAGING, ignore_errors=True)  # what a killed run left behind
-    wanted = [file for file in pin.files if not _in_place(pin, file, destination)]
-    if not wanted:
-        return
-    hub = HfApi()
-    _knock(hub, pin, wanted[0])
-    for file in wanted:
-        _download(hub, pin, file, destination)
+    with _one_sentence(f"{pin.repo} could not be put in {destination}"), locked(destination):
+        shutil.rmtree(destination / STAGING, ignore_errors=True)  # what a killed run left behind
+        wanted = [file for file in pin.files if not _in_place(pin, file, destination)]
+        if not wanted:
+            return
+        hub = HfApi()
+        _keep_secrets(hub.endpoint)
+        _knock(hub, pin, wanted[0])
+        for file in wanted:
+            _download(hub, pin, file, destination)
+
+
+def _keep_secrets(endpoint: str) -> None:
+    """Have the token and the endpoint's password removed from what the library says and logs."""
+    try:
+        if token := read_secret(os.environ.get("HF_TOKEN"), "HF_TOKEN"):
+            os.environ["HF_TOKEN"] = token
+        read_secret(get_token(), "token of hf auth login")
+        user = endpoint.rpartition("@")[0].rpartition("//")[2]
+        read_secret(user.partition(":")[2], "HF_ENDPOINT")
+    except ConfigurationError as error:
+        raise FetchError(str(error)) from None
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        handler.addFilter(RedactingFilter())
 
 
 def _in_place(pin: Pin, file: PinnedFile, destination: Path) -> bool:
@@ -129,8 +154,8 @@ def _one_sentence(what: str) -> Iterator[None]:
     """Turn whatever the Hub, the network or the disk raises into one `FetchError`."""
     try:
         yield
-    except (OSError, httpx2.HTTPError, httpx2.InvalidURL, RuntimeError) as error:
-        raise FetchError(f"{what}: {_reason(_origin(error))}") from error
+    except (OSError, httpx2.HTTPError, httpx2.InvalidURL, RuntimeError, ValueError) as error:
+        raise FetchError(redact(f"{what}: {_reason(_origin(error))}")) from error
 
 
 def _origin(error: Exception) -> Exception:

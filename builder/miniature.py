@@ -20,6 +20,7 @@ Three ideas carry all of it.
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from .folders import locked, merge, temporary
 from .vocabulary import (
     FIRST_SPECIALS,
     SPECIALS,
@@ -50,11 +52,18 @@ Weights = dict[str, Tensor]
 
 
 def build(destination: Path) -> None:
-    """Write bge-m3/ and bge-reranker-v2-m3/ into `destination`, the same bytes every time."""
-    pieces = vocabulary(read_corpus())
-    tokenizer = make_tokenizer(pieces)
-    write_embedder(destination / "bge-m3", pieces, tokenizer)
-    write_reranker(destination / "bge-reranker-v2-m3", pieces, tokenizer)
+    """Write bge-m3/ and bge-reranker-v2-m3/ into `destination`, the same bytes every time.
+
+    Raises:
+        LockedError: another process is writing there.
+    """
+    destination = Path(os.path.abspath(destination))
+    with locked(destination), temporary(destination) as folder:
+        pieces = vocabulary(read_corpus())
+        tokenizer = make_tokenizer(pieces)
+        write_embedder(folder / "bge-m3", pieces, tokenizer)
+        write_reranker(folder / "bge-reranker-v2-m3", pieces, tokenizer)
+        merge(folder, destination)
 
 
 # Token and position embeddings ---------------------------------------------------------------

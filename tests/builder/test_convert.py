@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
+import struct
 import subprocess
 import sys
+import time
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +22,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bge_worker.checkpoint import Manifest, check_files, expected_shapes
+from bge_worker.checkpoint import File, Manifest, check_files, expected_shapes, load
 from bge_worker.engine import Embedding
 from bge_worker.errors import StartError
 from bge_worker.schema import EmbedRequest, Outputs
 from bge_worker.service import load_engine
+from bge_worker.settings import EngineName
 from builder.__main__ import main
 from builder.convert import ConvertError, convert
+from builder.folders import LockedError
 from conftest import MODELS, ROOT, settings_in
 
 EMBED, RERANK = MODELS
@@ -68,6 +76,59 @@ def poison(tensors: dict[str, torch.Tensor]) -> None:
     tensors["encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
 
 
+def write(name: str, content: bytes, model: str = EMBED) -> Damage:
+    return lambda folder: (folder / model / name).write_bytes(content)  # type: ignore[func-returns-value]
+
+
+def with_header(header: bytes, length: int | None = None) -> Damage:
+    """Of the reranker's safetensors: a length of eight bytes, JSON, and then the data."""
+    size = struct.pack("<Q", len(header) if length is None else length)
+    return write("model.safetensors", size + header + bytes(64), RERANK)
+
+
+def header_of(**tensors: object) -> bytes:
+    first = {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}
+    return json.dumps(first | tensors).encode()
+
+
+def change_tokenizer(change: Callable[[dict[str, Any]], object]) -> Damage:
+    def damage(folder: Path) -> None:
+        path = folder / EMBED / "tokenizer.json"
+        content = json.loads(path.read_text("utf-8"))
+        change(content)
+        path.write_text(json.dumps(content), encoding="utf-8")
+
+    return damage
+
+
+def with_pattern(pattern: str) -> Damage:
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    return change_tokenizer(lambda content: content.update(pre_tokenizer=split))
+
+
+def with_unk(**fields: object) -> Damage:
+    return change_tokenizer(lambda content: content["added_tokens"][3].update(fields))
+
+
+def with_query(make: Callable[[torch.Tensor], torch.Tensor]) -> Damage:
+    return change_weights(lambda tensors: tensors.update({QUERY: make(tensors[QUERY])}))
+
+
+def nested(tensor: torch.Tensor) -> torch.Tensor:
+    with warnings.catch_warnings(action="ignore"):  # a prototype
+        return torch.nested.nested_tensor([tensor, tensor[:5]])
+
+
+def quantized(tensor: torch.Tensor) -> torch.Tensor:
+    with warnings.catch_warnings(action="ignore"):  # deprecated
+        return torch.quantize_per_tensor(tensor, 1.0, 0, torch.qint8)
+
+
 QUERY = "encoder.layer.0.attention.self.query.weight"
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "auto_map": (
@@ -76,14 +137,18 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "architecture": (
         change_config(EMBED, architectures=["BertModel"]),
-        "architecture BertModel is not one of XLMRobertaModel",
+        "`architectures` must hold one of XLMRobertaModel, XLMRobertaForSequenceClassification. "
+        "Given: ['BertModel']",
     ),
     "two labels": (
         change_config(RERANK, id2label={"0": "a", "1": "b"}),
-        "has 2 labels; a reranker has one",
+        "`id2label` must have one label, as a reranker has. Given: {'0': 'a', '1': 'b'}",
     ),
     "no epsilon": (change_config(EMBED, layer_norm_eps="1e-5"), "`layer_norm_eps` must be above 0"),
-    "no width": (change_config(EMBED, hidden_size="512"), "`hidden_size` must be at least 1. Gi"),
+    "no width": (
+        change_config(EMBED, hidden_size="512"),
+        "`hidden_size` must be a whole number from 1",
+    ),
     "heads": (change_config(EMBED, num_attention_heads=7), "512 is not a multiple of 7 heads"),
     "activation": (change_config(EMBED, hidden_act="relu"), "`hidden_act` is 'relu'; only 'gelu'"),
     "missing tensor": (change_weights(lambda t: t.pop(QUERY)), f"lacks 1 tensors, `{QUERY}`"),
@@ -106,18 +171,134 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         lambda f: (f / RERANK / "model.safetensors").write_bytes(b"\x10" + bytes(20)),
         "model.safetensors` is not a safetensors file",
     ),
+    "architectures a number": (change_config(EMBED, architectures=5), "ion. Given: 5"),
+    "architectures an object": (change_config(EMBED, architectures=[{}]), "ion. Given: [{}]"),
+    "architectures a text": (change_config(EMBED, architectures="x"), "ion. Given: 'x'"),
+    "labels a number": (
+        change_config(RERANK, id2label=5),
+        "`id2label` must have one label, as a reranker has. Given: 5",
+    ),
+    "a billion layers": (
+        change_config(EMBED, num_hidden_layers=10**9),
+        "pytorch_model.bin` has 27 tensors, too few for `num_hidden_layers` 1000000000",
+    ),
+    "a billion dimensions": (
+        change_config(EMBED, hidden_size=10**9),
+        "is [2733, 512], not [2733, 1000000000]",
+    ),
+    "a trillion tokens": (
+        change_config(EMBED, vocab_size=10**12),
+        "`vocab_size` must be a whole number from 1 to 2147483647. Given: 1000000000000",
+    ),
+    "a number of 4,000 digits": (
+        change_config(EMBED, max_position_embeddings=int("9" * 4000)),
+        "`max_position_embeddings` must be a whole number from 5 to 2147483647. Given: 9999",
+    ),
+    "a tensor's name": (
+        change_weights(lambda tensors: tensors.update({"x\n" * 10**5: torch.zeros(1)})),
+        "has 1 unknown tensors, `x\\nx\\n",
+    ),
+    "a special token's id": (
+        change_config(EMBED, eos_token_id=2733),
+        "ids of special tokens must be below `vocab_size` 2733. Given: 2733",
+    ),
+    "deep config": (write("config.json", b"[" * 100_000), "config.json` is nested too deeply"),
+    "long number": (
+        write("config.json", b'{"hidden_size": ' + b"9" * 5000 + b"}"),
+        "config.json` is not JSON: Exceeds the limit",
+    ),
+    "long text": (change_config(EMBED, hidden_act="x" * 10**6), "`hidden_act` is 'xxx"),
+    "config an array": (write("config.json", b"[]"), "config.json` is not an object"),
+    "config in Latin-1": (write("config.json", b'{"\xe9": 1}'), "config.json` is not JSON: "),
+    "deep tokenizer": (
+        write("tokenizer.json", b'{"a":' * 100_000),
+        "tokenizer.json` is nested too deeply",
+    ),
+    "tokenizer without added tokens": (
+        write("tokenizer.json", b"{}"),
+        "has no special token <unk>",
+    ),
+    "tokenizer with a text for an id": (
+        with_unk(id="3"),
+        "`id` must be a whole number from 0 to 2147483647. Given: '3'",
+    ),
+    "tokenizer without a model": (
+        change_tokenizer(lambda content: content.pop("model")),
+        "tokenizer.json` is not a tokenizer: ",
+    ),
+    "tokenizer of more tokens than the model": (
+        change_tokenizer(lambda content: content["model"]["vocab"].append(["more", -9.0])),
+        "tokenizer.json` has 2734 tokens, `vocab_size` is 2733",
+    ),
+    "expression that gives up": (
+        with_pattern("(a+)+$"),
+        "is not a tokenizer: Onig: Regex search e",
+    ),
+    "expression that takes for ever": (
+        with_pattern("(?:a|a|a){14}(?=[b-z]|c)"),
+        "takes more than 1 s for a short text",
+    ),
+    "sparse": (with_query(torch.Tensor.to_sparse), f"`{QUERY}` is not a plain tensor of floats"),
+    "meta": (with_query(lambda t: t.to("meta")), f"`{QUERY}` is not a plain tensor of floats"),
+    "nested": (with_query(nested), f"`{QUERY}` is not a plain tensor of floats"),
+    "quantized": (with_query(quantized), f"`{QUERY}` is not a plain tensor of floats"),
+    "fp8": (with_query(lambda t: t.to(torch.float8_e4m3fn)), f"`{QUERY}` is not a plain tensor"),
+    "complex": (with_query(lambda t: t.to(torch.complex64)), f"`{QUERY}` is not a plain tensor"),
+    "one number, repeated": (
+        with_query(lambda t: torch.zeros(1).expand(t.shape)),
+        f"`{QUERY}` is not a plain tensor of floats",
+    ),
+    "names that are numbers": (
+        change_weights(lambda tensors: tensors.update({7: torch.zeros(1)})),  # type: ignore[dict-item]
+        "is not a dictionary of tensors",
+    ),
+    "cut pickle": (
+        lambda f: os.truncate(f / EMBED / "pytorch_model.bin", 10_000),
+        "pytorch_model.bin` is damaged: ",
+    ),
+    "old pickle, cut": (
+        write("pytorch_model.bin", b"\x80\x02}"),
+        "pytorch_model.bin` is damaged: ",
+    ),
+    "empty pickle": (write("pytorch_model.bin", b""), "pytorch_model.bin` is damaged: EOFError"),
+    "empty safetensors": (
+        write("model.safetensors", b"", RERANK),
+        "model.safetensors` is not a safetensors file",
+    ),
+    "endless header": (with_header(b"{}", 2**63), "is not a safetensors file: "),
+    "header that is no JSON": (with_header(b"{{{{"), "is not a safetensors file: "),
+    "deep header": (with_header(b'{"a":' * 1000), "is not a safetensors file: "),
+    "overlapping tensors": (
+        with_header(header_of(b={"dtype": "F32", "shape": [4], "data_offsets": [8, 24]})),
+        "is not a safetensors file: Error while deserializing header: invalid offset",
+    ),
+    "unknown dtype": (
+        with_header(header_of(a={"dtype": "X\n9", "shape": [4], "data_offsets": [0, 16]})),
+        "invalid JSON in header: unknown variant `X 9`",
+    ),
     "no config": (lambda f: (f / EMBED / "config.json").unlink(), "has no config.json"),
 }
 
 
+OF_THE_RERANKER = {
+    *("two labels", "labels a number", "cut weights", "empty safetensors", "endless header"),
+    *("header that is no JSON", "deep header", "overlapping tensors", "unknown dtype"),
+}
+
+
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_poisoned_checkpoint_is_refused_by_name(name: str, copy: Path, tmp_path: Path) -> None:
+def test_a_poisoned_checkpoint_is_refused_by_name(
+    name: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builder.convert.PROBE_SECONDS", 1.0)
     damage, sentence = DAMAGES[name]
     damage(copy)
-    model = RERANK if name in ("two labels", "cut weights") else EMBED
+    model = RERANK if name in OF_THE_RERANKER else EMBED
     with pytest.raises(ConvertError) as caught:
         convert(copy / model, tmp_path / "out")
     assert sentence in str(caught.value)
+    assert len(str(caught.value)) < 700
+    assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]  # nothing half-made is left
 
 
@@ -127,12 +308,16 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     name: str, engine: str, copy: Path, tmp_path: Path
 ) -> None:
     torch.save({"weight": Malicious(tmp_path / "witness")}, copy / EMBED / name)
-    with pytest.raises(ConvertError, match=f"{name}` is a pickle that holds more than tensors"):
+    with pytest.raises(ConvertError, match=f"{name}` is a pickle that is damaged or holds more"):
         convert(copy / EMBED, tmp_path / "out", engine=engine)
     assert not (tmp_path / "witness").exists()
 
 
-def test_nothing_but_a_runtime_folder_is_ever_replaced(copy: Path, tmp_path: Path) -> None:
+def test_nothing_but_a_runtime_folder_is_ever_replaced(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "there" / "here")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     (tmp_path / "file").touch()
@@ -141,6 +326,9 @@ def test_nothing_but_a_runtime_folder_is_ever_replaced(copy: Path, tmp_path: Pat
         (tmp_path / "file", "is not a folder"),
         (copy, "holds the source"),
         (copy / EMBED, "holds the source"),
+        (Path("/"), "holds the source"),
+        (Path(), "is or holds the current folder"),
+        (Path(".."), "is or holds the current folder"),
     ):
         with pytest.raises(ConvertError, match=sentence):
             convert(copy / EMBED, destination)
@@ -278,3 +466,155 @@ def test_check_files_names_a_file_that_is_gone(
     (tmp_path / "out" / name).unlink()
     with pytest.raises(StartError, match=f"{name}` is missing"):
         check_files(tmp_path / "out", manifest)
+
+
+# ------------------------------------------------------------------------------ other runs
+
+
+def test_the_current_folder_may_be_the_source(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copy / EMBED)
+    assert convert(Path(), Path("../../out")).model == EMBED
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(checkpoints: Path, tmp_path: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
+    script = f"{limit}; from builder.__main__ import main; raise SystemExit(main())"
+    arguments = ("convert", checkpoints / EMBED, tmp_path / "out")
+    for engine in ("packed", "flagembedding"):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments, "--engine", engine],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert "File too large" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
+
+
+HELD = """
+import sys
+from pathlib import Path
+import builder.convert as module
+describe = module.describe
+def held(*arguments):
+    print("writing", flush=True)
+    sys.stdin.read()
+    return describe(*arguments)
+module.describe = held
+try:
+    module.convert(Path(sys.argv[1]), Path(sys.argv[2]))
+except module.BuilderError as error:
+    sys.exit(str(error))
+"""
+
+
+def start_convert(source: Path, destination: Path) -> subprocess.Popen[str]:
+    """A conversion that has written its files and waits for its standard input's end."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HELD, source, destination],
+        env=os.environ | {"PYTHONPATH": "worker:client:."},
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "writing\n"
+    return process
+
+
+def test_a_second_run_into_one_folder_is_refused(checkpoints: Path, tmp_path: Path) -> None:
+    with start_convert(checkpoints / EMBED, tmp_path / "out") as first:
+        with pytest.raises(LockedError) as caught:
+            convert(checkpoints / EMBED, tmp_path / "out")
+        assert str(caught.value) == (
+            f"another run (pid {first.pid}) is writing `{tmp_path / 'out'}`"
+        )
+        convert(checkpoints / RERANK, tmp_path / "out-2")  # beside it
+        assert first.communicate("")[1] == ""
+    check_files(tmp_path / "out", Manifest.read(tmp_path / "out"), every_byte=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out-2"}
+
+
+def test_after_a_killed_run_the_next_leaves_nothing_of_it(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    with start_convert(checkpoints / EMBED, tmp_path / "out") as killed:
+        killed.kill()
+    assert len(list(tmp_path.iterdir())) == 2  # its lock and its folder
+    convert(checkpoints / EMBED, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_many_runs_at_once_leave_one_whole_folder(checkpoints: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "builder", "convert", checkpoints / EMBED, tmp_path / "out"]
+    runs = [
+        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    errors = [run.communicate()[1] for run in runs]
+    assert {run.returncode for run in runs} <= {0, 1}
+    assert all("is writing" in error for error in errors if error)
+    assert 0 in {run.returncode for run in runs}
+    check_files(tmp_path / "out", Manifest.read(tmp_path / "out"), every_byte=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+# --------------------------------------------------------------------------- the manifest
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"config": {"heads": 0}}, {"config": {"width": "512"}}, {"config": {"layers": 0}}),
+        *({"config": {"bos_id": 10**9}}, {"config": {"layer_norm_eps": 5}}, {"config": 7}),
+        *({"files": 7}, {"files": {"tokenizer.json": 7}}, {"role": [7]}, {"format": []}),
+    ],
+)
+def test_a_manifest_that_no_conversion_writes_is_refused(
+    fields: dict[str, Any], runtimes: Callable[[EngineName], Path], tmp_path: Path
+) -> None:
+    content = json.loads((runtimes("packed") / EMBED / "manifest.json").read_text())
+    if isinstance(fields.get("config"), dict):
+        fields = {"config": content["config"] | fields["config"]}
+    (tmp_path / "manifest.json").write_text(json.dumps(content | fields))
+    with pytest.raises(StartError, match=r"manifest\.json` is "):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"{}", b"9" * 5000, b"\xff"])
+def test_a_manifest_that_is_none_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(StartError, match=r"manifest\.json` is not a manifest"):
+        Manifest.read(tmp_path)
+
+
+def test_a_billion_layers_in_a_manifest_are_refused_at_once(
+    runtimes: Callable[[EngineName], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(runtimes("packed") / EMBED, tmp_path / "runtime")
+    content = json.loads((folder / "manifest.json").read_text())
+    content["config"]["layers"] = 10**9
+    (folder / "manifest.json").write_text(json.dumps(content))
+    begin = time.monotonic()
+    with pytest.raises(StartError, match="tensors, too few for the manifest"):
+        load(folder, Manifest.read(folder), torch.device("cpu"), torch.float32)
+    assert time.monotonic() - begin < 5
+
+
+def test_a_worker_quotes_a_header_in_one_line(
+    runtimes: Callable[[EngineName], Path], tmp_path: Path
+) -> None:
+    manifest = Manifest.read(runtimes("packed") / EMBED)
+    (tmp_path / EMBED).mkdir()
+    write("tokenizer.json", (runtimes("packed") / EMBED / "tokenizer.json").read_bytes())(tmp_path)
+    header = header_of(a={"dtype": "X\n9", "shape": [4], "data_offsets": [0, 16]})
+    write("model.safetensors", struct.pack("<Q", len(header)) + header + bytes(16))(tmp_path)
+    files = {name: File.of(tmp_path / EMBED / name) for name in manifest.files}
+    with pytest.raises(StartError, match="is not a safetensors file") as caught:
+        load(tmp_path / EMBED, replace(manifest, files=files), torch.device("cpu"), torch.float32)
+    assert "\n" not in str(caught.value)

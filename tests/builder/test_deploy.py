@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder.__main__ import main
 from builder.deploy import SETTINGS
-from fakes.runpod_api import KEY, RunPodApi
+from fakes.runpod_api import KEY, Answer, RunPodApi
 from fakes.scripted import Scripted, completed, failed
 
 IMAGE = "registry.example/bge-serverless:0.1.0"
+CANARY = "rpa_CANARY0123456789"
 
 
 @pytest.fixture
@@ -24,64 +28,186 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunPodApi]:
         yield api
 
 
-def deploy(*arguments: str) -> int:
-    return main(["deploy", IMAGE, "--no-smoke", *arguments])
-
-
-def test_an_empty_account_gets_template_and_endpoint(
-    api: RunPodApi, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def deployed(api: RunPodApi, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The endpoint of a first run, with what was written and printed until then forgotten."""
     assert deploy() == 0
-    (template,), (endpoint,) = (list(one.values()) for one in api.kept.values())
-    assert template["imageName"] == IMAGE
-    assert endpoint["templateId"] == template["id"]
-    settings = tomllib.loads(SETTINGS.read_text("utf-8"))
-    assert settings["endpoint"].items() <= endpoint.items()
-    assert (endpoint["workersMin"], endpoint["workersMax"], endpoint["idleTimeout"]) == (0, 3, 5)
-    shown = capsys.readouterr().out
-    assert "+ template bge-serverless" in shown
-    assert f"endpoint: https://api.runpod.ai/v2/{endpoint['id']}" in shown
-
-
-def test_a_second_run_changes_nothing(api: RunPodApi, capsys: pytest.CaptureFixture[str]) -> None:
-    deploy()
     api.writes.clear()
-    for endpoint in api.kept["endpoints"].values():  # as RunPod gives them back
-        endpoint["name"] += " -fb"
-        endpoint["gpuTypeIds"] = endpoint["gpuTypeIds"][::-1]
     capsys.readouterr()
-    assert deploy() == 0
-    assert api.writes == []
-    assert capsys.readouterr().out.startswith("= template bge-serverless")
+    (endpoint,) = api.endpoints.values()
+    return endpoint
 
 
-def test_only_what_differs_is_sent(api: RunPodApi, capsys: pytest.CaptureFixture[str]) -> None:
-    deploy()
-    (endpoint,) = api.kept["endpoints"].values()
-    endpoint["workersMax"] = 9
-    api.writes.clear()
-    assert main(["deploy", f"{IMAGE}-2", "--no-smoke"]) == 0
-    sent = [(kind, body) for kind, _, body in api.writes]
-    assert sent == [("templates", {"imageName": f"{IMAGE}-2"}), ("endpoints", {"workersMax": 3})]
-    assert "workersMax: 9 -> 3" in capsys.readouterr().out
+def deploy(*arguments: str, image: str = IMAGE) -> int:
+    return main(["deploy", image, "--no-smoke", *arguments])
 
 
-def test_a_dry_run_shows_and_sends_nothing(
+def test_an_empty_account_gets_an_endpoint(
     api: RunPodApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert deploy("--dry-run") == 0
+    assert deploy() == 0
+    ((endpoint_id, sent),) = api.writes
+    assert sent == tomllib.loads(SETTINGS.read_text("utf-8"))["endpoint"] | {"image": IMAGE}
+    assert (sent["type"], sent["flashboot"], sent["workers"]["min"]) == ("QUEUE", "FLASHBOOT", 0)
+    output = capsys.readouterr().out
+    assert output.startswith('+ endpoint bge-serverless\n    name = "bge-serverless"\n')
+    assert '    gpu.pools = ["AMPERE_24", "ADA_24"]\n' in output
+    assert f"  runSync: https://api.runpod.ai/v2/{endpoint_id}/runsync\n" in output
+    assert output.endswith(f"endpoint: https://api.runpod.ai/v2/{endpoint_id}\n")
+
+
+def test_a_second_run_changes_nothing(
+    api: RunPodApi, deployed: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployed["name"] += " -fb"  # as endpoints of the API's first version are called
+    assert deploy() == 0
     assert api.writes == []
-    shown = capsys.readouterr().out
-    assert "+ endpoint bge-serverless" in shown
-    assert shown.endswith("nothing was changed\n")
+    assert capsys.readouterr().out.startswith(f"= endpoint bge-serverless ({deployed['id']})\n")
 
 
-def test_an_endpoint_of_another_name_can_be_taken_over(api: RunPodApi) -> None:
-    deploy()
-    (endpoint,) = api.kept["endpoints"].values()
-    endpoint["name"] = "older"
-    assert deploy("--endpoint", endpoint["id"]) == 0
-    assert [one["name"] for one in api.kept["endpoints"].values()] == ["bge-serverless"]
+@pytest.mark.parametrize(
+    ("path", "value", "sent"),
+    [
+        ("timeout", 300_000, {"timeout": 60_000}),
+        ("workers.max", 9, {"workers": {"min": 0, "max": 3, "idleTimeout": 5}}),
+        (
+            "scaling",
+            {"type": "REQUEST_COUNT", "requestCount": 4},
+            {"scaling": {"type": "QUEUE_DELAY", "queueDelay": 4}},
+        ),
+        ("gpu.pools", ["ADA_24", "AMPERE_24"], {"gpu": {}}),
+        ("gpu.excludedTypes", ["NVIDIA L4"], {"gpu": {}}),
+        ("gpu.minCudaVersion", None, {"gpu": {}}),
+        ("env", {"RUNPOD_LOG_LEVEL": "INFO", "ANOTHER": "kept"}, {}),
+        (
+            "env",
+            {"RUNPOD_LOG_LEVEL": "DEBUG", "ANOTHER": "kept"},
+            {"env": {"RUNPOD_LOG_LEVEL": "INFO", "ANOTHER": "kept"}},
+        ),
+    ],
+)
+def test_only_what_differs_is_sent(
+    path: str, value: Any, sent: dict[str, Any], api: RunPodApi, deployed: dict[str, Any]
+) -> None:
+    table, _, field = path.rpartition(".")
+    (deployed[table] if table else deployed)[field] = value
+    if "gpu" in sent:  # whole: `pools` without `excludedTypes` would clear those
+        sent = {"gpu": tomllib.loads(SETTINGS.read_text("utf-8"))["endpoint"]["gpu"]}
+    assert deploy() == 0
+    assert [body for _, body in api.writes] == ([sent] if sent else [])
+    assert deploy() == 0
+    assert len(api.writes) == bool(sent)
+
+
+def test_an_endpoint_with_odd_fields_is_updated(api: RunPodApi, deployed: dict[str, Any]) -> None:
+    deployed |= {"env": 7, "workers": None, "gpu": {"pools": "ADA_24", "excludedTypes": 7}}
+    api.answers[f"PATCH /serverless/{deployed['id']}"] = Answer(200, json.dumps(deployed))
+    assert deploy() == 0
+
+
+def test_a_set_of_cuda_versions_gives_way_to_the_floor(
+    api: RunPodApi, deployed: dict[str, Any]
+) -> None:
+    deployed["gpu"] |= {"allowedCudaVersions": ["12.8"], "minCudaVersion": None}
+    assert deploy() == 0
+    assert (endpoint := api.endpoints[deployed["id"]])["gpu"]["minCudaVersion"] == "13.0"
+    assert endpoint["gpu"]["allowedCudaVersions"] == []
+
+
+def test_the_difference_is_shown_and_a_dry_run_leaves_it(
+    api: RunPodApi, deployed: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployed["workers"]["max"] = 9
+    deployed["env"]["SOMEBODY_S_TOKEN"] = CANARY
+    assert deploy("--dry-run", image=f"{IMAGE}-2") == 0
+    assert api.writes == []
+    assert capsys.readouterr().out == (
+        f"~ endpoint bge-serverless ({deployed['id']})\n"
+        "    workers.max: 9 -> 3\n"
+        f'    image: "{IMAGE}" -> "{IMAGE}-2"\n'
+        "nothing was changed\n"
+    )
+
+
+def test_a_dry_run_without_a_key_is_a_plan_without_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
+    monkeypatch.setattr("builder.deploy.API", "http://127.0.0.1:9/v2")
+    assert deploy("--dry-run") == 0
+    output = capsys.readouterr().out
+    assert output.startswith("+ endpoint bge-serverless\n")
+    assert "`RUNPOD_API_KEY` is not set; nothing was changed" in output
+
+
+def test_an_endpoint_of_another_name_can_be_taken_over(
+    api: RunPodApi, deployed: dict[str, Any]
+) -> None:
+    deployed["name"] = "older"
+    assert deploy("--endpoint", deployed["id"]) == 0
+    assert api.writes == [(deployed["id"], {"name": "bge-serverless"})]
+
+
+@pytest.mark.parametrize("given", ["reg_1", "private"])
+def test_a_registry_credential_is_given_by_name_or_id(given: str, api: RunPodApi) -> None:
+    api.registries = [{"id": "reg_1", "name": "private"}, {"id": "reg_2", "name": "other"}]
+    assert deploy("--registry", given) == 0
+    assert api.writes[0][1]["registry"] == "reg_1"
+
+
+def test_an_unknown_registry_credential_is_refused(
+    api: RunPodApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.registries = [{"id": i, "name": "twice"} for i in ("reg_1", "reg_2")]
+    assert deploy("--registry", "twice") == 1
+    assert "Given: twice; there are: twice (reg_1), twice (reg_2)" in capsys.readouterr().err
+    assert api.writes == []
+
+
+# ------------------------------------------------------------------------- what goes wrong
+
+HTML = Answer(502, "<html>bad gateway</html>", "text/html")
+LIST, CREATE = "GET /serverless", "POST /serverless"
+PROBLEM = {
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "detail": "Request validation failed.",
+    "errors": ["$.gpu.pools: too short", "$: no"],
+}
+FAULTS: dict[str, tuple[str, Answer, str]] = {
+    "gone": (LIST, Answer(410, '{"title": "Gone", "detail": "retired"}'), "HTTP 410 Gone: retired"),
+    "html": (LIST, HTML, "HTTP 502, which is no JSON object (text/html)"),
+    "html that succeeds": (LIST, HTML._replace(status=200), "HTTP 200, which is no JSON object"),
+    "redirect": (LIST, Answer(302, location="http://127.0.0.1:9/"), "HTTP 302, a redirect, which"),
+    "empty": (LIST, Answer(200), "GET /serverless: HTTP 200 with an empty body"),
+    "deep": (LIST, Answer(200, "[" * 100_000), "HTTP 200, which is no JSON object"),
+    "array": (LIST, Answer(200, "[]"), "HTTP 200, which is no JSON object"),
+    "no list": (LIST, Answer(200, "{}"), "answered no list of `endpoints`"),
+    "no id": (LIST, Answer(200, '{"endpoints": [{"name": "x"}]}'), "an item without `id`"),
+    "no object": (LIST, Answer(200, '{"endpoints": [7]}'), "an item without `id`"),
+    "page": (LIST, Answer(200, '{"endpoints": [], "nextCursor": "x"}'), "a page and `nextCursor`"),
+    "created without id": (CREATE, Answer(201, "{}"), "an item without `id`"),
+    "refused": (
+        CREATE,
+        Answer(422, json.dumps(PROBLEM), "application/problem+json"),
+        "POST /serverless: HTTP 422 Unprocessable Entity: Request validation failed.: "
+        "$.gpu.pools: too short; $: no\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_answer_that_is_none_is_one_sentence(
+    fault: str, api: RunPodApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, answer, sentence = FAULTS[fault]
+    api.answers[path] = answer
+    assert deploy() == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert api.writes == []
 
 
 @pytest.mark.parametrize(
@@ -90,8 +216,11 @@ def test_an_endpoint_of_another_name_can_be_taken_over(api: RunPodApi) -> None:
         ("key", "RunPod does not accept `RUNPOD_API_KEY`"),
         ("no key", "`RUNPOD_API_KEY` is not set"),
         ("two", "several endpoints are called bge-serverless: e1, e2"),
-        ("id", "there is no endpoint nowhere in this account"),
+        ("id", "GET /serverless/no%2Fwhere: HTTP 404 Not Found: endpoint not found"),
         ("down", "no answer from RunPod"),
+        ("proxy", "no connection can be made: "),
+        ("load balancer", "endpoint e1 has `type` LOAD_BALANCER and GPUs, which no update changes"),
+        ("CPU", "endpoint e1 has `type` QUEUE and CPUs, which no update changes"),
     ],
 )
 def test_what_goes_wrong_is_one_sentence(
@@ -104,12 +233,83 @@ def test_what_goes_wrong_is_one_sentence(
     if spoil in ("key", "no key"):
         monkeypatch.setenv("RUNPOD_API_KEY", "another" if spoil == "key" else "")
     if spoil == "two":
-        api.kept["endpoints"] = {n: {"id": n, "name": "bge-serverless"} for n in ("e1", "e2")}
+        api.endpoints = {n: {"id": n, "name": "bge-serverless"} for n in ("e1", "e2")}
+    if spoil in ("load balancer", "CPU"):
+        kind = {"type": "LOAD_BALANCER"} if spoil == "load balancer" else {"cpu": [{}]}
+        api.endpoints = {"e1": {"id": "e1", "name": "bge-serverless", **kind}}
     if spoil == "down":
-        monkeypatch.setattr("builder.deploy.API", "http://127.0.0.1:9/v1")
-    assert deploy(*(("--endpoint", "nowhere") if spoil == "id" else ())) == 1
-    assert sentence in capsys.readouterr().err
+        monkeypatch.setattr("builder.deploy.API", "http://127.0.0.1:9/v2")
+    if spoil == "proxy":
+        monkeypatch.setenv("HTTP_PROXY", "gopher://user:pass@127.0.0.1")
+    assert deploy(*(("--endpoint", "no/where") if spoil == "id" else ())) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert "pass" not in error
+    assert error.count("\n") == 1
     assert api.writes == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[",
+        "a = 1",
+        "endpoint = {name = inf}",
+        "[endpoint]\nname = 7",
+        "[endpoint]\nname = 'x'\nenv = 7",
+        f"a = {'9' * 4400}",
+    ],
+)
+def test_settings_that_are_none_are_one_sentence(
+    text: str,
+    api: RunPodApi,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "deploy.toml").write_text(text)
+    monkeypatch.setattr("builder.deploy.SETTINGS", tmp_path / "deploy.toml")
+    assert deploy() == 1
+    assert capsys.readouterr().err.startswith("error: `deploy.toml` ")
+
+
+def echo(monkeypatch: pytest.MonkeyPatch, api: RunPodApi) -> None:
+    """RunPod quotes the key it was given."""
+    api.answers[LIST] = Answer(400, json.dumps({"title": "Bad", "detail": f"what is {CANARY}?"}))
+
+
+def wrong_header(monkeypatch: pytest.MonkeyPatch, api: RunPodApi) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", f"{CANARY}\n{CANARY}")
+
+
+def wrong_letter(monkeypatch: pytest.MonkeyPatch, api: RunPodApi) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", f"{CANARY}é")
+
+
+@pytest.mark.parametrize("fault", [echo, wrong_header, wrong_letter])
+@pytest.mark.parametrize("edge", ["", "\n", " \r\n"])
+def test_the_key_is_never_printed(
+    fault: Callable[[pytest.MonkeyPatch, RunPodApi], None],
+    edge: str,
+    api: RunPodApi,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", CANARY + edge)
+    fault(monkeypatch, api)
+    assert deploy() == 1
+    output, error = capsys.readouterr()
+    assert error.startswith("error: ")
+    assert CANARY not in output + error
+
+
+@pytest.mark.parametrize("edge", ["\n", " ", "\r\n"])
+def test_white_space_at_the_key_s_edges_is_dropped(
+    edge: str, api: RunPodApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", KEY + edge)
+    assert deploy() == 0
 
 
 def test_a_first_request_is_sent_through_the_cold_start(
@@ -119,8 +319,8 @@ def test_a_first_request_is_sent_through_the_cold_start(
         base = endpoint.url.removesuffix("/some-id")
         monkeypatch.setattr("builder.deploy.ENDPOINTS", base)
         deploy()
-        (kept,) = api.kept["endpoints"].values()
-        api.kept["endpoints"] = {"some-id": kept | {"id": "some-id"}}
+        (kept,) = api.endpoints.values()
+        api.endpoints = {"some-id": kept | {"id": "some-id"}}
         endpoint.on("POST /runsync", completed)
         assert main(["deploy", IMAGE]) == 0
         assert "it answers: m, fingerprint f" in capsys.readouterr().out

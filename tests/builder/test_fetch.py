@@ -69,32 +69,38 @@ def fetch_in_a_process(
     destination: Path, before: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run fetch(PIN) in a fresh interpreter, where the library reads the environment itself."""
+    process = start_fetch(destination, before, **environment)
+    stdout, stderr = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def start_fetch(destination: Path, before: str = "", **environment: str) -> subprocess.Popen[str]:
     script = f"""
 import sys
 from pathlib import Path
-from builder.fetch import FetchError, fetch
+from builder.errors import BuilderError
+from builder.fetch import fetch
 from builder.pins import Pin, PinnedFile
 {before}
 try:
     fetch({PIN!r}, Path({str(destination)!r}))
-except FetchError as error:
+except BuilderError as error:
     sys.exit(str(error))
 """
     home = destination.parent / "home"
     basics = {
         "PATH": os.defpath,
         "HOME": str(home),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
         "NO_PROXY": "127.0.0.1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", script],
         env=basics | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
-        check=False,
     )
 
 
@@ -330,3 +336,113 @@ class TestEnvironment:
         assert "Traceback" not in done.stderr
         assert done.stderr.endswith(f"could not be fetched from {hub.url}: File too large\n")
         assert contents(tmp_path / "tiny") == {"config.json": SMALL}
+
+
+CANARY = "hf_CANARY0123456789"
+
+
+class TestSecrets:
+    """However a run ends, it prints no token and no password of a URL."""
+
+    def printed(
+        self, tmp_path: Path, before: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        done = fetch_in_a_process(tmp_path / "tiny", before=before, **environment)
+        assert CANARY not in done.stdout + done.stderr
+        return done
+
+    @pytest.mark.parametrize("edge", ["\n", " \r\n", " "])
+    def test_white_space_at_a_token_s_edges_is_dropped(
+        self, edge: str, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        hub.required_token = CANARY
+        done = self.printed(tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=CANARY + edge)
+        assert done.returncode == 0, done.stderr
+
+    @pytest.mark.parametrize("token", [f"{CANARY}\n{CANARY}", f"{CANARY}é", f"{CANARY}\x7f"])
+    def test_a_token_that_no_header_carries_is_refused_by_name(
+        self, token: str, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        done = self.printed(tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=token)
+        assert done.stderr == ("`HF_TOKEN` must be printable ASCII without spaces\n")
+        assert hub.requests == []
+
+    def test_a_token_that_is_logged_in_with_is_a_secret_too(
+        self, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        (tmp_path / "token").write_text(f"{CANARY}\x7f")
+        done = self.printed(tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN_PATH=str(tmp_path / "token"))
+        assert done.stderr == "`token of hf auth login` must be printable ASCII without spaces\n"
+
+    @pytest.mark.parametrize("fault", ["nobody listens", "outage", "cut", "no scheme", "refused"])
+    def test_a_password_of_the_endpoint_is_masked(
+        self, fault: str, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        url = unused_url() if fault == "nobody listens" else hub.url
+        scheme = "" if fault == "no scheme" else "http://"
+        hub.outage = 501 if fault == "outage" else None
+        hub.required_token = "hf_right" if fault == "refused" else None
+        if fault == "cut":
+            hub.cut("model.safetensors", after=50_000)
+        endpoint = f"{scheme}user:{CANARY}@{url.removeprefix('http://')}"
+        done = self.printed(tmp_path, HF_ENDPOINT=endpoint)
+        assert done.returncode == (0 if fault == "cut" else 1)
+        assert "Traceback" not in done.stderr
+        if fault != "cut":
+            assert "could not be fetched from" in done.stderr
+            assert "***" in done.stderr
+
+    def test_the_command_line_drops_white_space_and_masks(self, tmp_path: Path) -> None:
+        endpoint = f"{unused_url().replace('//', f'//user:{CANARY}@')}"
+        environment = os.environ | {"HF_ENDPOINT": f"{endpoint}\n", "NO_PROXY": "127.0.0.1"}
+        environment["HF_HUB_OFFLINE"] = "0"  # an engine of an earlier test has set it
+        done = subprocess.run(
+            [sys.executable, "-m", "builder", "fetch", "bge-m3", "--to", str(tmp_path)],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert CANARY not in done.stdout + done.stderr
+        assert done.stderr.startswith("error: BAAI/bge-m3 config.json could not be fetched from ")
+        assert "refused" in done.stderr
+
+
+class TestTwoRuns:
+    """Two processes, one folder."""
+
+    def until_it_downloads(self, hub: FakeHub) -> None:
+        deadline = time.monotonic() + 30
+        while "model.safetensors" not in hub.downloads():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def test_the_second_is_refused_and_the_first_goes_on(
+        self, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        held = hub.hold("model.safetensors")
+        with start_fetch(tmp_path / "tiny", HF_ENDPOINT=hub.url) as first:
+            self.until_it_downloads(hub)
+            second = fetch_in_a_process(tmp_path / "tiny", HF_ENDPOINT=hub.url)
+            held.set()
+            assert first.communicate(timeout=60)[1].endswith("hashing 0.1 MB\n")
+        assert second.returncode == 1
+        assert second.stderr == (
+            f"another run (pid {first.pid}) is writing `{tmp_path / 'tiny'}`\n"
+        )
+        assert first.returncode == 0
+        assert contents(tmp_path) == {f"tiny/{name}": data for name, data in CONTENTS.items()}
+
+    def test_after_a_killed_one_the_next_leaves_nothing_of_it(
+        self, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        held = hub.hold("model.safetensors")
+        with start_fetch(tmp_path / "tiny", HF_ENDPOINT=hub.url) as killed:
+            self.until_it_downloads(hub)
+            killed.kill()
+        held.set()
+        done = fetch_in_a_process(tmp_path / "tiny", HF_ENDPOINT=hub.url)
+        assert done.returncode == 0, done.stderr
+        assert contents(tmp_path) == {f"tiny/{name}": data for name, data in CONTENTS.items()}

@@ -8,7 +8,7 @@ No answer carries a Xet header, so the client takes the plain HTTP road.
 import hashlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -45,8 +45,8 @@ class HubFile:
 class FakeHub:
     """`with FakeHub() as hub:` serves at `hub.url` what `hub.add` put there.
 
-    Faults are plain attributes and methods: `required_token`, `gated`, `outage`, `cut`, and the
-    `sent` argument of `add` for a file that is not what its own headers say.
+    Faults are plain attributes and methods: `required_token`, `gated`, `outage`, `cut`, `hold`, and
+    the `sent` argument of `add` for a file that is not what its own headers say.
     """
 
     def __init__(self) -> None:
@@ -56,6 +56,7 @@ class FakeHub:
         self.requests: list[SeenRequest] = []
         self._repos: dict[str, dict[str, dict[str, HubFile]]] = {}
         self._cuts: dict[str, int] = {}
+        self._held: dict[str, threading.Event] = {}
         self._hub = _Server(self, "hub")
         self._storage = _Server(self, "storage")
         self._threads = [
@@ -84,6 +85,14 @@ class FakeHub:
     def cut(self, name: str, *, after: int) -> None:
         """Close the connection `after` so many bytes of the next answer that carries `name`."""
         self._cuts[name] = after
+
+    def hold(self, name: str) -> threading.Event:
+        """Answer no GET of `name` before the event is set."""
+        return self._held.setdefault(name, threading.Event())
+
+    def wait(self, name: str) -> None:
+        if name in self._held:
+            self._held[name].wait(timeout=30)
 
     def take_cut(self, name: str) -> int | None:
         return self._cuts.pop(name, None)
@@ -254,7 +263,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             cut = None if name is None else self.server.hub.take_cut(name)
-            self.wfile.write(body[:cut])
+            self.server.hub.wait(name or "")
+            with suppress(ConnectionError):  # of a client that was killed
+                self.wfile.write(body[:cut])
 
     def log_message(self, format: str, *args: object) -> None:
         """Silence: what was asked is in `FakeHub.requests`."""

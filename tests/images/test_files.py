@@ -48,18 +48,49 @@ def test_compose_demands_no_key_and_leaves_the_refusal_to_the_server() -> None:
     ],
 )
 def test_a_lock_pins_with_hashes_what_is_required(requirements: str, lock: str) -> None:
-    """`make lock` after a change. torch alone is in no lock."""
+    """`make lock` after a change. torch has locks of its own."""
     required = {line for line in code(requirements) if not line.startswith("torch==")}
-    entries = re.split(r"\n(?=\S)", "\n".join(code(lock)))
-    assert required <= {entry.split()[0] for entry in entries}
-    assert all("--hash=sha256:" in entry for entry in entries)
-    assert not any(entry.startswith("torch==") for entry in entries)
+    locked = entries(lock)
+    assert required <= {entry.split()[0] for entry in locked}
+    assert all("--hash=sha256:" in entry for entry in locked)
+    assert not any(entry.startswith("torch==") for entry in locked)
 
 
-def test_a_worker_s_torch_is_the_image_s() -> None:
+@pytest.mark.parametrize(
+    ("build", "version"), [("cuda", ""), ("cpu", "+cpu"), ("rocm", "+rocm7.2")]
+)
+def test_each_build_of_torch_is_the_worker_s(build: str, version: str) -> None:
+    """Its hashes are missing for ROCm (see there); pip then asks for none."""
     (pinned,) = [line for line in code("worker/requirements.txt") if line.startswith("torch==")]
-    assert f"ARG TORCH={pinned}" in code("Dockerfile")
-    assert f"ARG TORCH={pinned}+rocm7.2" in code("Dockerfile.rocm")
+    locked = entries(f"builder/torch-{build}.lock")
+    assert f"{pinned}{version}" in {entry.split()[0] for entry in locked}
+    assert build == "rocm" or all("--hash=sha256:" in entry for entry in locked)
+
+
+def entries(lock: str) -> list[str]:
+    """A package each, with its hashes."""
+    return re.split(r"\n(?=\S)", "\n".join(code(lock)))
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.rocm"])
+def test_what_a_dockerfile_copies_reaches_the_build(name: str) -> None:
+    """.dockerignore leaves all out but what it names; a base is named by its digest."""
+    kept = {line[1:] for line in code(".dockerignore") if line.startswith("!")}
+    copies = [line.split()[1:-1] for line in code(name) if line.startswith("COPY ")]
+    sources = {source for copy in copies if "--from=" not in copy[0] for source in copy}
+    assert "client/bge_client" in sources
+    for source in sources:
+        assert any(source == path or source.startswith(f"{path}/") for path in kept), source
+    assert any(re.match(r"ARG BASE=\S+@sha256:[0-9a-f]{64}$", line) for line in code(name))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github" / "workflows").iterdir()))
+def test_an_action_is_pinned_by_its_commit(path: Path) -> None:
+    used = re.findall(r"^\s*(?:- )?uses: (\S+)(.*)$", path.read_text("utf-8"), re.MULTILINE)
+    others = [(action, comment) for action, comment in used if not action.startswith("./")]
+    for action, comment in others:
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), action
 
 
 def test_the_example_has_every_variable_with_a_word_of_why() -> None:

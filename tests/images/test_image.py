@@ -21,18 +21,17 @@ import pytest
 
 from conftest import ROOT
 
-CPU_TORCH = [
-    "--build-arg",
-    "TORCH=torch==2.13.0",
-    "--build-arg",
-    "TORCH_INDEX=" + "https://pypi.org/simple",
-]
 RUN = [
     *("podman", "--runtime", "runc", "--cgroup-manager=cgroupfs", "run", "--rm"),
     *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--no-healthcheck"),
     *("--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
 ]
 BASE = "docker.io/library/python:3.11-slim-bookworm"
+STAND_INS = [
+    *("--build-arg", f"BASE={BASE}"),
+    *("--build-arg", "TORCH=cpu"),
+    *("--build-arg", "TORCH_INDEX=https://pypi.org/simple"),
+]
 SLIM = 130  # MB, of the published base
 TORCH_AND_ITS_OWN = re.compile("torch|functorch|nvidia|triton|sympy|mpmath|networkx")
 KEY = "a-key-of-the-test"
@@ -77,7 +76,7 @@ def pip_mounts() -> list[str]:
 def image(request: pytest.FixtureRequest) -> str:
     name = "localhost/bge-serverless:" + {"Dockerfile": "cuda"}.get(request.param, "rocm")
     command = ["buildah", "bud", "--isolation", "chroot", "--format", "docker", "--pull-never"]
-    command += [*pip_mounts(), *CPU_TORCH, "--build-arg", "MODELS=miniature", "--layers"]
+    command += [*pip_mounts(), *STAND_INS, "--build-arg", "MODELS=miniature", "--layers"]
     subprocess.run([*command, "-t", name, "-f", request.param, "."], cwd=ROOT, check=True)
     return name
 

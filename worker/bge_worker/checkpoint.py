@@ -105,20 +105,27 @@ class Manifest:
             manifest = cls(**content)
             manifest._check()
             return manifest
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise StartError(f"`{path}` cannot be read: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StartError(f"`{path}` is not a manifest ({type(error).__name__})") from None
 
     def _check(self) -> None:
         """Raises ValueError: a value that no `convert` writes."""
+        sizes = asdict(self.config)
+        epsilon = sizes.pop("layer_norm_eps")
         known = (
+            type(epsilon) is float and 0 < epsilon < 1,
+            all(type(size) is int for size in sizes.values()),
+            all(size >= (0 if name.endswith("_id") else 1) for name, size in sizes.items()),
+            max(self.config.special_ids) < self.config.vocab_size,
             self.layout in ("fused", "hub"),
             self.role in ("embed", "rerank"),
             self.dtype in DTYPES,
             self.files.keys() >= {TOKENIZER},
             self.layout == "hub" or WEIGHTS in self.files,
-            self.config.width % self.config.heads == 0,
         )
-        if not all(known):
+        if not all(known) or self.config.width % self.config.heads:
             raise ValueError
 
 
@@ -217,13 +224,16 @@ def check_files(folder: Path, manifest: Manifest, *, every_byte: bool = False) -
 
 
 def _read(path: Path, manifest: Manifest, device: torch.device) -> dict[str, Tensor]:
-    expected = expected_shapes(manifest.config, manifest.role)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            _compare_names(path, expected, set(file.keys()))
+            names = set(file.keys())
+            if manifest.config.layers > len(names):  # before each that is missing has a name
+                raise StartError(f"`{path}` has {len(names)} tensors, too few for the manifest")
+            expected = expected_shapes(manifest.config, manifest.role)
+            _compare_names(path, expected, names)
             tensors = {name: file.get_tensor(name) for name in expected}
-    except SafetensorError as error:
-        raise StartError(f"`{path}` is not a safetensors file: {error}") from None
+    except (SafetensorError, OSError) as error:
+        raise StartError(f"`{path}` is not a safetensors file: {brief(error)}") from None
     for name, shape in expected.items():
         found = tensors[name]
         if tuple(found.shape) != shape:
@@ -238,7 +248,17 @@ def _compare_names(path: Path, expected: dict[str, Any], found: set[str]) -> Non
     if missing := sorted(expected.keys() - found):
         raise StartError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
     if extra := sorted(found - expected.keys()):
-        raise StartError(f"`{path}` has {len(extra)} unknown tensors, `{extra[0]}` first")
+        raise StartError(f"`{path}` has {len(extra)} unknown tensors, {quoted(extra[0])} first")
+
+
+def brief(error: Exception) -> str:
+    """What a library says, which may quote a file, in one line of bounded length."""
+    return " ".join(str(error).split())[:200]
+
+
+def quoted(name: str) -> str:
+    """A name from a file, in one line of bounded length."""
+    return f"`{name[:100].encode('unicode_escape').decode()}`"
 
 
 def fingerprint(hashes: dict[str, str]) -> str:

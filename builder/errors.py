@@ -1,0 +1,12 @@
+"""What a command can foresee.
+
+BuilderError
+├── ConvertError    builder/convert.py
+├── FetchError      builder/fetch.py
+├── DeployError     builder/deploy.py
+└── LockedError     builder/folders.py
+"""
+
+
+class BuilderError(Exception):
+    """One sentence to show; `python -m builder` ends with it and exit code 1."""

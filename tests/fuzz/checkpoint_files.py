@@ -1,0 +1,147 @@
+"""What the fuzz targets of the builder share: a tiny checkpoint, the property, the loop."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from bge_worker.checkpoint import Manifest, check_files, load
+from bge_worker.errors import StartError
+from builder.convert import ARCHITECTURES, Source, convert, read_config, source_shapes
+from builder.errors import BuilderError
+
+SIZES = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "max_position_embeddings": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 1,
+}
+NUMBERS = st.sampled_from([-(2**63), -1, 0, 1, 2, 2**31, 10**9, 2**63, 2**64 - 1, 2**64, 10**30])
+SCALARS = st.none() | st.booleans() | st.integers() | NUMBERS | st.floats() | st.text(max_size=20)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+def write_tiny(miniature: Path, folder: Path) -> Path:
+    """The miniature's tokenizer and configuration, with random weights of the smallest shape."""
+    shutil.copytree(
+        miniature, folder, ignore=shutil.ignore_patterns("*.bin", "*.pt", "*.safetensors")
+    )
+    path = folder / "config.json"
+    raw = json.loads(path.read_bytes()) | SIZES
+    path.write_text(json.dumps(raw))
+    role = ARCHITECTURES[raw["architectures"][0]]
+    shapes = source_shapes(Source(folder, role, read_config(path, raw)))
+    tensors = {name: torch.randn(shape) * 0.1 for name, shape in shapes.items()}
+    if role == "rerank":
+        save_file(tensors, folder / "model.safetensors")
+        return folder
+    for head in ("sparse_linear", "colbert_linear"):
+        parts = {name: tensors.pop(f"{head}.{name}") for name in ("weight", "bias")}
+        torch.save(parts, folder / f"{head}.pt")
+    torch.save(tensors, folder / "pytorch_model.bin")
+    return folder
+
+
+def converts_or_says_why(source: Path) -> bool:
+    """Whether it converts: a runtime folder that loads, or one sentence and nothing left behind."""
+    destination = source.with_name("out")
+    try:
+        convert(source, destination, dtype="float32")
+    except BuilderError as error:
+        assert_sentence(error)
+        assert not destination.exists()
+        return False
+    assert loads_or_says_why(destination)
+    shutil.rmtree(destination)
+    return True
+
+
+def loads_or_says_why(folder: Path) -> bool:
+    """Whether a worker can load a runtime folder; if not, one sentence."""
+    try:
+        manifest = Manifest.read(folder)
+        check_files(folder, manifest)
+        load(folder, manifest, torch.device("cpu"), torch.float32)
+    except StartError as error:
+        assert_sentence(error)
+        return False
+    return True
+
+
+def assert_sentence(error: Exception) -> None:
+    assert "`" in str(error)
+    assert len(str(error)) < 1000
+    assert "\n" not in str(error)
+
+
+class Content(bytes):
+    """A file, of which a failure shows the beginning."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} bytes: {bytes(self[:400])!r}"
+
+
+def fuzz(check: Callable[[bytes], object], inputs: st.SearchStrategy[bytes], examples: int) -> None:
+    """`examples` inputs; with FUZZ_SECONDS in the environment, that long and from fresh seeds."""
+    deadline = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", 0))
+    lasting = "FUZZ_SECONDS" in os.environ
+    profile = settings(
+        max_examples=500 if lasting else examples,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    while True:
+        number = random.SystemRandom().getrandbits(32) if lasting else 0
+        seed(number)(profile(given(inputs.map(Content))(check)))()
+        if time.monotonic() >= deadline:
+            return
+
+
+# --------------------------------------------------------------------------- damaged bytes
+
+
+def damaged(content: bytes) -> st.SearchStrategy[bytes]:
+    """A few bytes replaced, inserted or removed, or the end cut off."""
+    change = st.tuples(
+        st.integers(0, len(content)), st.integers(0, 4), st.binary(max_size=8)
+    )  # where, how many go, what comes
+    changed = st.lists(change, min_size=1, max_size=4).map(lambda changes: apply(content, changes))
+    return changed | st.integers(0, len(content)).map(lambda end: content[:end])
+
+
+def apply(content: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    for start, removed, inserted in changes:
+        content = content[:start] + inserted + content[start + removed :]
+    return content
+
+
+def changed_fields(content: dict[str, Any], fields: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    """Some fields set to other values, some removed, some new."""
+    name = st.sampled_from(fields) | st.text(max_size=8)
+    new = st.dictionaries(name, VALUES, max_size=3)
+    gone = st.sets(st.sampled_from(fields), max_size=2)
+    return st.tuples(new, gone).map(
+        lambda drawn: {
+            key: value for key, value in (content | drawn[0]).items() if key not in drawn[1]
+        }
+    )

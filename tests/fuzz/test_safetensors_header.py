@@ -1,0 +1,96 @@
+"""A safetensors file whose header is not what its data is: for the builder and for a worker."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from bge_worker.checkpoint import WEIGHTS, File
+from builder.convert import convert
+from fuzz.checkpoint_files import (
+    NUMBERS,
+    VALUES,
+    converts_or_says_why,
+    damaged,
+    fuzz,
+    loads_or_says_why,
+    write_tiny,
+)
+
+DTYPES = st.sampled_from(["BOOL", "F4", "F8_E4M3", "F8_E8M0", "I8", "F16", "BF16", "F64", "C64"])
+OFFSETS = st.lists(NUMBERS | st.integers(0, 5000), max_size=3)
+
+
+def test_a_header_converts_or_is_refused(checkpoints: Path, tmp_path: Path) -> None:
+    source = write_tiny(checkpoints / "bge-reranker-v2-m3", tmp_path / "tiny")
+
+    def check(content: bytes) -> None:
+        (source / WEIGHTS).write_bytes(content)
+        converts_or_says_why(source)
+
+    fuzz(check, files((source / WEIGHTS).read_bytes()), examples=100)
+
+
+def test_a_worker_loads_or_refuses_it(checkpoints: Path, tmp_path: Path) -> None:
+    """With a manifest that says the file is as it was written."""
+    source = write_tiny(checkpoints / "bge-reranker-v2-m3", tmp_path / "tiny")
+    manifest = convert(source, tmp_path / "out")
+    path = tmp_path / "out" / WEIGHTS
+
+    def check(content: bytes) -> None:
+        path.write_bytes(content)
+        files = manifest.files | {WEIGHTS: File.of(path)}
+        replace(manifest, files=files).write(path.parent)
+        loads_or_says_why(path.parent)
+
+    fuzz(check, files(path.read_bytes()), examples=100)
+
+
+def files(valid: bytes) -> st.SearchStrategy[bytes]:
+    (length,) = struct.unpack("<Q", valid[:8])
+    header, data = json.loads(valid[8 : 8 + length]), valid[8 + length :]
+
+    def whole(changed: bytes, stated: int | None = None) -> bytes:
+        return struct.pack("<Q", len(changed) if stated is None else stated) + changed + data
+
+    lengths = st.integers(0, 2**64 - 1) | st.integers(0, 2 * length)
+    return (
+        headers(header).map(lambda changed: whole(json.dumps(changed).encode()))
+        | damaged(valid[8 : 8 + length]).map(whole)
+        | lengths.map(lambda stated: whole(valid[8 : 8 + length], stated))
+        | damaged(valid)
+    )
+
+
+def headers(header: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """One to three tensors with other dtypes, shapes, offsets, names, or none of these."""
+    names = st.sampled_from([*header]) | st.text(max_size=8)
+    entry = st.fixed_dictionaries(
+        {},
+        optional={
+            "dtype": DTYPES | VALUES,
+            "shape": OFFSETS | VALUES,
+            "data_offsets": OFFSETS | VALUES,
+        },
+    )
+    changes = st.dictionaries(names, entry | VALUES, min_size=1, max_size=3)
+    return changes.map(merged(header))
+
+
+def merged(header: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Fields that were not drawn stay as they are."""
+
+    def merge(changes: dict[str, Any]) -> dict[str, Any]:
+        entries = {
+            name: header.get(name, {}) | entry if isinstance(entry, dict) else entry
+            for name, entry in changes.items()
+        }
+        return header | entries
+
+    return merge
