@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.auth import AuthBase
 
-from .calls import Call
+from .calls import Call, renew_after_fork
 from .errors import (
     WORKER_ERRORS,
     AuthenticationError,
@@ -128,6 +128,7 @@ class Http:
         self.base = base
         self._key = _Key(key)
         self._session = session
+        renew_after_fork(session)
 
     def ask(
         self, call: Call, method: str, path: str, body: bytes | None = None, wait: float = 30.0

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import sys
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -45,8 +47,28 @@ class Store:
     """`ask` is the only way to Qdrant. One thread at a time, since local mode bears no more."""
 
     def __init__(self, client: QdrantClient, *, patience: float = PATIENCE) -> None:
-        self.client = client
+        self._client = client
+        self._inherited: QdrantClient | None = None  # after a fork, the parent's
         self._patience = patience
+        _stores.add(self)
+
+    @property
+    def client(self) -> QdrantClient:
+        """After a fork, the child's own.
+
+        Raises:
+            ConfigurationError: the folder was opened by the parent, and is its own.
+        """
+        if self._inherited is self._client:
+            if _lock_of(self._client) is not None:
+                raise ConfigurationError(
+                    "the folder of Qdrant's local mode belongs to the process that forked this "
+                    "one: open a Store after the fork, or run a Qdrant server"
+                )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the parent has seen them
+                self._client = QdrantClient(**self._client.init_options)
+        return self._client
 
     @classmethod
     def open(
@@ -83,7 +105,8 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        self.client.close()
+        if self._inherited is not self._client:
+            self._client.close()
 
     def ask(self, method: str, **given: Any) -> Any:
         """What `QdrantClient.<method>(**given)` returns, tried again while the server is busy.
@@ -94,9 +117,11 @@ class Store:
             TransportError: no answer.
         """
 
+        client = self.client
+
         def once() -> Any:
             try:
-                return getattr(self.client, method)(**given)
+                return getattr(client, method)(**given)
             except (UnexpectedResponse, ResponseHandlingException, ResourceExhaustedResponse) as e:
                 raise _said_by_server(e, method) from None
             except sqlite3.Error as error:  # local mode
@@ -110,7 +135,7 @@ class Store:
     def _of_caller(self, error: Exception, method: str) -> BGEError:
         """What Qdrant's client raises itself: local mode's refusals, or it could not write or
         read a body. Its words may quote a payload."""
-        if not isinstance(self.client._client, QdrantLocal):
+        if not isinstance(self._client._client, QdrantLocal):
             return ProtocolError(f"Qdrant's client cannot {method}: {type(error).__name__}")
         status = 404 if isinstance(error, KeyError) else 400
         return HTTPStatusError(f"Qdrant's local mode cannot {method}: {error}", status)
@@ -222,6 +247,31 @@ class Store:
     def delete(self, collection: str, ids: list[PointId]) -> None:
         selector = models.PointIdsList(points=ids)
         self.ask("delete", collection_name=collection, points_selector=selector, wait=True)
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        if (lock := _lock_of(store._client)) is not None:
+            lock.close()  # to unlock it, as Qdrant's client does at the end, opens the parent's too
+        if not _is_in_memory(store._client):
+            store._inherited = store._client
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _lock_of(client: QdrantClient) -> IO[str] | None:
+    """The open file that is locked while a folder is in use."""
+    return getattr(client._client, "_flock_file", None)
+
+
+def _is_in_memory(client: QdrantClient) -> bool:
+    """Then a child has a copy, which works like any other."""
+    return isinstance(client._client, QdrantLocal) and not client._client.persistent
 
 
 def _remote(url: str, api_key: str | None, timeout: int) -> QdrantClient:
