@@ -46,9 +46,10 @@ class Client:
     included; each call can say another. Of a bulk call at most `max_in_flight` requests are open
     at once. With `expect_fingerprint` no vector of another model is ever returned.
 
-    May be shared by threads, and by processes that fork. Looking the host's name up and connecting may add seconds to
-    `timeout`. A `session` of your own brings its proxies and certificates, but not what cuts its
-    connections: then a call may end later than its deadline, by one silence of the server.
+    May be shared by threads, and by processes that fork. Looking the host's name up and connecting
+    may add seconds to `timeout`. A `session` of your own brings its proxies and certificates, but
+    not what cuts its connections: then a call may end later than its deadline, by one silence of
+    the server.
 
     Raises:
         ConfigurationError: an argument is wrong.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,6 +96,18 @@ def checked_text(text: object, field: str) -> str:
             f"`{field}` must be valid Unicode. Given: a lone surrogate at character {error.start}"
         ) from None
     return text
+
+
+def input_digest(payload: Mapping[str, Any]) -> str:
+    """Return what a worker's reply to this payload has as `input_digest`."""
+    texts = payload.get("texts") or payload.get("documents") or []
+    if "query" in payload:
+        texts = [payload["query"], *texts]
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()[:16]
 
 
 def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult:

@@ -8,6 +8,7 @@
     │   ├── AuthenticationError   401, 403
     │   └── RateLimitError        429                                                       retried
     ├── ProtocolError             what came back is not what the contract says
+    │   └── MixedUpReplyError     it is the reply to another request                        retried
     ├── FingerprintError          vectors of another model than the one expected
     ├── MigrationError            a copy of a collection is not what its source is
     ├── JobError                  the job failed, and not with an error of the contract
@@ -81,6 +82,12 @@ class RateLimitError(HTTPStatusError):
 
 class ProtocolError(BGEError):
     """What came back is not what the contract says."""
+
+
+class MixedUpReplyError(ProtocolError):
+    """What came back is the reply to another request: a proxy or a shared connection did that."""
+
+    retry = True
 
 
 class FingerprintError(BGEError):

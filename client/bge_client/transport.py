@@ -3,6 +3,7 @@
     run ─▶ POST /runsync ─▶ COMPLETED ─────────────────────────────▶ output
                          ─▶ IN_QUEUE, IN_PROGRESS ─▶ GET /status ─▶ …
                          ─▶ FAILED with an error that passes, result expired ─▶ POST again
+                         ─▶ another request's reply ─▶ POST again, on another connection
 
 Work on an endpoint is idempotent, so whatever may have been lost is sent again. A `Call` is the
 time there is for all of it, and what ends it early.
@@ -22,6 +23,7 @@ import requests
 from requests.auth import AuthBase
 
 from .calls import Call, renew_after_fork
+from .codec import input_digest
 from .errors import (
     WORKER_ERRORS,
     AuthenticationError,
@@ -30,6 +32,7 @@ from .errors import (
     HTTPStatusError,
     JobCancelledError,
     JobTimedOutError,
+    MixedUpReplyError,
     ProtocolError,
     RateLimitError,
     ResultExpiredError,
@@ -180,6 +183,10 @@ class Http:
 
         return persist(call, once, (TransportError, HTTPStatusError, WorkerError))
 
+    def drop_connections(self) -> None:
+        """Close those that are idle; the session opens others."""
+        self._session.close()
+
     def error_of(self, answer: Answer) -> BGEError:
         """The error of an HTTP status that says no; the worker's own, if the body holds one."""
         error = _status_error(answer, self._key.hidden_in(_said(answer)))
@@ -277,11 +284,16 @@ class Endpoint:
         Raises:
             BGEError: whatever it failed with in the end.
         """
+        digest = input_digest(payload)
 
         def once() -> dict[str, Any]:
-            return self._follow(call, self._submit(call, payload))
+            reply = self._follow(call, self._submit(call, payload))
+            if reply.get("input_digest") not in (None, digest):  # None: an older worker's
+                self._http.drop_connections()  # one of them is an answer behind
+                raise MixedUpReplyError("the reply is that of another request")
+            return reply
 
-        return persist(call, once, (WorkerError, ResultExpiredError))
+        return persist(call, once, (WorkerError, ResultExpiredError, MixedUpReplyError))
 
     def health(self, call: Call) -> dict[str, Any]:
         return self._http.ask_json(call, "GET", "/health")

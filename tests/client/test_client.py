@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import logging
 import pickle
@@ -232,6 +233,45 @@ def test_nobody_there_is_said() -> None:
     refused = pytest.raises(errors.TransportError, match=r"127\.0\.0\.1:9: Connection refused")
     with Client("http://127.0.0.1:9", timeout=10) as client, refused:
         client.info()
+
+
+# ------------------------------------------------------------------- whose reply it is
+
+
+def digest_of(*texts: str) -> str:
+    """As the contract has it."""
+    parts = [len(t.encode()).to_bytes(8, "little") + t.encode() for t in texts]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def test_a_reply_that_names_its_input_is_taken(client: Client, endpoint: Scripted) -> None:
+    endpoint.on(SYNC, completed_with(input_digest=digest_of(*TEXTS)))
+    check_vectors(client.embed(TEXTS), TEXTS)
+    endpoint.on(SYNC, completed_with(input_digest=digest_of("вода", *TEXTS)))
+    assert len(client.rerank("вода", TEXTS)) == 2
+
+
+def test_another_request_s_reply_is_asked_for_again_on_a_new_connection(
+    client: Client, endpoint: Scripted
+) -> None:
+    ports = []
+
+    def mixed_up(exchange: Any) -> None:
+        ports.append(exchange.handler.client_address)
+        changes = {"input_digest": digest_of("another")} if len(ports) == 1 else {}
+        completed_with(**changes)(exchange)
+
+    endpoint.on(SYNC, mixed_up)
+    check_vectors(client.embed(TEXTS), TEXTS)
+    assert len(set(ports)) == 2
+
+
+def test_replies_of_other_requests_alone_are_refused(client: Client, endpoint: Scripted) -> None:
+    endpoint.on(SYNC, completed_with(input_digest=digest_of(*TEXTS[::-1])))
+    with pytest.raises(errors.MixedUpReplyError, match="the reply is that of another request"):
+        client.embed(TEXTS)
+    with pytest.raises(errors.MixedUpReplyError):
+        client.rerank(TEXTS[1], TEXTS[:1] * 2)
 
 
 # ------------------------------------------------------------------------- waiting for a job
