@@ -31,6 +31,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from .redaction import redact
+
 
 class BGEError(Exception):
     """Base of all.
@@ -42,6 +44,10 @@ class BGEError(Exception):
     retry = False
     patient = False
     retry_after: float | None = None
+
+    def __init__(self, *args: object) -> None:
+        """Whatever a message quotes, no key that was read is in it."""
+        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigurationError(BGEError, ValueError):
@@ -167,5 +173,6 @@ def job_error(error: object) -> BGEError:
     try:
         raised = json.loads(error)["error_type"]
     except (ValueError, KeyError, TypeError):
-        return JobError(f"the job failed: {error.splitlines()[0][:200] if error else 'no reason'}")
-    return JobError(f"the worker's handler raised {str(raised)[:100]}")
+        reason = redact(error.splitlines()[0])[:200] if error else "no reason"
+        return JobError(f"the job failed: {reason}")
+    return JobError(f"the worker's handler raised {redact(str(raised))[:100]}")

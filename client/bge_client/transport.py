@@ -14,10 +14,11 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 from requests.auth import AuthBase
@@ -41,6 +42,7 @@ from .errors import (
     WorkerError,
     job_error,
 )
+from .redaction import read_secret, redact
 
 log = logging.getLogger("bge_client")
 
@@ -64,13 +66,7 @@ class _Key(AuthBase):
 
     def __init__(self, key: str | None) -> None:
         """Raises ConfigurationError: a key that no header can carry."""
-        if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
-            raise ConfigurationError("the API key must be printable ASCII without spaces")
-        self._key = key
-
-    def hidden_in(self, text: str) -> str:
-        """The text, should a server have quoted the key in it, without."""
-        return text.replace(self._key, "***") if self._key else text
+        self._key = read_secret(key, "api_key")
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._key:
@@ -189,7 +185,7 @@ class Http:
 
     def error_of(self, answer: Answer) -> BGEError:
         """The error of an HTTP status that says no; the worker's own, if the body holds one."""
-        error = _status_error(answer, self._key.hidden_in(_said(answer)))
+        error = _status_error(answer, _said(answer))
         error.retry_after = _retry_after(answer)
         return error
 
@@ -255,7 +251,7 @@ def _said(answer: Answer) -> str:
     said = next((body[name] for name in ("error", "detail", "message") if body.get(name)), "")
     if isinstance(said, dict):
         said = said.get("message", "")
-    return said[:500] if isinstance(said, str) else ""
+    return redact(said)[:500] if isinstance(said, str) else ""  # no half of a key
 
 
 def _retry_after(answer: Answer) -> float | None:
@@ -365,17 +361,33 @@ def base_url(url: str) -> str:
     Raises:
         ConfigurationError: it is none.
     """
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = split_url(url, "endpoint")
+    if parts.scheme not in ("http", "https"):
         raise ConfigurationError(
             "`endpoint` must be an http(s) address, like https://api.runpod.ai/v2/<id>"
         )
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("`endpoint` must hold neither a user, a query nor a fragment")
     path = parts.path.rstrip("/")
     for end in ("/runsync", "/run"):
         path = path.removesuffix(end)
     return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def split_url(url: str, field: str) -> SplitResult:
+    """Return the parts of an address that hold nothing secret.
+
+    Raises:
+        ConfigurationError: it is none, or holds a password; does not quote it.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        usable = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", parts.netloc)
+    except ValueError:  # no host or no port; its message quotes the password
+        usable = False
+    if not usable:
+        raise ConfigurationError(f"`{field}` must be an http(s) address")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError(f"`{field}` must hold neither a user, a query nor a fragment")
+    return parts
 
 
 def _checked(job: dict[str, Any]) -> dict[str, Any]:

@@ -156,11 +156,11 @@ def test_a_point_that_is_too_large_alone_is_named(worker: Client) -> None:
 
 
 def test_a_key_is_brought_and_a_wrong_one_is_said(worker: Client) -> None:
-    with QdrantServer(api_key="right") as server:
-        with Store.open(url=server.url, api_key="right") as remote:
+    with QdrantServer(api_key="the-right-key") as server:
+        with Store.open(url=server.url, api_key="the-right-key") as remote:
             assert index(remote, worker, "c", DOCUMENTS).written == 20
         with (
-            Store.open(url=server.url, api_key="wrong") as remote,
+            Store.open(url=server.url, api_key="a-wrong-key") as remote,
             pytest.raises(AuthenticationError, match="does not accept the key: HTTP 401"),
         ):
             HybridSearch(remote, worker, "c")

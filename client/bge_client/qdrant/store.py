@@ -15,7 +15,6 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from qdrant_client import QdrantClient, models
@@ -34,7 +33,8 @@ from ..errors import (
     TooLargeError,
     TransportError,
 )
-from ..transport import persist
+from ..redaction import read_secret, redact
+from ..transport import persist, split_url
 
 LEAST_VERSION = (1, 17)  # collections' metadata (1.16), weights in RRF
 PATIENCE = 120.0  # seconds that a call is tried again for
@@ -87,7 +87,8 @@ class Store:
         if (url is None) == (path is None):
             raise ConfigurationError("say either the `url` of a Qdrant server or a `path`")
         if url is not None:
-            return cls(_remote(url, api_key, timeout))
+            key = read_secret(api_key, "QDRANT_API_KEY")
+            return cls(_remote(url.strip(), key, timeout))
         try:
             return cls(QdrantClient(path=os.fspath(path or "")))
         except RuntimeError as error:
@@ -275,8 +276,9 @@ def _is_in_memory(client: QdrantClient) -> bool:
 
 
 def _remote(url: str, api_key: str | None, timeout: int) -> QdrantClient:
+    parts = split_url(url if "://" in url else f"//{url}", "url")
     with warnings.catch_warnings():
-        if urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1"):
+        if parts.hostname in ("localhost", "127.0.0.1", "::1"):
             warnings.simplefilter("ignore", UserWarning)  # that a key goes over plain http
         try:
             return QdrantClient(
@@ -329,7 +331,7 @@ def _final(error: HTTPStatusError) -> HTTPStatusError:
 
 
 def _cause(error: ResponseHandlingException) -> str:
-    return f"{type(error.source).__name__} {error.source}".strip()[:SAID]
+    return f"{type(error.source).__name__} {redact(str(error.source))}".strip()[:SAID]
 
 
 def _said(error: UnexpectedResponse) -> str:
@@ -337,4 +339,4 @@ def _said(error: UnexpectedResponse) -> str:
         said = error.structured()["status"]["error"]
     except (ValueError, KeyError, TypeError):
         said = error.content.decode("utf-8", "replace")
-    return " ".join(str(said).split())[:SAID]
+    return " ".join(redact(str(said)).split())[:SAID]
