@@ -28,9 +28,9 @@ No message holds the key, or a text that this package or the worker was given.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from . import strict_json
 from .redaction import redact
 
 
@@ -171,7 +171,7 @@ def job_error(error: object) -> BGEError:
     if kind in WORKER_ERRORS:
         return WORKER_ERRORS[kind](message)
     try:
-        raised = json.loads(error)["error_type"]
+        raised = strict_json.loads(error)["error_type"]
     except (ValueError, KeyError, TypeError):
         reason = redact(error.splitlines()[0])[:200] if error else "no reason"
         return JobError(f"the job failed: {reason}")

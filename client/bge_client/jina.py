@@ -124,8 +124,9 @@ def _dense(reply: dict[str, Any], count: int) -> Floats:
         items = sorted(reply["data"], key=lambda item: int(item["index"]))
         if [item["index"] for item in items] != list(range(count)):
             raise ValueError("not each text once")
-        dense = np.array([item["embedding"] for item in items], np.float32)
-    except (KeyError, TypeError, ValueError):
+        with np.errstate(over="ignore"):  # 1e300 becomes infinite, and is refused below
+            dense = np.array([item["embedding"] for item in items], np.float32)
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ProtocolError("Jina's reply holds no vectors of one width") from None
     if dense.ndim != 2 or len(dense) != count or not np.isfinite(dense).all():
         raise ProtocolError(f"Jina's reply holds no {count} finite vectors")

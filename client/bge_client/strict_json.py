@@ -6,6 +6,7 @@ import json
 from typing import Any, NoReturn
 
 MAX_DEPTH = 100  # a Qdrant server takes 128, Python's own functions some hundreds
+TOO_DEEP = f"nested deeper than {MAX_DEPTH}"
 
 
 def loads(text: str | bytes) -> Any:
@@ -19,9 +20,9 @@ def loads(text: str | bytes) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(error.msg) from None
     except RecursionError:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}") from None
+        raise ValueError(TOO_DEEP) from None
     if _brackets(text) > MAX_DEPTH and _is_deep(value):
-        raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        raise ValueError(TOO_DEEP)
     return value
 
 

@@ -17,12 +17,13 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import requests
 from requests.auth import AuthBase
 
+from . import strict_json
 from .calls import Call, renew_after_fork
 from .codec import input_digest
 from .errors import (
@@ -211,21 +212,16 @@ def _inner(error: BaseException) -> BaseException | None:
 def parse_object(answer: Answer) -> dict[str, Any]:
     """Raises ProtocolError: the body is not one strict JSON object."""
     try:
-        value = json.loads(answer.body, parse_constant=_refuse_constant)
+        value = strict_json.loads(answer.body)
     except ValueError as error:
         if answer.body.lstrip()[:1] == b"<":
             raise ProtocolError("an HTML page came instead of JSON") from None
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise ProtocolError(
-            f"what came is not JSON: {reason}. Given: {len(answer.body)} bytes"
+            f"what came is not JSON: {error}. Given: {len(answer.body)} bytes"
         ) from None
     if not isinstance(value, dict):
         raise ProtocolError(f"a JSON object was expected, not {type(value).__name__}")
     return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _status_error(answer: Answer, said: str) -> BGEError:

@@ -187,6 +187,11 @@ def test_what_may_pass_is_tried_again(first: Action, client: Client, endpoint: S
         (raw(b'{"status": "COMPL'), errors.ProtocolError, "not JSON"),
         (raw(b'{"status": NaN}'), errors.ProtocolError, "NaN is not JSON"),
         (raw(b"[]"), errors.ProtocolError, "a JSON object was expected, not list"),
+        (raw(b"[" * 100_000), errors.ProtocolError, "nested deeper than 100"),
+        (raw(b'{"a":' * 101 + b"1" + b"}" * 101), errors.ProtocolError, "nested deeper than 100"),
+        (raw(b'{"id": %s}' % (b"9" * 5000)), errors.ProtocolError, "not JSON: Exceeds the limit"),
+        (raw(b"[" * 100_000, 400), errors.HTTPStatusError, "HTTP 400"),
+        (failed("[" * 100_000), errors.JobError, "the job failed: [[["),
         (completed_with(embeddings=["AAAA"]), errors.ProtocolError, "must hold 2 items. Given: 1"),
         (completed_with(dimensions=9), errors.ProtocolError, "must have 9 dimensions each"),
         (completed_with(embeddings=["!", "!"]), errors.ProtocolError, "must be base64"),
@@ -207,6 +212,19 @@ def test_what_will_not_pass_is_raised_at_once(
     assert "секрет" not in str(caught.value)
     assert set(endpoint.routes()) == {SYNC}
     assert len(endpoint.seen) == (2 if kind is errors.TooLargeError else 1)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [10**400, -(10**400), True, "0.5", None],
+    ids=["huge", "minus huge", "bool", "string", "null"],
+)
+def test_a_score_that_is_no_number_is_refused(
+    score: Any, client: Client, endpoint: Scripted
+) -> None:
+    endpoint.on(SYNC, completed_with(results=[{"index": 0, "relevance_score": score}]))
+    with pytest.raises(errors.ProtocolError, match="must hold a `relevance_score`"):
+        client.rerank("q", ["a"])
 
 
 def test_a_rate_limit_is_waited_for_as_long_as_it_says(client: Client, endpoint: Scripted) -> None:

@@ -328,6 +328,12 @@ def test_a_dry_run_estimates_and_writes_nothing(old: Store, worker: Client) -> N
     assert not old.exists("new")
 
 
+def test_a_dry_run_of_a_wrong_text_field_names_those_there_are(old: Store, worker: Client) -> None:
+    migration = Migration(old, worker, "live", "new", text_fields=["body"])
+    with pytest.raises(ConfigurationError, match=r"no point of `old` has a text at `body`.*text"):
+        migration.estimate(dollars_per_second=2.0)
+
+
 def test_back_and_forth_and_the_old_one_goes_last(old: Store, worker: Client) -> None:
     Migration(old, worker, "live", "new").run()
     assert roll_back(old, "live") == "old"

@@ -379,6 +379,8 @@ def test_half_a_line_is_skipped_and_the_next_begins_anew(path: Path) -> None:
         b'{"kind": "order"}',
         b'{"kind": "comparison", "live": "bge"}',
         b'{"kind": "dropped", "count": "many"}',
+        b'{"kind": "dropped", "count": 1e400}',
+        b"[" * 100_000,
     ],
 )
 def test_a_foreign_line_is_named(line: bytes, path: Path) -> None:

@@ -146,7 +146,12 @@ class Migration:
     # ---------------------------------------------------------------------------- dry run
 
     def estimate(self, dollars_per_second: float, sample: int = 256) -> Estimate:
-        """Embeds a random sample of the source, and writes nothing."""
+        """Embeds a random sample of the source, and writes nothing.
+
+        Raises:
+            ConfigurationError: no point of a sample has a text.
+        """
+        self._check_texts()
         points = self._store.sample(self._source, sample)
         texts = [text for point in points if (text := self._text(point.payload or {})[0])]
         self._client.embed("fingerprint")  # the cold start is not what is measured

@@ -22,6 +22,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from qdrant_client.local.qdrant_local import QdrantLocal
 
+from .. import strict_json
 from ..calls import Call
 from ..errors import (
     AuthenticationError,
@@ -82,7 +83,8 @@ class Store:
         """A server by its `url`, or a folder for local mode, made if there is none.
 
         Raises:
-            ConfigurationError: neither or both are given, or the folder is another process'.
+            ConfigurationError: neither or both are given, the `url` is none, or the folder is
+                another process' or broken.
         """
         if (url is None) == (path is None):
             raise ConfigurationError("say either the `url` of a Qdrant server or a `path`")
@@ -91,12 +93,16 @@ class Store:
             return cls(_remote(url.strip(), key, timeout))
         try:
             return cls(QdrantClient(path=os.fspath(path or "")))
-        except RuntimeError as error:
-            if "already accessed" not in str(error):
-                raise
+        except OSError:
+            raise
+        except Exception as error:  # whatever reading a broken meta.json or SQLite file ends in
+            if "already accessed" in str(error):
+                raise ConfigurationError(
+                    f"{path} is open in another process, and Qdrant's local mode bears one at a "
+                    "time. For several, run a Qdrant server and set `QDRANT_URL`"
+                ) from None
             raise ConfigurationError(
-                f"{path} is open in another process, and Qdrant's local mode bears one at a time. "
-                "For several, run a Qdrant server and set `QDRANT_URL`"
+                f"{path} cannot be read as a folder of Qdrant's local mode: {type(error).__name__}"
             ) from None
 
     def __enter__(self) -> Store:
@@ -138,7 +144,8 @@ class Store:
         read a body. Its words may quote a payload."""
         if not isinstance(self._client._client, QdrantLocal):
             return ProtocolError(f"Qdrant's client cannot {method}: {type(error).__name__}")
-        status = 404 if isinstance(error, KeyError) else 400
+        unknown = isinstance(error, KeyError) or "not found" in str(error)
+        status = 404 if unknown else 400
         return HTTPStatusError(f"Qdrant's local mode cannot {method}: {error}", status)
 
     def check_version(self) -> None:
@@ -336,7 +343,7 @@ def _cause(error: ResponseHandlingException) -> str:
 
 def _said(error: UnexpectedResponse) -> str:
     try:
-        said = error.structured()["status"]["error"]
+        said = strict_json.loads(error.content)["status"]["error"]
     except (ValueError, KeyError, TypeError):
         said = error.content.decode("utf-8", "replace")
     return " ".join(redact(str(said)).split())[:SAID]

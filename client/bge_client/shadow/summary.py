@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import strict_json
 from ..errors import ConfigurationError
 from .agreement import Agreement
 from .comparing import Names
@@ -158,7 +158,7 @@ def _read(path: Path) -> _Read:
                     read.broken += 1
                 else:
                     read.add(line)
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 raise ConfigurationError(
                     f"{path}, line {number}, was not written by a `Shadow`"
                 ) from None
@@ -168,7 +168,7 @@ def _read(path: Path) -> _Read:
 def _parsed(raw: bytes) -> Any:
     """None: it is half of a line of ours. Raises ValueError: no JSON, and not ours."""
     try:
-        return json.loads(raw)
+        return strict_json.loads(raw)
     except ValueError:
         if START.startswith(raw.rstrip(b"\n")[: len(START)]):
             return None
