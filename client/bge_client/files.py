@@ -222,19 +222,16 @@ def write_npz(lines: Path, target: Path) -> None:
     columns: dict[str, list[Any]] = {name: [] for name in ("line", "id", "truncated")}
     fingerprint = ""
     with lines.open("rb") as file:
-        for raw in file:
-            line = json.loads(raw)
+        for number, raw in enumerate(file, 1):
+            line = _line(raw, lines, number)
             fingerprint = line["fingerprint"]
-            columns["line"].append(line["line"])
-            columns["id"].append(json.dumps(line.get("id"), ensure_ascii=False))
-            columns["truncated"].append(line.get("truncated", False))
-            for name in ("dense", "colbert"):
-                if name in line:
-                    columns.setdefault(name, []).append(_array(line[name]))
-            if "sparse" in line:
-                indices, values = line["sparse"]["indices"], line["sparse"]["values"]
-                columns.setdefault("indices", []).append(np.array(indices, np.uint32))
-                columns.setdefault("values", []).append(np.array(values, np.float32))
+            try:
+                _add(columns, line)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                raise ConfigurationError(
+                    f"{lines}, line {number}, holds no vectors like those before it that `bge "
+                    "embed` wrote. Pass --overwrite to begin anew"
+                ) from None
     arrays: dict[str, Any] = {name: np.array(columns[name]) for name in ("line", "id", "truncated")}
     arrays["fingerprint"] = np.array(fingerprint)
     if "dense" in columns:
@@ -252,8 +249,33 @@ def write_npz(lines: Path, target: Path) -> None:
     unfinished.replace(target)
 
 
+def _add(columns: dict[str, list[Any]], line: dict[str, Any]) -> None:
+    """Raises KeyError, TypeError, ValueError, OverflowError: its vectors are not what we write."""
+    columns["line"].append(int(line["line"]))
+    columns["id"].append(json.dumps(line.get("id"), ensure_ascii=False))
+    columns["truncated"].append(bool(line.get("truncated", False)))
+    for name, dimensions in (("dense", 1), ("colbert", 2)):
+        if name in line:
+            arrays = columns.setdefault(name, [])
+            arrays.append(_array(line[name]))
+            if arrays[-1].ndim != dimensions or arrays[-1].shape[-1] != arrays[0].shape[-1]:
+                raise ValueError("another shape")
+    if "sparse" in line:
+        indices = np.array(line["sparse"]["indices"], np.uint32)
+        with np.errstate(over="ignore"):  # 1e300 becomes infinite
+            values = np.array(line["sparse"]["values"], np.float32)
+        if indices.ndim != 1 or indices.shape != values.shape or not np.isfinite(values).all():
+            raise ValueError("another shape")
+        columns.setdefault("indices", []).append(indices)
+        columns.setdefault("values", []).append(values)
+
+
 def _array(value: dict[str, Any]) -> np.ndarray[Any, Any]:
+    if value["dtype"] not in ("float16", "float32"):
+        raise ValueError("another type")
     flat: np.ndarray[Any, Any] = np.frombuffer(base64.b64decode(value["data"]), value["dtype"])
+    if not np.isfinite(flat).all():
+        raise ValueError("not finite")
     return flat.reshape(value["shape"])
 
 
