@@ -224,6 +224,26 @@ def test_killed_right_after_the_swap_what_came_late_is_named_by_the_next_run(
         drop_old(old, "live")
 
 
+def test_a_second_run_stops_once_another_has_swapped(
+    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the application has written to the target since then is not overwritten or deleted."""
+    monkeypatch.setattr(filling, "PAGE", 4)
+    swapped = False
+
+    def other_run(_: int) -> None:
+        nonlocal swapped
+        if not swapped:
+            swapped = True
+            Migration(old, worker, "live", "new").run()
+            index(old, worker, "live", [{"id": 1, "text": "изменён"}, {"id": 777, "text": "нов"}])
+
+    with pytest.raises(MigrationError, match="another run has pointed alias `live` to `new`"):
+        Migration(old, worker, "live", "new", progress=other_run).run()
+    assert payloads(old, "new")[1] == {"id": 1, "text": "изменён"}
+    assert payloads(old, "new")[777] == {"id": 777, "text": "нов"}
+
+
 def test_a_reader_never_sees_a_missing_or_a_mixed_collection(old: Store, worker: Client) -> None:
     """The reader knows both layouts; each answer must be all of one."""
     old_ids, seen, stop = set(payloads(old, "old")), [], threading.Event()

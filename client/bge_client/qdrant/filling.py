@@ -82,6 +82,20 @@ def fill(
         FingerprintError: the endpoint's vectors do not belong into this collection.
         BGEError: see `errors.py`. What was written stays; run it again.
     """
+    for _ in fill_by_batches(store, client, collection, binding, documents, filled, progress):
+        pass
+
+
+def fill_by_batches(
+    store: Store,
+    client: Client,
+    collection: str,
+    binding: Binding,
+    documents: Iterable[Document],
+    filled: Filled,
+    progress: Progress = quietly,
+) -> Iterator[list[models.PointStruct]]:
+    """Do what `fill` does; yields each batch before it is written."""
     on_the_way: Counter[PointId] = Counter()
     pending = stale(store, collection, documents, filled, on_the_way, progress)
     points = (
@@ -89,6 +103,7 @@ def fill(
         for document, found in embedded(client, pending, collection, binding)
     )
     for batch in batches(points):
+        yield batch
         store.upsert(collection, batch)
         on_the_way.subtract(point.id for point in batch)
         filled.written += len(batch)

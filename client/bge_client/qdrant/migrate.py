@@ -29,6 +29,7 @@ from .filling import (
     Listed,
     Progress,
     fill,
+    fill_by_batches,
     is_current,
     pages,
     quietly,
@@ -302,11 +303,19 @@ class Migration:
             "swapped: stop what writes to it for a moment and run the same command again"
         )
 
+    def _check_not_swapped(self) -> None:
+        """Raises MigrationError: another run has, and the target is no copy any more."""
+        if self._alias and self._store.resolve(self._alias) == self._target:
+            raise MigrationError(
+                f"another run has pointed alias `{self._alias}` to `{self._target}`: this one "
+                "stops, since it would undo what has been written there since"
+            )
+
     def _counts_agree(self) -> bool:
         return self._store.count(self._source) == self._store.count(self._target)
 
     def _write_what_differs(self, binding: Binding, report: MigrationReport) -> None:
-        fill(
+        for _ in fill_by_batches(
             self._store,
             self._client,
             self._target,
@@ -314,7 +323,8 @@ class Migration:
             self._with_text(report),
             report,
             self._progress,
-        )
+        ):
+            self._check_not_swapped()
 
     def _with_text(self, report: MigrationReport) -> Iterator[Document]:
         """The source's points as documents; those without text are copied on the way."""
@@ -341,12 +351,14 @@ class Migration:
         new = [p for p in points if not is_current(there.get(p.id), p.payload or {})]
         report.unchanged += len(points) - len(new)
         if new:
+            self._check_not_swapped()
             self._store.upsert(self._target, new)
             report.written += len(new)
         self._progress(len(points))
 
     def _delete_what_is_gone(self, report: MigrationReport) -> None:
         for page in pages(self._only_in_target(), PAGE):
+            self._check_not_swapped()
             self._store.delete(self._target, page)
             report.deleted += len(page)
 
