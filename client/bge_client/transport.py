@@ -199,7 +199,8 @@ def _transport_error(base: str, error: Exception) -> TransportError:
     said = getattr(cause, "strerror", None) or type(cause).__name__
     silent = isinstance(error, requests.Timeout)
     failure = TransportError(f"no answer from {base}: {'timed out' if silent else said}")
-    failure.retry = "CERTIFICATE_VERIFY_FAILED" not in str(error)
+    hopeless = isinstance(error, requests.exceptions.InvalidURL)
+    failure.retry = not hopeless and "CERTIFICATE_VERIFY_FAILED" not in str(error)
     return failure
 
 

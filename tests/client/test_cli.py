@@ -20,7 +20,7 @@ from bge_worker.engine import Engine
 from bge_worker.settings import Settings
 from conftest import ROOT
 from fakes.http import serving
-from fakes.scripted import Scripted, completed, status
+from fakes.scripted import Scripted, completed, job, status
 
 Bge = Callable[..., subprocess.CompletedProcess[str]]
 TEXTS = [f"текст номер {number}" for number in range(1200)]
@@ -248,6 +248,8 @@ def test_info_health_and_bench(bge: Bge) -> None:
         (("info",), status(400), 1),
         (("info", "--timeout", "1"), status(503), 4),
         (("info",), status(200, {"a": "b"}), 5),
+        (("info",), job("COMPLETED", output={"engine": "\ud800"}), 2),
+        (("info", "--endpoint", "http://.."), completed, 1),
         (("health",), status(200, {"workers": {"unhealthy": 1}}), 4),
         (("embed", "--timeout", "0"), completed, 2),
         (("embed",), completed, 2),
@@ -258,6 +260,8 @@ def test_info_health_and_bench(bge: Bge) -> None:
         "refused",
         "busy",
         "protocol",
+        "unprintable",
+        "address",
         "unhealthy",
         "argument",
         "nothing-to-embed",

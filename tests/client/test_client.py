@@ -340,9 +340,15 @@ def test_a_job_sent_again_has_only_the_time_that_is_left(endpoint: Scripted) -> 
 def test_a_key_that_a_server_repeats_is_not_passed_on(
     client: Client, endpoint: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    endpoint.on(SYNC, status(503, {"error": f"no {KEY}"}), status(401, {"error": f"no {KEY}"}))
-    with pytest.raises(errors.AuthenticationError) as caught:
+    queued = status(200, {"id": f"job-{KEY}", "status": "IN_QUEUE"})
+    endpoint.on(SYNC, status(503, {"error": f"no {KEY}"}), queued)
+    endpoint.on(f"GET /status/job-{KEY}", status(401, {"error": f"no {KEY}"}))
+    with (
+        caplog.at_level(logging.INFO, "bge_client"),
+        pytest.raises(errors.AuthenticationError) as caught,
+    ):
         client.embed(TEXTS)
+    assert "job job-*** is waiting" in caplog.text
     assert KEY not in str(caught.value) + caplog.text + repr(client)
 
 

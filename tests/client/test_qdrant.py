@@ -174,6 +174,7 @@ def test_a_text_may_lie_anywhere_in_the_payload() -> None:
     payload = {"page": {"content": ["первый", {"body": "второй"}]}, "a.b": "третий", "n": 1}
     assert text_at(payload, ["page.content.0"]) == "первый"
     assert text_at(payload, ["page.content.1.body", "a.b"]) == "второй\nтретий"
+    assert text_at(payload, ["page.content." + "9" * 5000]) is None
     for nowhere in ("page", "page.content.2", "page.content.x", "n", "a.c", ""):
         assert text_at(payload, [nowhere]) is None
 

@@ -111,6 +111,8 @@ class exit_codes(AbstractContextManager[None]):
             sys.exit(0)
         if isinstance(error, UnicodeDecodeError):
             _end(f"the input is not UTF-8: {error.reason}", 2)
+        if isinstance(error, UnicodeEncodeError):
+            _end(f"stdout cannot hold what there is to print, as {error.encoding}", 2)
         if isinstance(error, OSError):
             named = f"{error.filename}: " if error.filename is not None else ""
             _end(f"{named}{error.strerror or error}", 2)

@@ -16,6 +16,7 @@ from .store import PointId
 NAMESPACE = uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11")  # of ids made from other ids
 MOST_CHARACTERS = 1_000_000  # of a text that a worker takes
 MOST_ID = 2**64 - 1
+MAX_INDEX_DIGITS = 20  # Python reads no integer of 4,300
 
 
 class Document(NamedTuple):
@@ -157,8 +158,9 @@ def value_at(payload: Mapping[str, Any], path: str) -> Any:
     for key in path.split("."):
         if isinstance(value, Mapping):
             value = value.get(key)
-        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
-            value = value[int(key)]
+        elif isinstance(value, list) and key.isdecimal() and len(key) < MAX_INDEX_DIGITS:
+            index = int(key)
+            value = value[index] if index < len(value) else None
         else:
             return None
     return value

@@ -11,6 +11,7 @@ text are copied too, with their payload and no vectors, and reported.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -150,8 +151,12 @@ class Migration:
         """Embeds a random sample of the source, and writes nothing.
 
         Raises:
-            ConfigurationError: no point of a sample has a text.
+            ConfigurationError: no point of a sample has a text, or the price is none.
         """
+        if not 0 <= dollars_per_second < math.inf:
+            raise ConfigurationError(
+                f"`dollars_per_second` must be 0 or more. Given: {dollars_per_second}"
+            )
         self._check_texts()
         points = self._store.sample(self._source, sample)
         texts = [text for point in points if (text := self._text(point.payload or {})[0])]

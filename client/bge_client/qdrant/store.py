@@ -133,7 +133,7 @@ class Store:
                 raise _said_by_server(e, method) from None
             except sqlite3.Error as error:  # local mode
                 raise _of_disk(error) from None
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, AssertionError, RecursionError) as error:
                 raise self._of_caller(error, method) from None
 
         with Call(self._patience) as call:

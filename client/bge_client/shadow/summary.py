@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -83,14 +84,14 @@ class _Lines:
     )
 
     def add(self, line: dict[str, Any]) -> None:
-        self.live_ms.append(float(line["live_ms"]))
+        self.live_ms.append(_finite(line["live_ms"]))
         if "error" in line:
             self.errors[str(line["error"])] += 1
             return
-        self.other_ms.append(float(line["other_ms"]))
+        self.other_ms.append(_finite(line["other_ms"]))
         for name, values in self.measures.items():
             if line[name] is not None:
-                values.append(float(line[name]))
+                values.append(_finite(line[name]))
 
     def pair(self, live: str, other: str) -> Pair:
         same_first = self.measures["same_first"]
@@ -173,6 +174,14 @@ def _parsed(raw: bytes) -> Any:
         if START.startswith(raw.rstrip(b"\n")[: len(START)]):
             return None
         raise
+
+
+def _finite(value: Any) -> float:
+    """Raises TypeError, ValueError, OverflowError: it is no such number."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    return number
 
 
 def _spread(values: list[float]) -> Spread | None:
