@@ -7,6 +7,8 @@ with Client("http://127.0.0.1:8000") as client:
     print(found.dense.shape, found.sparse[0].indices)
 """
 
+import logging as _logging
+
 from .client import Client
 from .errors import (
     AuthenticationError,
@@ -20,6 +22,7 @@ from .errors import (
     JobError,
     JobTimedOutError,
     MigrationError,
+    MixedUpReplyError,
     NotServedError,
     OutOfMemoryError,
     OverloadedError,
@@ -32,9 +35,12 @@ from .errors import (
     WorkerError,
 )
 from .jina import JinaClient
+from .redaction import RedactingFilter as _RedactingFilter
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, SparseVector, Usage
 from .router import Route, Router
 from .shadow import Shadow, ShadowedSearch
+
+_logging.getLogger("bge_client").addFilter(_RedactingFilter())  # a job's id is a server's text
 
 __version__ = "0.1.0"
 __all__ = [
@@ -53,6 +59,7 @@ __all__ = [
     "JobError",
     "JobTimedOutError",
     "MigrationError",
+    "MixedUpReplyError",
     "NotServedError",
     "OutOfMemoryError",
     "OverloadedError",

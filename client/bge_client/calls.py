@@ -1,10 +1,13 @@
-"""The time a call has, and sessions whose connections are cut when it is over."""
+"""The time a call has, and sessions: cut when it is over, and each process' own after a fork."""
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.cookiejar import DefaultCookiePolicy
@@ -12,7 +15,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from .errors import DeadlineError
@@ -29,6 +32,7 @@ class Call:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._ends = float("inf")  # until it begins
+        self._process = os.getpid()
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}  # by thread
@@ -48,7 +52,12 @@ class Call:
         return max(0.0, self._ends - time.monotonic())
 
     def cut(self) -> None:
-        """End it: whoever waits for something in this call stops waiting."""
+        """End it: whoever waits for something in this call stops waiting.
+
+        Does nothing in the child of a fork: the sockets are those its parent is using.
+        """
+        if os.getpid() != self._process:
+            return
         with self._lock:
             self._over.set()
             for open_socket in self._sockets.values():
@@ -149,3 +158,44 @@ def new_session() -> requests.Session:
     for scheme in ("http://", "https://"):
         session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=CONNECTIONS))
     return session
+
+
+# ---------------------------------------------------------------------------- after a fork
+
+
+_sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
+
+
+def renew_after_fork(session: requests.Session) -> None:
+    """Give the child of every fork connections of its own.
+
+    With its parent's, either of the two would read what was answered to the other.
+    """
+    _sessions.add(session)
+
+
+def _after_fork() -> None:
+    for session in list(_sessions):
+        session.cookies = session.cookies.copy()  # without the lock
+        for adapter in session.adapters.values():
+            if isinstance(adapter, HTTPAdapter):
+                for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
+                    _renew(manager)
+
+
+def _renew(manager: PoolManager) -> None:
+    """Leave the inherited pools without their locks: a thread of the parent's may hold them.
+
+    To close an inherited socket, or a TLS one, sends nothing: the parent's stays open.
+    """
+    inherited = manager.pools
+    manager.pools = PoolManager(inherited._maxsize).pools
+    for pool in inherited._container.values():
+        if (idle := pool.pool) is not None:
+            for connection in filter(None, idle.queue):
+                connection.close()
+            type(idle).__init__(idle, idle.maxsize)  # urllib3 empties it when the pool is dropped
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)

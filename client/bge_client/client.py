@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -45,9 +46,10 @@ class Client:
     included; each call can say another. Of a bulk call at most `max_in_flight` requests are open
     at once. With `expect_fingerprint` no vector of another model is ever returned.
 
-    May be shared by threads. Looking the host's name up and connecting may add seconds to
-    `timeout`. A `session` of your own brings its proxies and certificates, but not what cuts its
-    connections: then a call may end later than its deadline, by one silence of the server.
+    May be shared by threads, and by processes that fork. Looking the host's name up and connecting
+    may add seconds to `timeout`. A `session` of your own brings its proxies and certificates, but
+    not what cuts its connections: then a call may end later than its deadline, by one silence of
+    the server.
 
     Raises:
         ConfigurationError: an argument is wrong.
@@ -154,8 +156,14 @@ class Client:
                 return send(call, piece, before)
 
         with closing(send_each(timed(), in_time, self._max_in_flight)) as parts:
-            for part in parts:
-                yield from part
+            process = os.getpid()
+            for vectors in chain.from_iterable(parts):
+                yield vectors
+                if os.getpid() != process:
+                    raise ConfigurationError(
+                        "these vectors are sent to the process that began to iterate. Call "
+                        "`embed_iter` after the fork"
+                    )
 
     def rerank(
         self,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -97,6 +99,18 @@ def checked_text(text: object, field: str) -> str:
     return text
 
 
+def input_digest(payload: Mapping[str, Any]) -> str:
+    """Return what a worker's reply to this payload has as `input_digest`."""
+    texts = payload.get("texts") or payload.get("documents") or []
+    if "query" in payload:
+        texts = [payload["query"], *texts]
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode()
+        digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()[:16]
+
+
 def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult:
     """The worker's reply to `count` texts.
 
@@ -147,9 +161,13 @@ def _ranked(item: object, documents: Sequence[str]) -> RankedDocument:
     score: Any = item.get("relevance_score") if isinstance(item, dict) else None
     if type(index) is not int or not 0 <= index < len(documents):
         raise ProtocolError(f"`results` must hold an `index` below {len(documents)}")
-    if type(score) not in (float, int) or not np.isfinite(score):
+    try:
+        number = float(score) if type(score) in (float, int) else math.nan
+    except OverflowError:  # an integer of 400 digits
+        number = math.inf
+    if not math.isfinite(number):
         raise ProtocolError("`results` must hold a `relevance_score`")
-    return RankedDocument(index, float(score), documents[index])
+    return RankedDocument(index, number, documents[index])
 
 
 def _dense(items: list[Any], width: int, options: EmbedOptions) -> Floats:
@@ -166,11 +184,14 @@ def _sparse(item: object) -> SparseVector:
     given: list[Any] = [item.get(name) for name in ("indices", "values")]
     if any(not isinstance(one, list) for one in given) or any(type(i) is not int for i in given[0]):
         raise ProtocolError("`sparse_embeddings` must hold `indices` and `values`")
+    if any(type(value) not in (int, float) for value in given[1]):
+        raise ProtocolError("`sparse_embeddings` must hold numbers")
     try:
-        indices, values = np.array(given[0], np.uint32), np.array(given[1], np.float32)
-    except (TypeError, ValueError, OverflowError):
-        raise ProtocolError("`sparse_embeddings` must hold numbers") from None
-    if indices.ndim != 1 or indices.shape != values.shape or not np.isfinite(values).all():
+        with np.errstate(over="ignore"):  # 1e300 becomes infinite, and is refused below
+            indices, values = np.array(given[0], np.uint32), np.array(given[1], np.float32)
+    except OverflowError:
+        raise ProtocolError("`sparse_embeddings` must hold numbers of 32 bits") from None
+    if indices.shape != values.shape or not np.isfinite(values).all():
         raise ProtocolError("`sparse_embeddings` must hold as many finite `values` as `indices`")
     if (indices[1:] <= indices[:-1]).any():
         raise ProtocolError("`indices` must ascend")
@@ -182,7 +203,7 @@ def _colbert(item: object, options: EmbedOptions) -> NDArray[Any]:
     if not isinstance(item, dict) or not isinstance(shape, list) or len(shape) != 2:
         raise ProtocolError("`colbert_embeddings` must hold objects with a `shape` of two")
     flat = _floats(item.get("data"), options.dtype)
-    if any(type(side) is not int or side < 0 for side in shape) or shape[0] * shape[1] != len(flat):
+    if any(type(side) is not int or side < 1 for side in shape) or shape[0] * shape[1] != len(flat):
         raise ProtocolError(f"`colbert_embeddings` hold {len(flat)} numbers, not {shape}")
     return flat.reshape(shape)
 

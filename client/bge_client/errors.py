@@ -8,6 +8,7 @@
     │   ├── AuthenticationError   401, 403
     │   └── RateLimitError        429                                                       retried
     ├── ProtocolError             what came back is not what the contract says
+    │   └── MixedUpReplyError     it is the reply to another request                        retried
     ├── FingerprintError          vectors of another model than the one expected
     ├── MigrationError            a copy of a collection is not what its source is
     ├── JobError                  the job failed, and not with an error of the contract
@@ -27,8 +28,10 @@ No message holds the key, or a text that this package or the worker was given.
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from . import strict_json
+from .redaction import redact
 
 
 class BGEError(Exception):
@@ -41,6 +44,10 @@ class BGEError(Exception):
     retry = False
     patient = False
     retry_after: float | None = None
+
+    def __init__(self, *args: object) -> None:
+        """Whatever a message quotes, no key that was read is in it."""
+        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigurationError(BGEError, ValueError):
@@ -81,6 +88,12 @@ class RateLimitError(HTTPStatusError):
 
 class ProtocolError(BGEError):
     """What came back is not what the contract says."""
+
+
+class MixedUpReplyError(ProtocolError):
+    """What came back is the reply to another request: a proxy or a shared connection did that."""
+
+    retry = True
 
 
 class FingerprintError(BGEError):
@@ -158,7 +171,8 @@ def job_error(error: object) -> BGEError:
     if kind in WORKER_ERRORS:
         return WORKER_ERRORS[kind](message)
     try:
-        raised = json.loads(error)["error_type"]
+        raised = strict_json.loads(error)["error_type"]
     except (ValueError, KeyError, TypeError):
-        return JobError(f"the job failed: {error.splitlines()[0][:200] if error else 'no reason'}")
-    return JobError(f"the worker's handler raised {str(raised)[:100]}")
+        reason = redact(error.splitlines()[0])[:200] if error else "no reason"
+        return JobError(f"the job failed: {reason}")
+    return JobError(f"the worker's handler raised {redact(str(raised))[:100]}")

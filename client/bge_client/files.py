@@ -9,15 +9,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from . import strict_json
 from .codec import checked_text
-from .errors import ConfigurationError, ValidationError
+from .errors import ConfigurationError, FingerprintError, ValidationError
 from .results import Embedding
+
+if sys.platform != "win32":
+    import fcntl
 
 OUTPUTS = frozenset(("dense", "sparse", "colbert"))
 
@@ -64,14 +71,19 @@ def read_texts(lines: IO[str], *, jsonl: bool, field: str) -> Iterator[Text]:
 
 def _parsed(line: str, number: int, field: str) -> tuple[Any, Any]:
     try:
-        value = json.loads(line)
-    except ValueError:
-        raise ValidationError(f"line {number + 1} is not JSON") from None
+        value = strict_json.loads(line)
+    except ValueError as error:
+        raise ValidationError(f"line {number + 1} is not JSON: {error}") from None
     if not isinstance(value, dict):
         return value, None
     if field not in value:
         raise ValidationError(f"line {number + 1} has no field `{field}`")
-    return value[field], value.get("id")
+    given_id = value.get("id")
+    try:
+        json.dumps(given_id, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:  # a lone surrogate, or a number as large as 1e999
+        raise ValidationError(f"line {number + 1}: `id` cannot be written as JSON") from None
+    return value[field], given_id
 
 
 def encode(text: Text, vectors: Embedding, wanted: Wanted) -> str:
@@ -109,48 +121,94 @@ class Done(NamedTuple):
     fingerprint: str | None = None
 
 
-def resume(path: Path, texts: Iterator[Text], wanted: Wanted) -> Done:
+@contextmanager
+def locked(path: Path) -> Iterator[IO[bytes]]:
+    """Open an output that one process at a time may read and add to.
+
+    The lock is on the file itself: it ends with its process, and leaves nothing behind.
+
+    Raises:
+        ConfigurationError: another process has it.
+    """
+    is_new = not path.exists()
+    with path.open("a+b") as file:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigurationError(
+                    f"{path} is being written by {_holder(path)}. Wait for it, or name another file"
+                ) from None
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                raise ConfigurationError(f"{path} has just been finished by another process")
+        try:
+            yield file
+        finally:
+            if is_new and os.fstat(file.fileno()).st_size == 0:
+                path.unlink()
+
+
+def _holder(path: Path) -> str:
+    """The process that has locked the file, where the system tells."""
+    try:
+        locks = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        locks = []
+    for line in locks:  # 1: FLOCK  ADVISORY  WRITE 4711 fd:01:523 0 EOF
+        _, kind, _, _, pid, inode, *_ = line.split()
+        if kind == "FLOCK" and inode.endswith(f":{path.stat().st_ino}"):
+            return f"process {pid}"
+    return "another process"
+
+
+NOTHING = Done()
+
+
+def resume(file: IO[bytes], path: Path, texts: Iterator[Text], wanted: Wanted) -> Done:
     """Read what an earlier run wrote and advance `texts` past it; half a last line is cut off.
 
     Raises:
         ConfigurationError: it was made of other texts, or with other options; says where.
+        FingerprintError: its lines have vectors of two models.
     """
-    if not path.exists():
-        return Done()
-    count, fingerprint = 0, None
-    with path.open("r+b") as file:
-        whole = 0
-        for raw in file:
-            if not raw.endswith(b"\n"):
-                break
-            line = _line(raw, path, count)
-            text = next(texts, None)
-            if text is None or (line.get("line"), line.get("text_sha256")) != (
-                text.line,
-                text.hash,
-            ):
-                raise ConfigurationError(
-                    f"{path}, line {count + 1}, was made of another text: these are not the "
-                    "texts it was begun with. Say --overwrite to begin anew"
-                )
-            described = {name: line.get(name) for name in wanted.described()}
-            if wanted.outputs != OUTPUTS & line.keys() or described != wanted.described():
-                raise ConfigurationError(
-                    f"{path} was begun with other options: it holds other vectors than are asked "
-                    "for. Say --overwrite to begin anew"
-                )
-            count, fingerprint, whole = count + 1, line["fingerprint"], whole + len(raw)
-        file.truncate(whole)
-    return Done(count, fingerprint)
+    done, whole = Done(), 0
+    file.seek(0)
+    for raw in file:
+        if not raw.endswith(b"\n"):
+            break
+        line = _line(raw, path, done.lines + 1)
+        _check_line(line, f"{path}, line {done.lines + 1},", next(texts, None), wanted)
+        if done.fingerprint not in (None, line["fingerprint"]):
+            raise FingerprintError(
+                f"{path}, line {done.lines + 1}, has vectors of model {line['fingerprint']}, and "
+                f"those before it of {done.fingerprint}. Pass --overwrite to begin anew"
+            )
+        done, whole = Done(done.lines + 1, line["fingerprint"]), whole + len(raw)
+    file.truncate(whole)
+    return done
 
 
-def _line(raw: bytes, path: Path, count: int) -> dict[str, Any]:
+def _check_line(line: dict[str, Any], where: str, text: Text | None, wanted: Wanted) -> None:
+    if text is None or (line.get("line"), line.get("text_sha256")) != (text.line, text.hash):
+        raise ConfigurationError(
+            f"{where} was made of another text: these are not the texts it was begun with. "
+            "Pass --overwrite to begin anew"
+        )
+    described = {name: line.get(name) for name in wanted.described()}
+    if wanted.outputs != OUTPUTS & line.keys() or described != wanted.described():
+        raise ConfigurationError(
+            f"{where} was written with other options: it holds other vectors than are asked for. "
+            "Pass --overwrite to begin anew"
+        )
+
+
+def _line(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
-        line = json.loads(raw)
+        line = strict_json.loads(raw)
     except ValueError:
         line = None
     if not isinstance(line, dict) or not isinstance(line.get("fingerprint"), str):
-        raise ConfigurationError(f"{path}, line {count + 1}, was not written by `bge embed`")
+        raise ConfigurationError(f"{path}, line {number}, was not written by `bge embed`")
     return line
 
 
@@ -164,19 +222,16 @@ def write_npz(lines: Path, target: Path) -> None:
     columns: dict[str, list[Any]] = {name: [] for name in ("line", "id", "truncated")}
     fingerprint = ""
     with lines.open("rb") as file:
-        for raw in file:
-            line = json.loads(raw)
+        for number, raw in enumerate(file, 1):
+            line = _line(raw, lines, number)
             fingerprint = line["fingerprint"]
-            columns["line"].append(line["line"])
-            columns["id"].append(json.dumps(line.get("id"), ensure_ascii=False))
-            columns["truncated"].append(line.get("truncated", False))
-            for name in ("dense", "colbert"):
-                if name in line:
-                    columns.setdefault(name, []).append(_array(line[name]))
-            if "sparse" in line:
-                indices, values = line["sparse"]["indices"], line["sparse"]["values"]
-                columns.setdefault("indices", []).append(np.array(indices, np.uint32))
-                columns.setdefault("values", []).append(np.array(values, np.float32))
+            try:
+                _add(columns, line)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                raise ConfigurationError(
+                    f"{lines}, line {number}, holds no vectors like those before it that `bge "
+                    "embed` wrote. Pass --overwrite to begin anew"
+                ) from None
     arrays: dict[str, Any] = {name: np.array(columns[name]) for name in ("line", "id", "truncated")}
     arrays["fingerprint"] = np.array(fingerprint)
     if "dense" in columns:
@@ -194,8 +249,33 @@ def write_npz(lines: Path, target: Path) -> None:
     unfinished.replace(target)
 
 
+def _add(columns: dict[str, list[Any]], line: dict[str, Any]) -> None:
+    """Raises KeyError, TypeError, ValueError, OverflowError: its vectors are not what we write."""
+    columns["line"].append(int(line["line"]))
+    columns["id"].append(json.dumps(line.get("id"), ensure_ascii=False))
+    columns["truncated"].append(bool(line.get("truncated", False)))
+    for name, dimensions in (("dense", 1), ("colbert", 2)):
+        if name in line:
+            arrays = columns.setdefault(name, [])
+            arrays.append(_array(line[name]))
+            if arrays[-1].ndim != dimensions or arrays[-1].shape[-1] != arrays[0].shape[-1]:
+                raise ValueError("another shape")
+    if "sparse" in line:
+        indices = np.array(line["sparse"]["indices"], np.uint32)
+        with np.errstate(over="ignore"):  # 1e300 becomes infinite
+            values = np.array(line["sparse"]["values"], np.float32)
+        if indices.ndim != 1 or indices.shape != values.shape or not np.isfinite(values).all():
+            raise ValueError("another shape")
+        columns.setdefault("indices", []).append(indices)
+        columns.setdefault("values", []).append(values)
+
+
 def _array(value: dict[str, Any]) -> np.ndarray[Any, Any]:
+    if value["dtype"] not in ("float16", "float32"):
+        raise ValueError("another type")
     flat: np.ndarray[Any, Any] = np.frombuffer(base64.b64decode(value["data"]), value["dtype"])
+    if not np.isfinite(flat).all():
+        raise ValueError("not finite")
     return flat.reshape(value["shape"])
 
 

@@ -15,6 +15,7 @@ import requests
 from .calls import Call, new_session
 from .codec import checked_text, checked_texts, ranked
 from .errors import ConfigurationError, ProtocolError
+from .redaction import read_secret
 from .results import EmbedResult, Floats, RerankResult, Usage, merge
 from .transport import Http, base_url
 
@@ -41,11 +42,12 @@ class JinaClient:
         timeout: float = 60.0,
         session: requests.Session | None = None,
     ) -> None:
-        if not api_key:
+        key = read_secret(api_key, "JINA_API_KEY")
+        if key is None:
             raise ConfigurationError("`JINA_API_KEY` is needed for Jina")
         self._own_session = session is None
         self._session = session or new_session()
-        self._http = Http(base_url(base), api_key, self._session)
+        self._http = Http(base_url(base), key, self._session)
         self._embedding_model = embedding_model
         self._rerank_model = rerank_model
         self._timeout = timeout
@@ -122,8 +124,9 @@ def _dense(reply: dict[str, Any], count: int) -> Floats:
         items = sorted(reply["data"], key=lambda item: int(item["index"]))
         if [item["index"] for item in items] != list(range(count)):
             raise ValueError("not each text once")
-        dense = np.array([item["embedding"] for item in items], np.float32)
-    except (KeyError, TypeError, ValueError):
+        with np.errstate(over="ignore"):  # 1e300 becomes infinite, and is refused below
+            dense = np.array([item["embedding"] for item in items], np.float32)
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ProtocolError("Jina's reply holds no vectors of one width") from None
     if dense.ndim != 2 or len(dense) != count or not np.isfinite(dense).all():
         raise ProtocolError(f"Jina's reply holds no {count} finite vectors")

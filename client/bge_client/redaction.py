@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
+import traceback
 from urllib.parse import quote
-
-from .errors import ConfigurationError
 
 MASK = "***"
 MIN_SECRET_LENGTH = 4  # a shorter one would also be found inside ordinary words
@@ -29,6 +28,8 @@ def read_secret(value: str | None, name: str) -> str | None:
     secret = (value or "").strip()
     if not secret:
         return None
+    from .errors import ConfigurationError  # here: every error redacts its message
+
     if not secret.isascii() or not secret.isprintable() or " " in secret:
         raise ConfigurationError(f"`{name}` must be printable ASCII without spaces")
     if len(secret) >= MIN_SECRET_LENGTH:
@@ -50,4 +51,7 @@ class RedactingFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(record.getMessage()), ()
+        if record.exc_info:  # a formatter takes the text that it finds here
+            lines = traceback.format_exception(*record.exc_info)
+            record.exc_text = redact("".join(lines)).rstrip("\n")
         return True

@@ -28,6 +28,7 @@ from .errors import (
     ValidationError,
 )
 from .jina import InputType, JinaClient
+from .redaction import read_secret
 from .results import EmbedResult, RerankResult
 from .shadow import Shadow
 
@@ -121,7 +122,7 @@ class Router:
         """
         env = os.environ if env is None else env
         urls = {kind: endpoint_of(env, kind) for kind in ("EMBEDDINGS", "RERANKER")}
-        key = env.get("RUNPOD_API_KEY") or None
+        key = read_secret(env.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
 
         def route(kind: str, what: str) -> Route:
             url = urls[kind] or urls["EMBEDDINGS"] or urls["RERANKER"]
@@ -133,7 +134,7 @@ class Router:
             client = Client(url, key, timeout=timeout) if url and used else None
             return Route(what, client, provider, fallback)  # type: ignore[arg-type]
 
-        jina_key = env.get("JINA_API_KEY")
+        jina_key = read_secret(env.get("JINA_API_KEY"), "JINA_API_KEY")
         return cls(
             route("EMBEDDINGS", "embeddings"),
             route("RERANKER", "scores"),

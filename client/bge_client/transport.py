@@ -3,6 +3,7 @@
     run ─▶ POST /runsync ─▶ COMPLETED ─────────────────────────────▶ output
                          ─▶ IN_QUEUE, IN_PROGRESS ─▶ GET /status ─▶ …
                          ─▶ FAILED with an error that passes, result expired ─▶ POST again
+                         ─▶ another request's reply ─▶ POST again, on another connection
 
 Work on an endpoint is idempotent, so whatever may have been lost is sent again. A `Call` is the
 time there is for all of it, and what ends it early.
@@ -13,15 +14,18 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
 
 import requests
 from requests.auth import AuthBase
 
-from .calls import Call
+from . import strict_json
+from .calls import Call, renew_after_fork
+from .codec import input_digest
 from .errors import (
     WORKER_ERRORS,
     AuthenticationError,
@@ -30,6 +34,7 @@ from .errors import (
     HTTPStatusError,
     JobCancelledError,
     JobTimedOutError,
+    MixedUpReplyError,
     ProtocolError,
     RateLimitError,
     ResultExpiredError,
@@ -38,6 +43,7 @@ from .errors import (
     WorkerError,
     job_error,
 )
+from .redaction import read_secret, redact
 
 log = logging.getLogger("bge_client")
 
@@ -61,13 +67,7 @@ class _Key(AuthBase):
 
     def __init__(self, key: str | None) -> None:
         """Raises ConfigurationError: a key that no header can carry."""
-        if key is not None and (not key.isascii() or not key.isprintable() or " " in key):
-            raise ConfigurationError("the API key must be printable ASCII without spaces")
-        self._key = key
-
-    def hidden_in(self, text: str) -> str:
-        """The text, should a server have quoted the key in it, without."""
-        return text.replace(self._key, "***") if self._key else text
+        self._key = read_secret(key, "api_key")
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         if self._key:
@@ -128,6 +128,7 @@ class Http:
         self.base = base
         self._key = _Key(key)
         self._session = session
+        renew_after_fork(session)
 
     def ask(
         self, call: Call, method: str, path: str, body: bytes | None = None, wait: float = 30.0
@@ -179,9 +180,13 @@ class Http:
 
         return persist(call, once, (TransportError, HTTPStatusError, WorkerError))
 
+    def drop_connections(self) -> None:
+        """Close those that are idle; the session opens others."""
+        self._session.close()
+
     def error_of(self, answer: Answer) -> BGEError:
         """The error of an HTTP status that says no; the worker's own, if the body holds one."""
-        error = _status_error(answer, self._key.hidden_in(_said(answer)))
+        error = _status_error(answer, _said(answer))
         error.retry_after = _retry_after(answer)
         return error
 
@@ -194,7 +199,8 @@ def _transport_error(base: str, error: Exception) -> TransportError:
     said = getattr(cause, "strerror", None) or type(cause).__name__
     silent = isinstance(error, requests.Timeout)
     failure = TransportError(f"no answer from {base}: {'timed out' if silent else said}")
-    failure.retry = "CERTIFICATE_VERIFY_FAILED" not in str(error)
+    hopeless = isinstance(error, requests.exceptions.InvalidURL)
+    failure.retry = not hopeless and "CERTIFICATE_VERIFY_FAILED" not in str(error)
     return failure
 
 
@@ -207,21 +213,16 @@ def _inner(error: BaseException) -> BaseException | None:
 def parse_object(answer: Answer) -> dict[str, Any]:
     """Raises ProtocolError: the body is not one strict JSON object."""
     try:
-        value = json.loads(answer.body, parse_constant=_refuse_constant)
+        value = strict_json.loads(answer.body)
     except ValueError as error:
         if answer.body.lstrip()[:1] == b"<":
             raise ProtocolError("an HTML page came instead of JSON") from None
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         raise ProtocolError(
-            f"what came is not JSON: {reason}. Given: {len(answer.body)} bytes"
+            f"what came is not JSON: {error}. Given: {len(answer.body)} bytes"
         ) from None
     if not isinstance(value, dict):
         raise ProtocolError(f"a JSON object was expected, not {type(value).__name__}")
     return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _status_error(answer: Answer, said: str) -> BGEError:
@@ -247,7 +248,7 @@ def _said(answer: Answer) -> str:
     said = next((body[name] for name in ("error", "detail", "message") if body.get(name)), "")
     if isinstance(said, dict):
         said = said.get("message", "")
-    return said[:500] if isinstance(said, str) else ""
+    return redact(said)[:500] if isinstance(said, str) else ""  # no half of a key
 
 
 def _retry_after(answer: Answer) -> float | None:
@@ -276,11 +277,16 @@ class Endpoint:
         Raises:
             BGEError: whatever it failed with in the end.
         """
+        digest = input_digest(payload)
 
         def once() -> dict[str, Any]:
-            return self._follow(call, self._submit(call, payload))
+            reply = self._follow(call, self._submit(call, payload))
+            if reply.get("input_digest") not in (None, digest):  # None: an older worker's
+                self._http.drop_connections()  # one of them is an answer behind
+                raise MixedUpReplyError("the reply is that of another request")
+            return reply
 
-        return persist(call, once, (WorkerError, ResultExpiredError))
+        return persist(call, once, (WorkerError, ResultExpiredError, MixedUpReplyError))
 
     def health(self, call: Call) -> dict[str, Any]:
         return self._http.ask_json(call, "GET", "/health")
@@ -352,17 +358,33 @@ def base_url(url: str) -> str:
     Raises:
         ConfigurationError: it is none.
     """
-    parts = urlsplit(url.strip())
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    parts = split_url(url, "endpoint")
+    if parts.scheme not in ("http", "https"):
         raise ConfigurationError(
             "`endpoint` must be an http(s) address, like https://api.runpod.ai/v2/<id>"
         )
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("`endpoint` must hold neither a user, a query nor a fragment")
     path = parts.path.rstrip("/")
     for end in ("/runsync", "/run"):
         path = path.removesuffix(end)
     return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def split_url(url: str, field: str) -> SplitResult:
+    """Return the parts of an address that hold nothing secret.
+
+    Raises:
+        ConfigurationError: it is none, or holds a password; does not quote it.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        usable = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", parts.netloc)
+    except ValueError:  # no host or no port; its message quotes the password
+        usable = False
+    if not usable:
+        raise ConfigurationError(f"`{field}` must be an http(s) address")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError(f"`{field}` must hold neither a user, a query nor a fragment")
+    return parts
 
 
 def _checked(job: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from bge_worker.engine import Engine
 from bge_worker.settings import Settings
 from conftest import ROOT
 from fakes.http import serving
-from fakes.scripted import Scripted, completed, status
+from fakes.scripted import Scripted, completed, job, status
 
 Bge = Callable[..., subprocess.CompletedProcess[str]]
 TEXTS = [f"текст номер {number}" for number in range(1200)]
@@ -114,6 +115,55 @@ def test_a_killed_run_goes_on_where_it_stopped(
     )
 
 
+@pytest.mark.parametrize("name", ["out.jsonl", "out.npz"])
+def test_an_output_has_one_writer_and_the_next_is_told_which(
+    bge: Bge, tmp_path: Path, name: str
+) -> None:
+    target = tmp_path / (f"{name}.part" if name.endswith("npz") else name)
+    with target.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ran = bge("embed", "-o", str(tmp_path / name), stdin="море\n")
+    assert ran.returncode == 2
+    assert f"{target} is being written by process {os.getpid()}" in ran.stderr
+    assert target.read_bytes() == b""
+    assert bge("embed", "-o", str(tmp_path / name), stdin="море\n").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_two_runs_at_once_write_each_line_once(url: str, source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    command = [sys.executable, "-m", "bge_client", "embed", str(source), "-o", str(target)]
+    runs = [
+        subprocess.Popen(command, env=environment(url), stderr=subprocess.DEVNULL) for _ in "ab"
+    ]
+    assert sorted(run.wait(60) for run in runs) in ([0, 2], [0, 0])  # 0: it began after the other
+    assert [line["line"] for line in lines_of(target)] == list(range(len(TEXTS)))
+
+
+@pytest.mark.parametrize("output", ["/dev/null", "{}/fifo", "{}", "{}/no/such/x", "/dev/full"])
+def test_an_output_that_is_no_file_is_written_or_refused_in_a_sentence(
+    bge: Bge, tmp_path: Path, output: str
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    ran = bge("embed", "-o", output.format(tmp_path), stdin="море\n")
+    read = os.read(reader, 1_000_000)
+    os.close(reader)
+    written = output in ("/dev/null", "{}/fifo")
+    assert (ran.returncode, ran.stderr.count("\n")) == ((0, 0) if written else (2, 1)), ran.stderr
+    assert (b"dense" in read) == (output == "{}/fifo")
+
+
+def test_lines_of_two_models_are_not_gone_on_with(bge: Bge, tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    assert bge("embed", "-o", str(target), stdin="море\nсуша\n").returncode == 0
+    first, second = lines_of(target)
+    lines = [json.dumps(line) + "\n" for line in (first, second | {"fingerprint": "older"})]
+    target.write_text("".join(lines), "utf-8")
+    ran = bge("embed", "-o", str(target), stdin="море\nсуша\nлес\n")
+    assert (ran.returncode, "line 2, has vectors of model older" in ran.stderr) == (5, True)
+
+
 def test_what_another_run_began_is_not_taken_up(bge: Bge, source: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     assert bge("embed", "-o", str(target), stdin="море\nсуша\n").returncode == 0
@@ -198,6 +248,8 @@ def test_info_health_and_bench(bge: Bge) -> None:
         (("info",), status(400), 1),
         (("info", "--timeout", "1"), status(503), 4),
         (("info",), status(200, {"a": "b"}), 5),
+        (("info",), job("COMPLETED", output={"engine": "\ud800"}), 2),
+        (("info", "--endpoint", "http://.."), completed, 1),
         (("health",), status(200, {"workers": {"unhealthy": 1}}), 4),
         (("embed", "--timeout", "0"), completed, 2),
         (("embed",), completed, 2),
@@ -208,6 +260,8 @@ def test_info_health_and_bench(bge: Bge) -> None:
         "refused",
         "busy",
         "protocol",
+        "unprintable",
+        "address",
         "unhealthy",
         "argument",
         "nothing-to-embed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import logging
 import pickle
@@ -107,8 +108,8 @@ def test_an_endpoint_is_a_base_or_a_full_address(url: str, endpoint: Scripted) -
         (lambda: Client("https://user:secret@host/x"), "neither a user, a query"),
         (lambda: Client("http://x", timeout=0), "`timeout` must be above 0"),
         (lambda: Client("http://x", max_in_flight=0), "`max_in_flight` must be at least 1"),
-        (lambda: Client("http://x", "ключ"), "the API key must be printable ASCII"),
-        (lambda: Client("http://x", "key\n"), "the API key must be printable ASCII"),
+        (lambda: Client("http://x", "ключ"), "`api_key` must be printable ASCII"),
+        (lambda: Client("http://x", "a\nkey"), "`api_key` must be printable ASCII"),
         (lambda: Client("http://x").embed("a", dense=False), "at least one of `dense`"),
         (lambda: Client("http://x").rerank("q", ["a"], top_n=0), "`top_n` must be at least 1"),
     ],
@@ -186,6 +187,11 @@ def test_what_may_pass_is_tried_again(first: Action, client: Client, endpoint: S
         (raw(b'{"status": "COMPL'), errors.ProtocolError, "not JSON"),
         (raw(b'{"status": NaN}'), errors.ProtocolError, "NaN is not JSON"),
         (raw(b"[]"), errors.ProtocolError, "a JSON object was expected, not list"),
+        (raw(b"[" * 100_000), errors.ProtocolError, "nested deeper than 100"),
+        (raw(b'{"a":' * 101 + b"1" + b"}" * 101), errors.ProtocolError, "nested deeper than 100"),
+        (raw(b'{"id": %s}' % (b"9" * 5000)), errors.ProtocolError, "not JSON: Exceeds the limit"),
+        (raw(b"[" * 100_000, 400), errors.HTTPStatusError, "HTTP 400"),
+        (failed("[" * 100_000), errors.JobError, "the job failed: [[["),
         (completed_with(embeddings=["AAAA"]), errors.ProtocolError, "must hold 2 items. Given: 1"),
         (completed_with(dimensions=9), errors.ProtocolError, "must have 9 dimensions each"),
         (completed_with(embeddings=["!", "!"]), errors.ProtocolError, "must be base64"),
@@ -206,6 +212,19 @@ def test_what_will_not_pass_is_raised_at_once(
     assert "секрет" not in str(caught.value)
     assert set(endpoint.routes()) == {SYNC}
     assert len(endpoint.seen) == (2 if kind is errors.TooLargeError else 1)
+
+
+@pytest.mark.parametrize(
+    "score",
+    [10**400, -(10**400), True, "0.5", None],
+    ids=["huge", "minus huge", "bool", "string", "null"],
+)
+def test_a_score_that_is_no_number_is_refused(
+    score: Any, client: Client, endpoint: Scripted
+) -> None:
+    endpoint.on(SYNC, completed_with(results=[{"index": 0, "relevance_score": score}]))
+    with pytest.raises(errors.ProtocolError, match="must hold a `relevance_score`"):
+        client.rerank("q", ["a"])
 
 
 def test_a_rate_limit_is_waited_for_as_long_as_it_says(client: Client, endpoint: Scripted) -> None:
@@ -232,6 +251,45 @@ def test_nobody_there_is_said() -> None:
     refused = pytest.raises(errors.TransportError, match=r"127\.0\.0\.1:9: Connection refused")
     with Client("http://127.0.0.1:9", timeout=10) as client, refused:
         client.info()
+
+
+# ------------------------------------------------------------------- whose reply it is
+
+
+def digest_of(*texts: str) -> str:
+    """As the contract has it."""
+    parts = [len(t.encode()).to_bytes(8, "little") + t.encode() for t in texts]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def test_a_reply_that_names_its_input_is_taken(client: Client, endpoint: Scripted) -> None:
+    endpoint.on(SYNC, completed_with(input_digest=digest_of(*TEXTS)))
+    check_vectors(client.embed(TEXTS), TEXTS)
+    endpoint.on(SYNC, completed_with(input_digest=digest_of("вода", *TEXTS)))
+    assert len(client.rerank("вода", TEXTS)) == 2
+
+
+def test_another_request_s_reply_is_asked_for_again_on_a_new_connection(
+    client: Client, endpoint: Scripted
+) -> None:
+    ports = []
+
+    def mixed_up(exchange: Any) -> None:
+        ports.append(exchange.handler.client_address)
+        changes = {"input_digest": digest_of("another")} if len(ports) == 1 else {}
+        completed_with(**changes)(exchange)
+
+    endpoint.on(SYNC, mixed_up)
+    check_vectors(client.embed(TEXTS), TEXTS)
+    assert len(set(ports)) == 2
+
+
+def test_replies_of_other_requests_alone_are_refused(client: Client, endpoint: Scripted) -> None:
+    endpoint.on(SYNC, completed_with(input_digest=digest_of(*TEXTS[::-1])))
+    with pytest.raises(errors.MixedUpReplyError, match="the reply is that of another request"):
+        client.embed(TEXTS)
+    with pytest.raises(errors.MixedUpReplyError):
+        client.rerank(TEXTS[1], TEXTS[:1] * 2)
 
 
 # ------------------------------------------------------------------------- waiting for a job
@@ -282,9 +340,15 @@ def test_a_job_sent_again_has_only_the_time_that_is_left(endpoint: Scripted) -> 
 def test_a_key_that_a_server_repeats_is_not_passed_on(
     client: Client, endpoint: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    endpoint.on(SYNC, status(503, {"error": f"no {KEY}"}), status(401, {"error": f"no {KEY}"}))
-    with pytest.raises(errors.AuthenticationError) as caught:
+    queued = status(200, {"id": f"job-{KEY}", "status": "IN_QUEUE"})
+    endpoint.on(SYNC, status(503, {"error": f"no {KEY}"}), queued)
+    endpoint.on(f"GET /status/job-{KEY}", status(401, {"error": f"no {KEY}"}))
+    with (
+        caplog.at_level(logging.INFO, "bge_client"),
+        pytest.raises(errors.AuthenticationError) as caught,
+    ):
         client.embed(TEXTS)
+    assert "job job-*** is waiting" in caplog.text
     assert KEY not in str(caught.value) + caplog.text + repr(client)
 
 

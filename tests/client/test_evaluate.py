@@ -448,6 +448,8 @@ HEADER = "query-id\tcorpus-id\tscore\n"
         ({"queries": "\n"}, "queries.jsonl is empty"),
         ({"queries": '{"_id": "q1", "text": "море"}\n\n{'}, "queries.jsonl, line 3, is not JSON"),
         ({"queries": '["q1"]'}, "line 1, must be a JSON object"),
+        ({"queries": "[" * 100_000}, "line 1, is not JSON: nested deeper than 100"),
+        ({"corpus": '{"_id": %s}' % ("9" * 5000)}, "line 1, is not JSON: Exceeds the limit"),
         (
             {"queries": '{"_id": 1, "text": "море"}'},
             "must have a string `_id`, not blank. Given: int",
@@ -461,6 +463,11 @@ HEADER = "query-id\tcorpus-id\tscore\n"
         ({"qrels": "q1\td1\t1\n"}, "test.tsv, line 1, must be a header"),
         ({"qrels": HEADER + "q1\td1\n"}, "line 2, must be query-id, corpus-id and a whole number"),
         ({"qrels": HEADER + "q1\td1\t0.5\n"}, "line 2, must be query-id, corpus-id and a whole"),
+        (
+            {"qrels": HEADER + f"q1\td1\t{10**30}\n"},
+            "line 2, must have a grade from -1000000 to 1000000",
+        ),
+        ({"qrels": HEADER + f"q1\td1\t-{'9' * 5000}\n"}, "line 2, must have a grade from"),
         ({"qrels": HEADER + "q3\td1\t1\n"}, "line 2, names an unknown query: 'q3'"),
         ({"qrels": HEADER + "q1\td3\t1\n"}, "line 2, names an unknown document: 'd3'"),
         ({"qrels": HEADER + "q1\td1\t1\nq1\td1\t2\n"}, "line 3, grades a pair anew: 'q1', 'd1'"),

@@ -224,6 +224,26 @@ def test_killed_right_after_the_swap_what_came_late_is_named_by_the_next_run(
         drop_old(old, "live")
 
 
+def test_a_second_run_stops_once_another_has_swapped(
+    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the application has written to the target since then is not overwritten or deleted."""
+    monkeypatch.setattr(filling, "PAGE", 4)
+    swapped = False
+
+    def other_run(_: int) -> None:
+        nonlocal swapped
+        if not swapped:
+            swapped = True
+            Migration(old, worker, "live", "new").run()
+            index(old, worker, "live", [{"id": 1, "text": "изменён"}, {"id": 777, "text": "нов"}])
+
+    with pytest.raises(MigrationError, match="another run has pointed alias `live` to `new`"):
+        Migration(old, worker, "live", "new", progress=other_run).run()
+    assert payloads(old, "new")[1] == {"id": 1, "text": "изменён"}
+    assert payloads(old, "new")[777] == {"id": 777, "text": "нов"}
+
+
 def test_a_reader_never_sees_a_missing_or_a_mixed_collection(old: Store, worker: Client) -> None:
     """The reader knows both layouts; each answer must be all of one."""
     old_ids, seen, stop = set(payloads(old, "old")), [], threading.Event()
@@ -326,6 +346,12 @@ def test_a_dry_run_estimates_and_writes_nothing(old: Store, worker: Client) -> N
     assert estimate.tokens == worker.embed(texts).usage.total_tokens
     assert estimate.dollars == pytest.approx(2 * estimate.seconds)
     assert not old.exists("new")
+
+
+def test_a_dry_run_of_a_wrong_text_field_names_those_there_are(old: Store, worker: Client) -> None:
+    migration = Migration(old, worker, "live", "new", text_fields=["body"])
+    with pytest.raises(ConfigurationError, match=r"no point of `old` has a text at `body`.*text"):
+        migration.estimate(dollars_per_second=2.0)
 
 
 def test_back_and_forth_and_the_old_one_goes_last(old: Store, worker: Client) -> None:

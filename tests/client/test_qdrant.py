@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from qdrant_client import QdrantClient, models
 
-from bge_client import Client, ConfigurationError, FingerprintError, ValidationError
+from bge_client import BGEError, Client, ConfigurationError, FingerprintError, ValidationError
 from bge_client.qdrant import (
     Binding,
     HybridSearch,
@@ -111,15 +112,47 @@ def test_payloads_are_one_if_a_filter_could_not_tell_them_apart(
     assert filling.same(one, two) == filling.same(two, one) == equal
 
 
+UUID = "8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11"
+
+
+@pytest.mark.parametrize("other", [UUID.upper(), UUID.replace("-", ""), f"urn:uuid:{UUID}"])
+@pytest.mark.parametrize("where", ["in one page", "on the way", "stored"])
+def test_one_uuid_in_two_notations_is_not_two_documents(
+    store: Store, worker: Client, monkeypatch: pytest.MonkeyPatch, other: str, where: str
+) -> None:
+    first, second = {"_id": UUID, "text": "море"}, {"_id": other, "text": "суша"}
+    if where == "stored":
+        index(store, worker, "c", [first])
+    if where == "on the way":
+        monkeypatch.setattr(filling, "PAGE", 1)
+    documents = [second] if where == "stored" else [first, second]
+    with pytest.raises(ValidationError, match=f"document `{other}`: .* as `{UUID}`"):
+        index(store, worker, "c", documents)
+    assert [payload for payload, _ in contents(store, "c").values()] == [first]
+    assert index(store, worker, "c", [first]).unchanged == 1
+
+
 def test_lines_of_json_are_documents_too(store: Store, worker: Client) -> None:
     index(store, worker, "c", ['{"_id": 1, "text": "море"}\n', "\n", '{"_id": 2, "text": "и"}'])
     assert contents(store, "c").keys() == {1, 2}
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
         ("{", "line 2 is not JSON"),
+        ("[" * 100_000, "line 2 is not JSON: nested deeper than 100"),
+        ('{"text": "x", "n": 1e400}', "line 2 is not JSON: Out of range float"),
+        ('{"text": "x", "n": %s}' % ("9" * 5000), "line 2 is not JSON: Exceeds the limit"),
+        ({"text": "x", "n": nested(100)}, "document 2 is not JSON: nested deeper than 100"),
+        ({"text": "x", "n": nested(100_000)}, "document 2 is not JSON: nested deeper than 100"),
         ("[]", "line 2 is not a JSON object"),
         ({"id": 5}, "document 2 has no text at `text`"),
         ({"text": " \n"}, "document 2 has no text at `text`"),
@@ -141,6 +174,7 @@ def test_a_text_may_lie_anywhere_in_the_payload() -> None:
     payload = {"page": {"content": ["первый", {"body": "второй"}]}, "a.b": "третий", "n": 1}
     assert text_at(payload, ["page.content.0"]) == "первый"
     assert text_at(payload, ["page.content.1.body", "a.b"]) == "второй\nтретий"
+    assert text_at(payload, ["page.content." + "9" * 5000]) is None
     for nowhere in ("page", "page.content.2", "page.content.x", "n", "a.c", ""):
         assert text_at(payload, [nowhere]) is None
 
@@ -236,6 +270,28 @@ def test_a_folder_is_one_process_own(tmp_path: Any) -> None:
         Store.open(path=tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's lock
+@pytest.mark.parametrize(
+    ("broken", "content"),
+    [
+        ("meta.json", b""),
+        ("meta.json", b"[1]"),
+        ("meta.json", b'{"collections": {"c": {}}}'),
+        ("meta.json", b"\xff"),
+        ("storage.sqlite", b"\xff" * 999),
+    ],
+)
+def test_a_broken_folder_is_named(
+    tmp_path: Path, worker: Client, broken: str, content: bytes
+) -> None:
+    with Store.open(path=tmp_path) as made:
+        index(made, worker, "c", [{"_id": 1, "text": "море"}])
+    (path,) = tmp_path.rglob(broken)
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"{tmp_path} cannot be read as a folder of"):
+        Store.open(path=tmp_path)
+
+
 # --------------------------------------------------------------------------------- search
 
 
@@ -297,6 +353,21 @@ def test_an_alias_is_followed_when_it_moves(
     store.point_alias("live", "two")
     monkeypatch.setattr(search, "RESOLVED_SECONDS", 0.0)
     assert ids(engine.search("море")) == ["two"]
+
+
+def test_a_collection_that_was_dropped_a_moment_ago_is_looked_up_again(
+    store: Store, worker: Client
+) -> None:
+    index(store, worker, "one", [{"_id": "old", "text": "море"}])
+    store.point_alias("live", "one")
+    engine = HybridSearch(store, worker, "live", Plan(rerank=1))
+    index(store, worker, "two", [{"_id": "new", "text": "море"}])
+    store.point_alias("live", "two")
+    store.ask("delete_collection", collection_name="one")
+    assert ids(engine.search("море", explain=True)) == ["new"]
+    store.ask("delete_collection", collection_name="two")
+    with pytest.raises(BGEError):
+        engine.search("море")
 
 
 @pytest.mark.parametrize(

@@ -379,6 +379,9 @@ def test_half_a_line_is_skipped_and_the_next_begins_anew(path: Path) -> None:
         b'{"kind": "order"}',
         b'{"kind": "comparison", "live": "bge"}',
         b'{"kind": "dropped", "count": "many"}',
+        b'{"kind": "dropped", "count": 1e400}',
+        b'{"kind": "comparison", "live": "a", "other": "b", "live_ms": 1e400, "error": "x"}',
+        b"[" * 100_000,
     ],
 )
 def test_a_foreign_line_is_named(line: bytes, path: Path) -> None:

@@ -14,6 +14,7 @@ from bge_client import (
     AuthenticationError,
     Client,
     HTTPStatusError,
+    ProtocolError,
     RateLimitError,
     TooLargeError,
     TransportError,
@@ -38,6 +39,7 @@ from fakes.qdrant_server import (
     never,
     refusing,
 )
+from fakes.scripted import raw
 from points import assert_equal, contents
 
 DOCUMENTS = [{"id": n, "text": f"текст номер {n}"} for n in range(20)]
@@ -156,14 +158,23 @@ def test_a_point_that_is_too_large_alone_is_named(worker: Client) -> None:
 
 
 def test_a_key_is_brought_and_a_wrong_one_is_said(worker: Client) -> None:
-    with QdrantServer(api_key="right") as server:
-        with Store.open(url=server.url, api_key="right") as remote:
+    with QdrantServer(api_key="the-right-key") as server:
+        with Store.open(url=server.url, api_key="the-right-key") as remote:
             assert index(remote, worker, "c", DOCUMENTS).written == 20
         with (
-            Store.open(url=server.url, api_key="wrong") as remote,
+            Store.open(url=server.url, api_key="a-wrong-key") as remote,
             pytest.raises(AuthenticationError, match="does not accept the key: HTTP 401"),
         ):
             HybridSearch(remote, worker, "c")
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"result": null}', b"9" * 5000, b"<html>"])
+def test_an_answer_that_is_none_of_qdrant_s_is_said(
+    server: QdrantServer, remote: Store, body: bytes
+) -> None:
+    server.fail(raw(body), on="*")
+    with pytest.raises(ProtocolError, match="get_aliases"):
+        remote.aliases()
 
 
 def test_nobody_there_is_said(worker: Client) -> None:

@@ -8,6 +8,7 @@ import sys
 import click
 
 from .. import __version__
+from ..redaction import RedactingFilter
 from .evaluation import evaluate
 from .migrate import migrate
 from .qdrant import index, search
@@ -38,7 +39,9 @@ def bge(verbose: bool) -> None:
       bge info
     """
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="bge: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RedactingFilter())  # the lines of httpx and urllib3 too
+    logging.basicConfig(level=level, format="bge: %(message)s", handlers=[handler])
 
 
 for command in (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -22,6 +23,7 @@ from ..errors import (
     MigrationError,
     ProtocolError,
 )
+from ..redaction import read_secret, redact
 from ..router import endpoint_of
 
 # Of several that fit, the first; of the rest, what may pass is 4 and what will not 1.
@@ -33,6 +35,7 @@ EXIT_CODES: list[tuple[type[BGEError], int]] = [
     (FingerprintError, 5),
     (MigrationError, 6),
 ]
+CLICK_S_OWN = (click.ClickException, click.exceptions.Exit, click.Abort)
 Command = TypeVar("Command", bound=Callable[..., Any])
 UTF8 = click.File("r", encoding="utf-8-sig")
 
@@ -60,7 +63,7 @@ def connected(
                 url = url or endpoint_of(os.environ, "EMBEDDINGS")
                 if url is None:
                     raise ConfigurationError(f"say --endpoint, or set BGE_{kind}_ENDPOINT")
-                key = os.environ.get("RUNPOD_API_KEY") or None
+                key = read_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
                 made = Client(url, key, timeout=timeout, max_in_flight=in_flight)
                 return stack.enter_context(made)
 
@@ -85,27 +88,36 @@ def refuse_unused(allowed: Iterable[str], what: str) -> None:
             raise ConfigurationError(f"{parameter.opts[0]} means nothing {what}")
 
 
+def _end(message: str, code: int) -> NoReturn:
+    click.echo(f"bge: {redact(message)}", err=True)
+    sys.exit(code)
+
+
 class exit_codes(AbstractContextManager[None]):
-    """A sentence on stderr and an exit code in place of a traceback."""
+    """A sentence on stderr and an exit code in place of a traceback.
+
+    What nobody has foreseen keeps its traceback, redacted: a library's error may quote a key.
+    """
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, BGEError):
             codes = (code for kind, code in EXIT_CODES if isinstance(error, kind))
             code = next(codes, 4 if error.retry else 1)
-            click.echo(f"bge: {type(error).__name__}: {error}", err=True)
-            sys.exit(code)
+            _end(f"{type(error).__name__}: {error}", code)
         if isinstance(error, KeyboardInterrupt):
-            click.echo("bge: interrupted", err=True)
-            sys.exit(130)
+            _end("interrupted", 130)
         if isinstance(error, BrokenPipeError):  # `bge embed … | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         if isinstance(error, UnicodeDecodeError):
-            click.echo(f"bge: the input is not UTF-8: {error.reason}", err=True)
-            sys.exit(2)
+            _end(f"the input is not UTF-8: {error.reason}", 2)
+        if isinstance(error, UnicodeEncodeError):
+            _end(f"stdout cannot hold what there is to print, as {error.encoding}", 2)
         if isinstance(error, OSError):
-            click.echo(f"bge: {error.filename}: {error.strerror}", err=True)
-            sys.exit(2)
+            named = f"{error.filename}: " if error.filename is not None else ""
+            _end(f"{named}{error.strerror or error}", 2)
+        if isinstance(error, Exception) and not isinstance(error, CLICK_S_OWN):
+            _end("".join(traceback.format_exception(error)), 1)
 
 
 @contextmanager

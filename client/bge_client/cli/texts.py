@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from itertools import chain, count
 from pathlib import Path
 from typing import IO, TypeVar
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from ..client import Client
 from ..errors import ConfigurationError, FingerprintError
-from ..files import Done, Text, Wanted, encode, read_texts, resume, write_npz
+from ..files import NOTHING, Done, Text, Wanted, encode, locked, read_texts, resume, write_npz
 from ..results import Embedding
 from ..router import is_available
 from .command import UTF8, connected
@@ -71,33 +70,58 @@ def embed(
     outputs = frozenset(name for name in asked if asked[name])
     npz = Path(output) if output.endswith(".npz") else None
     wanted = Wanted(outputs, max_length, exact or npz is not None)
-    target = None if output == "-" else Path(f"{output}.part" if npz else output)
-    if npz and npz.exists() and not overwrite:
-        raise ConfigurationError(f"{npz} is finished. Say --overwrite to begin anew")
-    if target and target.exists() and Path(source.name).exists() and target.samefile(source.name):
-        raise ConfigurationError("SOURCE and OUTPUT are the same file")
     is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
     texts = read_texts(source, jsonl=is_jsonl, field=field)
-    done = resume(target, texts, wanted) if target and not overwrite else Done()
-    if done.lines:
-        click.echo(f"bge: {done.lines} texts are done already", err=True)
+    if output == "-":
+        append(client, source, texts, wanted, sys.stdout.buffer)
+        return
+    target = Path(f"{output}.part" if npz else output)
+    if target.exists() and Path(source.name).exists() and target.samefile(source.name):
+        raise ConfigurationError("SOURCE and OUTPUT are the same file")
+    if target.exists() and not target.is_file() and not target.is_dir():  # a device, a pipe
+        with target.open("wb") as out:
+            append(client, source, texts, wanted, out)
+        return
+    with locked(target) as file:
+        if npz and npz.exists() and not overwrite:
+            raise ConfigurationError(f"{npz} is finished. Pass --overwrite to begin anew")
+        done = Done() if overwrite else resume(file, target, texts, wanted)
+        if done.lines:
+            click.echo(f"bge: {done.lines} texts are done already", err=True)
+        append(client, source, texts, wanted, file, done, overwrite)
+        if npz:
+            write_npz(target, npz)
+            target.unlink()
+
+
+def append(
+    client: Client,
+    source: IO[str],
+    texts: Iterator[Text],
+    wanted: Wanted,
+    out: IO[bytes],
+    done: Done = NOTHING,
+    overwrite: bool = False,
+) -> None:
+    """Write a line for each text; what --overwrite ends stays until there is the first.
+
+    Raises:
+        FingerprintError: what is done is of another model.
+    """
     results = with_vectors(client, texts, wanted)
-    first = next(results, None)  # until there is one, what --overwrite would end stays
+    first = next(results, None)
     if first is None and done.lines == 0:
         raise ConfigurationError("SOURCE holds no text")
-    mode = "w" if overwrite else "a"
-    with target.open(mode, encoding="utf-8") if target else nullcontext(sys.stdout) as out:
-        for text, vectors in progress(chain([first] if first else [], results), source, done.lines):
-            if done.fingerprint not in (None, vectors.fingerprint):
-                raise FingerprintError(
-                    f"{output} was begun with model {done.fingerprint}. Now there is "
-                    f"{vectors.fingerprint}. Say --overwrite to begin anew"
-                )
-            out.write(encode(text, vectors, wanted))
-            out.flush()
-    if npz and target:
-        write_npz(target, npz)
-        target.unlink()
+    if overwrite:
+        out.truncate(0)
+    for text, vectors in progress(chain([first] if first else [], results), source, done.lines):
+        if done.fingerprint not in (None, vectors.fingerprint):
+            raise FingerprintError(
+                f"{out.name} was begun with model {done.fingerprint}. Now there is "
+                f"{vectors.fingerprint}. Pass --overwrite to begin anew"
+            )
+        out.write(encode(text, vectors, wanted).encode())
+        out.flush()
 
 
 def with_vectors(

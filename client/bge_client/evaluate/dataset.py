@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,9 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from .. import strict_json
 from ..errors import ConfigurationError
 
 RELEVANT = 1  # the lowest grade of a relevant document
+MAX_GRADE = 1_000_000  # trec_eval counts the documents of each grade
+MAX_GRADE_DIGITS = 20  # Python reads no integer of 4,300
 SEED = 20_240_617  # of whatever is drawn at random: the same report of the same answers
 
 
@@ -73,9 +75,9 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
     seen: set[str] = set()
     for where, line in _lines(path):
         try:
-            value = json.loads(line)
-        except ValueError:
-            raise ConfigurationError(f"{where} is not JSON") from None
+            value = strict_json.loads(line)
+        except ValueError as error:
+            raise ConfigurationError(f"{where} is not JSON: {error}") from None
         if not isinstance(value, dict):
             raise ConfigurationError(f"{where} must be a JSON object")
         given_id = _string(value, "_id", where)
@@ -125,6 +127,8 @@ def _read_qrels(
             raise ConfigurationError(
                 f"{where} must be query-id, corpus-id and a whole number, tabs between them"
             )
+        if len(columns[2]) > MAX_GRADE_DIGITS or abs(int(columns[2])) > MAX_GRADE:
+            raise ConfigurationError(f"{where} must have a grade from -{MAX_GRADE} to {MAX_GRADE}")
         query_id, document_id, grade = columns[0], columns[1], int(columns[2])
         if query_id not in queries:
             raise ConfigurationError(f"{where} names an unknown query: {query_id!r}")

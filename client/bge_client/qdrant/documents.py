@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from .. import strict_json
 from ..codec import checked_text
 from ..errors import ValidationError
 from .store import PointId
@@ -15,14 +16,16 @@ from .store import PointId
 NAMESPACE = uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11")  # of ids made from other ids
 MOST_CHARACTERS = 1_000_000  # of a text that a worker takes
 MOST_ID = 2**64 - 1
+MAX_INDEX_DIGITS = 20  # Python reads no integer of 4,300
 
 
 class Document(NamedTuple):
-    """A point to be."""
+    """A point to be, and its `_id` as it was given, if that is a UUID."""
 
     id: PointId
     text: str
     payload: dict[str, Any]
+    uuid: str | None = None
 
 
 def documents_of(
@@ -42,9 +45,9 @@ def documents_of(
 
 def _parsed(line: str, number: int) -> object:
     try:
-        return json.loads(line)
-    except ValueError:
-        raise ValidationError(f"line {number} is not JSON") from None
+        return strict_json.loads(line)
+    except ValueError as error:
+        raise ValidationError(f"line {number} is not JSON: {error}") from None
 
 
 def document(value: object, fields: Sequence[str], place: str) -> Document:
@@ -58,7 +61,25 @@ def document(value: object, fields: Sequence[str], place: str) -> Document:
     if fault := fault_of(text):
         raise ValidationError(f"{place}: {fault}")
     given = payload.get("_id", payload.get("id"))
-    return Document(point_id(payload if given is None else given, place), text, payload)
+    id = point_id(payload if given is None else given, place)
+    return Document(id, text, payload, uuid_in(payload))
+
+
+def uuid_in(payload: Mapping[str, Any]) -> str | None:
+    """Return the `_id` or `id` of a payload if it is a UUID, as it is written."""
+    given = payload.get("_id", payload.get("id"))
+    return given if isinstance(given, str) and _canonical(given) else None
+
+
+def check_notation(document: Document, other: str | None) -> None:
+    """Raises ValidationError: its `_id` and `other` are one UUID, and one point, written twice."""
+    if document.uuid is None or other is None or document.uuid == other:
+        return
+    if _canonical(document.uuid) == _canonical(other):
+        raise ValidationError(
+            f"document `{document.uuid}`: this is the same UUID as `{other}`, in another notation. "
+            "Write both in one if they are one document"
+        )
 
 
 def _as_json(value: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -66,11 +87,13 @@ def _as_json(value: Mapping[str, Any], place: str) -> dict[str, Any]:
     try:
         written = json.dumps(value, ensure_ascii=False, allow_nan=False)
         written.encode()
+        return dict(strict_json.loads(written))
     except UnicodeEncodeError:
         raise ValidationError(f"{place} must be valid Unicode. Given: a lone surrogate") from None
     except (TypeError, ValueError) as error:
         raise ValidationError(f"{place} is not JSON: {error}") from None
-    return dict(json.loads(written))
+    except RecursionError:
+        raise ValidationError(f"{place} is not JSON: {strict_json.TOO_DEEP}") from None
 
 
 def point_id(given: object, place: str = "the id") -> PointId:
@@ -86,10 +109,15 @@ def point_id(given: object, place: str = "the id") -> PointId:
     if not isinstance(given, str):
         canonical = json.dumps(given, sort_keys=True, ensure_ascii=False)
         return str(uuid.uuid5(NAMESPACE, hashlib.sha256(canonical.encode()).hexdigest()))
+    return _canonical(given) or str(uuid.uuid5(NAMESPACE, given))
+
+
+def _canonical(given: str) -> str | None:
+    """A UUID as Qdrant writes it; None if it is none."""
     try:
         return str(uuid.UUID(given))
     except ValueError:
-        return str(uuid.uuid5(NAMESPACE, given))
+        return None
 
 
 def text_at(payload: Mapping[str, Any], paths: Sequence[str]) -> str | None:
@@ -130,8 +158,9 @@ def value_at(payload: Mapping[str, Any], path: str) -> Any:
     for key in path.split("."):
         if isinstance(value, Mapping):
             value = value.get(key)
-        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
-            value = value[int(key)]
+        elif isinstance(value, list) and key.isdecimal() and len(key) < MAX_INDEX_DIGITS:
+            index = int(key)
+            value = value[index] if index < len(value) else None
         else:
             return None
     return value

@@ -24,7 +24,7 @@ from qdrant_client import models
 from ..client import Client
 from ..errors import WorkerError
 from ..results import Embedding
-from .documents import Document
+from .documents import Document, check_notation, uuid_in
 from .schema import COLBERT_CUT, Binding, is_colbert_cut, point_vectors
 from .store import Payload, PointId, Store
 
@@ -82,6 +82,20 @@ def fill(
         FingerprintError: the endpoint's vectors do not belong into this collection.
         BGEError: see `errors.py`. What was written stays; run it again.
     """
+    for _ in fill_by_batches(store, client, collection, binding, documents, filled, progress):
+        pass
+
+
+def fill_by_batches(
+    store: Store,
+    client: Client,
+    collection: str,
+    binding: Binding,
+    documents: Iterable[Document],
+    filled: Filled,
+    progress: Progress = quietly,
+) -> Iterator[list[models.PointStruct]]:
+    """Do what `fill` does; yields each batch before it is written."""
     on_the_way: Counter[PointId] = Counter()
     pending = stale(store, collection, documents, filled, on_the_way, progress)
     points = (
@@ -89,6 +103,7 @@ def fill(
         for document, found in embedded(client, pending, collection, binding)
     )
     for batch in batches(points):
+        yield batch
         store.upsert(collection, batch)
         on_the_way.subtract(point.id for point in batch)
         filled.written += len(batch)
@@ -104,18 +119,32 @@ def stale(
     progress: Progress = quietly,
 ) -> Iterator[Document]:
     """Those whose point is missing, or has another payload, or will have once it is written."""
-    for page in pages(documents, PAGE):
+    uuids: dict[PointId, str] = {}  # of those on the way, as they were given
+    for page in pages(_in_one_notation(documents, uuids), PAGE):
         last = {document.id: document for document in page}
         there = store.payloads(collection, [*last])
         before = filled.unchanged
         for document in last.values():
+            check_notation(document, uuid_in(there.get(document.id, {})))
             if not on_the_way[document.id] and is_current(there.get(document.id), document.payload):
                 filled.unchanged += 1
             else:
                 on_the_way[document.id] += 1
                 yield document
         on_the_way += Counter()  # drops those that have been written
+        for id in [id for id in uuids if not on_the_way[id]]:
+            del uuids[id]
         progress(filled.unchanged - before + len(page) - len(last))
+
+
+def _in_one_notation(
+    documents: Iterable[Document], uuids: dict[PointId, str]
+) -> Iterator[Document]:
+    """Raises ValidationError: the `_id` of one is that of an earlier one in another notation."""
+    for document in documents:
+        if document.uuid is not None:
+            check_notation(document, uuids.setdefault(document.id, document.uuid))
+        yield document
 
 
 def is_current(stored: Payload | None, payload: Payload) -> bool:

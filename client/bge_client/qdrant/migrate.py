@@ -11,6 +11,7 @@ text are copied too, with their payload and no vectors, and reported.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,6 +30,7 @@ from .filling import (
     Listed,
     Progress,
     fill,
+    fill_by_batches,
     is_current,
     pages,
     quietly,
@@ -146,7 +148,16 @@ class Migration:
     # ---------------------------------------------------------------------------- dry run
 
     def estimate(self, dollars_per_second: float, sample: int = 256) -> Estimate:
-        """Embeds a random sample of the source, and writes nothing."""
+        """Embeds a random sample of the source, and writes nothing.
+
+        Raises:
+            ConfigurationError: no point of a sample has a text, or the price is none.
+        """
+        if not 0 <= dollars_per_second < math.inf:
+            raise ConfigurationError(
+                f"`dollars_per_second` must be 0 or more. Given: {dollars_per_second}"
+            )
+        self._check_texts()
         points = self._store.sample(self._source, sample)
         texts = [text for point in points if (text := self._text(point.payload or {})[0])]
         self._client.embed("fingerprint")  # the cold start is not what is measured
@@ -297,11 +308,19 @@ class Migration:
             "swapped: stop what writes to it for a moment and run the same command again"
         )
 
+    def _check_not_swapped(self) -> None:
+        """Raises MigrationError: another run has, and the target is no copy any more."""
+        if self._alias and self._store.resolve(self._alias) == self._target:
+            raise MigrationError(
+                f"another run has pointed alias `{self._alias}` to `{self._target}`: this one "
+                "stops, since it would undo what has been written there since"
+            )
+
     def _counts_agree(self) -> bool:
         return self._store.count(self._source) == self._store.count(self._target)
 
     def _write_what_differs(self, binding: Binding, report: MigrationReport) -> None:
-        fill(
+        for _ in fill_by_batches(
             self._store,
             self._client,
             self._target,
@@ -309,7 +328,8 @@ class Migration:
             self._with_text(report),
             report,
             self._progress,
-        )
+        ):
+            self._check_not_swapped()
 
     def _with_text(self, report: MigrationReport) -> Iterator[Document]:
         """The source's points as documents; those without text are copied on the way."""
@@ -336,12 +356,14 @@ class Migration:
         new = [p for p in points if not is_current(there.get(p.id), p.payload or {})]
         report.unchanged += len(points) - len(new)
         if new:
+            self._check_not_swapped()
             self._store.upsert(self._target, new)
             report.written += len(new)
         self._progress(len(points))
 
     def _delete_what_is_gone(self, report: MigrationReport) -> None:
         for page in pages(self._only_in_target(), PAGE):
+            self._check_not_swapped()
             self._store.delete(self._target, page)
             report.deleted += len(page)
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from qdrant_client import models
 
 from ..client import Client
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, HTTPStatusError
 from ..results import Embedding, Floats
 from .documents import text_at
 from .schema import COLBERT, DENSE, SPARSE, Binding, most_colbert_vectors, sparse_vector
@@ -159,6 +159,18 @@ class HybridSearch:
             raise ConfigurationError(f"`limit` must be at least 1. Given: {limit}")
         if time.monotonic() - self._resolved > RESOLVED_SECONDS:
             self._look_up()
+        collection = self.collection
+        try:
+            return self._search(query, limit, filter, explain)
+        except HTTPStatusError as error:
+            if error.status != 404:
+                raise
+            self._look_up()  # perhaps the collection was dropped when its alias had moved
+            if self.collection == collection:
+                raise
+        return self._search(query, limit, filter, explain)
+
+    def _search(self, query: str, limit: int, filter: models.Filter | None, explain: bool) -> Found:
         clock = _Clock()
         embedding, tokens = self._embed(query)
         clock.tick("embed")

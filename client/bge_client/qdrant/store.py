@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import sys
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import IO, Any
 from uuid import UUID
 
 from qdrant_client import QdrantClient, models
@@ -21,6 +22,7 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from qdrant_client.local.qdrant_local import QdrantLocal
 
+from .. import strict_json
 from ..calls import Call
 from ..errors import (
     AuthenticationError,
@@ -32,7 +34,8 @@ from ..errors import (
     TooLargeError,
     TransportError,
 )
-from ..transport import persist
+from ..redaction import read_secret, redact
+from ..transport import persist, split_url
 
 LEAST_VERSION = (1, 17)  # collections' metadata (1.16), weights in RRF
 PATIENCE = 120.0  # seconds that a call is tried again for
@@ -45,8 +48,28 @@ class Store:
     """`ask` is the only way to Qdrant. One thread at a time, since local mode bears no more."""
 
     def __init__(self, client: QdrantClient, *, patience: float = PATIENCE) -> None:
-        self.client = client
+        self._client = client
+        self._inherited: QdrantClient | None = None  # after a fork, the parent's
         self._patience = patience
+        _stores.add(self)
+
+    @property
+    def client(self) -> QdrantClient:
+        """After a fork, the child's own.
+
+        Raises:
+            ConfigurationError: the folder was opened by the parent, and is its own.
+        """
+        if self._inherited is self._client:
+            if _lock_of(self._client) is not None:
+                raise ConfigurationError(
+                    "the folder of Qdrant's local mode belongs to the process that forked this "
+                    "one: open a Store after the fork, or run a Qdrant server"
+                )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the parent has seen them
+                self._client = QdrantClient(**self._client.init_options)
+        return self._client
 
     @classmethod
     def open(
@@ -60,20 +83,26 @@ class Store:
         """A server by its `url`, or a folder for local mode, made if there is none.
 
         Raises:
-            ConfigurationError: neither or both are given, or the folder is another process'.
+            ConfigurationError: neither or both are given, the `url` is none, or the folder is
+                another process' or broken.
         """
         if (url is None) == (path is None):
             raise ConfigurationError("say either the `url` of a Qdrant server or a `path`")
         if url is not None:
-            return cls(_remote(url, api_key, timeout))
+            key = read_secret(api_key, "QDRANT_API_KEY")
+            return cls(_remote(url.strip(), key, timeout))
         try:
             return cls(QdrantClient(path=os.fspath(path or "")))
-        except RuntimeError as error:
-            if "already accessed" not in str(error):
-                raise
+        except OSError:
+            raise
+        except Exception as error:  # whatever reading a broken meta.json or SQLite file ends in
+            if "already accessed" in str(error):
+                raise ConfigurationError(
+                    f"{path} is open in another process, and Qdrant's local mode bears one at a "
+                    "time. For several, run a Qdrant server and set `QDRANT_URL`"
+                ) from None
             raise ConfigurationError(
-                f"{path} is open in another process, and Qdrant's local mode bears one at a time. "
-                "For several, run a Qdrant server and set `QDRANT_URL`"
+                f"{path} cannot be read as a folder of Qdrant's local mode: {type(error).__name__}"
             ) from None
 
     def __enter__(self) -> Store:
@@ -83,7 +112,8 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        self.client.close()
+        if self._inherited is not self._client:
+            self._client.close()
 
     def ask(self, method: str, **given: Any) -> Any:
         """What `QdrantClient.<method>(**given)` returns, tried again while the server is busy.
@@ -94,14 +124,16 @@ class Store:
             TransportError: no answer.
         """
 
+        client = self.client
+
         def once() -> Any:
             try:
-                return getattr(self.client, method)(**given)
+                return getattr(client, method)(**given)
             except (UnexpectedResponse, ResponseHandlingException, ResourceExhaustedResponse) as e:
                 raise _said_by_server(e, method) from None
             except sqlite3.Error as error:  # local mode
                 raise _of_disk(error) from None
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, AssertionError, RecursionError) as error:
                 raise self._of_caller(error, method) from None
 
         with Call(self._patience) as call:
@@ -110,9 +142,10 @@ class Store:
     def _of_caller(self, error: Exception, method: str) -> BGEError:
         """What Qdrant's client raises itself: local mode's refusals, or it could not write or
         read a body. Its words may quote a payload."""
-        if not isinstance(self.client._client, QdrantLocal):
+        if not isinstance(self._client._client, QdrantLocal):
             return ProtocolError(f"Qdrant's client cannot {method}: {type(error).__name__}")
-        status = 404 if isinstance(error, KeyError) else 400
+        unknown = isinstance(error, KeyError) or "not found" in str(error)
+        status = 404 if unknown else 400
         return HTTPStatusError(f"Qdrant's local mode cannot {method}: {error}", status)
 
     def check_version(self) -> None:
@@ -224,9 +257,35 @@ class Store:
         self.ask("delete", collection_name=collection, points_selector=selector, wait=True)
 
 
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        if (lock := _lock_of(store._client)) is not None:
+            lock.close()  # to unlock it, as Qdrant's client does at the end, opens the parent's too
+        if not _is_in_memory(store._client):
+            store._inherited = store._client
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _lock_of(client: QdrantClient) -> IO[str] | None:
+    """The open file that is locked while a folder is in use."""
+    return getattr(client._client, "_flock_file", None)
+
+
+def _is_in_memory(client: QdrantClient) -> bool:
+    """Then a child has a copy, which works like any other."""
+    return isinstance(client._client, QdrantLocal) and not client._client.persistent
+
+
 def _remote(url: str, api_key: str | None, timeout: int) -> QdrantClient:
+    parts = split_url(url if "://" in url else f"//{url}", "url")
     with warnings.catch_warnings():
-        if urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1"):
+        if parts.hostname in ("localhost", "127.0.0.1", "::1"):
             warnings.simplefilter("ignore", UserWarning)  # that a key goes over plain http
         try:
             return QdrantClient(
@@ -279,12 +338,12 @@ def _final(error: HTTPStatusError) -> HTTPStatusError:
 
 
 def _cause(error: ResponseHandlingException) -> str:
-    return f"{type(error.source).__name__} {error.source}".strip()[:SAID]
+    return f"{type(error.source).__name__} {redact(str(error.source))}".strip()[:SAID]
 
 
 def _said(error: UnexpectedResponse) -> str:
     try:
-        said = error.structured()["status"]["error"]
+        said = strict_json.loads(error.content)["status"]["error"]
     except (ValueError, KeyError, TypeError):
         said = error.content.decode("utf-8", "replace")
-    return " ".join(str(said).split())[:SAID]
+    return " ".join(redact(str(said)).split())[:SAID]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import strict_json
 from ..errors import ConfigurationError
 from .agreement import Agreement
 from .comparing import Names
@@ -83,14 +84,14 @@ class _Lines:
     )
 
     def add(self, line: dict[str, Any]) -> None:
-        self.live_ms.append(float(line["live_ms"]))
+        self.live_ms.append(_finite(line["live_ms"]))
         if "error" in line:
             self.errors[str(line["error"])] += 1
             return
-        self.other_ms.append(float(line["other_ms"]))
+        self.other_ms.append(_finite(line["other_ms"]))
         for name, values in self.measures.items():
             if line[name] is not None:
-                values.append(float(line[name]))
+                values.append(_finite(line[name]))
 
     def pair(self, live: str, other: str) -> Pair:
         same_first = self.measures["same_first"]
@@ -158,7 +159,7 @@ def _read(path: Path) -> _Read:
                     read.broken += 1
                 else:
                     read.add(line)
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 raise ConfigurationError(
                     f"{path}, line {number}, was not written by a `Shadow`"
                 ) from None
@@ -168,11 +169,19 @@ def _read(path: Path) -> _Read:
 def _parsed(raw: bytes) -> Any:
     """None: it is half of a line of ours. Raises ValueError: no JSON, and not ours."""
     try:
-        return json.loads(raw)
+        return strict_json.loads(raw)
     except ValueError:
         if START.startswith(raw.rstrip(b"\n")[: len(START)]):
             return None
         raise
+
+
+def _finite(value: Any) -> float:
+    """Raises TypeError, ValueError, OverflowError: it is no such number."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    return number
 
 
 def _spread(values: list[float]) -> Spread | None:

@@ -1,0 +1,176 @@
+"""A client that was used before a fork: the child shares no connection and no lock with its parent.
+
+Each test is a program of its own that forks: pytest's process has threads.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from fakes.qdrant_server import QdrantServer
+from fakes.scripted import Scripted, completed
+
+FORKING = """
+import os, signal, sys, threading
+import numpy as np, requests
+from bge_client import Client, ConfigurationError
+from fakes.scripted import vector_of
+
+url = sys.argv[1]
+
+def in_child(action):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)  # a deadlock ends the child
+        action()
+        sys.exit(0)
+    return pid
+
+def ended(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+MANY_CALLS = """
+client = Client(url, timeout=10, session=SESSION)
+
+def calls(name):
+    for number in range(100):
+        text = f"{name} {number}"
+        np.testing.assert_array_equal(client.embed(text).dense, [vector_of(text)])
+
+calls("before")
+children = [in_child(lambda name=name: calls(f"child {name}")) for name in range(4)]
+calls("parent")
+print([ended(child) for child in children])
+"""
+LOCKS_HELD = """
+client = Client(url, timeout=10)
+client.embed("before")
+session = client._session
+pools = session.get_adapter(url).poolmanager.pools
+(idle,) = (pool.pool for pool in pools._container.values())
+held, forked = threading.Event(), threading.Event()
+
+def hold():
+    with pools.lock, idle.mutex, session.cookies._cookies_lock:
+        held.set()
+        forked.wait()
+
+threading.Thread(target=hold).start()
+held.wait()
+child = in_child(lambda: client.embed("child"))
+forked.set()
+client.embed("parent")
+print([ended(child)])
+"""
+HALF_ITERATED = """
+client = Client(url, timeout=10)
+vectors = client.embed_iter(f"text {number}" for number in range(10_000))
+np.testing.assert_array_equal(next(vectors).dense, vector_of("text 0"))
+
+def go_on():
+    try:
+        next(vectors)
+    except ConfigurationError:
+        sys.exit(7)
+
+child = in_child(go_on)
+codes = [ended(child)]
+for number, found in enumerate(vectors, 1):
+    np.testing.assert_array_equal(found.dense, vector_of(f"text {number}"))
+print(codes)
+"""
+STORE = """
+from bge_client.qdrant import Store
+
+store = Store.open(url=url)
+
+def calls(name):
+    for number in range(50):
+        point = {"id": number + 1, "vector": {}, "payload": {"name": name}}
+        store.ask("upsert", collection_name=name, points=[point])
+        (found,) = store.ask("retrieve", collection_name=name, ids=[number + 1])
+        assert found.payload == {"name": name}, found
+
+names = ["parent", "one", "two", "three", "four"]
+for name in names:
+    store.ask("create_collection", collection_name=name, vectors_config={})
+store.ask("get_collections")
+children = [in_child(lambda name=name: calls(name)) for name in names[1:]]
+calls("parent")
+print([ended(child) for child in children])
+"""
+FOLDER = """
+from bge_client.qdrant import Store
+
+store = Store.open(path=url)
+
+def use():
+    try:
+        store.aliases()
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        store.close()
+        sys.exit(7)
+
+codes = [ended(in_child(use))]
+try:
+    Store.open(path=url)
+except ConfigurationError:
+    codes.append("locked")
+print(codes, store.aliases())
+store.close()
+"""
+
+
+def forking(program: str, argument: str) -> tuple[str, str]:
+    """What the program printed on stdout and on stderr."""
+    path = os.pathsep.join((str(ROOT / "client"), str(ROOT / "tests")))
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKING + program, argument],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip(), ran.stderr
+
+
+@pytest.mark.parametrize("session", ["None", "requests.Session()"], ids=["ours", "the caller's"])
+def test_four_children_and_their_parent_each_get_their_own_vectors(session: str) -> None:
+    with Scripted() as endpoint:
+        endpoint.on("POST /runsync", completed)
+        out, err = forking(MANY_CALLS.replace("SESSION", session), endpoint.url)
+    assert out == "[0, 0, 0, 0]", err
+
+
+def test_a_lock_held_by_another_thread_at_the_fork_does_not_hold_up_the_child() -> None:
+    with Scripted() as endpoint:
+        endpoint.on("POST /runsync", completed)
+        out, err = forking(LOCKS_HELD, endpoint.url)
+    assert out == "[0]", err
+
+
+def test_an_iteration_goes_on_in_the_process_that_began_it_alone() -> None:
+    with Scripted() as endpoint:
+        endpoint.on("POST /runsync", completed)
+        out, err = forking(HALF_ITERATED, endpoint.url)
+    assert out == "[7]", err
+
+
+def test_a_store_s_children_have_connections_of_their_own() -> None:
+    with QdrantServer() as server:  # on localhost Qdrant's client keeps no connection: 127.1 is it
+        out, err = forking(STORE, server.url.replace("127.0.0.1", "127.1"))
+    assert out == "[0, 0, 0, 0]", err
+
+
+def test_a_folder_in_local_mode_stays_its_parent_s(tmp_path: Path) -> None:
+    out, err = forking(FOLDER, str(tmp_path))
+    assert out == "[7, 'locked'] {}", err
+    assert "open a Store after the fork" in err

@@ -1,0 +1,148 @@
+"""Keys and passwords, and every way by which one could be shown: a canary in each of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bge_client import BGEError, Client, ConfigurationError, JinaClient, Router
+from bge_client.qdrant import Store
+from bge_client.redaction import RedactingFilter, read_secret
+from conftest import ROOT
+from fakes.qdrant_server import QdrantServer, refusing
+from fakes.scripted import Action, Scripted, completed, failed, job, status
+
+CANARY = "canary-4f1c/9+x"
+LONG = "x" * (195 - len(CANARY) // 2)  # messages are cut at 200, 300, 500: in the middle of it
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status(400, {"error": f"no {CANARY}"}),
+        status(400, {"detail": "x" * 495 + CANARY}),
+        failed(f"the key {CANARY} ran out"),
+        failed(f"{LONG}{CANARY}"),
+        failed(f"ValidationError: `{CANARY}`"),
+        failed('{"error_type": "' + CANARY + '"}'),
+        job("COMPLETED", output={"error": CANARY}),
+    ],
+)
+def test_no_error_of_an_endpoint_shows_the_key(answer: Action) -> None:
+    with Scripted() as endpoint, Client(endpoint.url, CANARY, timeout=5) as client:
+        endpoint.on("POST /runsync", answer)
+        with pytest.raises(BGEError) as caught:
+            client.info()
+    assert "canary" not in str(caught.value) + repr(caught.value)
+
+
+def test_no_error_of_jina_or_qdrant_shows_the_key() -> None:
+    with Scripted() as endpoint:
+        endpoint.on("POST /v1/embeddings", status(400, {"detail": f"no {CANARY}"}))
+        with pytest.raises(BGEError) as jina:
+            JinaClient(CANARY, base=endpoint.url.removesuffix("/v2/some-id")).embed("море")
+    with QdrantServer(api_key=CANARY) as server:
+        server.fail(refusing(400, f"{LONG}{'x' * 100}{CANARY}"), on="*")
+        with Store.open(url=server.url, api_key=CANARY) as store, pytest.raises(BGEError) as qdrant:
+            store.aliases()
+    assert "canary" not in str(jina.value) + repr(qdrant.value)
+
+
+@pytest.mark.parametrize("edge", ["\n", " \r\n"])
+def test_white_space_at_the_edges_of_a_key_is_not_sent(edge: str) -> None:
+    with Scripted() as endpoint:
+        endpoint.on("POST /runsync", completed)
+        env = {"BGE_EMBEDDINGS_ENDPOINT": endpoint.url, "RUNPOD_API_KEY": CANARY + edge}
+        with Router.from_env(env) as router:
+            router.embed("море")
+        assert endpoint.seen[0].headers["Authorization"] == f"Bearer {CANARY}"
+    with (
+        QdrantServer(api_key=CANARY) as server,
+        Store.open(url=f"{server.url}{edge}", api_key=CANARY + edge) as store,
+    ):
+        assert store.aliases() == {}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Store.open(url=f"http://me:{CANARY}@127.0.0.1:9"),
+        lambda: Store.open(url=f"http://127.0.0.1:9?api-key={CANARY}"),
+        lambda: Store.open(url=f"ftp://[{CANARY}"),
+        lambda: Store.open(url="http://127.0.0.1:9", api_key=f"{CANARY} {CANARY}"),
+        lambda: Client(f"http://me:{CANARY}@127.0.0.1:9"),
+        lambda: Client(f"http://[{CANARY}"),
+        lambda: Client(f"http://me:{CANARY}@host:port"),
+        lambda: JinaClient(f"{CANARY}\x00"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_once_and_not_quoted(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert "canary" not in repr(caught.value)
+
+
+def test_a_logged_traceback_is_redacted() -> None:
+    read_secret(CANARY, "QDRANT_API_KEY")
+    try:
+        raise RuntimeError(CANARY)
+    except RuntimeError:
+        record = logging.LogRecord("httpx", 40, "", 0, "failed", (), sys.exc_info())
+    assert RedactingFilter().filter(record)
+    text = logging.Formatter().format(record)
+    assert "RuntimeError: ***" in text
+    assert "canary" not in text
+
+
+# ------------------------------------------------------------------------------------ bge
+
+
+LOUD = """
+import logging, os
+from bge_client.client import Client
+from bge_client.__main__ import main
+
+def health(self):
+    key = os.environ["RUNPOD_API_KEY"].strip()
+    logging.getLogger("httpx").info("api-key: %s", key)
+    raise RuntimeError(f"Illegal header value {key}")
+
+Client.health = health
+main()
+"""
+
+
+def bge(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
+    env = {"PYTHONPATH": str(ROOT / "client"), "RUNPOD_API_KEY": f"{CANARY}\n"} | env
+    return subprocess.run(
+        [sys.executable, *arguments], env=kept | env, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_neither_a_log_line_nor_a_traceback_of_bge_shows_a_key() -> None:
+    ran = bge("-c", LOUD, "-v", "health", "--endpoint", "http://127.0.0.1:9")
+    assert ran.returncode == 1
+    assert "api-key: ***" in ran.stderr
+    assert "Illegal header value ***" in ran.stderr
+    assert "canary" not in ran.stdout + ran.stderr
+
+
+def test_bge_takes_a_qdrant_key_from_a_file_and_refuses_a_password_in_its_url(
+    tmp_path: Path,
+) -> None:
+    search: tuple[str, ...] = ("-m", "bge_client", "-v", "migrate", "--rollback", "--alias", "a")
+    with QdrantServer(api_key=CANARY) as server:
+        keys: dict[str, Any] = {"QDRANT_API_KEY": f"{CANARY}\n"}
+        ran = bge(*search, QDRANT_URL=f"{server.url}\n", **keys)
+        assert (ran.returncode, "there is no alias `a`" in ran.stderr) == (2, True)
+        refused = bge(*search, QDRANT_URL=server.url.replace("//", "//me:canary-pw@"), **keys)
+    assert (refused.returncode, "neither a user" in refused.stderr) == (2, True)
+    assert "canary" not in ran.stdout + ran.stderr + refused.stdout + refused.stderr
