@@ -105,7 +105,9 @@ format: $(VENV)/setup-test ## Format the code
 parity: $(VENV)/setup-test ## Parity with FlagEmbedding at 8,192 tokens for every shape (about 10 minutes)
 	$(PY) -m pytest -q tests/worker/test_parity.py --long --timeout 1200
 
-fuzz: $(VENV)/setup-test ## Schemathesis over the server's own OpenAPI, 500 examples a route
+FUZZ_SECONDS ?= 120
+fuzz: $(VENV)/setup-test ## Every parser of others' data, FUZZ_SECONDS (120) each; schemathesis, 500 examples a route (1 hour)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest -q tests/fuzz --timeout 1800
 	$(PY) -m pytest -q tests/worker/test_app.py -k openapi --long --timeout 1800
 
 bench: bench-setup ## The engine beside its peers, workload by workload, small and full shape (an hour, 30 GB of disk)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -20,6 +17,7 @@ from bge_worker.checkpoint import Manifest, check_files, load
 from bge_worker.errors import StartError
 from builder.convert import ARCHITECTURES, Source, convert, read_config, source_shapes
 from builder.errors import BuilderError
+from fuzz.duration import fuzz_settings, rounds
 
 SIZES = {
     "hidden_size": 8,
@@ -100,21 +98,10 @@ class Content(bytes):
 
 
 def fuzz(check: Callable[[bytes], object], inputs: st.SearchStrategy[bytes], examples: int) -> None:
-    """`examples` inputs; with FUZZ_SECONDS in the environment, that long and from fresh seeds."""
-    deadline = time.monotonic() + float(os.environ.get("FUZZ_SECONDS", 0))
-    lasting = "FUZZ_SECONDS" in os.environ
-    profile = settings(
-        max_examples=500 if lasting else examples,
-        deadline=None,
-        database=None,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
-    while True:
-        number = random.SystemRandom().getrandbits(32) if lasting else 0
-        seed(number)(profile(given(inputs.map(Content))(check)))()
-        if time.monotonic() >= deadline:
-            return
+    """`check` of `examples` inputs; with FUZZ_SECONDS, of as many as that takes."""
+    check_all = fuzz_settings(examples)(given(inputs.map(Content))(check))
+    for _ in rounds():
+        check_all()
 
 
 # --------------------------------------------------------------------------- damaged bytes

@@ -17,16 +17,17 @@ from collections.abc import Iterator
 
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = 150  # in one round
+LASTING = "FUZZ_SECONDS" in os.environ
 
 
-def fuzz_settings() -> settings:
-    """Return settings under which each round draws other examples, and keeps none on disk."""
+def fuzz_settings(examples: int = 150) -> settings:
+    """Return settings of one round: the same examples in every run of the suite, others in each
+    round of one that lasts; none is kept on disk."""
     return settings(
-        max_examples=EXAMPLES,
+        max_examples=500 if LASTING else examples,
         deadline=None,
         database=None,
-        derandomize=False,
+        derandomize=not LASTING,
         suppress_health_check=list(HealthCheck),
     )
 
