@@ -39,4 +39,4 @@ def rounds() -> Iterator[int]:
     while number == 0 or time.monotonic() < ends:
         yield number
         number += 1
-        gc.collect()  # worker/server.py, which conftest.py imports, has switched the automatic one off
+        gc.collect()  # conftest.py imports the server, which switches the automatic one off
