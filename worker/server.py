@@ -147,6 +147,7 @@ def configuration(
         app,
         loop="uvloop",
         http=partial(Connection, limits=limits),  # type: ignore[arg-type]
+        ws="none",  # its connections would pass neither the key nor the timers
         lifespan="off",
         log_config=None,
         access_log=False,
