@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 import pytest
@@ -196,31 +196,47 @@ def test_a_caller_who_stops_reading_is_dropped(packed: Engine) -> None:
         assert httpx.get(f"{url}/ping").status_code == 200
 
 
-@pytest.mark.parametrize(
-    "limit", ["connections.KEEP_ALIVE_SECONDS", "gate.PIECE_SECONDS"], ids=["last piece", "earlier"]
-)
-def test_a_caller_who_reads_too_slowly_is_dropped(
-    limit: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is left when the time is over is not waited for: it would never be taken."""
-    monkeypatch.setattr(f"bge_worker.{limit}", 0.2)
-    monkeypatch.setattr("bge_worker.connections.UNREAD_SECONDS", 0.2)
+@contextmanager
+def reader(texts: list[str], headers: bytes = b"") -> Iterator[socket.socket]:
+    """A caller of /rerank who has little room for the answer, which repeats the texts."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     settings = Settings(max_reply_bytes=100_000_000, max_request_tokens=10_000_000)
-    texts = ["a" * 900_000] * (1 if limit.startswith("connections") else 3)
     body = json.dumps({"query": "q", "documents": texts, "return_documents": True}).encode()
-    head = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
-    engine = FakeEngine()
-    with serving(engine, settings, listener=listener) as url, socket.socket() as connection:
+    head = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\n%bContent-Length: %d\r\n\r\n"
+    with serving(FakeEngine(), settings, listener=listener), socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(SOON)
         connection.connect(listener.getsockname())
-        connection.sendall(head + body)
-        received = 0
-        with suppress(ConnectionError):
-            while read := len(connection.recv(1024)):
-                received += read
-                time.sleep(0.01)
-        assert received < 500_000
-        assert metric(url, "bge_queue_depth") == 0
+        connection.sendall(head % (headers, len(body)) + body)
+        yield connection
+
+
+def read_slowly(connection: socket.socket, size: int) -> int:
+    """How many bytes came before the server's end was closed."""
+    received = 0
+    with suppress(ConnectionError):
+        while read := len(connection.recv(size)):
+            received += read
+            time.sleep(0.005)
+    return received
+
+
+@pytest.mark.parametrize(
+    ("limit", "texts"), [("connections.KEEP_ALIVE_SECONDS", 1), ("gate.PIECE_SECONDS", 3)]
+)
+def test_a_caller_who_reads_too_slowly_is_dropped(
+    limit: str, texts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the last piece of an answer goes out, and while an earlier one does."""
+    monkeypatch.setattr(f"bge_worker.{limit}", 0.1)
+    monkeypatch.setattr("bge_worker.connections.PIECE_SECONDS", 0.1)
+    with reader(["a" * 900_000] * texts) as connection:
+        assert read_slowly(connection, 1024) < 500_000
+
+
+def test_a_last_answer_may_take_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("KEEP_ALIVE_SECONDS", "UNREAD_SECONDS"):
+        monkeypatch.setattr(f"bge_worker.connections.{limit}", 0.02)
+    with reader(["a" * 900_000], b"Connection: close\r\n") as connection:
+        assert read_slowly(connection, 16384) > 900_000

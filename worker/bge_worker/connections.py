@@ -8,12 +8,11 @@
     body's framing              MAX_FRAMING_BYTES              400, close
     answer being written        PIECE_SECONDS (gate.py)        close
     idle after an answer        KEEP_ALIVE_SECONDS             close
-    answer not taken at the end UNREAD_SECONDS                 close
     more requests ahead than    MAX_PIPELINED                  close
     more connections than       ConnectionLimits               429 but for /ping and /health, close
 
-Line ends and other bytes between two requests restart no timer. A connection whose time is over
-is dropped with what its caller has not taken.
+Line ends and other bytes between two requests restart no timer. After a close a caller has
+PIECE_SECONDS to take what is left of the answer; then it is dropped.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from .errors import (
     ValidationError,
     WorkerError,
 )
-from .gate import OPEN_ROUTES, error_headers
+from .gate import OPEN_ROUTES, PIECE_SECONDS, error_headers
 
 log = logging.getLogger("bge_worker.server")
 
@@ -223,12 +222,12 @@ class Connection(HttpToolsProtocol):
         try:
             await self._application(scope, receive, send)
         finally:
-            # uvicorn closes after an answer that was broken off, once this has returned.
+            # uvicorn closes after an answer that was the last or broken off, once this returns.
             self.loop.call_soon(self._end_if_closing)
 
     def _end_if_closing(self) -> None:
         if self.transport.is_closing() and self in self.connections:
-            self._end_after(UNREAD_SECONDS)
+            self._close()
 
     def _refuse(self, error: WorkerError) -> NoReturn:
         """Stop the parser; `_feed` then answers."""
@@ -260,16 +259,21 @@ class Connection(HttpToolsProtocol):
             ]
             lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
             self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
-        self.transport.close()
-        self._end_after(UNREAD_SECONDS)
+        self._close()
 
     def _end_after(self, seconds: float | None) -> None:
-        """Drop the connection in so many seconds, in the place of what was set before."""
+        """Close the connection in so many seconds, in the place of what was set before."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
         if seconds is not None:
-            self._timer = self.loop.call_later(seconds, self.transport.abort)
+            self._timer = self.loop.call_later(seconds, self._close)
+
+    def _close(self) -> None:
+        """Closing waits for what is written to be taken, and would do so for ever."""
+        self._end_after(None)
+        self.transport.close()
+        self._timer = self.loop.call_later(PIECE_SECONDS, self.transport.abort)
 
 
 def _too_large(what: str, limit: int, given: int) -> HeadTooLargeError:
