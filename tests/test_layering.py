@@ -52,7 +52,11 @@ BEFORE_TORCH = HTTP | {
     "dialects",
 }
 WITHOUT_TORCH = BEFORE_TORCH | {"batcher", "response", "service"}
-OF_ONE_MODULE = {"reference": {"FlagEmbedding"}, "sdk": {"runpod"}, "connections": {"uvicorn"}}
+OF_ONE_MODULE = {
+    "reference": {"FlagEmbedding"},
+    "sdk": {"runpod"},
+    "connections": {"uvicorn", "httptools"},
+}
 WORKER_PACKAGES = {"torch", "numpy", "tokenizers", "safetensors"}
 HTTP_PACKAGES = {"fastapi", "starlette", "pydantic", "orjson", "prometheus_client"}
 CLIENT = ROOT / "client" / "bge_client"

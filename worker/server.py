@@ -24,6 +24,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ from bge_worker.errors import StartError, WorkerError
 from bge_worker.gate import is_loopback
 from bge_worker.metrics import Metrics
 from bge_worker.process import prepare_process
+from bge_worker.schema import shortened
 from bge_worker.settings import SERVER_REPLY_BYTES, Settings
 from bge_worker.startup import mark, read_ahead
 
@@ -57,8 +59,7 @@ def arguments() -> argparse.Namespace:
         "limits; the README lists them.",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    port = os.environ.get("PORT", "8000")
-    parser.add_argument("--port", type=int, default=port, help="$PORT, or 8000")
+    parser.add_argument("--port", help="$PORT, or 8000")
     parser.add_argument(
         "--insecure",
         action="store_true",
@@ -67,9 +68,9 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check_exposed(host: str, settings: Settings, insecure: bool) -> None:
+def check_exposed(host: str, settings: Settings) -> None:
     """Raises StartError: anyone who can reach the port could use the worker."""
-    if settings.api_key is not None or insecure or settings.insecure or is_loopback(host):
+    if settings.api_key is not None or settings.insecure or is_loopback(host):
         return
     raise StartError(
         f"`--host {host}` can be reached from other machines and `BGE_API_KEY` is not set. Set it, "
@@ -77,11 +78,22 @@ def check_exposed(host: str, settings: Settings, insecure: bool) -> None:
     )
 
 
-def health_port(env: Mapping[str, str], default: int) -> int:
-    """Where RunPod's load balancer asks for /ping. Raises StartError: no number."""
-    value = env.get("PORT_HEALTH", str(default))
-    if not value.isascii() or not value.isdigit() or len(value) > 5:
-        raise StartError(f"`PORT_HEALTH` must be a port's number. Given: {value[:40]!r}")
+def ports(option: str | None, env: Mapping[str, str]) -> list[int]:
+    """Where to listen: for callers, and where RunPod's load balancer asks for /ping.
+
+    Raises:
+        StartError: one of them is no port.
+    """
+    name, value = ("PORT", env.get("PORT", "8000")) if option is None else ("--port", option)
+    return sorted({_port(name, value), _port("PORT_HEALTH", env.get("PORT_HEALTH", value))})
+
+
+def _port(name: str, value: str) -> int:
+    is_number = value.isascii() and value.isdigit() and len(value) <= 5
+    if not is_number or not 1 <= int(value) <= 65535:
+        raise StartError(
+            f"`{name}` must be a port, a whole number from 1 to 65535. Given: {shortened(value)}"
+        )
     return int(value)
 
 
@@ -147,6 +159,7 @@ def configuration(
         app,
         loop="uvloop",
         http=partial(Connection, limits=limits),  # type: ignore[arg-type]
+        ws="none",  # its connections would pass neither the key nor the timers
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -188,10 +201,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(message)s")
     try:
         settings = Settings.from_env(os.environ, max_reply_bytes=SERVER_REPLY_BYTES)
-        check_exposed(given.host, settings, given.insecure)
-        ports = {given.port, health_port(os.environ, given.port)}
-        listeners = [listen(given.host, port) for port in sorted(ports)]
-        log.info("listening on %s, port %s", given.host, ", ".join(map(str, sorted(ports))))
+        settings = replace(settings, insecure=settings.insecure or given.insecure)
+        check_exposed(given.host, settings)
+        numbers = ports(given.port, os.environ)
+        listeners = [listen(given.host, port) for port in numbers]
+        log.info("listening on %s, port %s", given.host, ", ".join(map(str, numbers)))
         serve(settings, listeners)
     except StartError as error:
         sys.exit(f"bge-serverless cannot start: {error}")

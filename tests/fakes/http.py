@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
+import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -19,6 +20,7 @@ from bge_worker.memory import HeldBytes
 from bge_worker.metrics import Metrics
 from bge_worker.service import Service
 from bge_worker.settings import Settings
+from fakes.engine import SOON
 from server import configuration
 
 
@@ -64,3 +66,24 @@ def listening(
     finally:
         server.should_exit = True
         thread.join()
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    """A bare connection to the server."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=SOON) as connection:
+        yield connection
+
+
+def metric(url: str, name: str) -> float:
+    text = httpx.get(f"{url}/metrics").text
+    lines = [line.rsplit(" ", 1) for line in text.splitlines()]
+    return sum(float(line[1]) for line in lines if line[0] == name)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -21,18 +21,23 @@ SERVER = ROOT / "worker" / "server.py"
 class ServerProcess:
     """The server on a port of its own; killed on the way out."""
 
-    def __init__(self, env: dict[str, str], log: Path, *arguments: str) -> None:
+    def __init__(
+        self, env: dict[str, str], log: Path, *arguments: str, descriptors: int | None = None
+    ) -> None:
+        """`descriptors` is the most that the process may have open."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._env = {n: v for n, v in os.environ.items() if not n.startswith(("BGE_", "PORT"))}
         self._env |= env
         self._arguments = ("--port", str(self.port), *arguments)
         self._log = log
+        limit = f"ulimit -n {descriptors};" if descriptors is not None else ""
+        self._shell = ("sh", "-c", f'{limit} exec "$@"', "sh") if limit else ()
 
     def __enter__(self) -> Self:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(SERVER), *self._arguments],
+                [*self._shell, sys.executable, str(SERVER), *self._arguments],
                 env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -6,10 +6,8 @@ import json
 import logging
 import re
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
 from threading import Timer
 from typing import Any
 
@@ -32,8 +30,7 @@ from bge_worker.metrics import Metrics
 from bge_worker.serialize import to_json
 from bge_worker.settings import Settings
 from fakes.engine import SOON, FakeEngine
-from fakes.http import listening, serving
-from server import listen
+from fakes.http import connected, eventually, listening, metric, serving
 
 TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
 RERANK = {"query": "q", "documents": ["one", "three"]}
@@ -75,19 +72,6 @@ def serve(engine: FakeEngine) -> Iterator[Callable[..., str]]:
     engine.gate.set()
     for server in open_servers:
         server.__exit__(None, None, None)
-
-
-def metric(url: str, name: str) -> float:
-    text = httpx.get(f"{url}/metrics").text
-    lines = [line.rsplit(" ", 1) for line in text.splitlines()]
-    return sum(float(line[1]) for line in lines if line[0] == name)
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # ----------------------------------------------------------------------------------- shapes
@@ -325,134 +309,6 @@ def test_a_server_whose_models_cannot_be_loaded_says_so() -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (500, "InferenceError")
 
 
-def test_half_a_head_is_not_waited_for(
-    serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bge_worker.connections.HEAD_SECONDS", 0.2)
-    host, port = serve().removeprefix("http://").split(":")
-    for start in (b"", b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-        with socket.create_connection((host, int(port)), timeout=SOON) as connection:
-            connection.sendall(start)
-            if start:
-                assert connection.recv(4096).startswith(b"HTTP/1.1 200")
-            connection.sendall(b"GET /ping HT")
-            assert connection.recv(4096) == b""
-
-
-@contextmanager
-def connected(url: str) -> Iterator[socket.socket]:
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=SOON) as connection:
-        yield connection
-
-
-def is_closed(connection: socket.socket) -> bool:
-    """Whether the server has ended it, perhaps with what it said last."""
-    with suppress(ConnectionError):
-        while connection.recv(65536):
-            pass
-    return True
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"GET /ping HTTP/1.1\r\nX: " + b"a" * 70_000,  # a field without an end
-        b"GET /ping HTTP/1.1\r\n" + b"X: " + b"a" * 40_000 + b"\r\nY: " + b"a" * 40_000 + b"\r\n",
-        b"GET /" + b"a" * 70_000,
-        b"GET /ping HTTP/1.1\r\n" + b"X: 1\r\n" * 102,
-    ],
-    ids=["endless field", "many bytes", "long path", "many fields"],
-)
-def test_a_head_too_large_is_refused(url: str, head: bytes) -> None:
-    with connected(url) as connection:
-        connection.sendall(head)
-        answer = connection.recv(4096).decode()
-        assert answer.startswith("HTTP/1.1 431")
-        assert "HeadTooLargeError: the request's head must have at most" in answer
-        assert is_closed(connection)
-
-
-def test_trailers_are_dropped_and_their_size_is_limited(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bge_worker.connections.MAX_FRAMING_BYTES", 100_000)
-    body = json.dumps(RERANK).encode()
-    head = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-    chunked = head + b"%x\r\n%b\r\n0\r\n" % (len(body), body)
-    with connected(url) as connection:
-        connection.sendall(chunked + b"X-Trailer: a\r\n\r\n")
-        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
-        connection.sendall(chunked + b"X-Trailer: ")
-        for _ in range(20):
-            with suppress(ConnectionError):
-                connection.sendall(b"a" * 10_000)
-        assert is_closed(connection)
-
-
-def test_an_idle_connection_ends_whatever_dribbles_in(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bge_worker.connections.KEEP_ALIVE_SECONDS", 0.3)
-    with connected(url) as connection:
-        connection.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert connection.recv(4096).startswith(b"HTTP/1.1 200")
-        assert_ends_while_sending(connection, b"\r\n")
-
-
-@pytest.mark.parametrize("request_line", ["GET /ping", "PUT /ping", "POST /cancel/x"])
-def test_a_body_that_nobody_reads_ends(
-    request_line: str, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bge_worker.connections.UNREAD_SECONDS", 0.3)
-    with connected(url) as connection:
-        head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
-        connection.sendall(head.encode())
-        assert connection.recv(4096).startswith(b"HTTP/1.1")
-        assert_ends_while_sending(connection, b"a")
-
-
-def test_requests_sent_ahead_are_limited(url: str) -> None:
-    request = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with connected(url) as connection:
-        connection.sendall(request * 10)
-        received = b""
-        while received.count(b"HTTP/1.1 200") < 10:
-            received += connection.recv(65536)
-        connection.sendall(request * 100)
-        assert is_closed(connection)
-
-
-def assert_ends_while_sending(connection: socket.socket, drop: bytes) -> None:
-    connection.settimeout(0.05)
-    for _ in range(200):
-        try:
-            connection.sendall(drop)
-            if connection.recv(4096) == b"":
-                return
-        except TimeoutError:
-            pass
-        except ConnectionError:
-            return
-    raise AssertionError("it is still open")
-
-
-def test_beyond_the_connections_there_may_be_ping_is_answered(
-    serve: Callable[..., str], caplog: pytest.LogCaptureFixture
-) -> None:
-    url = serve(max_connections=20)
-    with ExitStack() as stack:
-        idle = [stack.enter_context(connected(url)) for _ in range(60)]
-        eventually(lambda: "connections are open" in caplog.text)
-        assert caplog.text.count("limit met") == 1
-        assert httpx.get(f"{url}/ping").status_code == 200
-        refused = httpx.post(f"{url}/rerank", json=RERANK)
-        assert (refused.status_code, refused.headers["connection"]) == (429, "close")
-        assert "too many connections are open" in refused.text
-        assert is_closed(idle[20])  # of those beyond the limit the oldest gave way
-    eventually(lambda: httpx.post(f"{url}/rerank", json=RERANK).status_code == 200)
-
-
 def test_only_this_machine_s_names_lead_to_a_server_without_a_key(
     url: str, serve: Callable[..., str]
 ) -> None:
@@ -479,32 +335,6 @@ def test_a_page_of_another_site_is_refused(url: str, headers: dict[str, str]) ->
     own = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
     assert httpx.post(f"{url}/rerank", json=RERANK, headers=own).status_code == 200
     assert httpx.post(f"{url}/rerank", json=RERANK, headers={"Origin": url}).status_code == 200
-
-
-def read_to_the_end(connection: socket.socket) -> int:
-    """How many bytes still came before the server's end was closed."""
-    received = 0
-    with suppress(ConnectionError):
-        while chunk := connection.recv(65536):
-            received += len(chunk)
-    return received
-
-
-def test_a_caller_who_stops_reading_is_dropped(packed: Engine) -> None:
-    listener = listen("127.0.0.1", 0, stalled_seconds=1)
-    with serving(packed, Settings(max_reply_bytes=100_000_000), listener=listener) as url:
-        body = json.dumps({"texts": ["море " * 200] * 15, "return_colbert": True}).encode()
-        head = f"POST /native/embed HTTP/1.1\nHost: localhost\nContent-Length: {len(body)}"
-        with socket.create_connection(listener.getsockname(), timeout=60) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n" + body)
-            assert connection.recv(10).startswith(b"HTTP/1.1 2")
-            eventually(lambda: metric(url, "bge_texts_total") == 15)
-            eventually(
-                lambda: metric(url, 'bge_requests_total{route="/native/embed",status="200"}') == 1
-            )
-            assert read_to_the_end(connection) < 10_000_000  # of some 50 MB
-        assert httpx.get(f"{url}/ping").status_code == 200
 
 
 # ------------------------------------------------------------------------- RunPod's own API
@@ -615,7 +445,7 @@ def test_a_body_of_too_many_values_is_refused_before_it_is_parsed(url: str) -> N
         for route in ("/native/embed", "/run"):
             reply = httpx.post(url + route, content=body)
             assert reply.status_code == 422
-            assert "must hold at most" in reply.text or "the body is not JSON" in reply.text
+            assert "must hold at most" in reply.text or "levels deep" in reply.text
 
 
 # -------------------------------------------------------------------------- metrics and log
@@ -643,9 +473,11 @@ def test_metrics_add_up(packed: Engine) -> None:
 
 
 def test_the_access_log_has_one_line_a_request_and_no_text(
-    url: str, caplog: pytest.LogCaptureFixture
+    url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logging.getLogger("uvicorn.access").addHandler(caplog.handler)
+    # Some libraries give every logger a handler, and this one would have paths and queries in it.
+    monkeypatch.setattr(logging.getLogger("uvicorn.access"), "handlers", [caplog.handler])
+    httpx.get(f"{url}/ping")  # the line of the test before may come after its answer
     with caplog.at_level(logging.INFO):
         httpx.post(f"{url}/embed", json={"inputs": "секретный текст"})
         httpx.post(f"{url}/embed", json={"inputs": "", "секрет": 1})

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 
 from bge_worker.settings import EngineName
 from conftest import MODELS, ROOT
+from fakes.http import connected
 from fakes.server_process import SERVER, ServerProcess, free_port
 
 BULK = {"texts": ["море и суша " * 300] * 40}
@@ -87,9 +89,13 @@ def test_the_health_port_answers_too(env: dict[str, str], tmp_path: Path) -> Non
         (["--host", "0.0.0.0"], {}, "`BGE_API_KEY` is not set"),
         (["--host", "::"], {}, "`BGE_API_KEY` is not set"),
         (["--host", "not a host"], {"BGE_INSECURE": "1"}, "cannot listen on not a host:"),
-        (["--port", "99999"], {}, "cannot listen on 127.0.0.1:99999"),
-        ([], {"PORT_HEALTH": "x"}, "`PORT_HEALTH` must be a port's number"),
-        ([], {"PORT_HEALTH": "9" * 5000}, "`PORT_HEALTH` must be a port's number"),
+        (["--port", "99999"], {}, "`--port` must be a port, a whole number from 1 to 65535"),
+        (["--port", "-5"], {}, "`--port` must be a port"),
+        (["--port", "9" * 5000], {}, "`--port` must be a port"),
+        (["--port", ""], {}, "`--port` must be a port"),
+        ([], {"PORT_HEALTH": "x"}, "`PORT_HEALTH` must be a port"),
+        ([], {"PORT_HEALTH": "70000"}, "`PORT_HEALTH` must be a port"),
+        ([], {"PORT_HEALTH": "9" * 5000}, "`PORT_HEALTH` must be a port"),
         ([], {"BGE_API_KEY": "a key"}, "`BGE_API_KEY` must be printable ASCII without spaces"),
         ([], {"BGE_INSECURE": "yes"}, "`BGE_INSECURE` must be one of 0, 1"),
         ([], {"BGE_EMBED_MODEL": "/nowhere"}, "`/nowhere` is not a runtime folder"),
@@ -107,6 +113,7 @@ def test_it_says_why_it_cannot_start(
     )
     assert ended.returncode == 1
     assert sentence in ended.stderr
+    assert len(ended.stderr.splitlines()[-1]) < 250
     assert "Traceback" not in ended.stderr
     assert "a key" not in ended.stderr
 
@@ -122,6 +129,24 @@ def test_the_container_s_health_check_uses_no_proxy(env: dict[str, str], tmp_pat
             timeout=60,
         )
         assert check.returncode == 0
+
+
+def test_insecure_lets_any_name_in_by_option_too(env: dict[str, str], tmp_path: Path) -> None:
+    with ServerProcess(env, tmp_path / "log", "--insecure") as server:
+        server.wait_for(204)
+        proxied = httpx.get(f"{server.url}/health", headers={"Host": "bge.example"})
+        assert proxied.status_code == 200
+
+
+def test_with_few_descriptors_ping_is_answered_all_the_same(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    server = ServerProcess(env, tmp_path / "log", descriptors=256)
+    with server, ExitStack() as stack:
+        server.wait_for(200)
+        for _ in range(300):
+            stack.enter_context(connected(server.url))
+        assert server.ping() == 200
 
 
 def test_a_port_that_is_taken_is_named(env: dict[str, str], tmp_path: Path) -> None:

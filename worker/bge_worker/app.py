@@ -25,11 +25,11 @@ from starlette.types import ASGIApp, Scope
 from . import __version__, bodies, dialects
 from .errors import InferenceError, NotServedError, StartError, ValidationError, WorkerError
 from .gate import BODY_SECONDS, OPEN_ROUTES, Gate, error_headers
-from .jobs import RUN_KEPT, RUNSYNC_KEPT, Job, Jobs, read_order
+from .jobs import RUN_KEPT, RUNSYNC_KEPT, Job, Jobs, Order, read_order
 from .memory import HeldBytes
 from .metrics import MESSAGE, Metrics
 from .schema import EmbedRequest, RerankRequest, Work, parse
-from .serialize import read_json, to_json
+from .serialize import JsonParser, to_json
 from .settings import Settings
 
 if TYPE_CHECKING:  # brings torch, and /ping is answered before that is there
@@ -146,6 +146,7 @@ class Server:
         self._settings = settings
         self._metrics = metrics
         self._models = models
+        self._json = JsonParser()
         held = HeldBytes() if held is None else held
         self._jobs = Jobs(
             self._answer, self._service, held, settings.concurrency, settings.max_queue
@@ -183,10 +184,10 @@ class Server:
     def _endpoint(self, shapes: list[Shape]) -> Callable[[HttpRequest], Any]:
         async def endpoint(request: HttpRequest) -> Response:
             raw = await request.body()
-            body = await read_json(raw)
+            service = await self._service()  # first: while the models load, bodies wait as bytes
+            body = await self._json.parse(raw)
             held = body if isinstance(body, dict) else {}
             shape = next((shape for shape in shapes if shape.sign in held), shapes[0])
-            service = await self._service()
             content = await service.respond(
                 lambda: shape.read(body, service.model(shape.role), self._settings),
                 lambda reply: to_json(shape.reply(reply)),
@@ -217,12 +218,11 @@ class Server:
 
         @self._routes.post(prefix + "/run", **taken)
         async def run(request: HttpRequest) -> Response:
-            order = await read_order(await request.body())
-            return self._job_reply(self._jobs.submit(order, RUN_KEPT))
+            return self._job_reply(self._jobs.submit(await self._order(request), RUN_KEPT))
 
         @self._routes.post(prefix + "/runsync", **taken)
         async def runsync(request: HttpRequest, wait: Wait = 90_000) -> Response:
-            job = self._jobs.submit(await read_order(await request.body()), RUNSYNC_KEPT)
+            job = self._jobs.submit(await self._order(request), RUNSYNC_KEPT)
             try:
                 async with asyncio.timeout(wait / 1e3):
                     await job.over.wait()
@@ -293,10 +293,16 @@ class Server:
         except StartError:
             raise InferenceError("this worker could not start; its log says why") from None
 
-    async def _answer(self, payload: object, size: int) -> bytes:
+    async def _order(self, request: HttpRequest) -> Order:
+        """The job that a request to `/run` or `/runsync` brings."""
+        raw = await request.body()
+        return read_order(await self._json.parse(raw), raw)
+
+    async def _answer(self, raw: bytes) -> bytes:
         most = self._settings.max_texts
         service = await self._service()
-        return await service.respond(lambda: parse(payload, most), to_json, size)
+        payload = (await self._json.parse(raw))["input"]
+        return await service.respond(lambda: parse(payload, most), to_json, len(raw))
 
     def _job(self, job_id: str) -> Job:
         job = self._jobs.get(job_id)

@@ -11,7 +11,8 @@
     more requests ahead than    MAX_PIPELINED                  close
     more connections than       ConnectionLimits               429 but for /ping and /health, close
 
-Line ends and other bytes between two requests restart no timer.
+Line ends and other bytes between two requests restart no timer. After a close a caller has
+PIECE_SECONDS to take what is left of the answer; then it is dropped.
 """
 
 from __future__ import annotations
@@ -23,12 +24,20 @@ from collections import Counter
 from time import monotonic
 from typing import Any, NoReturn
 
+import httptools
 import orjson
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from .dialects import error_in
-from .errors import HeadTooLargeError, OverloadedError, ValidationError, WorkerError
-from .gate import OPEN_ROUTES, error_headers
+from .errors import (
+    HeadTooLargeError,
+    MalformedError,
+    OverloadedError,
+    ValidationError,
+    WorkerError,
+)
+from .gate import OPEN_ROUTES, PIECE_SECONDS, error_headers
 
 log = logging.getLogger("bge_worker.server")
 
@@ -57,7 +66,7 @@ class ConnectionLimits:
         self.max_per_address = max(1, max_connections // 2)
         self._by_address: Counter[str] = Counter()
         self._reserved: dict[Connection, None] = {}  # in the order they came
-        self._logged = -LOG_SECONDS
+        self._logged: dict[str, float] = {}
 
     def admit(self, connection: Connection, address: str) -> bool:
         """Count a connection. False: it is beyond a limit and may use the reserve alone, where
@@ -66,13 +75,17 @@ class ConnectionLimits:
         if total < self.max_connections and mine < self.max_per_address:
             self._by_address[address] += 1
             return True
-        if monotonic() - self._logged >= LOG_SECONDS:
-            self._logged = monotonic()
-            log.warning("%d connections are open, %d from one address: limit met", total, mine)
+        self.log("%d connections are open, %d from one address: limit met", total, mine)
         if len(self._reserved) >= RESERVED:
             next(iter(self._reserved)).transport.close()
         self._reserved[connection] = None
         return False
+
+    def log(self, message: str, *values: object) -> None:
+        """Anybody can bring these about: one line of each kind in LOG_SECONDS."""
+        if monotonic() >= self._logged.get(message, 0.0):
+            self._logged[message] = monotonic() + LOG_SECONDS
+            log.warning(message, *values)
 
     def release(self, connection: Connection, address: str) -> None:
         if connection in self._reserved:
@@ -118,6 +131,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
         self._admitted = self._limits.admit(self, self._address)
+        self._application, self.app = self.app, self._run
         self._end_after(HEAD_SECONDS if self._admitted else UNREAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,7 +142,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         was_idle = not self._in_head and not self._in_body
         was_in_body, read, begun = self._in_body, self._body_bytes, self._begun
-        super().data_received(data)
+        self._feed(data)
         begun = self._begun - begun
         # Nothing but head came. Of a field that has not ended no callback tells.
         if self._in_head and (begun == 0 or (begun == 1 and was_idle)):
@@ -139,6 +153,16 @@ class Connection(HttpToolsProtocol):
             self._framing_bytes += len(data) - (self._body_bytes - read)
             if self._framing_bytes > MAX_FRAMING_BYTES:
                 self._answer(ValidationError("the body has more framing than data"))
+
+    def _feed(self, data: bytes) -> None:
+        """As uvicorn does, but for a line in the log at each error."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # to nothing that is spoken here
+        except httptools.HttpParserError:  # or what a callback raised
+            self._answer(self._refusal or MalformedError("the request is not HTTP/1.1"))
 
     # ------------------------------------------------------------- the parser's events
 
@@ -194,12 +218,19 @@ class Connection(HttpToolsProtocol):
 
     # --------------------------------------------------------------------- what it does
 
-    def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn for what the parser refuses, and for what a callback raises."""
-        self._answer(self._refusal or ValidationError("the request is not HTTP/1.1"))
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            # uvicorn closes after an answer that was the last or broken off, once this returns.
+            self.loop.call_soon(self._end_if_closing)
+
+    def _end_if_closing(self) -> None:
+        if self.transport.is_closing() and self in self.connections:
+            self._close()
 
     def _refuse(self, error: WorkerError) -> NoReturn:
-        """Stop the parser; uvicorn then calls `send_400_response`."""
+        """Stop the parser; `_feed` then answers."""
         self._refusal = error
         raise error
 
@@ -212,6 +243,7 @@ class Connection(HttpToolsProtocol):
         """Answer with an error, unless another answer has begun, and close."""
         if self.transport.is_closing():
             return
+        self._limits.log("a request was refused: %s", error)
         cycle = self.cycle
         if (
             cycle is None
@@ -227,7 +259,7 @@ class Connection(HttpToolsProtocol):
             ]
             lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
             self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
-        self.transport.close()
+        self._close()
 
     def _end_after(self, seconds: float | None) -> None:
         """Close the connection in so many seconds, in the place of what was set before."""
@@ -235,7 +267,13 @@ class Connection(HttpToolsProtocol):
             self._timer.cancel()
         self._timer = None
         if seconds is not None:
-            self._timer = self.loop.call_later(seconds, self.transport.close)
+            self._timer = self.loop.call_later(seconds, self._close)
+
+    def _close(self) -> None:
+        """Closing waits for what is written to be taken, and would do so for ever."""
+        self._end_after(None)
+        self.transport.close()
+        self._timer = self.loop.call_later(PIECE_SECONDS, self.transport.abort)
 
 
 def _too_large(what: str, limit: int, given: int) -> HeadTooLargeError:

@@ -3,7 +3,7 @@
     payload ─ schema ───── ValidationError, NotServedError
             ─ batcher ──── OverloadedError, TooLargeError
             ─ engine ───── OutOfMemoryError, InferenceError
-    HTTP    ─ connections  HeadTooLargeError, OverloadedError
+    HTTP    ─ connections  MalformedError, HeadTooLargeError, OverloadedError
             ─ gate ─────── UnauthorizedError, ForbiddenError, SlowBodyError, TooLargeError,
                            OverloadedError
 
@@ -81,6 +81,12 @@ class HeadTooLargeError(WorkerError):
     """The head of an HTTP request exceeds a limit."""
 
     status = 431
+
+
+class MalformedError(WorkerError):
+    """What came is not HTTP/1.1."""
+
+    status = 400
 
 
 class SlowBodyError(WorkerError):

@@ -23,7 +23,6 @@ import orjson
 from .errors import OverloadedError, ValidationError, WorkerError
 from .memory import HeldBytes
 from .schema import kind_of, without_nulls
-from .serialize import read_json
 
 RUNSYNC_KEPT, RUN_KEPT = 60.0, 1800.0  # seconds
 EXECUTION_TIMEOUT_MS, TTL_MS = 600_000, 86_400_000  # the platform's defaults
@@ -34,7 +33,7 @@ JOB_BYTES = 2048  # of a job without its output, about
 IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
 FAILED, CANCELLED, TIMED_OUT = "FAILED", "CANCELLED", "TIMED_OUT"
 
-Answer = Callable[[object, int], Awaitable[bytes]]  # payload, its bytes → the JSON of its reply
+Answer = Callable[[bytes], Awaitable[bytes]]  # the body it came in → the JSON of its reply
 Loaded = Callable[[], Awaitable[object]]  # returns once there are models to answer with
 
 
@@ -163,8 +162,7 @@ class Jobs:
                 async with self._slots:
                     job.status, job.started = IN_PROGRESS, perf_counter()
                     async with asyncio.timeout(order.execution_timeout) as running:
-                        body = await read_json(order.body)
-                        job.output = await self._answer(body["input"], len(order.body))
+                        job.output = await self._answer(order.body)
         except TimeoutError:
             limit = ("executionTimeout", order.execution_timeout)
             name, seconds = limit if running.expired() else ("ttl", order.ttl)
@@ -194,14 +192,13 @@ class Jobs:
             self._kept_bytes -= job.size
 
 
-async def read_order(raw: bytes) -> Order:
-    """Read the body of `/run` or `/runsync`.
+def read_order(body: object, raw: bytes) -> Order:
+    """Read the body of `/run` or `/runsync`, which came as `raw`.
 
     Raises:
         ValidationError: no `input`, a `policy` that is none, or a `webhook`, which nobody here
             would call. What `input` holds is the worker's business, and wrong is a FAILED job.
     """
-    body = await read_json(raw)
     if not isinstance(body, dict) or "input" not in body:
         raise ValidationError("the body must be an object with `input`")
     if body.get("webhook") is not None:
