@@ -86,6 +86,12 @@ def corpus() -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.fixture(autouse=True)
+def forgotten_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key of one test is an ordinary word of the next."""
+    monkeypatch.setattr("bge_client.redaction._secrets", set())
+
+
 # ------------------------------------------------------------------------- Qdrant's tests
 
 

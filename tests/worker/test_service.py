@@ -21,7 +21,10 @@ from hypothesis import strategies as st
 
 from bge_worker.engine import Engine, PackedEngine
 from bge_worker.errors import (
+    ForbiddenError,
+    HeadTooLargeError,
     InferenceError,
+    MalformedError,
     NotServedError,
     OutOfMemoryError,
     OverloadedError,
@@ -376,7 +379,13 @@ def test_the_error_table_of_the_contract() -> None:
         OutOfMemoryError: (503, True),
         InferenceError: (500, True),
     }
-    of_http_alone = {UnauthorizedError: (401, False), SlowBodyError: (408, True)}
+    of_http_alone = {
+        MalformedError: (400, False),
+        UnauthorizedError: (401, False),
+        ForbiddenError: (403, False),
+        SlowBodyError: (408, True),
+        HeadTooLargeError: (431, False),
+    }
     known = {kind: (kind.status, kind.retry) for kind in WorkerError.__subclasses__()}
     assert known == table | of_http_alone
 
