@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 from urllib.parse import urlsplit
 
@@ -272,6 +273,7 @@ class Gate:
         access.info("%s", orjson.dumps(line).decode())
 
 
+@lru_cache(maxsize=16)  # callers use the same few; to parse one costs as much as /ping
 def _name_in(host: bytes) -> str:
     """The name or address in a `Host` header, without its port."""
     try:
@@ -280,6 +282,7 @@ def _name_in(host: bytes) -> str:
         return ""
 
 
+@lru_cache(maxsize=16)
 def is_loopback(host: str) -> bool:
     """Whether a name or an address is this machine's own."""
     try:
