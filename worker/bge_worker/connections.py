@@ -5,7 +5,7 @@
     head too large              MAX_HEAD_BYTES, _FIELDS        431, close
     body arriving               BODY_SECONDS (gate.py)         408, close
     body nobody reads           UNREAD_SECONDS                 close
-    body's framing              MAX_FRAMING_BYTES              400, close
+    body's framing              MAX_FRAMING_BYTES              422, close
     answer being written        PIECE_SECONDS (gate.py)        close
     idle after an answer        KEEP_ALIVE_SECONDS             close
     more requests ahead than    MAX_PIPELINED                  close
