@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bge_client import Client
 from bge_worker.engine import Engine
@@ -15,6 +16,11 @@ from bge_worker.settings import EngineName, Settings
 from builder.convert import convert
 from builder.miniature import build
 from fakes.http import serving
+
+# One process for each core (`make test`): PyTorch's own threads would only be in each other's way.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("bge-m3", "bge-reranker-v2-m3")

@@ -102,9 +102,9 @@ def random_queries(count: int) -> dict[int, list[tuple[int, str]]]:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_few_words_find_the_passage_they_come_from(scores: Scores, mode: str) -> None:
     found = 0
-    for ten, cases in random_queries(200).items():
+    for ten, cases in random_queries(100).items():
         places, queries = zip(*cases, strict=True)
         matrix = scores(mode, list(queries), PASSAGES[10 * ten : 10 * ten + 10])
         found += int((matrix.argmax(axis=1) == places).sum())
-    print(f"{mode}: {found} of 200")
-    assert found >= 190
+    print(f"{mode}: {found} of 100")
+    assert found >= 95

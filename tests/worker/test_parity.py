@@ -1,7 +1,7 @@
 """The packed engine against FlagEmbedding on the original checkpoint, in fp32.
 
-Four shapes of random weights, 200 texts from 1 token to 8,192 in many scripts: every output within
-1e-4, the sparse index sets equal, every token id equal, cut or not.
+Four shapes of random weights, 200 texts (60 for the widest, unless --long) from 1 token to 8,192 in
+many scripts: every output within 1e-4, sparse index sets and token ids equal, cut or not.
 """
 
 from __future__ import annotations
@@ -118,7 +118,10 @@ def bench(
     write_pair(folder / "hub", SHAPES[request.param], [*texts[len(ODD) :], *ODD[:5]])
     for model in MODELS:
         convert(folder / "hub" / model, folder / model, dtype="float32")
-    longest = 8192 if request.config.getoption("--long") else LONGEST.get(request.param, 8192)
+    longest = 8192
+    if not request.config.getoption("--long"):
+        longest = LONGEST.get(request.param, 8192)
+        texts = texts if request.param != "full width" else [*texts[:60], *texts[-3:]]
     return Bench(longest, PackedEngine(settings_in(folder)), load_oracle(folder / "hub"), texts)
 
 
@@ -149,7 +152,7 @@ def score(engine: PackedEngine, texts: Sequence[str], max_length: int) -> list[f
 
 
 def test_dense_sparse_and_colbert_equal_flagembedding(bench: Bench) -> None:
-    assert len(bench.texts) == 200
+    assert len(bench.texts) >= 63
     ours = embed(bench.engine, bench.texts, EVERYTHING, bench.longest)
     first_only = embed(bench.engine, bench.texts, Outputs.DENSE, bench.longest)
     theirs = bench.oracle.embed(bench.texts, bench.longest)
@@ -218,7 +221,7 @@ def test_pairs_equal_flagembedding_cut_or_not(bench: Bench, max_length: int) -> 
                         tokenizer, query, document, truncation="only_second", max_length=max_length
                     )["input_ids"]
                 )
-        assert compared > 150
+        assert compared > 0.75 * len(bench.texts)
     finally:
         tokenizer.prepare_for_model = restored
 
