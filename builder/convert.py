@@ -126,9 +126,15 @@ def convert(
             new = folder / "new"
             new.mkdir()
             manifest = write(read_source(source_folder), new, dtype, engine, name)
+            old = folder / "old"
             if destination.exists():
-                destination.rename(folder / "old")
-            new.rename(destination)
+                destination.rename(old)
+            try:
+                new.rename(destination)
+            except OSError:
+                if old.exists():
+                    old.rename(destination)
+                raise
     except OSError as error:
         path = f": {error.filename}" if error.filename else ""
         raise ConvertError(f"{error.strerror or error}{path}") from None

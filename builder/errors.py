@@ -1,4 +1,4 @@
-"""What a command can foresee.
+"""Errors that a command reports in one sentence.
 
 BuilderError
 ├── ConvertError    builder/convert.py

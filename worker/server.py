@@ -74,7 +74,7 @@ def check_exposed(host: str, settings: Settings) -> None:
         return
     raise StartError(
         f"`--host {host}` can be reached from other machines and `BGE_API_KEY` is not set. Set it, "
-        "or say `--insecure` (`BGE_INSECURE=1`) if something in front checks callers"
+        "or pass `--insecure` (`BGE_INSECURE=1`) if something in front checks callers"
     )
 
 

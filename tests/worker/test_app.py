@@ -330,8 +330,13 @@ def test_only_this_machine_s_names_lead_to_a_server_without_a_key(
         {"Origin": "null"},
     ],
 )
-def test_a_page_of_another_site_is_refused(url: str, headers: dict[str, str]) -> None:
+def test_a_page_of_another_site_is_refused_unless_it_has_the_key(
+    url: str, headers: dict[str, str], serve: Callable[..., str]
+) -> None:
     assert httpx.post(f"{url}/rerank", json=RERANK, headers=headers).status_code == 403
+    with_key = serve(api_key="s3cret-key")
+    key = {"Authorization": "Bearer s3cret-key"}
+    assert httpx.post(f"{with_key}/rerank", json=RERANK, headers=headers | key).is_success
     own = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
     assert httpx.post(f"{url}/rerank", json=RERANK, headers=own).status_code == 200
     assert httpx.post(f"{url}/rerank", json=RERANK, headers={"Origin": url}).status_code == 200

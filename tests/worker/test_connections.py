@@ -114,6 +114,31 @@ def test_requests_sent_ahead_are_limited(url: str) -> None:
         assert is_closed(connection)
 
 
+def test_the_end_of_a_large_body_may_come_with_the_next_request(url: str) -> None:
+    body = json.dumps({"query": "q", "documents": ["a" * 900_000, "b" * 900_000]}).encode()
+    head = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    small = json.dumps(RERANK).encode()
+    with connected(url) as connection:
+        connection.sendall(head % len(body) + body + head % len(small) + small)
+        received = b""
+        while received.count(b"HTTP/1.1 ") < 2:
+            received += connection.recv(65536)
+        assert b"HTTP/1.1 200" in received
+
+
+def test_a_bad_request_is_not_the_answer_to_the_one_before() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    with serving(engine, Settings()) as url, connected(url) as connection:
+        body = json.dumps(RERANK).encode()
+        head = f"POST /rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        assert engine.entered.acquire(timeout=SOON)
+        connection.sendall(b"EHLO localhost\r\n\r\n")
+        assert connection.recv(4096) == b""
+        engine.gate.set()
+
+
 def assert_ends_while_sending(connection: socket.socket, drop: bytes) -> None:
     connection.settimeout(0.05)
     for _ in range(200):

@@ -26,14 +26,20 @@ class Session:
         self.bodies: list[Any] = []
 
     @asynccontextmanager
-    async def post(self, url: str, data: bytes, headers: dict[str, str]) -> AsyncIterator[Any]:
+    async def post(
+        self, url: str, data: bytes, headers: dict[str, str], allow_redirects: bool
+    ) -> AsyncIterator[Any]:
+        assert not allow_redirects
         assert url == "http://runpod/done/job-1?gpu=none&isStream=false"
         assert headers["X-Request-ID"] == "job-1"
         self.bodies.append(json.loads(data))
         outcome = self._outcomes.popleft() if len(self._outcomes) > 1 else self._outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
-        yield SimpleNamespace(status=outcome)
+        yield SimpleNamespace(status=outcome, read=self._read)
+
+    async def _read(self) -> None:
+        raise ConnectionResetError("the status was there")
 
 
 def post(session: Session, result: dict[str, Any], retry_seconds: float = 60.0) -> None:
@@ -42,7 +48,7 @@ def post(session: Session, result: dict[str, Any], retry_seconds: float = 60.0) 
 
 
 @pytest.mark.parametrize(
-    "failure", [ConnectionResetError("away"), TimeoutError(), RuntimeError(), 408, 429, 500, 503]
+    "failure", [ConnectionResetError("away"), TimeoutError(), RuntimeError(), 302, 408, 429, 500]
 )
 def test_what_passes_is_tried_again(failure: int | Exception) -> None:
     session = Session(failure, failure, 200)

@@ -186,8 +186,8 @@ class Server:
             raw = await request.body()
             service = await self._service()  # first: while the models load, bodies wait as bytes
             body = await self._json.parse(raw)
-            held = body if isinstance(body, dict) else {}
-            shape = next((shape for shape in shapes if shape.sign in held), shapes[0])
+            fields = body if isinstance(body, dict) else {}
+            shape = next((shape for shape in shapes if shape.sign in fields), shapes[0])
             content = await service.respond(
                 lambda: shape.read(body, service.model(shape.role), self._settings),
                 lambda reply: to_json(shape.reply(reply)),

@@ -4,15 +4,17 @@
     no head yet, head arriving  HEAD_SECONDS                   close
     head too large              MAX_HEAD_BYTES, _FIELDS        431, close
     body arriving               BODY_SECONDS (gate.py)         408, close
-    body nobody reads           UNREAD_SECONDS                 close
+    unread body                 UNREAD_SECONDS                 close
     body's framing              MAX_FRAMING_BYTES              422, close
     answer being written        PIECE_SECONDS (gate.py)        close
     idle after an answer        KEEP_ALIVE_SECONDS             close
-    more requests ahead than    MAX_PIPELINED                  close
-    more connections than       ConnectionLimits               429 but for /ping and /health, close
+    pipelined requests          MAX_PIPELINED                  close
+    connections                 ConnectionLimits               429 but for /ping and /health, close
 
 Line ends and other bytes between two requests restart no timer. After a close a caller has
-PIECE_SECONDS to take what is left of the answer; then it is dropped.
+PIECE_SECONDS to take what is left of the answer; then it is dropped. After a refusal what still
+arrives is ignored for LINGER_SECONDS: closed at once, the connection would be reset, and the
+refusal lost with it.
 """
 
 from __future__ import annotations
@@ -25,11 +27,9 @@ from time import monotonic
 from typing import Any, NoReturn
 
 import httptools
-import orjson
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from .dialects import error_in
 from .errors import (
     HeadTooLargeError,
     MalformedError,
@@ -37,12 +37,13 @@ from .errors import (
     ValidationError,
     WorkerError,
 )
-from .gate import OPEN_ROUTES, PIECE_SECONDS, error_headers
+from .gate import OPEN_ROUTES, PIECE_SECONDS, error_response
 
 log = logging.getLogger("bge_worker.server")
 
 HEAD_SECONDS = 60.0
 UNREAD_SECONDS = 5.0
+LINGER_SECONDS = 2.0
 KEEP_ALIVE_SECONDS = 75  # longer than a proxy's: it is the proxy that closes
 MAX_HEAD_BYTES, MAX_HEAD_FIELDS = 64 * 1024, 100
 # Of a chunked body: sizes, extensions, trailers. Chunks of 1 KB have 0.3 MB of it in 30 MB.
@@ -64,6 +65,7 @@ class ConnectionLimits:
     def __init__(self, max_connections: int) -> None:
         self.max_connections = max_connections
         self.max_per_address = max(1, max_connections // 2)
+        self._total = 0
         self._by_address: Counter[str] = Counter()
         self._reserved: dict[Connection, None] = {}  # in the order they came
         self._logged: dict[str, float] = {}
@@ -71,11 +73,12 @@ class ConnectionLimits:
     def admit(self, connection: Connection, address: str) -> bool:
         """Count a connection. False: it is beyond a limit and may use the reserve alone, where
         the oldest gives way to it."""
-        total, mine = self._by_address.total(), self._by_address[address]
-        if total < self.max_connections and mine < self.max_per_address:
+        mine = self._by_address[address]
+        if self._total < self.max_connections and mine < self.max_per_address:
+            self._total += 1
             self._by_address[address] += 1
             return True
-        self.log("%d connections are open, %d from one address: limit met", total, mine)
+        self.log("%d connections are open, %d from one address: limit met", self._total, mine)
         if len(self._reserved) >= RESERVED:
             next(iter(self._reserved)).transport.close()
         self._reserved[connection] = None
@@ -91,6 +94,7 @@ class ConnectionLimits:
         if connection in self._reserved:
             del self._reserved[connection]
         else:
+            self._total -= 1
             self._by_address[address] -= 1
             if self._by_address[address] <= 0:
                 del self._by_address[address]
@@ -115,6 +119,7 @@ class Connection(HttpToolsProtocol):
         self._limits = limits
         self._admitted = True
         self._refusal: WorkerError | None = None
+        self._refused = False
         self._timer: asyncio.TimerHandle | None = None
         self._in_head = self._in_body = False
         self._begun = 0  # messages
@@ -137,9 +142,12 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_after(None)
         self._limits.release(self, self._address)
+        self.app = self._application  # or each connection would be garbage in a cycle
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         was_idle = not self._in_head and not self._in_body
         was_in_body, read, begun = self._in_body, self._body_bytes, self._begun
         self._feed(data)
@@ -149,10 +157,15 @@ class Connection(HttpToolsProtocol):
             self._head_arrived += len(data)
             if self._head_arrived > MAX_HEAD_BYTES:
                 self._answer(_too_large("bytes", MAX_HEAD_BYTES, self._head_arrived))
-        if was_in_body and self._in_body:
+        if was_in_body and self._in_body and begun == 0:
             self._framing_bytes += len(data) - (self._body_bytes - read)
             if self._framing_bytes > MAX_FRAMING_BYTES:
-                self._answer(ValidationError("the body has more framing than data"))
+                self._answer(
+                    ValidationError(
+                        f"chunk sizes, extensions and trailers must have at most "
+                        f"{MAX_FRAMING_BYTES} bytes. Given: {self._framing_bytes} or more"
+                    )
+                )
 
     def _feed(self, data: bytes) -> None:
         """As uvicorn does, but for a line in the log at each error."""
@@ -188,12 +201,12 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._in_body = False, True
         path = self.url.partition(b"?")[0].decode("latin1")
         if not self._admitted and path not in OPEN_ROUTES:
             self._refuse(OverloadedError("too many connections are open; try again later"))
         if len(self.pipeline) >= MAX_PIPELINED:
-            self._refuse(OverloadedError(f"at most {MAX_PIPELINED} requests may be sent ahead"))
+            self._refuse(OverloadedError(f"at most {MAX_PIPELINED} requests may be pipelined"))
+        self._in_head, self._in_body = False, True
         if self._admitted:
             self._end_after(None)  # the middleware has timers of its own
         super().on_headers_complete()
@@ -240,26 +253,21 @@ class Connection(HttpToolsProtocol):
             self._refuse(_too_large("bytes", MAX_HEAD_BYTES, self._head_parsed))
 
     def _answer(self, error: WorkerError) -> None:
-        """Answer with an error, unless another answer has begun, and close."""
+        """Answer with an error, unless it would be taken for another request's answer; close."""
         if self.transport.is_closing():
             return
         self._limits.log("a request was refused: %s", error)
-        cycle = self.cycle
-        if (
-            cycle is None
-            or cycle.response_complete
-            or not (cycle.response_started or self.pipeline)
-        ):
-            body = orjson.dumps(error_in("native", error))
-            headers = [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(body)).encode()),
-                (b"connection", b"close"),
-                *error_headers(error),
-            ]
-            lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-            self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
-        self._close()
+        cycle, self._refused = self.cycle, True
+        is_own = self._in_body and not self.pipeline and not cycle.response_started
+        if cycle is not None and not cycle.response_complete and not is_own:
+            self._close()
+            return
+        head, body = error_response(error, "native")
+        headers = [*head["headers"], (b"connection", b"close")]
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
+        self.transport.write_eof()
+        self._end_after(LINGER_SECONDS)
 
     def _end_after(self, seconds: float | None) -> None:
         """Close the connection in so many seconds, in the place of what was set before."""

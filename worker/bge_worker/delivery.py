@@ -24,7 +24,7 @@ RETRY_SECONDS = 180.0  # after which a result that cannot be posted is given up
 ATTEMPT_SECONDS = 60.0  # for one post: a full reply of 9.5 MB at 160 KB/s
 MIN_PAUSE, MAX_PAUSE = 0.25, 5.0  # seconds between two attempts; the longest is short enough for
 # a result to be posted within a container's grace time once the network is back
-RETRIED_STATUSES = (408, 429)  # and all from 500 on
+RETRIED_STATUSES = (408, 429)  # and redirects, and all from 500 on
 HEADERS = {"charset": "utf-8", "Content-Type": "application/x-www-form-urlencoded"}  # the SDK's
 
 
@@ -44,38 +44,49 @@ class Delivery:
         What RunPod refuses for good is logged, and a small error is posted in its place, so that
         the caller does not wait for ever.
         """
-        refused = await self._post_until_answered(session, job_id, _encoded(result))
+        body = _encoded(result)
+        del result  # as objects it takes several times the memory
+        ends = monotonic() + self._retry_seconds
+        refused = await self._post_until(ends, session, job_id, body)
         if refused is not None:
-            error = InferenceError(f"RunPod refused the result: {refused}")
-            await self._post_until_answered(session, job_id, _encoded({"error": str(error)}))
+            reason = f"RunPod refused the result: {refused} for {len(body)} bytes"
+            log.error("job %s: %s", job_id, reason)
+            body = _encoded({"error": str(InferenceError(reason))})
+            await self._post_until(ends, session, job_id, body)
 
-    async def _post_until_answered(self, session: Any, job_id: str, body: bytes) -> str | None:
-        """Post `body`. Return the reason if it is refused for good, None otherwise."""
-        url = self._url.replace("$ID", job_id) + "&isStream=false"
-        headers = HEADERS | {"X-Request-ID": job_id}
-        ends, pause = monotonic() + self._retry_seconds, self._min_pause
+    async def _post_until(self, ends: float, session: Any, job_id: str, body: bytes) -> str | None:
+        """Post `body` until it is taken or `ends` is over. Return why it is refused for good."""
+        pause = self._min_pause
         while True:
-            try:
-                async with (
-                    asyncio.timeout(ATTEMPT_SECONDS),
-                    session.post(url, data=body, headers=headers) as response,
-                ):
-                    status: int = response.status
-                failure = f"HTTP {status}"
-            except Exception as error:  # its text may hold the address; its type says enough
-                status, failure = 503, type(error).__name__
-            if status < 300:
+            status, outcome = await self._attempt(session, job_id, body)
+            if 200 <= status < 300:
                 return None
-            if status < 500 and status not in RETRIED_STATUSES:
-                reason = f"{failure} for {len(body)} bytes"
-                log.error("job %s: RunPod refused the result: %s", job_id, reason)
-                return reason
+            if 400 <= status < 500 and status not in RETRIED_STATUSES:
+                return outcome
             if monotonic() + pause > ends:
-                log.error("job %s: the result could not be posted: %s", job_id, failure)
+                log.error("job %s: the result could not be posted: %s", job_id, outcome)
                 return None
-            log.warning("job %s: posting the result again in %.1f s: %s", job_id, pause, failure)
+            log.warning("job %s: posting the result again in %.1f s: %s", job_id, pause, outcome)
             await asyncio.sleep(random.uniform(pause / 2, pause))
             pause = min(MAX_PAUSE, pause * 2)
+
+    async def _attempt(self, session: Any, job_id: str, body: bytes) -> tuple[int, str]:
+        """Return the status, 0 if there was no answer, and what to call it in a log."""
+        url = self._url.replace("$ID", job_id) + "&isStream=false"
+        headers = HEADERS | {"X-Request-ID": job_id}
+        status, outcome = 0, ""
+        try:
+            async with (
+                asyncio.timeout(ATTEMPT_SECONDS),
+                # A redirected POST would arrive as a GET.
+                session.post(url, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                status = response.status
+                outcome = f"HTTP {status}"
+                await response.read()  # or the connection could not be used again
+        except Exception as error:  # its text may hold the address; its type says enough
+            outcome = outcome or type(error).__name__
+        return status, outcome
 
 
 def _encoded(result: Mapping[str, Any]) -> bytes:

@@ -102,8 +102,8 @@ def _refuse_token_ids(field: str, value: object) -> None:
     first = value[0] if isinstance(value, list) and value else None
     if type(first[0] if isinstance(first, list) and first else first) is int:
         raise ValidationError(
-            f"`{field}` must hold strings. Given: token ids, of another model's tokenizer unless "
-            "you know better. LangChain: pass `check_embedding_ctx_length=False`. For this "
+            f"`{field}` must hold strings. Given: token ids, probably of another model's "
+            "tokenizer. With LangChain pass `check_embedding_ctx_length=False`. To accept this "
             "model's own ids set `BGE_ACCEPT_TOKEN_IDS=1` on the server"
         )
 

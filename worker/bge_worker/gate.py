@@ -149,7 +149,7 @@ class Gate:
             raise UnauthorizedError(f"`Authorization: Bearer <key>` is required; {what}")
 
     def _check_site(self, scope: Scope) -> None:
-        """Raises ForbiddenError: a browser asks for a page of another site.
+        """Raises ForbiddenError: a page of another site sends this request from a browser.
 
         Such a page cannot set these headers: `Host` names it if its name was pointed at this
         address (DNS rebinding), `Sec-Fetch-Site` and `Origin` come with what it sends elsewhere.
@@ -157,13 +157,15 @@ class Gate:
         host = _header(scope, b"host")
         own_name = self._own_names_only and host and is_loopback(scope["server"][0])
         if own_name and not is_loopback(_name_in(host)):
-            raise ForbiddenError("`Host` must be this machine's: localhost or 127.0.0.1")
-        if scope["method"] != "POST":
-            return
+            raise ForbiddenError(
+                "`Host` must be localhost or a loopback address where `BGE_API_KEY` is not set"
+            )
+        if self._key is not None or scope["method"] != "POST":
+            return  # a page of another site does not have the key
         site, origin = _header(scope, b"sec-fetch-site"), _header(scope, b"origin")
         same = site in (b"same-origin", b"none") if site else origin.partition(b"//")[2] == host
         if (site or origin) and not same:
-            raise ForbiddenError("requests of a browser must come from this server's own pages")
+            raise ForbiddenError("cross-site requests of browsers are refused")
 
     def _check_place(self, expected: int) -> None:
         """Raises OverloadedError: there is no room for another request of `expected` bytes."""
@@ -230,30 +232,30 @@ class Gate:
         """`send`, adding the request's id, noting what is sent, and cutting it into pieces.
 
         Each piece waits for room in the connection's buffer: an answer that nobody reads is held
-        in the account, and a caller too slow for it is dropped. One for which the account has no
-        room is replaced by an error, so the head is sent with the first of the body.
+        in the account, and a caller too slow for it is dropped. An answer that does not fit the
+        account is replaced by an error, so the head is sent with the first piece.
         """
-        heads: list[Message] = []
+        head: Message | None = None
 
         async def outgoing(message: Message) -> None:
+            nonlocal head
             if message["type"] == "http.response.start":
-                heads.append(message)
+                head = message
                 return
             body, more = message.get("body", b""), message.get("more_body", False)
             try:
                 self._hold(exchange, len(body))
             except OverloadedError as error:
-                if not heads:
+                if head is None:
                     raise HungUpError from None
-                heads[0], body = error_response(error, exchange.dialect)
+                head, body = error_response(error, exchange.dialect)
                 more = False
-            for head in heads:
+            if head is not None:
                 exchange.status = head["status"]
                 request_id = (b"x-request-id", exchange.id.encode())
                 head["headers"] = [*head.get("headers", ()), request_id]
-                await send(head)
-            heads.clear()
-            await _send_pieces(body, more, send, exchange)
+            first, head = head, None
+            await _send_pieces(first, body, more, send, exchange)
 
         return outgoing
 
@@ -332,15 +334,19 @@ def _header(scope: Scope, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
-async def _send_pieces(body: bytes, more: bool, send: Send, exchange: Exchange) -> None:
+async def _send_pieces(
+    head: Message | None, body: bytes, more: bool, send: Send, exchange: Exchange
+) -> None:
     """Raises HungUpError: the caller did not take a piece in time."""
     for start in range(0, len(body) or 1, PIECE_BYTES):
         piece = body[start : start + PIECE_BYTES]
         exchange.sent += len(piece)
         last = start + PIECE_BYTES >= len(body) and not more
-        exchange.complete = last
         try:
             async with asyncio.timeout(PIECE_SECONDS):
+                if head is not None and start == 0:
+                    await send(head)
+                exchange.complete = last
                 await send({"type": "http.response.body", "body": piece, "more_body": not last})
         except TimeoutError:
             raise HungUpError from None

@@ -1,8 +1,9 @@
 """One account for the bytes that callers make the HTTP server hold.
 
 Bodies from their first byte until they are answered, bodies of queued jobs until they have run, and
-answers until they are sent; a job's body counts twice while its request is being answered. What the
-results of finished jobs take has a limit of its own (`jobs.KEPT_BYTES`): the oldest goes first.
+answers until all but their last piece is sent; a job's body counts twice while its request is being
+answered. What the results of finished jobs take has a limit of its own (`jobs.KEPT_BYTES`): the
+oldest goes first.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def _tail(work: Work, finished: Finished) -> dict[str, Any]:
 
 
 def input_digest(texts: Iterable[str | Sequence[int]]) -> str:
-    """By what a caller sees that a reply is the one to its request: 16 hex digits of SHA-256.
+    """Identify the input that a reply belongs to: 16 hex digits of SHA-256.
 
     Each text is preceded by its length in bytes, as eight little-endian bytes (contract). Token
     ids are left out: their one shape, OpenAI's, has no digest.

@@ -1,4 +1,4 @@
-"""RunPod's SDK, and what of its ways costs more than an answer of ours.
+"""RunPod's SDK, with the behaviour changed that loses results or costs more than a request.
 
 Written against version 1.12.0, which `worker/requirements.txt` pins; `tests/worker/test_handler.py`
 looks whether another has still what is built on here.
@@ -125,7 +125,13 @@ class PromptScaler:
         """Run the handler and post what it returns; in the place of the SDK's, which posts once."""
         from runpod.serverless.modules.rp_job import run_job
 
-        await self._delivery.post(session, job["id"], await run_job(config["handler"], job))
+        result = await run_job(config["handler"], job)
+        # Neither the input nor the result as objects is held until the result is posted.
+        job.pop("input", None)
+        self._progress.get(job["id"]).input = None
+        posting = self._delivery.post(session, job["id"], result)
+        del result
+        await posting
 
     async def _fetch_when_free(self, session: Any, needed: int) -> Any:
         while needed < 2 and self.is_alive():
