@@ -176,11 +176,12 @@ def renew_after_fork(session: requests.Session) -> None:
 
 def _after_fork() -> None:
     for session in list(_sessions):
-        session.cookies = session.cookies.copy()  # without the lock
         for adapter in session.adapters.values():
             if isinstance(adapter, HTTPAdapter):
                 for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
                     _renew(manager)
+        jar: Any = session.cookies
+        jar._cookies_lock = threading.RLock()  # a thread of the parent's may hold the old one
 
 
 def _renew(manager: PoolManager) -> None:

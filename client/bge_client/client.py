@@ -161,8 +161,8 @@ class Client:
                 yield vectors
                 if os.getpid() != process:
                     raise ConfigurationError(
-                        "these vectors are sent to the process that began to iterate. Call "
-                        "`embed_iter` after the fork"
+                        "this iterator belongs to the parent process. Call `embed_iter` again "
+                        "after the fork"
                     )
 
     def rerank(

@@ -7,8 +7,10 @@ asked for: a later run can tell what is done, and whether it belongs to the same
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -26,6 +28,10 @@ from .results import Embedding
 if sys.platform != "win32":
     import fcntl
 
+log = logging.getLogger("bge_client")
+
+# Of file systems without locks: NFS without its lock service, Lustre.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 OUTPUTS = frozenset(("dense", "sparse", "colbert"))
 
 
@@ -139,24 +145,30 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
                 raise ConfigurationError(
                     f"{path} is being written by {_holder(path)}. Wait for it, or name another file"
                 ) from None
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                log.warning("%s cannot be locked: no other process may write it", path)
             if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                raise ConfigurationError(f"{path} has just been finished by another process")
+                raise ConfigurationError(
+                    f"{path} was removed or replaced by another process. Run the same again"
+                )
         try:
             yield file
         finally:
             if is_new and os.fstat(file.fileno()).st_size == 0:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 def _holder(path: Path) -> str:
     """The process that has locked the file, where the system tells."""
     try:
-        locks = Path("/proc/locks").read_text().splitlines()
+        locks, inode_number = Path("/proc/locks").read_text().splitlines(), path.stat().st_ino
     except OSError:
-        locks = []
+        return "another process"
     for line in locks:  # 1: FLOCK  ADVISORY  WRITE 4711 fd:01:523 0 EOF
         _, kind, _, _, pid, inode, *_ = line.split()
-        if kind == "FLOCK" and inode.endswith(f":{path.stat().st_ino}"):
+        if kind == "FLOCK" and inode.endswith(f":{inode_number}"):
             return f"process {pid}"
     return "another process"
 

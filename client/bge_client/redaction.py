@@ -12,8 +12,8 @@ import traceback
 from urllib.parse import quote
 
 MASK = "***"
-MIN_SECRET_LENGTH = 4  # a shorter one would also be found inside ordinary words
-_USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@")  # `user:password@` of a URL
+MIN_SECRET_LENGTH = 8  # a shorter one would also be found inside ordinary words
+_USER_INFO = re.compile(r"(?<=://)[^/?#\s\"'<>,]*@")  # `user:password@` of a URL
 _secrets: set[str] = set()  # of this process: a key is removed whoever quotes it
 
 
@@ -50,7 +50,12 @@ class RedactingFilter(logging.Filter):
     """Redacts the log lines of other packages: add it to a handler."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage()), ()
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # the handler reports a call that is wrong
+            return True
+        if (redacted := redact(message)) != message:
+            record.msg, record.args = redacted, ()
         if record.exc_info:  # a formatter takes the text that it finds here
             lines = traceback.format_exception(*record.exc_info)
             record.exc_text = redact("".join(lines)).rstrip("\n")

@@ -283,7 +283,9 @@ class Endpoint:
             reply = self._follow(call, self._submit(call, payload))
             if reply.get("input_digest") not in (None, digest):  # None: an older worker's
                 self._http.drop_connections()  # one of them is an answer behind
-                raise MixedUpReplyError("the reply is that of another request")
+                raise MixedUpReplyError(
+                    "the reply belongs to another request: `input_digest` differs"
+                )
             return reply
 
         return persist(call, once, (WorkerError, ResultExpiredError, MixedUpReplyError))
@@ -370,10 +372,10 @@ def base_url(url: str) -> str:
 
 
 def split_url(url: str, field: str) -> SplitResult:
-    """Return the parts of an address that hold nothing secret.
+    """Split an address.
 
     Raises:
-        ConfigurationError: it is none, or holds a password; does not quote it.
+        ConfigurationError: it is none, or holds credentials; does not quote it.
     """
     try:
         parts = urlsplit(url.strip())
@@ -381,7 +383,9 @@ def split_url(url: str, field: str) -> SplitResult:
     except ValueError:  # no host or no port; its message quotes the password
         usable = False
     if not usable:
-        raise ConfigurationError(f"`{field}` must be an http(s) address")
+        raise ConfigurationError(
+            f"`{field}` must be an http(s) address, like http://127.0.0.1:8000"
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigurationError(f"`{field}` must hold neither a user, a query nor a fragment")
     return parts

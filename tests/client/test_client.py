@@ -286,7 +286,7 @@ def test_another_request_s_reply_is_asked_for_again_on_a_new_connection(
 
 def test_replies_of_other_requests_alone_are_refused(client: Client, endpoint: Scripted) -> None:
     endpoint.on(SYNC, completed_with(input_digest=digest_of(*TEXTS[::-1])))
-    with pytest.raises(errors.MixedUpReplyError, match="the reply is that of another request"):
+    with pytest.raises(errors.MixedUpReplyError, match="belongs to another request"):
         client.embed(TEXTS)
     with pytest.raises(errors.MixedUpReplyError):
         client.rerank(TEXTS[1], TEXTS[:1] * 2)

@@ -33,6 +33,12 @@ def test_the_user_and_password_of_a_url_are_masked() -> None:
     )
 
 
+def test_a_log_call_that_is_wrong_is_left_to_its_handler() -> None:
+    record = logging.LogRecord("other", 20, "", 0, "%s %s", (1,), None)
+    assert RedactingFilter().filter(record)
+    assert record.args == (1,)
+
+
 def test_log_lines_of_other_packages_are_redacted() -> None:
     read_secret("qdrant-key-1", "QDRANT_API_KEY")
     record = logging.LogRecord("httpx", 20, "", 0, "api-key: %s", ("qdrant-key-1",), None)

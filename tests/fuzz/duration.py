@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from hypothesis import HealthCheck, settings
 
-LASTING = "FUZZ_SECONDS" in os.environ
+LASTING = bool(os.environ.get("FUZZ_SECONDS"))
 
 
 def fuzz_settings(examples: int = 150) -> settings:

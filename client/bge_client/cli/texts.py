@@ -79,8 +79,11 @@ def embed(
     if target.exists() and Path(source.name).exists() and target.samefile(source.name):
         raise ConfigurationError("SOURCE and OUTPUT are the same file")
     if target.exists() and not target.is_file() and not target.is_dir():  # a device, a pipe
-        with target.open("wb") as out:
-            append(client, source, texts, wanted, out)
+        try:
+            with target.open("wb") as out:
+                append(client, source, texts, wanted, out)
+        except BrokenPipeError:
+            raise ConfigurationError(f"{target} has no reader any more") from None
         return
     with locked(target) as file:
         if npz and npz.exists() and not overwrite:
@@ -103,7 +106,7 @@ def append(
     done: Done = NOTHING,
     overwrite: bool = False,
 ) -> None:
-    """Write a line for each text; what --overwrite ends stays until there is the first.
+    """Write a line for each text; with `overwrite`, empty the file once the first vector is there.
 
     Raises:
         FingerprintError: what is done is of another model.

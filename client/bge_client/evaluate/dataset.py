@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 
 RELEVANT = 1  # the lowest grade of a relevant document
 MAX_GRADE = 1_000_000  # trec_eval counts the documents of each grade
-MAX_GRADE_DIGITS = 20  # Python reads no integer of 4,300
+MAX_GRADE_DIGITS = 20  # `int` refuses more than 4,300
 SEED = 20_240_617  # of whatever is drawn at random: the same report of the same answers
 
 

@@ -16,7 +16,7 @@ from .store import PointId
 NAMESPACE = uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11")  # of ids made from other ids
 MOST_CHARACTERS = 1_000_000  # of a text that a worker takes
 MOST_ID = 2**64 - 1
-MAX_INDEX_DIGITS = 20  # Python reads no integer of 4,300
+MAX_INDEX_DIGITS = 20  # `int` refuses more than 4,300
 
 
 class Document(NamedTuple):
@@ -78,7 +78,7 @@ def check_notation(document: Document, other: str | None) -> None:
     if _canonical(document.uuid) == _canonical(other):
         raise ValidationError(
             f"document `{document.uuid}`: this is the same UUID as `{other}`, in another notation. "
-            "Write both in one if they are one document"
+            "Use one notation for one document, or delete the other point first"
         )
 
 

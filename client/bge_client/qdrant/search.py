@@ -159,24 +159,17 @@ class HybridSearch:
             raise ConfigurationError(f"`limit` must be at least 1. Given: {limit}")
         if time.monotonic() - self._resolved > RESOLVED_SECONDS:
             self._look_up()
-        collection = self.collection
-        try:
-            return self._search(query, limit, filter, explain)
-        except HTTPStatusError as error:
-            if error.status != 404:
-                raise
-            self._look_up()  # perhaps the collection was dropped when its alias had moved
-            if self.collection == collection:
-                raise
-        return self._search(query, limit, filter, explain)
-
-    def _search(self, query: str, limit: int, filter: models.Filter | None, explain: bool) -> Found:
         clock = _Clock()
         embedding, tokens = self._embed(query)
         clock.tick("embed")
-        asked = Requests(self._plan, embedding, self.binding, max(limit, self._plan.rerank))
-        found = self._query(asked.last, filter)
-        stages = self._stages(asked, filter) if explain else {}
+        try:
+            found, stages = self._retrieve(embedding, limit, filter, explain)
+        except HTTPStatusError as error:
+            # Perhaps the collection was dropped when its alias had moved.
+            if error.status != 404 or not self._has_moved():
+                raise
+            self.binding.check(embedding.fingerprint, self.collection)
+            found, stages = self._retrieve(embedding, limit, filter, explain)
         clock.tick("qdrant")
         hits = [self._hit(point, stages) for point in found]
         if self._plan.rerank:
@@ -184,6 +177,19 @@ class HybridSearch:
             tokens += used
             clock.tick("rerank")
         return Found(hits[:limit], clock.seconds, tokens)
+
+    def _retrieve(
+        self, embedding: Embedding, limit: int, filter: models.Filter | None, explain: bool
+    ) -> tuple[list[models.ScoredPoint], dict[str, dict[PointId, Stage]]]:
+        requests = Requests(self._plan, embedding, self.binding, max(limit, self._plan.rerank))
+        points = self._query(requests.last, filter)
+        return points, self._stages(requests, filter) if explain else {}
+
+    def _has_moved(self) -> bool:
+        """Look the alias up again. Return whether it leads to another collection now."""
+        before = self.collection
+        self._look_up()
+        return self.collection != before
 
     def _look_up(self) -> None:
         """The collection behind the name: queries go to it and not to the alias, so that the one

@@ -236,6 +236,8 @@ class Store:
             if error.status != 404:
                 raise
             middle = len(points) // 2
+            if not middle and not self.exists(collection):
+                raise
             for part in (points[:middle], points[middle:]) if middle else ():
                 self.add_vectors(collection, part)
 
