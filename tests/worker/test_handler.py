@@ -452,6 +452,24 @@ def test_a_worker_that_cannot_start_says_why_in_one_sentence(
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.parametrize("arguments", [["--test_input", "no JSON"], []])
+def test_a_test_input_that_is_no_json_is_one_sentence(
+    environment: Environment, arguments: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "test_input.json").write_text("{")
+    run = subprocess.run(
+        [sys.executable, HANDLER, *arguments],
+        cwd=tmp_path,
+        env=os.environ | environment("packed"),
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+    )
+    assert run.returncode == 1
+    assert "is not JSON" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_a_worker_imports_neither_transformers_nor_flagembedding(environment: Environment) -> None:
     program = f"""
 import runpy, sys
