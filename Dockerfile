@@ -41,10 +41,12 @@ ARG ENGINE=packed
 COPY builder/requirements.lock /tmp/locks/builder.lock
 RUN pip install --no-deps --require-hashes -r /tmp/locks/builder.lock
 WORKDIR /src
+COPY worker worker
+COPY client client
 COPY builder builder
-COPY worker/bge_worker worker/bge_worker
-COPY client/bge_client client/bge_client
-RUN python -m builder bake "${MODELS}" --engine "${ENGINE}" --to /models
+# By the setuptools of the lock: nothing is fetched.
+RUN pip install --no-deps --no-build-isolation ./worker ./client ./builder
+RUN python -m bge_builder bake "${MODELS}" --engine "${ENGINE}" --to /models
 
 # ---------------------------------------------------------------------------------- the image
 FROM ${BASE}

@@ -11,7 +11,6 @@ RUNTIME := models/$(MODELS)-$(ENGINE)
 override INPUT := $(value INPUT)
 
 export INPUT
-export PYTHONPATH := worker:client:tests:.
 export BGE_EMBED_MODEL := $(RUNTIME)/bge-m3
 export BGE_RERANK_MODEL := $(RUNTIME)/bge-reranker-v2-m3
 export BGE_ENGINE := $(ENGINE)
@@ -40,10 +39,11 @@ setup: $(VENV)/setup ## Install what the worker and the builder need into .venv
 
 setup-test: $(VENV)/setup-test ## Install what the tests and the benchmark need as well
 
-$(VENV)/setup: worker/requirements.txt builder/requirements.txt
+$(VENV)/setup: worker/requirements.txt builder/requirements.txt $(wildcard */pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check -r worker/requirements.txt -r builder/requirements.txt
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e worker -e client -e builder
 	touch $@
 
 $(VENV)/setup-test: $(VENV)/setup tests/requirements.txt
@@ -55,16 +55,16 @@ $(VENV)/setup-test: $(VENV)/setup tests/requirements.txt
 run: $(VENV)/setup$(if $(filter flagembedding,$(ENGINE)),-test) $(RUNTIME)/done ## Answer test_input.json (or INPUT=…) under RunPod's local harness
 	@if [ -n "$$INPUT" ]; then $(PY) worker/handler.py --test_input "$$INPUT"; else $(PY) worker/handler.py; fi
 
-checkpoints/miniature/done: builder/miniature.py builder/vocabulary.py builder/corpus.jsonl | $(VENV)/setup
-	$(PY) -m builder miniature --to $(@D)
+checkpoints/miniature/done: builder/bge_builder/miniature.py builder/bge_builder/vocabulary.py builder/bge_builder/corpus.jsonl | $(VENV)/setup
+	$(PY) -m bge_builder miniature --to $(@D)
 	touch $@
 
-checkpoints/bge/done: builder/pins.py | $(VENV)/setup
-	$(PY) -m builder fetch --to $(@D)
+checkpoints/bge/done: builder/bge_builder/pins.py | $(VENV)/setup
+	$(PY) -m bge_builder fetch --to $(@D)
 	touch $@
 
-CONVERT := $(PY) -m builder convert --engine $(ENGINE)
-$(RUNTIME)/done: checkpoints/$(MODELS)/done builder/convert.py worker/bge_worker/checkpoint.py worker/bge_worker/model.py
+CONVERT := $(PY) -m bge_builder convert --engine $(ENGINE)
+$(RUNTIME)/done: checkpoints/$(MODELS)/done builder/bge_builder/convert.py worker/bge_worker/engine/checkpoint.py worker/bge_worker/engine/model.py
 	$(CONVERT) --name $(MODELS)/bge-m3 $(<D)/bge-m3 $(@D)/bge-m3
 	$(CONVERT) --name $(MODELS)/bge-reranker-v2-m3 $(<D)/bge-reranker-v2-m3 $(@D)/bge-reranker-v2-m3
 	touch $@
@@ -73,7 +73,7 @@ serve: $(VENV)/setup $(RUNTIME)/done ## The HTTP server on 127.0.0.1:$$PORT or 8
 	$(PY) worker/server.py
 
 verify: $(RUNTIME)/done ## Check the runtime folders; with MODELS=bge against the published golden values
-	$(PY) -m builder verify $(<D)/bge-m3 $(<D)/bge-reranker-v2-m3
+	$(PY) -m bge_builder verify $(<D)/bge-m3 $(<D)/bge-reranker-v2-m3
 
 # ------------------------------------------------------------------------ test, lint, bench
 
@@ -172,7 +172,7 @@ COMPILE_TORCH = grep '^torch==' worker/requirements.txt | sed 's/$$/$(1)/' | $(U
 
 deploy: $(VENV)/setup ## IMAGE=… [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]: an endpoint on RunPod, then a first request
 	@test -n "$(IMAGE)" || { echo "make deploy IMAGE=registry/name:tag [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]"; exit 2; }
-	$(PY) -m builder deploy "$(IMAGE)" $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(DRY_RUN),--dry-run)
+	$(PY) -m bge_builder deploy "$(IMAGE)" $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(DRY_RUN),--dry-run)
 
 image-test: $(VENV)/setup-test ## Build both images by buildah, run them by podman (Debian, as root; 20 minutes)
 	tests/images/stand_in.sh

@@ -33,8 +33,8 @@ gc.disable()
 import os
 from bge_worker.process import prepare_process
 prepare_process()
-from bge_worker.engine import PackedEngine
-from bge_worker.schema import EmbedRequest, RerankRequest
+from bge_worker.engine.engine import PackedEngine
+from bge_worker.serving.requests import EmbedRequest, RerankRequest
 from bge_worker.settings import Settings
 engine = PackedEngine(Settings.from_env(os.environ))
 for work in (EmbedRequest(["море"]), RerankRequest("море", ["суша"])):

@@ -31,7 +31,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as recording
 
-from bge_worker.attention import Attention, sdpa
+from bge_worker.engine.attention import Attention, sdpa
 from peers import Packed, work
 from projection import GOALS
 from results import dated, keep
@@ -78,7 +78,7 @@ def fallback(
 ) -> dict[str, float]:
     """By workload, how many times as long attention through sdpa makes it take."""
     through_sdpa = Attention("sdpa", "asked for", sdpa)
-    with patch("bge_worker.engine.choose_attention", lambda *_: through_sdpa):
+    with patch("bge_worker.engine.engine.choose_attention", lambda *_: through_sdpa):
         other = Packed(models)
     found = {}
     for workload in chosen:

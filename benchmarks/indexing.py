@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -47,7 +46,7 @@ def busy(texts: int) -> dict[str, Any]:
             server.wait_for(200)
             before = computing(server.url)
             command = [*bge("index", server.url), str(source), "--path", str(folder / "qdrant")]
-            ran = subprocess.run(command, env=environment(), check=True, capture_output=True)
+            ran = subprocess.run(command, check=True, capture_output=True)
             report = json.loads(ran.stdout.splitlines()[-1])
             seconds = computing(server.url) - before
     return {
@@ -79,8 +78,9 @@ def memory(lines: int) -> dict[str, Any]:
 @contextmanager
 def forgetful() -> Iterator[str]:
     """The address of the stand-in, which is ended whatever happens: leaving waits for its end."""
-    command = [sys.executable, str(ROOT / "tests" / "fakes" / "qdrant_server.py"), "--discard"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as qdrant:
+    command = [sys.executable, "-m", "fakes.qdrant_server", "--discard"]
+    tests = ROOT / "tests"
+    with subprocess.Popen(command, cwd=tests, stdout=subprocess.PIPE, text=True) as qdrant:
         try:
             assert qdrant.stdout is not None
             yield qdrant.stdout.readline().strip()
@@ -98,9 +98,7 @@ def indexed(lines: int, command: list[str]) -> tuple[list[int], dict[str, Any]]:
     generator = subprocess.Popen([sys.executable, "-c", LINES, str(lines)], stdout=pipe)
     with (
         generator,
-        subprocess.Popen(
-            command, env=environment(), stdin=generator.stdout, stdout=pipe
-        ) as process,
+        subprocess.Popen(command, stdin=generator.stdout, stdout=pipe) as process,
     ):
         assert generator.stdout is not None
         assert process.stdout is not None
@@ -132,10 +130,6 @@ def peak(pid: int) -> int:
 def bge(command: str, endpoint: str) -> list[str]:
     collection = ["--collection", "c", "--endpoint", endpoint]
     return [sys.executable, "-m", "bge_client", command, *collection]
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT / "client")}
 
 
 def main() -> None:

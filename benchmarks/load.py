@@ -31,9 +31,9 @@ import aiohttp
 import numpy as np
 import psutil
 
-from bge_worker.engine import PackedEngine
-from bge_worker.packing import round_robin
-from bge_worker.schema import EmbedRequest, RerankRequest
+from bge_worker.engine.engine import PackedEngine
+from bge_worker.engine.packing import round_robin
+from bge_worker.serving.requests import EmbedRequest, RerankRequest
 from bge_worker.settings import Settings
 from fakes.server_process import ServerProcess
 from workload import corpus

@@ -34,11 +34,10 @@ class Packed:
     """Ours: requests cut into micro-batches as the worker's batcher cuts them."""
 
     def __init__(self, models: Path, device: str = "auto") -> None:
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "worker"))
         from bge_worker.process import prepare_process
 
         prepare_process()  # as the worker does, before it imports torch
-        from bge_worker.engine import PackedEngine
+        from bge_worker.engine.engine import PackedEngine
         from bge_worker.settings import Settings
 
         folder = models / ("float16" if cuda() and device != "cpu" else "float32")
@@ -47,24 +46,24 @@ class Packed:
         )
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        from bge_worker.schema import EmbedRequest
+        from bge_worker.serving.requests import EmbedRequest
 
         return np.stack([one.dense for one in self._run(EmbedRequest(list(texts)))])
 
     def all(self, texts: Sequence[str]) -> Rows:
-        from bge_worker.schema import EmbedRequest, Outputs
+        from bge_worker.serving.requests import EmbedRequest, Outputs
 
         outputs = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
         found = self._run(EmbedRequest(list(texts), outputs=outputs))
         return np.stack([one.colbert[-1] for one in found])
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        from bge_worker.schema import RerankRequest
+        from bge_worker.serving.requests import RerankRequest
 
         return np.array(self._run(RerankRequest(query, list(documents))))
 
     def _run(self, request: Any) -> list[Any]:
-        from bge_worker.packing import round_robin
+        from bge_worker.engine.packing import round_robin
 
         waiting = self._engine.encode(request, 0, len(request.texts))
         found: list[Any] = []

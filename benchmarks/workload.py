@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from builder.convert import convert
+from bge_builder.convert import convert
 from checkpoints import Shape, train_tokenizer, write_pair
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,7 +31,7 @@ def models_in(folder: Path) -> dict[str, str]:
 
 
 def corpus() -> list[str]:
-    lines = (ROOT / "builder" / "corpus.jsonl").read_text("utf-8").splitlines()
+    lines = (ROOT / "builder" / "bge_builder" / "corpus.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line)["text"] for line in lines]
 
 

@@ -22,7 +22,7 @@ from tokenizers.models import Unigram
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from builder.convert import TOKENIZER_CONFIG
+from bge_builder.convert import TOKENIZER_CONFIG
 
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from bge_builder.convert import convert
+from bge_builder.miniature import build
 from bge_client import Client
-from bge_worker.engine import Engine
-from bge_worker.service import Service, load_engine
+from bge_worker.engine.engine import Engine
+from bge_worker.serving.service import Service, load_engine
 from bge_worker.settings import EngineName, Settings
-from builder.convert import convert
-from builder.miniature import build
-from fakes.http import serving
+from fakes.serving import serving
 
 # One process for each core (`make test`): PyTorch's own threads would only be in each other's way.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -88,7 +88,7 @@ def service(engine: Engine) -> Iterator[Service]:
 
 @pytest.fixture(scope="session")
 def corpus() -> list[dict[str, str]]:
-    lines = (ROOT / "builder" / "corpus.jsonl").read_text("utf-8").splitlines()
+    lines = (ROOT / "builder" / "bge_builder" / "corpus.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import projection
 import tables
-from bge_worker.engine import PackedEngine
-from bge_worker.schema import EmbedRequest, Outputs, RerankRequest
-from builder.convert import convert
+from bge_builder.convert import convert
+from bge_worker.engine.engine import PackedEngine
+from bge_worker.serving.requests import EmbedRequest, Outputs, RerankRequest
 from checkpoints import Shape, write_pair
 from compare import OURS, Contestant, agree
 from conftest import MODELS, ROOT, settings_in

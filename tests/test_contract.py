@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from bge_client import Client, errors, transport
-from bge_worker.engine import Engine
-from bge_worker.schema import EmbedRequest, Outputs
+from bge_worker.engine.engine import Engine
+from bge_worker.serving.requests import EmbedRequest, Outputs
 from bge_worker.settings import Settings
 from conftest import ROOT, settings_in
-from fakes.http import serving
 from fakes.loopback import LoopbackServer
 from fakes.runpod_server import JobServer
+from fakes.serving import serving
 from fakes.worker_process import WorkerProcess
 
 TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing.", "море"]

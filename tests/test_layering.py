@@ -1,4 +1,7 @@
-"""Who may import whom, read from the source: the corridor runs one way."""
+"""Which package may import which, read from the source. See `docs/architecture.md` once it exists.
+
+http, runpod ─▶ serving ─▶ engine        settings, errors, process, startup: everybody's
+"""
 
 from __future__ import annotations
 
@@ -9,79 +12,61 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "worker" / "bge_worker"
+from conftest import ROOT
 
-# Each module may import those to its left; nobody imports an entry point.
-CORRIDOR = [
-    *(
-        "errors",
-        "process",
-        "delivery",
-        "sdk",
-        "startup",
-        "settings",
-        "schema",
-        "attention",
-        "packing",
-        "model",
-    ),
-    *(
-        "heads",
-        "checkpoint",
-        "tokenizer",
-        "engine",
-        "reference",
-        "golden",
-        "dialects",
-        "batcher",
-        "response",
-    ),
-    *("service", "serialize", "memory", "metrics", "jobs", "gate", "connections", "bodies", "app"),
-]
-# The HTTP server's: they import nothing that brings torch, so that /ping is answered before it.
-HTTP = {"serialize", "memory", "metrics", "jobs", "gate", "connections", "bodies", "app"}
-BEFORE_TORCH = HTTP | {
-    "errors",
-    "process",
-    "delivery",
-    "sdk",
-    "startup",
-    "settings",
-    "schema",
-    "dialects",
-}
-WITHOUT_TORCH = BEFORE_TORCH | {"batcher", "response", "service"}
-OF_ONE_MODULE = {
-    "reference": {"FlagEmbedding"},
-    "sdk": {"runpod"},
-    "connections": {"uvicorn", "httptools"},
-}
-WORKER_PACKAGES = {"torch", "numpy", "tokenizers", "safetensors"}
-HTTP_PACKAGES = {"fastapi", "starlette", "pydantic", "orjson", "prometheus_client"}
+WORKER = ROOT / "worker"
 CLIENT = ROOT / "client" / "bge_client"
-# Extras: each folder or module of the client with the packages it may stand on beside its own.
+
+# Each package of the worker with the other packages it may import, of ours and of others.
+ROOMS = {"": set(), "engine": set(), "serving": {"engine"}, "http": {"serving"}, "runpod": set()}
+PACKAGES = {
+    "": set(),
+    "engine": {"torch", "numpy", "tokenizers", "safetensors"},
+    "serving": {"numpy"},
+    "http": {"fastapi", "starlette", "pydantic", "orjson", "prometheus_client"},
+    "runpod": set(),
+}
+PACKAGES_OF_ONE_MODULE = {
+    "engine/reference": {"FlagEmbedding"},
+    "http/connections": {"uvicorn", "httptools"},
+    "runpod/job_scaler": {"runpod"},
+}
+# Imported before torch, so that /ping is answered before the models load: they and the modules
+# they import must not import torch.
+BEFORE_TORCH = ("http/app", "http/connections", "runpod/job_scaler", "settings", "startup")
+# Of the client: each folder or module that needs an extra, with the packages of that extra.
 EXTRAS = {
     "cli": {"click", "tqdm"},
     "cli/qdrant": {"click", "tqdm", "qdrant_client", "pydantic"},
     "qdrant": {"qdrant_client"},
     "evaluate": {"ir_measures", "scipy", "jinja2"},
 }
-CLIENT_SIDE = {"builder", "client", "bge_client"}
 
 
-def imports(path: Path) -> set[str]:
-    """Top-level names a file imports, our own modules as `.name`; annotations' imports aside."""
-    found = set()
-    for node in without_type_checking(ast.parse(path.read_text("utf-8"))):
+def modules(package: Path) -> list[str]:
+    paths = sorted(package.rglob("*.py"))
+    return [path.relative_to(package).with_suffix("").as_posix() for path in paths]
+
+
+def imports(package: Path, module: str) -> Iterator[str]:
+    """Names of the modules that `module` imports, annotations' imports aside.
+
+    Modules of the package itself as "room/module"; of others the top-level name.
+    """
+    folder = module.split("/")[:-1]
+    for node in without_type_checking(ast.parse((package / f"{module}.py").read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level:
-            names = [node.module] if node.module else [alias.name for alias in node.names]
-            found |= {f".{name}" for name in names if name and not name.startswith("_")}
+            base = [*folder[: len(folder) + 1 - node.level], *(node.module or "").split(".")]
+            path = "/".join(part for part in base if part)
+            if (package / f"{path}.py").exists():
+                yield path
+            else:  # a package: its modules are named behind `import`
+                names = [f"{path}/{alias.name}".strip("/") for alias in node.names]
+                yield from (name for name in names if (package / f"{name}.py").exists())
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names)
+            yield node.module.split(".")[0]
 
 
 def without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
@@ -91,47 +76,46 @@ def without_type_checking(tree: ast.AST) -> Iterator[ast.AST]:
             yield from without_type_checking(child)
 
 
-def test_every_module_has_its_place_in_the_corridor() -> None:
-    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert modules == set(CORRIDOR)
+def split(package: Path, module: str) -> tuple[set[str], set[str]]:
+    """The modules of its own package that `module` imports, and the packages of others."""
+    names = set(imports(package, module))
+    ours = {name for name in names if (package / f"{name}.py").exists()}
+    return ours, names - ours - set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("module", CORRIDOR)
-def test_a_module_imports_only_what_comes_before_it(module: str) -> None:
-    ours = {name[1:] for name in imports(PACKAGE / f"{module}.py") if name.startswith(".")}
-    assert ours <= set(CORRIDOR[: CORRIDOR.index(module)])
+def room(module: str) -> str:
+    return module.split("/")[0] if "/" in module else ""
 
 
-@pytest.mark.parametrize("module", CORRIDOR)
-def test_the_worker_stands_on_four_packages_and_the_server_on_five(module: str) -> None:
-    theirs = {name for name in imports(PACKAGE / f"{module}.py") if not name.startswith(".")}
-    allowed = HTTP_PACKAGES if module in HTTP else WORKER_PACKAGES
-    assert theirs <= allowed | OF_ONE_MODULE.get(module, set())
-    if module in BEFORE_TORCH:
-        ours = {name[1:] for name in imports(PACKAGE / f"{module}.py") if name.startswith(".")}
-        assert ours <= BEFORE_TORCH
-    if module in WITHOUT_TORCH:
-        assert "torch" not in theirs
+@pytest.mark.parametrize("module", modules(WORKER / "bge_worker"))
+def test_imports_of_the_worker_go_one_way(module: str) -> None:
+    ours, others = split(WORKER / "bge_worker", module)
+    assert {room(name) for name in ours} <= ROOMS[room(module)] | {"", room(module)}
+    assert others <= PACKAGES[room(module)] | PACKAGES_OF_ONE_MODULE.get(module, set())
 
 
-def test_errors_import_nothing() -> None:
-    assert imports(PACKAGE / "errors.py") == set()
+@pytest.mark.parametrize("module", BEFORE_TORCH)
+def test_ping_needs_no_torch(module: str) -> None:
+    reached, waiting = set(), [module]
+    while waiting:
+        reached.add(name := waiting.pop())
+        ours, others = split(WORKER / "bge_worker", name)
+        assert not others & {"torch", "tokenizers"}, name
+        waiting += ours - reached
 
 
-def test_the_worker_knows_neither_builder_nor_client() -> None:
-    for path in (ROOT / "worker").rglob("*.py"):
-        assert not imports(path) & CLIENT_SIDE, path.name
+def test_the_worker_imports_neither_builder_nor_client() -> None:
+    for module in modules(WORKER):
+        assert not set(imports(WORKER, module)) & {"bge_builder", "bge_client"}, module
 
 
-@pytest.mark.parametrize(
-    "module", sorted(str(path.relative_to(CLIENT))[:-3] for path in CLIENT.rglob("*.py"))
-)
-def test_the_client_stands_on_requests_and_numpy_and_shares_nothing(module: str) -> None:
-    theirs = {name for name in imports(CLIENT / f"{module}.py") if not name.startswith(".")}
+@pytest.mark.parametrize("module", modules(CLIENT))
+def test_the_client_needs_requests_and_numpy_alone(module: str) -> None:
     extras = EXTRAS.get(module) or EXTRAS.get(module.split("/")[0], set())
-    assert theirs <= {"requests", "urllib3", "numpy"} | extras
+    assert split(CLIENT, module)[1] <= {"requests", "urllib3", "numpy"} | extras
 
 
-def test_the_worker_s_folder_shadows_no_module_of_the_standard_library() -> None:
-    scripts = {path.stem for path in (ROOT / "worker").iterdir()}
-    assert not scripts & set(sys.stdlib_module_names)
+def test_the_worker_s_folder_hides_no_module_of_the_standard_library() -> None:
+    """`python worker/handler.py` puts that folder first on the path."""
+    names = {path.stem for path in WORKER.iterdir()}
+    assert not names & set(sys.stdlib_module_names)

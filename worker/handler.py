@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 from bge_worker.errors import StartError, WorkerError
 from bge_worker.process import prepare_process
-from bge_worker.sdk import Quiet, import_runpod
+from bge_worker.runpod.job_scaler import Quiet, import_runpod
 from bge_worker.settings import Settings
 from bge_worker.startup import mark, read_ahead
 
 if TYPE_CHECKING:
-    from bge_worker.service import Service
+    from bge_worker.serving.service import Service
 
 
 def handler_for(
@@ -59,7 +59,7 @@ def load(settings: Settings) -> tuple[Service, Any]:
     read_ahead((settings.embed_model, settings.rerank_model))
     with ThreadPoolExecutor(1) as pool:
         sdk = pool.submit(import_runpod)
-        from bge_worker.service import Service
+        from bge_worker.serving.service import Service
 
         mark("torch imported")
         service = Service.start(settings)

@@ -32,18 +32,18 @@ from typing import TYPE_CHECKING
 import uvicorn
 from starlette.types import ASGIApp
 
-from bge_worker.app import Server
-from bge_worker.connections import Connection, ConnectionLimits, connection_limits
 from bge_worker.errors import StartError, WorkerError
-from bge_worker.gate import is_loopback
-from bge_worker.metrics import Metrics
+from bge_worker.http.app import Server
+from bge_worker.http.connections import Connection, ConnectionLimits, connection_limits
+from bge_worker.http.metrics import Metrics
+from bge_worker.http.middleware import is_loopback
 from bge_worker.process import prepare_process
-from bge_worker.schema import shortened
+from bge_worker.serving.requests import shortened
 from bge_worker.settings import SERVER_REPLY_BYTES, Settings
 from bge_worker.startup import mark, read_ahead
 
 if TYPE_CHECKING:
-    from bge_worker.service import Service
+    from bge_worker.serving.service import Service
 
 CLOSE_SECONDS = 5  # for a micro-batch that nobody waits for any more
 GRACE_SECONDS = 30  # for what is in flight when the server is told to stop
@@ -131,7 +131,7 @@ def load(settings: Settings, metrics: Metrics, models: Future[Service]) -> None:
     try:
         mark("python, listening")
         read_ahead((settings.embed_model, settings.rerank_model))
-        from bge_worker.service import Service
+        from bge_worker.serving.service import Service
 
         mark("torch imported")
         service = Service.start(settings, observe=metrics.computed)

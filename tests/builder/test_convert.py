@@ -22,15 +22,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bge_worker.checkpoint import File, Manifest, check_files, expected_shapes, load
-from bge_worker.engine import Embedding
+from bge_builder.__main__ import main
+from bge_builder.convert import ConvertError, convert
+from bge_builder.folders import LockedError
+from bge_worker.engine.checkpoint import File, Manifest, check_files, expected_shapes, load
+from bge_worker.engine.engine import Embedding
 from bge_worker.errors import StartError
-from bge_worker.schema import EmbedRequest, Outputs
-from bge_worker.service import load_engine
+from bge_worker.serving.requests import EmbedRequest, Outputs
+from bge_worker.serving.service import load_engine
 from bge_worker.settings import EngineName
-from builder.__main__ import main
-from builder.convert import ConvertError, convert
-from builder.folders import LockedError
 from conftest import MODELS, ROOT, settings_in
 
 EMBED, RERANK = MODELS
@@ -290,7 +290,7 @@ OF_THE_RERANKER = {
 def test_a_poisoned_checkpoint_is_refused_by_name(
     name: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("builder.convert.PROBE_SECONDS", 1.0)
+    monkeypatch.setattr("bge_builder.convert.PROBE_SECONDS", 1.0)
     damage, sentence = DAMAGES[name]
     damage(copy)
     model = RERANK if name in OF_THE_RERANKER else EMBED
@@ -420,7 +420,7 @@ def test_weights_too_large_for_half_precision_are_refused(copy: Path, tmp_path: 
 def test_the_command_line(copy: Path, tmp_path: Path) -> None:
     def builder(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "builder", *map(str, arguments)],
+            [sys.executable, "-m", "bge_builder", *map(str, arguments)],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -480,7 +480,7 @@ def test_the_current_folder_may_be_the_source(
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(checkpoints: Path, tmp_path: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
-    script = f"{limit}; from builder.__main__ import main; raise SystemExit(main())"
+    script = f"{limit}; from bge_builder.__main__ import main; raise SystemExit(main())"
     arguments = ("convert", checkpoints / EMBED, tmp_path / "out")
     for engine in ("packed", "flagembedding"):
         done = subprocess.run(
@@ -498,7 +498,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(checkpoints: Path, tmp_p
 HELD = """
 import sys
 from pathlib import Path
-import builder.convert as module
+import bge_builder.convert as module
 describe = module.describe
 def held(*arguments):
     print("writing", flush=True)
@@ -516,7 +516,6 @@ def start_convert(source: Path, destination: Path) -> subprocess.Popen[str]:
     """A conversion that has written its files and waits for its standard input's end."""
     process = subprocess.Popen(
         [sys.executable, "-c", HELD, source, destination],
-        env=os.environ | {"PYTHONPATH": "worker:client:."},
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -552,7 +551,14 @@ def test_after_a_killed_run_the_next_leaves_nothing_of_it(
 
 
 def test_many_runs_at_once_leave_one_whole_folder(checkpoints: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "builder", "convert", checkpoints / EMBED, tmp_path / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "bge_builder",
+        "convert",
+        checkpoints / EMBED,
+        tmp_path / "out",
+    ]
     runs = [
         subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)
     ]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from builder.__main__ import main
-from builder.deploy import SETTINGS
+from bge_builder.__main__ import main
+from bge_builder.deploy import SETTINGS
 from fakes.runpod_api import KEY, Answer, RunPodApi
 from fakes.scripted import Scripted, completed, failed
 
@@ -22,7 +22,7 @@ CANARY = "rpa_CANARY0123456789"
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunPodApi]:
     with RunPodApi() as api:
-        monkeypatch.setattr("builder.deploy.API", api.url)
+        monkeypatch.setattr("bge_builder.deploy.API", api.url)
         monkeypatch.setenv("RUNPOD_API_KEY", KEY)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield api
@@ -133,7 +133,7 @@ def test_a_dry_run_without_a_key_is_a_plan_without_network(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
-    monkeypatch.setattr("builder.deploy.API", "http://127.0.0.1:9/v2")
+    monkeypatch.setattr("bge_builder.deploy.API", "http://127.0.0.1:9/v2")
     assert deploy("--dry-run") == 0
     output = capsys.readouterr().out
     assert output.startswith("+ endpoint bge-serverless\n")
@@ -238,7 +238,7 @@ def test_what_goes_wrong_is_one_sentence(
         kind = {"type": "LOAD_BALANCER"} if spoil == "load balancer" else {"cpu": [{}]}
         api.endpoints = {"e1": {"id": "e1", "name": "bge-serverless", **kind}}
     if spoil == "down":
-        monkeypatch.setattr("builder.deploy.API", "http://127.0.0.1:9/v2")
+        monkeypatch.setattr("bge_builder.deploy.API", "http://127.0.0.1:9/v2")
     if spoil == "proxy":
         monkeypatch.setenv("HTTP_PROXY", "gopher://user:pass@127.0.0.1")
     assert deploy(*(("--endpoint", "no/where") if spoil == "id" else ())) == 1
@@ -269,7 +269,7 @@ def test_settings_that_are_none_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "deploy.toml").write_text(text)
-    monkeypatch.setattr("builder.deploy.SETTINGS", tmp_path / "deploy.toml")
+    monkeypatch.setattr("bge_builder.deploy.SETTINGS", tmp_path / "deploy.toml")
     assert deploy() == 1
     assert capsys.readouterr().err.startswith("error: `deploy.toml` ")
 
@@ -317,7 +317,7 @@ def test_a_first_request_is_sent_through_the_cold_start(
 ) -> None:
     with Scripted() as endpoint:
         base = endpoint.url.removesuffix("/some-id")
-        monkeypatch.setattr("builder.deploy.ENDPOINTS", base)
+        monkeypatch.setattr("bge_builder.deploy.ENDPOINTS", base)
         deploy()
         (kept,) = api.endpoints.values()
         api.endpoints = {"some-id": kept | {"id": "some-id"}}

@@ -17,8 +17,8 @@ import httpx2
 import pytest
 from huggingface_hub import HfApi, close_session, constants
 
-from builder.fetch import STAGING, FetchError, fetch
-from builder.pins import Pin, PinnedFile
+from bge_builder.fetch import STAGING, FetchError, fetch
+from bge_builder.pins import Pin, PinnedFile
 from fakes.hub import FakeHub
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def ask_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     # Telemetry would ask the real Hub which coding agents there are.
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setattr("builder.fetch.HfApi", partial(HfApi, endpoint=endpoint))
+    monkeypatch.setattr("bge_builder.fetch.HfApi", partial(HfApi, endpoint=endpoint))
 
 
 def unused_url() -> str:
@@ -78,9 +78,9 @@ def start_fetch(destination: Path, before: str = "", **environment: str) -> subp
     script = f"""
 import sys
 from pathlib import Path
-from builder.errors import BuilderError
-from builder.fetch import fetch
-from builder.pins import Pin, PinnedFile
+from bge_builder.errors import BuilderError
+from bge_builder.fetch import fetch
+from bge_builder.pins import Pin, PinnedFile
 {before}
 try:
     fetch({PIN!r}, Path({str(destination)!r}))
@@ -91,7 +91,6 @@ except BuilderError as error:
     basics = {
         "PATH": os.defpath,
         "HOME": str(home),
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
         "NO_PROXY": "127.0.0.1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
@@ -397,7 +396,7 @@ class TestSecrets:
         environment = os.environ | {"HF_ENDPOINT": f"{endpoint}\n", "NO_PROXY": "127.0.0.1"}
         environment["HF_HUB_OFFLINE"] = "0"  # an engine of an earlier test has set it
         done = subprocess.run(
-            [sys.executable, "-m", "builder", "fetch", "bge-m3", "--to", str(tmp_path)],
+            [sys.executable, "-m", "bge_builder", "fetch", "bge-m3", "--to", str(tmp_path)],
             env=environment,
             cwd=ROOT,
             capture_output=True,

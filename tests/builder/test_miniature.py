@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from bge_worker.engine import Engine
-from bge_worker.heads import SparseVector
-from bge_worker.schema import EmbedRequest, Outputs, RerankRequest, Work
-from builder import miniature
-from builder.vocabulary import CORPUS
+from bge_builder import miniature
+from bge_builder.vocabulary import CORPUS
+from bge_worker.engine.engine import Engine
+from bge_worker.engine.heads import SparseVector
+from bge_worker.serving.requests import EmbedRequest, Outputs, RerankRequest, Work
 
 BUILDER = Path(miniature.__file__).parent
 EXAMPLES = json.loads((BUILDER / "examples.json").read_text(encoding="utf-8"))

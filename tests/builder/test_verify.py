@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bge_worker.engine import Engine
-from bge_worker.golden import PUBLISHED, Golden
-from builder.pins import PINS
-from builder.verify import golden_values, verify
+from bge_builder.pins import PINS
+from bge_builder.verify import golden_values, verify
+from bge_worker.engine.engine import Engine
+from bge_worker.serving.fitness import PUBLISHED, Golden
 from conftest import MODELS, ROOT
 
 REAL = ROOT / "models" / "bge-packed"

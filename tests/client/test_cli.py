@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bge_worker.engine import Engine
+from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
-from conftest import ROOT
-from fakes.http import serving
 from fakes.scripted import Scripted, completed, job, status
+from fakes.serving import serving
 
 Bge = Callable[..., subprocess.CompletedProcess[str]]
 TEXTS = [f"текст номер {number}" for number in range(1200)]
@@ -34,7 +33,7 @@ def url(packed: Engine) -> Iterator[str]:
 
 def environment(url: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
-    return kept | {"PYTHONPATH": str(ROOT / "client"), "BGE_EMBEDDINGS_ENDPOINT": url}
+    return kept | {"BGE_EMBEDDINGS_ENDPOINT": url}
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -98,10 +97,8 @@ def test_evaluate_reports_for_people_and_for_programs(
 @pytest.fixture
 def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     """Jina's API, whose vectors are those of `examples/old_collection.py`."""
-    sys.path.insert(0, str(EXAMPLES))
+    monkeypatch.syspath_prepend(EXAMPLES)
     from old_collection import hashed  # type: ignore[import-not-found]
-
-    sys.path.remove(str(EXAMPLES))
 
     def answer(exchange: Exchange) -> None:
         texts = exchange.body["input"]
@@ -211,11 +208,10 @@ def test_what_is_wrong_is_said_in_a_sentence(
 def test_without_its_extra_a_command_says_what_to_install(served: str, tmp_path: Path) -> None:
     """In a process where Qdrant's client is not to be had."""
     (tmp_path / "qdrant_client.py").write_text("raise ImportError(name='qdrant_client')")
-    path = os.pathsep.join([str(tmp_path), str(ROOT / "client")])
     command = [sys.executable, "-m", "bge_client", "search", "x", "--collection", "c"]
     ran = subprocess.run(
         [*command, "--endpoint", served, "--path", "x"],
-        env=os.environ | {"PYTHONPATH": path},
+        cwd=tmp_path,  # where it finds that module first
         capture_output=True,
         text=True,
     )

@@ -5,7 +5,6 @@ Each test is a program of its own that forks: pytest's process has threads.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,10 +129,9 @@ store.close()
 
 def forking(program: str, argument: str) -> tuple[str, str]:
     """What the program printed on stdout and on stderr."""
-    path = os.pathsep.join((str(ROOT / "client"), str(ROOT / "tests")))
     ran = subprocess.run(
         [sys.executable, "-c", FORKING + program, argument],
-        env=os.environ | {"PYTHONPATH": path},
+        cwd=ROOT / "tests",  # for `fakes`
         capture_output=True,
         text=True,
         timeout=60,

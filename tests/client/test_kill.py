@@ -21,7 +21,6 @@ import pytest
 from qdrant_client import models
 
 from bge_client.qdrant import Store
-from conftest import ROOT
 from points import assert_equal, contents
 
 WIDTH = 64  # of the old vectors
@@ -31,7 +30,7 @@ Bge = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def bge(served: str) -> Bge:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
-    env = kept | {"PYTHONPATH": str(ROOT / "client"), "BGE_EMBEDDINGS_ENDPOINT": served}
+    env = kept | {"BGE_EMBEDDINGS_ENDPOINT": served}
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "bge_client", *arguments]

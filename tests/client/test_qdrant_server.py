@@ -307,8 +307,10 @@ def test_a_write_that_does_not_wait_is_acknowledged_only(client: QdrantClient) -
 
 
 def test_as_a_program_it_may_count_points_and_forget_them() -> None:
-    command = [sys.executable, "tests/fakes/qdrant_server.py", "--discard"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "fakes.qdrant_server", "--discard"]
+    with subprocess.Popen(
+        command, cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         client = QdrantClient(url=process.stdout.readline().strip(), check_compatibility=False)
         try:

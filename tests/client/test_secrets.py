@@ -15,7 +15,6 @@ import pytest
 from bge_client import BGEError, Client, ConfigurationError, JinaClient, Router
 from bge_client.qdrant import Store
 from bge_client.redaction import RedactingFilter, read_secret
-from conftest import ROOT
 from fakes.qdrant_server import QdrantServer, refusing
 from fakes.scripted import Action, Scripted, completed, failed, job, status
 
@@ -121,7 +120,7 @@ main()
 
 def bge(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
-    env = {"PYTHONPATH": str(ROOT / "client"), "RUNPOD_API_KEY": f"{CANARY}\n"} | env
+    env = {"RUNPOD_API_KEY": f"{CANARY}\n"} | env
     return subprocess.run(
         [sys.executable, *arguments], env=kept | env, capture_output=True, text=True, timeout=60
     )

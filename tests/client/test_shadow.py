@@ -19,7 +19,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_client import Client, JinaClient, Route, Router, Shadow, ShadowedSearch, errors, shadow
+from bge_client import Client, JinaClient, Route, Router, Shadow, ShadowedSearch, errors
 from bge_client.shadow import agreement, comparing, kendall_tau, rank_biased_overlap, summarize
 from fakes.scripted import Scripted, completed, status
 
@@ -27,7 +27,6 @@ SOON = 20  # seconds within which a thread surely does what it will do
 SECRET = "Как найти минимум?"
 KEY = "jina_0123456789"
 ORDERS = st.lists(st.integers(0, 15), unique=True, max_size=12)
-CLIENT = Path(shadow.__file__).parents[2]
 
 
 @pytest.fixture
@@ -196,7 +195,6 @@ def test_after_a_fork_the_child_compares_too(path: Path) -> None:
     """In a process of its own. The parent forks while its lock is held and its thread at work."""
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK, str(path)],
-        env=os.environ | {"PYTHONPATH": str(CLIENT)},
         timeout=SOON,
     )
     assert ran.returncode == 0
@@ -349,9 +347,8 @@ shadow.close(timeout=60)
 
 
 def test_processes_share_a_file_without_torn_lines(path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(CLIENT)}
     command = [sys.executable, "-c", PROCESS, str(path)]
-    processes = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
     hashes = Counter(line["query_sha256"] for line in lines(path))
     assert len(hashes) == 500

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from bge_worker.checkpoint import Role
-from bge_worker.engine import ModelInfo, Result, Runtime
-from bge_worker.schema import Outputs, Work
-from bge_worker.tokenizer import Encoded
+from bge_worker.engine.checkpoint import Role
+from bge_worker.engine.engine import ModelInfo, Result, Runtime
+from bge_worker.engine.tokenizer import Encoded
+from bge_worker.serving.requests import Outputs, Work
 
 SOON = 10.0  # seconds: never waited for unless something is broken
 

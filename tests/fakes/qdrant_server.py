@@ -7,17 +7,11 @@
 Bodies must fit the models that qdrant-client generates from Qdrant's OpenAPI, with nothing unknown
 in them; refusals have the server's own statuses and texts. What came is kept in `calls`.
 
-As a program, `python tests/fakes/qdrant_server.py [--port N] [--discard]` prints its address and
-serves until SIGTERM; with `--discard` it counts points and forgets them.
+As a program, `cd tests && python -m fakes.qdrant_server [--port N] [--discard]` prints its address
+and serves until SIGTERM; with `--discard` it counts points and forgets them.
 """
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])  # else http.py beside this file hides Python's
 
 import argparse
 import itertools
@@ -25,12 +19,14 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 

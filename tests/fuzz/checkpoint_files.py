@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from bge_worker.checkpoint import Manifest, check_files, load
+from bge_builder.convert import ARCHITECTURES, Source, convert, read_config, source_shapes
+from bge_builder.errors import BuilderError
+from bge_worker.engine.checkpoint import Manifest, check_files, load
 from bge_worker.errors import StartError
-from builder.convert import ARCHITECTURES, Source, convert, read_config, source_shapes
-from builder.errors import BuilderError
 from fuzz.duration import fuzz_settings, rounds
 
 SIZES = {

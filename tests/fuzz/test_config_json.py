@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from bge_worker.checkpoint import MANIFEST
-from builder.convert import convert
+from bge_builder.convert import convert
+from bge_worker.engine.checkpoint import MANIFEST
 from fuzz.checkpoint_files import (
     changed_fields,
     converts_or_says_why,

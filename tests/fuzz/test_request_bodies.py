@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_worker.engine import Engine
+from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
-from fakes.http import serving
+from fakes.serving import serving
 from fuzz.duration import fuzz_settings, rounds
 from fuzz.mutation import mutated, mutated_bytes
 

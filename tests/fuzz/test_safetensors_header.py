@@ -11,8 +11,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from bge_worker.checkpoint import WEIGHTS, File
-from builder.convert import convert
+from bge_builder.convert import convert
+from bge_worker.engine.checkpoint import WEIGHTS, File
 from fuzz.checkpoint_files import (
     NUMBERS,
     VALUES,

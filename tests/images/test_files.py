@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bge_worker.schema import parse
+from bge_worker.serving.requests import parse
 from bge_worker.settings import Settings
 from conftest import ROOT
 
@@ -78,7 +78,7 @@ def test_what_a_dockerfile_copies_reaches_the_build(name: str) -> None:
     kept = {line[1:] for line in code(".dockerignore") if line.startswith("!")}
     copies = [line.split()[1:-1] for line in code(name) if line.startswith("COPY ")]
     sources = {source for copy in copies if "--from=" not in copy[0] for source in copy}
-    assert "client/bge_client" in sources
+    assert {"worker", "client", "builder"} <= sources
     for source in sources:
         assert any(source == path or source.startswith(f"{path}/") for path in kept), source
     assert any(re.match(r"ARG BASE=\S+@sha256:[0-9a-f]{64}$", line) for line in code(name))

@@ -9,7 +9,6 @@ namespace, where there is nothing but loopback.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -46,7 +45,6 @@ with Client("http://127.0.0.1:8000", sys.argv[1], timeout=60) as client:
 """
 TO_QUEUE = """
 import sys, time
-sys.path.insert(0, "tests")
 from fakes.runpod_server import JobServer
 with JobServer(port=8900) as server:
     job = server.submit({"texts": ["море"], "return_sparse": True})
@@ -103,8 +101,7 @@ def podman(*arguments: str) -> str:
 def inside(pid: str, code: str, *arguments: str) -> str:
     """What a Python of this machine prints in the container's network."""
     command = ["nsenter", "-t", pid, "-n", sys.executable, "-c", code, *arguments]
-    env = os.environ | {"PYTHONPATH": "client"}
-    ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180)
+    ran = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, timeout=180)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bge_worker.engine import PackedEngine
-from bge_worker.sdk import LOOK_UP_SECONDS, PromptScaler, Quiet
-from bge_worker.service import Service
+from bge_worker.engine.engine import PackedEngine
+from bge_worker.runpod.job_scaler import LOOK_UP_SECONDS, PromptScaler, Quiet
+from bge_worker.serving.service import Service
 from bge_worker.settings import EngineName, Settings
 from conftest import MODELS, ROOT
 from fakes.runpod_server import JobServer
@@ -196,8 +196,8 @@ async def turns() -> None:
 @pytest.fixture
 def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a loop does within this test's seconds it does because of an event."""
-    monkeypatch.setattr("bge_worker.sdk.LOOK_UP_SECONDS", 600.0)
-    monkeypatch.setattr("bge_worker.sdk.GATHER_SECONDS", 0.0)
+    monkeypatch.setattr("bge_worker.runpod.job_scaler.LOOK_UP_SECONDS", 600.0)
+    monkeypatch.setattr("bge_worker.runpod.job_scaler.GATHER_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("no_clock")
@@ -474,7 +474,6 @@ def test_a_worker_imports_neither_transformers_nor_flagembedding(environment: En
     program = f"""
 import runpy, sys
 sys.argv = ["handler.py", "--test_input", '{{"input": {{"texts": "a"}}}}']
-sys.path.insert(0, {str(HANDLER.parent)!r})
 try:
     runpy.run_path({str(HANDLER)!r}, run_name="__main__")
 except SystemExit as ending:

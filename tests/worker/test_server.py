@@ -15,8 +15,8 @@ import pytest
 
 from bge_worker.settings import EngineName
 from conftest import MODELS, ROOT
-from fakes.http import connected
 from fakes.server_process import SERVER, ServerProcess, free_port
+from fakes.serving import connected
 
 BULK = {"texts": ["море и суша " * 300] * 40}
 

@@ -1,0 +1,89 @@
+"""The HTTP server in this process, on loopback, around whatever service a test has made."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+
+from bge_worker.engine.engine import Engine
+from bge_worker.http.app import Server
+from bge_worker.http.connections import ConnectionLimits
+from bge_worker.http.memory import HeldBytes
+from bge_worker.http.metrics import Metrics
+from bge_worker.serving.service import Service
+from bge_worker.settings import Settings
+from fakes.engine import SOON
+from server import configuration
+
+
+@contextmanager
+def serving(
+    engine: Engine,
+    settings: Settings,
+    *,
+    body_seconds: float = 60.0,
+    listener: socket.socket | None = None,
+    max_connections: int = 1000,
+    held: HeldBytes | None = None,
+) -> Iterator[str]:
+    """Its base URL, until the end of the block."""
+    metrics = Metrics()
+    service = Service(engine, settings, metrics.computed)
+    metrics.watch(service)
+    models: Future[Service] = Future()
+    models.set_result(service)
+    app = Server(settings, metrics, models, body_seconds=body_seconds, held=held).asgi
+    try:
+        listener = listener or socket.create_server(("127.0.0.1", 0))
+        with listening(app, listener, max_connections=max_connections) as url:
+            yield url
+    finally:
+        service.close(timeout=10)
+
+
+@contextmanager
+def listening(
+    app: ASGIApp, listener: socket.socket, grace_seconds: int = 1, max_connections: int = 1000
+) -> Iterator[str]:
+    """Any application, in the server's own configuration."""
+    limits = ConnectionLimits(max_connections)
+    server = uvicorn.Server(configuration(app, limits, grace_seconds))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    """A bare connection to the server."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=SOON) as connection:
+        yield connection
+
+
+def metric(url: str, name: str) -> float:
+    text = httpx.get(f"{url}/metrics").text
+    lines = [line.rsplit(" ", 1) for line in text.splitlines()]
+    return sum(float(line[1]) for line in lines if line[0] == name)
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,59 @@
+"""Texts laid behind one another, and how many of whose go into a micro-batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaEmbeddings
+
+from bge_worker.engine.packing import pack, round_robin, rows_after_first, split_rows
+
+CPU = torch.device("cpu")
+PAD = 1
+TEXT = st.lists(st.integers(0, 5), min_size=1, max_size=9)  # with <pad> spelt out here and there
+
+
+@given(st.lists(TEXT, min_size=1, max_size=6))
+def test_pack_keeps_tokens_and_positions_are_transformers_own(texts: list[list[int]]) -> None:
+    batch = pack(texts, PAD, CPU)
+    lengths = [len(text) for text in texts]
+    assert batch.texts.lengths == tuple(lengths)
+    assert batch.texts.cu_seqlens.tolist() == [0, *np.cumsum(lengths)]
+    assert [rows.tolist() for rows in split_rows(batch.input_ids.numpy(), lengths)] == texts
+    assert batch.input_ids[batch.first_rows].tolist() == [text[0] for text in texts]
+    for text, positions in zip(texts, split_rows(batch.position_ids.numpy(), lengths), strict=True):
+        theirs = XLMRobertaEmbeddings.create_position_ids_from_input_ids(torch.tensor([text]), PAD)
+        assert positions.tolist() == theirs[0].tolist()
+
+
+@given(st.lists(TEXT, min_size=1, max_size=6))
+def test_rows_after_first_leave_out_each_text_s_first_token(texts: list[list[int]]) -> None:
+    batch = pack(texts, PAD, CPU)
+    kept = batch.input_ids[rows_after_first(batch.texts)].tolist()
+    assert kept == [token for text in texts for token in text[1:]]
+
+
+WAITING = st.lists(st.lists(st.integers(1, 50), max_size=8), max_size=6)
+
+
+@given(WAITING, st.integers(1, 100))
+def test_round_robin_stays_within_the_budget(waiting: list[list[int]], budget: int) -> None:
+    taken = round_robin(waiting, budget)
+    pieces = [lengths[:count] for lengths, count in zip(waiting, taken, strict=True)]
+    total = sum(map(sum, pieces))
+    assert total <= budget or sum(taken) == 1
+    assert sum(taken) >= any(waiting)  # something always moves
+    for lengths, count in zip(waiting, taken, strict=True):
+        # who is left waiting is so because its next text does not fit
+        assert count == len(lengths) or total + lengths[count] > budget
+
+
+def test_round_robin_takes_one_text_of_each_request_in_turn() -> None:
+    assert round_robin([[10] * 100, [10], [10, 10]], budget=60) == [3, 1, 2]
+    assert round_robin([[10] * 100, [51], [1]], budget=60) == [5, 0, 1]
+
+
+def test_a_text_longer_than_the_budget_goes_alone() -> None:
+    assert round_robin([[500, 1], [1]], budget=100) == [1, 0]

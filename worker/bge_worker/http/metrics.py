@@ -1,0 +1,108 @@
+"""Prometheus' view of the HTTP server: `GET /metrics`.
+
+What happens once a request is counted as it happens; what the queue and the device know is read
+when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:  # the service brings torch, and is loaded later
+    from ..serving.batcher import Finished
+    from ..serving.service import Service
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+MESSAGE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """One registry of its own, so that two servers in one process do not share it."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "bge_requests", "HTTP requests answered", ("route", "status"), registry=registry
+        )
+        self._request_seconds = Histogram(
+            "bge_request_seconds",
+            "From the request's head to its answer",
+            ("route",),
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._stage_seconds = Histogram(
+            "bge_stage_seconds",
+            "Of one request: queue, tokenize, inference",
+            ("stage",),
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._texts = Counter("bge_texts", "Texts and documents computed", registry=registry)
+        self._tokens = Counter("bge_tokens", "Tokens computed", registry=registry)
+        self._truncated = Counter("bge_truncated_texts", "Texts that were cut", registry=registry)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, status).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def computed(self, finished: Finished) -> None:
+        """One request's texts went through the model."""
+        timings = finished.timings
+        for stage in ("queue", "tokenize", "inference"):
+            self._stage_seconds.labels(stage).observe(getattr(timings, stage) / 1e3)
+        self._texts.inc(len(finished.encoded))
+        self._tokens.inc(sum(len(text.ids) for text in finished.encoded))
+        self._truncated.inc(sum(text.cut for text in finished.encoded))
+
+    def watch(self, service: Service) -> None:
+        """Add what the service knows of itself."""
+        self._registry.register(_OfService(service))
+
+    def text(self) -> bytes:
+        """In the text format of Prometheus."""
+        return generate_latest(self._registry)
+
+
+class _OfService(Collector):
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        load = self._service.load
+        gauges: dict[str, tuple[str, float]] = {
+            "bge_queue_depth": ("Requests not yet answered", load.waiting),
+            "bge_max_batch_tokens": ("The token budget of a micro-batch", load.max_batch_tokens),
+        }
+        counters: dict[str, tuple[str, float]] = {
+            "bge_micro_batches": ("Micro-batches run", load.counts.batches),
+            "bge_micro_batch_tokens": (
+                "Tokens in them; by micro-batches and budget: their fill",
+                load.counts.tokens,
+            ),
+            "bge_micro_batch_seconds": (
+                "Seconds spent on them; by the time between two readings: how busy the device is",
+                load.counts.seconds,
+            ),
+            "bge_out_of_memory": ("Micro-batches halved for memory", load.counts.out_of_memory),
+            "bge_fp32_retries": ("Texts redone in fp32", load.recomputed),
+        }
+        yield from _families(GaugeMetricFamily, gauges)
+        yield from _families(CounterMetricFamily, counters)
+        models = GaugeMetricFamily(
+            "bge_model_info", "Always 1", labels=("role", "model", "fingerprint")
+        )
+        for role, model in self._service.models.items():
+            models.add_metric([role, model.model, model.fingerprint], 1)
+        yield models
+
+
+def _families(
+    kind: Callable[..., Metric], values: dict[str, tuple[str, float]]
+) -> Iterator[Metric]:
+    return (kind(name, help_, value=value) for name, (help_, value) in values.items())

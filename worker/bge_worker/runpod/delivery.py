@@ -1,0 +1,99 @@
+"""Post a job's result until RunPod has it.
+
+The SDK posts a result once: a reset connection, a 429, a timeout or a minute without network at
+that moment loses finished work. Results are idempotent, so one whose answer was lost is posted
+again. A result that is being posted keeps its job's slot: at most `BGE_CONCURRENCY` results of
+`BGE_MAX_REPLY_BYTES` are held, and other jobs go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+from ..errors import InferenceError
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 180.0  # after which a result that cannot be posted is given up
+ATTEMPT_SECONDS = 60.0  # for one post: a full reply of 9.5 MB at 160 KB/s
+MIN_PAUSE, MAX_PAUSE = 0.25, 5.0  # seconds between two attempts; the longest is short enough for
+# a result to be posted within a container's grace time once the network is back
+RETRIED_STATUSES = (408, 429)  # and redirects, and all from 500 on
+HEADERS = {"charset": "utf-8", "Content-Type": "application/x-www-form-urlencoded"}  # the SDK's
+
+
+class Delivery:
+    """Posts results to `url`, an address with `$ID` in the place of the job's id."""
+
+    def __init__(
+        self, url: str, *, retry_seconds: float = RETRY_SECONDS, min_pause: float = MIN_PAUSE
+    ) -> None:
+        self._url = url
+        self._retry_seconds = retry_seconds
+        self._min_pause = min_pause
+
+    async def post(self, session: Any, job_id: str, result: Mapping[str, Any]) -> None:
+        """Post `result` with `session`, an `aiohttp.ClientSession`.
+
+        What RunPod refuses for good is logged, and a small error is posted in its place, so that
+        the caller does not wait for ever.
+        """
+        body = _encoded(result)
+        del result  # as objects it takes several times the memory
+        ends = monotonic() + self._retry_seconds
+        refused = await self._post_until(ends, session, job_id, body)
+        if refused is not None:
+            reason = f"RunPod refused the result: {refused} for {len(body)} bytes"
+            log.error("job %s: %s", job_id, reason)
+            body = _encoded({"error": str(InferenceError(reason))})
+            await self._post_until(ends, session, job_id, body)
+
+    async def _post_until(self, ends: float, session: Any, job_id: str, body: bytes) -> str | None:
+        """Post `body` until it is taken or `ends` is over. Return why it is refused for good."""
+        pause = self._min_pause
+        while True:
+            status, outcome = await self._attempt(session, job_id, body)
+            if 200 <= status < 300:
+                return None
+            if 400 <= status < 500 and status not in RETRIED_STATUSES:
+                return outcome
+            if monotonic() + pause > ends:
+                log.error("job %s: the result could not be posted: %s", job_id, outcome)
+                return None
+            log.warning("job %s: posting the result again in %.1f s: %s", job_id, pause, outcome)
+            await asyncio.sleep(random.uniform(pause / 2, pause))
+            pause = min(MAX_PAUSE, pause * 2)
+
+    async def _attempt(self, session: Any, job_id: str, body: bytes) -> tuple[int, str]:
+        """Return the status, 0 if there was no answer, and what to call it in a log."""
+        url = self._url.replace("$ID", job_id) + "&isStream=false"
+        headers = HEADERS | {"X-Request-ID": job_id}
+        status, outcome = 0, ""
+        try:
+            async with (
+                asyncio.timeout(ATTEMPT_SECONDS),
+                # A redirected POST would arrive as a GET.
+                session.post(url, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                status = response.status
+                outcome = f"HTTP {status}"
+                await response.read()  # or the connection could not be used again
+        except Exception as error:  # its text may hold the address; its type says enough
+            outcome = outcome or type(error).__name__
+        return status, outcome
+
+
+def _encoded(result: Mapping[str, Any]) -> bytes:
+    """The result as strict JSON, or an error in its place: a body that is none is never read."""
+    try:
+        return json.dumps(result, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        log.error("a reply could not be encoded: %s", type(error).__name__)
+        failed = InferenceError("the reply could not be encoded; the worker's log has the cause")
+        return json.dumps({"error": str(failed)}).encode()

@@ -1,0 +1,1 @@
+"""Requests to replies: validation, batching, limits. Transports are `http` and `runpod`."""
