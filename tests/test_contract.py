@@ -220,7 +220,7 @@ def test_chaos_loses_nothing_and_mixes_nothing_up(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bge_client.split.PIECE_TEXTS", 20)
-    monkeypatch.setattr(transport, "LEAST_PAUSE", 0.01)
+    monkeypatch.setattr(transport, "MIN_PAUSE", 0.01)
     texts = [f"текст {number}" for number in range(5000)]
     with Client(server, timeout=120) as client:
         expected = client.embed(texts).dense

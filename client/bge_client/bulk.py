@@ -9,25 +9,27 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from itertools import accumulate
 from typing import TypeVar
 
-from .calls import Call
+from .deadline import Deadline
 from .errors import BGEError, TooLargeError, WorkerError
 
 Part = TypeVar("Part")
-Send = Callable[[Call, list[str], int], Part]  # call, texts, how many came before them
+Send = Callable[[Deadline, list[str], int], Part]  # call, texts, how many came before them
 
 
-def send_all(call: Call, cut: Iterator[list[str]], send: Send[Part], at_once: int) -> list[Part]:
+def send_all(
+    deadline: Deadline, cut: Iterator[list[str]], send: Send[Part], at_once: int
+) -> list[Part]:
     """What `send` makes of each piece, in order; a single one is sent by this very thread.
 
     The first that fails, whichever, ends it, and the others are given up at once.
     """
     listed = list(cut)
     if len(listed) == 1:
-        return [send(call, listed[0], 0)]
+        return [send(deadline, listed[0], 0)]
     starts = accumulate((len(piece) for piece in listed), initial=0)
     pool = ThreadPoolExecutor(at_once, "bge-client")
     sent = [
-        pool.submit(send, call, piece, before)
+        pool.submit(send, deadline, piece, before)
         for piece, before in zip(listed, starts, strict=False)
     ]
     try:
@@ -36,11 +38,11 @@ def send_all(call: Call, cut: Iterator[list[str]], send: Send[Part], at_once: in
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         if not all(part.done() for part in sent):
-            call.cut()
+            deadline.cut()
 
 
 def send_each(
-    work: Iterator[tuple[Call, list[str]]], send: Send[Part], at_once: int
+    work: Iterator[tuple[Deadline, list[str]]], send: Send[Part], at_once: int
 ) -> Generator[Part, None, None]:
     """What `send` makes of each piece, in order, with twice `at_once` pieces on their way.
 
@@ -48,38 +50,42 @@ def send_each(
     what it gave before is still sent.
     """
     pool = ThreadPoolExecutor(at_once, "bge-client")
-    waiting: deque[tuple[Call, Future[Part]]] = deque()
+    waiting: deque[tuple[Deadline, Future[Part]]] = deque()
     before = 0
     try:
         while isinstance(ahead := next_or_error(work), tuple):
-            call, piece = ahead
+            deadline, piece = ahead
             while waiting and (len(waiting) >= 2 * at_once or waiting[0][1].done()):
                 yield waiting.popleft()[1].result()
-            waiting.append((call, pool.submit(send, call, piece, before)))
+            waiting.append((deadline, pool.submit(send, deadline, piece, before)))
             before += len(piece)
         while waiting:
             yield waiting.popleft()[1].result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for call, _ in waiting:
-            call.cut()
+        for deadline, _ in waiting:
+            deadline.cut()
     if isinstance(ahead, Exception):
         raise ahead
 
 
 def send_halving(
-    send: Callable[[Call, list[str]], Part], call: Call, piece: list[str], before: int, field: str
+    send: Callable[[Deadline, list[str]], Part],
+    deadline: Deadline,
+    piece: list[str],
+    before: int,
+    field: str,
 ) -> list[Part]:
     """What `send` makes of a piece, or of its halves if it is too large; places as the caller's."""
     try:
-        return [send(call, piece)]
+        return [send(deadline, piece)]
     except BGEError as error:
         if not isinstance(error, TooLargeError) or len(piece) == 1:
             raise _placed(error, field, before) from None
     middle = len(piece) // 2
     return [
-        *send_halving(send, call, piece[:middle], before, field),
-        *send_halving(send, call, piece[middle:], before + middle, field),
+        *send_halving(send, deadline, piece[:middle], before, field),
+        *send_halving(send, deadline, piece[middle:], before + middle, field),
     ]
 
 

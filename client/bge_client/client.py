@@ -13,17 +13,17 @@ from typing import Any
 import requests
 
 from .bulk import Send, next_or_error, send_all, send_each, send_halving
-from .calls import Call, new_session
 from .codec import (
     Dtype,
     EmbedOptions,
     RerankOptions,
-    about,
     checked_text,
     checked_texts,
     embed_result,
     ranked,
+    reply_metadata,
 )
+from .deadline import Deadline, new_session
 from .errors import (
     ConfigurationError,
     FingerprintError,
@@ -113,9 +113,9 @@ class Client:
         options = _options(dense, sparse, colbert, max_length, truncate, dtype)
         listed = checked_texts(texts, "texts")
         send = self._sender(options)
-        with self._call(timeout) as call:
-            cut = self._pieces(lambda: self._known_limits(call), listed, options)
-            return merge(send_all(call, cut, send, self._max_in_flight))
+        with self._deadline(timeout) as deadline:
+            cut = self._pieces(lambda: self._known_limits(deadline), listed, options)
+            return merge(send_all(deadline, cut, send, self._max_in_flight))
 
     def embed_iter(
         self,
@@ -144,16 +144,16 @@ class Client:
         checked = (checked_text(text, f"texts[{place}]") for place, text in enumerate(texts))
 
         def limits() -> Limits:
-            with Call(seconds) as call:
-                return self._known_limits(call)
+            with Deadline(seconds) as deadline:
+                return self._known_limits(deadline)
 
-        def timed() -> Iterator[tuple[Call, list[str]]]:
+        def timed() -> Iterator[tuple[Deadline, list[str]]]:
             for piece in self._pieces(limits, checked, options):
-                yield Call(seconds), piece
+                yield Deadline(seconds), piece
 
-        def in_time(call: Call, piece: list[str], before: int) -> EmbedResult:
-            with call:
-                return send(call, piece, before)
+        def in_time(deadline: Deadline, piece: list[str], before: int) -> EmbedResult:
+            with deadline:
+                return send(deadline, piece, before)
 
         with closing(send_each(timed(), in_time, self._max_in_flight)) as parts:
             process = os.getpid()
@@ -189,46 +189,46 @@ class Client:
         listed = checked_texts(documents, "documents")
         model = _OneModel()  # not the embedder's
 
-        def send(call: Call, piece: list[str]) -> RerankResult:
-            reply = self._endpoint.run(call, options.payload(piece))
-            told = about(reply, len(piece))
+        def send(deadline: Deadline, piece: list[str]) -> RerankResult:
+            reply = self._endpoint.run(deadline, options.payload(piece))
+            told = reply_metadata(reply, len(piece))
             model.check(told["fingerprint"], None)
             return RerankResult(ranked(reply, piece, len(piece)), **told)
 
-        def halved(call: Call, piece: list[str], before: int) -> RerankResult:
-            return _ranking(send_halving(send, call, piece, before, "documents"))
+        def halved(deadline: Deadline, piece: list[str], before: int) -> RerankResult:
+            return _ranking(send_halving(send, deadline, piece, before, "documents"))
 
-        with self._call(timeout) as call:
-            cut = self._pair_pieces(call, listed, options)
-            return _ranking(send_all(call, cut, halved, self._max_in_flight), top_n)
+        with self._deadline(timeout) as deadline:
+            cut = self._pair_pieces(deadline, listed, options)
+            return _ranking(send_all(deadline, cut, halved, self._max_in_flight), top_n)
 
     def info(self, timeout: float | None = None) -> dict[str, Any]:
         """What the worker has loaded, on what, and its limits; the contract's `info`."""
-        with self._call(timeout) as call:
-            return self._endpoint.run(call, {"info": True})
+        with self._deadline(timeout) as deadline:
+            return self._endpoint.run(deadline, {"info": True})
 
     def health(self, timeout: float = HEALTH_SECONDS) -> dict[str, Any]:
         """RunPod's `/health`: `jobs` and `workers` by state. Does not wake a worker."""
-        with Call(timeout) as call:
-            return self._endpoint.health(call)
+        with Deadline(timeout) as deadline:
+            return self._endpoint.health(deadline)
 
-    def _call(self, timeout: float | None) -> Call:
-        return Call(self._timeout if timeout is None else _seconds(timeout))
+    def _deadline(self, timeout: float | None) -> Deadline:
+        return Deadline(self._timeout if timeout is None else _seconds(timeout))
 
     # ----------------------------------------------------------------------- pieces
 
     def _sender(self, options: EmbedOptions) -> Send[EmbedResult]:
         model = _OneModel(self._expected)
 
-        def send(call: Call, piece: list[str]) -> EmbedResult:
-            reply = self._endpoint.run(call, options.payload(piece))
+        def send(deadline: Deadline, piece: list[str]) -> EmbedResult:
+            reply = self._endpoint.run(deadline, options.payload(piece))
             result = embed_result(reply, options, len(piece))
             width = None if result.dense is None else result.dense.shape[1]
             model.check(result.fingerprint, width)
             return result
 
-        def halved(call: Call, piece: list[str], before: int) -> EmbedResult:
-            return merge(send_halving(send, call, piece, before, "texts"))
+        def halved(deadline: Deadline, piece: list[str], before: int) -> EmbedResult:
+            return merge(send_halving(send, deadline, piece, before, "texts"))
 
         return halved
 
@@ -241,14 +241,14 @@ class Client:
         return self._cut(limits, texts, embedding_bytes(options), tokens)
 
     def _pair_pieces(
-        self, call: Call, documents: list[str], options: RerankOptions
+        self, deadline: Deadline, documents: list[str], options: RerankOptions
     ) -> Iterator[list[str]]:
         length = options.max_length or 1024
 
         def tokens(document: str) -> int:
             return min(length, tokens_of(options.query, length) + tokens_of(document, length))
 
-        return self._cut(lambda: self._known_limits(call), documents, lambda _: 80, tokens)
+        return self._cut(lambda: self._known_limits(deadline), documents, lambda _: 80, tokens)
 
     def _cut(
         self,
@@ -271,11 +271,11 @@ class Client:
         if second is not None:
             raise second
 
-    def _known_limits(self, call: Call) -> Limits:
+    def _known_limits(self, deadline: Deadline) -> Limits:
         """The worker's own; the contract's, if it does not tell. Two threads may ask at once."""
         if self._limits is None:
             try:
-                self._limits = Limits.of(self._endpoint.run(call, {"info": True}))
+                self._limits = Limits.of(self._endpoint.run(deadline, {"info": True}))
             except (WorkerError, JobError, ProtocolError) as error:
                 if error.retry:
                     return Limits()

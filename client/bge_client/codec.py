@@ -146,7 +146,7 @@ def ranked(reply: Reply, documents: Sequence[str], count: int) -> list[RankedDoc
     return found
 
 
-def about(reply: Reply, count: int) -> dict[str, Any]:
+def reply_metadata(reply: Reply, count: int) -> dict[str, Any]:
     """What else a ranking's reply tells."""
     return {
         "truncated": _places(reply, count),

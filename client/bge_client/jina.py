@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import requests
 
-from .calls import Call, new_session
 from .codec import checked_text, checked_texts, ranked
+from .deadline import Deadline, new_session
 from .errors import ConfigurationError, ProtocolError
 from .redaction import read_secret
 from .results import EmbedResult, Floats, RerankResult, Usage, merge
@@ -66,8 +66,8 @@ class JinaClient:
         """
         listed = checked_texts(texts, "texts")
         batches = [listed[at : at + BATCH] for at in range(0, len(listed), BATCH)]
-        with Call(self._timeout) as call:
-            return merge([self._embed(call, batch, input_type) for batch in batches])
+        with Deadline(self._timeout) as deadline:
+            return merge([self._embed(deadline, batch, input_type) for batch in batches])
 
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None
@@ -86,8 +86,8 @@ class JinaClient:
         }
         if top_n is not None:
             payload["top_n"] = top_n
-        with Call(self._timeout) as call:
-            reply = self._http.ask_json(call, "POST", "/v1/rerank", payload)
+        with Deadline(self._timeout) as deadline:
+            reply = self._http.ask_json(deadline, "POST", "/v1/rerank", payload)
         return RerankResult(
             ranked(reply, listed, min(top_n or len(listed), len(listed))),
             usage=_usage(reply),
@@ -97,14 +97,14 @@ class JinaClient:
             provider="jina",
         )
 
-    def _embed(self, call: Call, batch: list[str], input_type: InputType) -> EmbedResult:
+    def _embed(self, deadline: Deadline, batch: list[str], input_type: InputType) -> EmbedResult:
         payload = {
             "model": self._embedding_model,
             "task": TASKS[input_type],
             "truncate": True,
             "input": batch,
         }
-        reply = self._http.ask_json(call, "POST", "/v1/embeddings", payload)
+        reply = self._http.ask_json(deadline, "POST", "/v1/embeddings", payload)
         dense = _dense(reply, len(batch))
         return EmbedResult(
             dense=dense,

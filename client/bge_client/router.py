@@ -40,7 +40,7 @@ JINA = "jina/"  # how the fingerprints of its models begin
 HEALTH_KEPT = 60.0  # seconds
 HEALTH_SECONDS = 5.0
 # Another provider would refuse these too, or must not be asked.
-OUR_OWN = (ValidationError, TooLargeError, ConfigurationError, FingerprintError)
+NO_FALLBACK_ERRORS = (ValidationError, TooLargeError, ConfigurationError, FingerprintError)
 Result = TypeVar("Result", EmbedResult, RerankResult)
 AnyClient = TypeVar("AnyClient", bound=Client | JinaClient)
 
@@ -255,7 +255,7 @@ class Router:
         try:
             return bge(route.bge)
         except BGEError as error:
-            if not route.fallback or isinstance(error, OUR_OWN):
+            if not route.fallback or isinstance(error, NO_FALLBACK_ERRORS):
                 raise
             log.warning("%s come from Jina: %s", route.what, error)
             try:

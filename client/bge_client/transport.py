@@ -24,8 +24,8 @@ import requests
 from requests.auth import AuthBase
 
 from . import strict_json
-from .calls import Call, renew_after_fork
 from .codec import input_digest
+from .deadline import Deadline, renew_after_fork
 from .errors import (
     WORKER_ERRORS,
     AuthenticationError,
@@ -48,15 +48,15 @@ from .redaction import read_secret, redact
 log = logging.getLogger("bge_client")
 
 RETRIES = 6  # of one exchange, and of one job; a rate limit is waited for until the deadline
-LEAST_PAUSE, MOST_PAUSE = 0.25, 10.0  # seconds before a retry, before the jitter
+MIN_PAUSE, MAX_PAUSE = 0.25, 10.0  # seconds before a retry, before the jitter
 CONNECT_SECONDS = 10.0
 # That a /runsync may hold its answer back. The platform would hold it for 90; but a job is given up
 # cleanly only once its id is known, and a cold start is said once the first answer is there.
 WAIT_SECONDS = 10.0
 GRACE_SECONDS = 10.0  # on top of that, for the answer to arrive
-LEAST_POLL, MOST_POLL = 0.1, 1.0  # seconds between two looks at a job
+MIN_POLL, MAX_POLL = 0.1, 1.0  # seconds between two looks at a job
 CANCEL_SECONDS = 2.0
-LEAST_TTL_MS = 10_000  # the platform's own minimum
+MIN_TTL_MS = 10_000  # the platform's own minimum
 RUNNING = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
 STATUSES = (*RUNNING, "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class _Key(AuthBase):
 # --------------------------------------------------------------------------------- retries
 
 
-def persist(call: Call, action: Callable[[], T], kinds: tuple[type[BGEError], ...]) -> T:
+def retry(deadline: Deadline, action: Callable[[], T], kinds: tuple[type[BGEError], ...]) -> T:
     """What `action` returns, tried again while it fails with a passing error of these kinds.
 
     Raises:
@@ -92,17 +92,17 @@ def persist(call: Call, action: Callable[[], T], kinds: tuple[type[BGEError], ..
             attempts += 1
             failures += not error.patient
             pause = _pause(error, attempts)
-            if not error.retry or failures > RETRIES or pause >= call.remaining:
+            if not error.retry or failures > RETRIES or pause >= deadline.remaining:
                 raise
             log.warning("%s; trying again in %.1f s", error, pause)
-            call.sleep(pause)
+            deadline.sleep(pause)
 
 
 def _pause(error: BGEError, attempts: int) -> float:
     """Seconds: what the server asks for, or twice as long each time; never all at one moment."""
     if error.retry_after is not None:
-        return error.retry_after + random.uniform(0, LEAST_PAUSE)
-    pause = min(MOST_PAUSE, LEAST_PAUSE * 2.0 ** min(attempts, 10))
+        return error.retry_after + random.uniform(0, MIN_PAUSE)
+    pause = min(MAX_PAUSE, MIN_PAUSE * 2.0 ** min(attempts, 10))
     return random.uniform(pause / 2, pause)
 
 
@@ -131,7 +131,12 @@ class Http:
         renew_after_fork(session)
 
     def ask(
-        self, call: Call, method: str, path: str, body: bytes | None = None, wait: float = 30.0
+        self,
+        deadline: Deadline,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        wait: float = 30.0,
     ) -> Answer:
         """One exchange, of which each silence may last `wait` seconds.
 
@@ -139,10 +144,10 @@ class Http:
             TransportError: no answer, or half of one.
             DeadlineError: the call's time is over.
         """
-        call.check()
-        left = call.remaining
+        deadline.check()
+        left = deadline.remaining
         try:
-            with call.watching():
+            with deadline.watching():
                 reply = self._session.request(
                     method,
                     self.base + path,
@@ -154,15 +159,15 @@ class Http:
                 )
                 answer = Answer(reply.status_code, reply.headers, reply.content)
         except (requests.RequestException, ValueError) as error:  # ValueError: TLS, when cut
-            call.check(error)
+            deadline.check(error)
             raise _transport_error(self.base, error) from None
-        call.check()  # a head that was cut looks like one that has ended
+        deadline.check()  # a head that was cut looks like one that has ended
         if answer.status == 200 and not answer.body and not any(n in answer.headers for n in ENDS):
             raise TransportError(f"no answer from {self.base}: cut off in its head")
         return answer
 
     def ask_json(
-        self, call: Call, method: str, path: str, payload: object = None, wait: float = 30.0
+        self, deadline: Deadline, method: str, path: str, payload: object = None, wait: float = 30.0
     ) -> dict[str, Any]:
         """The JSON object a server answers with, persistently.
 
@@ -173,12 +178,12 @@ class Http:
         body = None if payload is None else json.dumps(payload, ensure_ascii=False).encode()
 
         def once() -> dict[str, Any]:
-            answer = self.ask(call, method, path, body, wait)
+            answer = self.ask(deadline, method, path, body, wait)
             if answer.status // 100 == 2:
                 return parse_object(answer)
             raise self.error_of(answer)
 
-        return persist(call, once, (TransportError, HTTPStatusError, WorkerError))
+        return retry(deadline, once, (TransportError, HTTPStatusError, WorkerError))
 
     def drop_connections(self) -> None:
         """Close those that are idle; the session opens others."""
@@ -271,7 +276,7 @@ class Endpoint:
     def url(self) -> str:
         return self._http.base
 
-    def run(self, call: Call, payload: dict[str, Any]) -> dict[str, Any]:
+    def run(self, deadline: Deadline, payload: dict[str, Any]) -> dict[str, Any]:
         """The output of the job that does `payload`.
 
         Raises:
@@ -280,7 +285,7 @@ class Endpoint:
         digest = input_digest(payload)
 
         def once() -> dict[str, Any]:
-            reply = self._follow(call, self._submit(call, payload))
+            reply = self._follow(deadline, self._submit(deadline, payload))
             if reply.get("input_digest") not in (None, digest):  # None: an older worker's
                 self._http.drop_connections()  # one of them is an answer behind
                 raise MixedUpReplyError(
@@ -288,35 +293,35 @@ class Endpoint:
                 )
             return reply
 
-        return persist(call, once, (WorkerError, ResultExpiredError, MixedUpReplyError))
+        return retry(deadline, once, (WorkerError, ResultExpiredError, MixedUpReplyError))
 
-    def health(self, call: Call) -> dict[str, Any]:
-        return self._http.ask_json(call, "GET", "/health")
+    def health(self, deadline: Deadline) -> dict[str, Any]:
+        return self._http.ask_json(deadline, "GET", "/health")
 
-    def _submit(self, call: Call, payload: dict[str, Any]) -> dict[str, Any]:
+    def _submit(self, deadline: Deadline, payload: dict[str, Any]) -> dict[str, Any]:
         def once() -> dict[str, Any]:
             # A second before the deadline at the latest: only what has an id can be cancelled.
-            wait = min(WAIT_SECONDS, max(1.0, call.remaining - 1))
-            ttl = max(LEAST_TTL_MS, round(call.remaining * 1e3))  # cancels it if we cannot
+            wait = min(WAIT_SECONDS, max(1.0, deadline.remaining - 1))
+            ttl = max(MIN_TTL_MS, round(deadline.remaining * 1e3))  # cancels it if we cannot
             order = json.dumps({"input": payload, "policy": {"ttl": ttl}}, ensure_ascii=False)
             path = f"/runsync?wait={wait * 1e3:.0f}"
-            return self._job(call, "POST", path, order.encode(), wait + GRACE_SECONDS)
+            return self._job(deadline, "POST", path, order.encode(), wait + GRACE_SECONDS)
 
-        return persist(call, once, (TransportError, HTTPStatusError))
+        return retry(deadline, once, (TransportError, HTTPStatusError))
 
-    def _follow(self, call: Call, job: dict[str, Any]) -> dict[str, Any]:
+    def _follow(self, deadline: Deadline, job: dict[str, Any]) -> dict[str, Any]:
         """Poll a job until it is over; cancel it if nobody will wait for it any more."""
-        pause, said = LEAST_POLL, ""
+        pause, said = MIN_POLL, ""
         try:
             while job["status"] in RUNNING:
                 if said != job["status"]:
                     said = job["status"]
                     state = "waiting for a worker" if said == "IN_QUEUE" else "running"
                     # A cold start, or a queue, or a long job: it is waited for, and said.
-                    log.info("job %s is %s; %.0f s left", job.get("id"), state, call.remaining)
-                call.sleep(pause)
-                pause = min(MOST_POLL, pause * 1.5)
-                job = self._look(call, _id(job))
+                    log.info("job %s is %s; %.0f s left", job.get("id"), state, deadline.remaining)
+                deadline.sleep(pause)
+                pause = min(MAX_POLL, pause * 1.5)
+                job = self._look(deadline, _id(job))
         except ResultExpiredError:
             raise
         except BaseException:
@@ -324,17 +329,22 @@ class Endpoint:
             raise
         return output(job)
 
-    def _look(self, call: Call, job_id: str) -> dict[str, Any]:
+    def _look(self, deadline: Deadline, job_id: str) -> dict[str, Any]:
         def once() -> dict[str, Any]:
-            return self._job(call, "GET", f"/status/{job_id}")
+            return self._job(deadline, "GET", f"/status/{job_id}")
 
-        return persist(call, once, (TransportError, HTTPStatusError))
+        return retry(deadline, once, (TransportError, HTTPStatusError))
 
     def _job(
-        self, call: Call, method: str, path: str, body: bytes | None = None, wait: float = 30.0
+        self,
+        deadline: Deadline,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        wait: float = 30.0,
     ) -> dict[str, Any]:
         """A job's state, as the platform tells it, with whatever HTTP status."""
-        answer = self._http.ask(call, method, path, body, wait)
+        answer = self._http.ask(deadline, method, path, body, wait)
         try:
             return _checked(parse_object(answer))
         except ProtocolError:
@@ -347,8 +357,8 @@ class Endpoint:
     def _cancel(self, job: dict[str, Any]) -> None:
         """Best effort, in little time of its own: the call's is over."""
         try:
-            with Call(CANCEL_SECONDS) as call:
-                self._http.ask(call, "POST", f"/cancel/{_id(job)}", b"{}", CANCEL_SECONDS)
+            with Deadline(CANCEL_SECONDS) as deadline:
+                self._http.ask(deadline, "POST", f"/cancel/{_id(job)}", b"{}", CANCEL_SECONDS)
             log.info("job %s was cancelled", job["id"])
         except BGEError as error:
             log.warning("job %s could not be cancelled: %s", job.get("id"), error)

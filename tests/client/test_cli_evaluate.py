@@ -15,7 +15,7 @@ from qdrant_client import models
 
 from bge_client import JinaClient
 from bge_client.cli import evaluation
-from bge_client.cli.evaluation import Deep, _at
+from bge_client.cli.evaluation import UniqueDocuments, _at
 from bge_client.evaluate import Answer
 from bge_client.qdrant import Store
 from conftest import ROOT
@@ -156,7 +156,7 @@ def test_it_asks_deeper_until_there_is_enough(
         points = range(min(limit, documents * chunks))
         return Answer([(str(n // chunks), -float(n)) for n in points], 1.0, 3)
 
-    deep = Deep(search)
+    deep = UniqueDocuments(search)
     found = deep("q")
     assert asked == limits
     assert [name for name, _ in found.ranking] == [str(n) for n in range(len(found.ranking))]

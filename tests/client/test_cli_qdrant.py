@@ -132,8 +132,8 @@ def test_the_way_from_jina_s_vectors_to_ours(run: Run, tmp_path: Path, jina: Scr
     assert re.search(
         r"^(PASS|FAIL): hybrid@courses_bge .* of jina@courses's", compared.stdout, re.M
     )
-    swapped = report(run("migrate", "courses", "courses_bge", *FIELDS, *path))
-    assert (swapped["alias"], swapped["written"]) == ("courses", 0)
+    cutover = report(run("migrate", "courses", "courses_bge", *FIELDS, *path))
+    assert (cutover["alias"], cutover["written"]) == ("courses", 0)
     assert "net-07" in run("search", "TCP congestion", "--collection", "courses", *path).stdout
     assert report(run("migrate", "--rollback", "--alias", "courses", *path)) == {
         "alias": "courses",

@@ -47,8 +47,8 @@ SYNC, POLL, CANCEL = "POST /runsync", "GET /status/job-1", "POST /cancel/job-1"
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "LEAST_PAUSE", 0.001)
-    monkeypatch.setattr(transport, "LEAST_POLL", 0.001)
+    monkeypatch.setattr(transport, "MIN_PAUSE", 0.001)
+    monkeypatch.setattr(transport, "MIN_POLL", 0.001)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from qdrant_client import QdrantClient, models
 
 from bge_client import Client, ConfigurationError, FingerprintError, MigrationError
 from bge_client.qdrant import (
-    Binding,
+    CollectionMetadata,
     HybridSearch,
     Migration,
     Plan,
@@ -22,9 +22,9 @@ from bge_client.qdrant import (
     Store,
     add_in_place,
     drop_old,
-    filling,
     index,
     roll_back,
+    sync,
 )
 from bge_client.qdrant.schema import COLBERT_CUT
 from bge_client.qdrant.store import Payload
@@ -120,7 +120,7 @@ def test_killed_at_any_call_to_qdrant_it_goes_on_to_the_same_end(
     monkeypatch: pytest.MonkeyPatch,
     after: bool,
 ) -> None:
-    monkeypatch.setattr(filling, "PAGE", 2)
+    monkeypatch.setattr(sync, "PAGE", 2)
     some = [*passages[:3], {"_id": "bare"}]
 
     def fresh() -> Store:
@@ -143,7 +143,7 @@ def test_what_changes_meanwhile_is_followed(
     old: Store, worker: Client, passages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Points are added, changed and deleted, before and behind where the pass is."""
-    monkeypatch.setattr(filling, "PAGE", 4)
+    monkeypatch.setattr(sync, "PAGE", 4)
     chance, texts = random.Random(7), iter(passages[30:])
 
     def change(_: int) -> None:
@@ -228,13 +228,13 @@ def test_a_second_run_stops_once_another_has_swapped(
     old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the application has written to the target since then is not overwritten or deleted."""
-    monkeypatch.setattr(filling, "PAGE", 4)
-    swapped = False
+    monkeypatch.setattr(sync, "PAGE", 4)
+    cutover = False
 
     def other_run(_: int) -> None:
-        nonlocal swapped
-        if not swapped:
-            swapped = True
+        nonlocal cutover
+        if not cutover:
+            cutover = True
             Migration(old, worker, "live", "new").run()
             index(old, worker, "live", [{"id": 1, "text": "изменён"}, {"id": 777, "text": "нов"}])
 
@@ -437,7 +437,7 @@ def test_what_cannot_be_meant_is_refused(old: Store, worker: Client) -> None:
         return lambda: Migration(old, worker, *names, **more).run()  # type: ignore[arg-type]
 
     index(old, worker, "made", [{"id": 1, "text": "море"}])
-    Schema().ensure(old, "theirs", Binding("jina/v3/1024", "jina-v3", 512))
+    Schema().ensure(old, "theirs", CollectionMetadata("jina/v3/1024", "jina-v3", 512))
     refused = [
         (migration("nope", "new"), ConfigurationError, "no collection `nope`"),
         (migration("old", "live"), ConfigurationError, "`live` is an alias"),
@@ -495,7 +495,7 @@ def test_sparse_and_colbert_vectors_are_added_in_place(
 def test_in_place_goes_on_after_a_kill(
     store: Store, worker: Client, passages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filling, "PAGE", 4)
+    monkeypatch.setattr(sync, "PAGE", 4)
     dense_only(store, worker, passages[:9], "")
     killed = 0
     for at in range(1, 40):
@@ -528,14 +528,14 @@ def test_dense_vectors_of_another_model_are_left_alone(
 
 def test_in_place_a_collection_of_ours_stays_bound_as_it_was(old: Store, worker: Client) -> None:
     Migration(old, worker, "live", "new").run()
-    before = Binding.of(old, "new")
+    before = CollectionMetadata.of(old, "new")
     report = add_in_place(old, worker, "new", colbert=True)
     assert (report.dense, report.written) == ("dense", 30)
-    after = Binding.of(old, "new")
+    after = CollectionMetadata.of(old, "new")
     assert (after.colbert, after.migrated_from, after.in_use) == (True, "old", True)
     assert before.fingerprint == after.fingerprint
     assert add_in_place(old, worker, "new").written == 0
-    assert Binding.of(old, "new") == after
+    assert CollectionMetadata.of(old, "new") == after
     assert roll_back(old, "live") == "old"
 
 

@@ -14,15 +14,15 @@ from qdrant_client import QdrantClient, models
 
 from bge_client import BGEError, Client, ConfigurationError, FingerprintError, ValidationError
 from bge_client.qdrant import (
-    Binding,
+    CollectionMetadata,
     HybridSearch,
     Plan,
     Schema,
     Store,
-    filling,
     index,
     schema,
     search,
+    sync,
 )
 from bge_client.qdrant.documents import point_id, text_at
 from points import contents
@@ -82,7 +82,7 @@ def test_a_second_run_writes_only_what_has_changed(
 def test_of_documents_that_share_an_id_the_last_one_stays(
     store: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filling, "PAGE", 2)
+    monkeypatch.setattr(sync, "PAGE", 2)
     far = [{"id": 1, "text": "первый"}, *({"id": n, "text": f"{n}"} for n in range(2, 9))]
     for documents in (
         [far[0], {"id": 1, "text": "последний"}],
@@ -109,7 +109,7 @@ def test_of_documents_that_share_an_id_the_last_one_stays(
 def test_payloads_are_one_if_a_filter_could_not_tell_them_apart(
     one: Any, two: Any, equal: bool
 ) -> None:
-    assert filling.same(one, two) == filling.same(two, one) == equal
+    assert sync.same(one, two) == sync.same(two, one) == equal
 
 
 UUID = "8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11"
@@ -124,7 +124,7 @@ def test_one_uuid_in_two_notations_is_not_two_documents(
     if where == "stored":
         index(store, worker, "c", [first])
     if where == "on the way":
-        monkeypatch.setattr(filling, "PAGE", 1)
+        monkeypatch.setattr(sync, "PAGE", 1)
     documents = [second] if where == "stored" else [first, second]
     with pytest.raises(ValidationError, match=f"document `{other}`: .* as `{UUID}`"):
         index(store, worker, "c", documents)
@@ -214,7 +214,7 @@ def test_writes_are_bounded_by_points_and_by_bytes(
     sizes: list[int] = []
     monkeypatch.setattr(store, "upsert", lambda _, points: sizes.append(len(points)))
     index(store, worker, "c", [passages[n % 150] | {"_id": n} for n in range(300)])
-    monkeypatch.setattr(filling, "BATCH_BYTES", 50_000)
+    monkeypatch.setattr(sync, "BATCH_BYTES", 50_000)
     index(store, worker, "d", passages)
     assert sizes[:2] == [256, 44]
     assert sum(sizes[2:]) == len(passages)
@@ -246,7 +246,7 @@ def test_a_collection_that_does_not_say_its_model_is_neither_written_nor_asked(
 def test_a_collection_of_another_model_is_neither_written_nor_asked(
     store: Store, worker: Client
 ) -> None:
-    theirs = Binding("jina/jina-embeddings-v3/1024", "jina-embeddings-v3", 512)
+    theirs = CollectionMetadata("jina/jina-embeddings-v3/1024", "jina-embeddings-v3", 512)
     Schema().ensure(store, "c", theirs)
     message = "holds vectors of jina-embeddings-v3, .* Given: those of e3f.* `bge migrate c NEW`"
     with pytest.raises(FingerprintError, match=message):

@@ -17,9 +17,9 @@ import qdrant_edge as edge
 from qdrant_client import QdrantClient, models
 
 from bge_client import Client
-from bge_client.qdrant import Binding, Plan, Schema, Store, index
-from bge_client.qdrant.filling import is_current
+from bge_client.qdrant import CollectionMetadata, Plan, Schema, Store, index
 from bge_client.qdrant.search import Requests
+from bge_client.qdrant.sync import is_current
 from bge_client.results import Embedding
 from points import contents
 
@@ -54,7 +54,7 @@ def course(worker: Client, passages: list[dict[str, Any]]) -> Iterator[Store]:
 @pytest.fixture(scope="module")
 def shard(course: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The same points in Qdrant's engine."""
-    cosine, size = edge.Distance.Cosine, Binding.of(course, "course").dimensions
+    cosine, size = edge.Distance.Cosine, CollectionMetadata.of(course, "course").dimensions
     max_sim = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
     config = edge.EdgeConfig(
         vectors={
@@ -121,7 +121,7 @@ def assert_same(one: dict[Any, float], two: dict[Any, float]) -> None:
 def test_every_stage_scores_as_the_engine_does(
     course: Store, shard: Any, worker: Client, plan: Plan, query: str
 ) -> None:
-    asked = Requests(plan, embed(worker, query), Binding.of(course, "course"), LIMIT)
+    asked = Requests(plan, embed(worker, query), CollectionMetadata.of(course, "course"), LIMIT)
     for request in [*asked.stages.values(), asked.last]:
         assert_same(asked_of_local(course, request), asked_of_edge(shard, request))
 

@@ -18,7 +18,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse as Unexpected
 
 from conftest import ROOT
 from fakes.qdrant_server import (
-    Call,
+    Deadline,
     Fault,
     QdrantServer,
     busy,
@@ -197,7 +197,7 @@ def test_recorded_calls_are_checked_again_and_those_that_fit_are_written_down(
     (found,) = server.misfits()
     assert "ids.0" in found
     (line,) = (tmp_path / "calls.jsonl").read_text("utf-8").splitlines()
-    assert Call(**json.loads(line)) == server.calls[0]
+    assert Deadline(**json.loads(line)) == server.calls[0]
 
 
 def test_a_missing_collection_is_404_and_one_that_exists_409(client: QdrantClient) -> None:

@@ -36,7 +36,7 @@ def jina_rerank(exchange: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "LEAST_PAUSE", 0.001)
+    monkeypatch.setattr(transport, "MIN_PAUSE", 0.001)
 
 
 @pytest.fixture

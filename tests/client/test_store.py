@@ -27,8 +27,8 @@ from bge_client.qdrant import (
     Schema,
     Store,
     add_in_place,
-    filling,
     index,
+    sync,
 )
 from fakes.qdrant_server import (
     QdrantServer,
@@ -48,7 +48,7 @@ WRITE = "PUT /collections/c/points"
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "LEAST_PAUSE", 0.001)
+    monkeypatch.setattr(transport, "MIN_PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ def test_writes_in_place_are_bounded_by_bytes_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     index(remote, worker, "c", passages[:20])
-    monkeypatch.setattr(filling, "BATCH_BYTES", 2_000_000)
+    monkeypatch.setattr(sync, "BATCH_BYTES", 2_000_000)
     add_in_place(remote, worker, "c", colbert=True)
     sizes = [len(json.dumps(call.body)) for call in server.calls if call.path.endswith("/vectors")]
     assert len(sizes) > 5

@@ -45,7 +45,7 @@ CALLS = "QDRANT_CALLS"  # names a file to which every server adds its calls, a J
 
 
 @dataclass(frozen=True)
-class Call:
+class Deadline:
     """A request as it came; the body is None if there was none, or none that could be read."""
 
     method: str
@@ -422,7 +422,7 @@ ROUTES = [
 ]
 
 
-def misfit(call: Call) -> str | None:
+def misfit(call: Deadline) -> str | None:
     """Why a recorded call does not fit the API, if it does not."""
     try:
         _understood(call, b"" if call.body is None else to_json(call.body), _validated)
@@ -431,7 +431,7 @@ def misfit(call: Call) -> str | None:
     return None
 
 
-def _understood(call: Call, content: bytes, validated: Callable[[_Route, bytes], Any]) -> _Ask:
+def _understood(call: Deadline, content: bytes, validated: Callable[[_Route, bytes], Any]) -> _Ask:
     route, names = _found(call)
     for name, value in call.query.items():
         if name not in route.query or not re.fullmatch(QUERY[name], value):
@@ -439,7 +439,7 @@ def _understood(call: Call, content: bytes, validated: Callable[[_Route, bytes],
     return _Ask(route, names, validated(route, content), call.query.get("wait") == "true")
 
 
-def _found(call: Call) -> tuple[_Route, list[str]]:
+def _found(call: Deadline) -> tuple[_Route, list[str]]:
     for route in ROUTES:
         match = route.path.fullmatch(call.path)
         if match and route.method == call.method:
@@ -547,7 +547,7 @@ class QdrantServer(LoopbackServer):
         self._port = port
         super().__init__(_Handler)
         self.url = self.base
-        self.calls: list[Call] = []
+        self.calls: list[Deadline] = []
         self.max_body = max_body
         self._keys = {api_key: True, read_only_api_key: False}  # → whether it may write
         self._keys.pop(None, None)
@@ -600,7 +600,7 @@ class QdrantServer(LoopbackServer):
         path, _, query = handler.path.partition("?")
         body = None if self._discard else _readable(content)
         fields = dict(parse_qsl(query, keep_blank_values=True))
-        call = Call(handler.command, path, fields, body)
+        call = Deadline(handler.command, path, fields, body)
         exchange = (call.method, path, dict(handler.headers), body, handler)
         if path == "/":
             # Not kept in `calls`: it comes from a thread of the client's, no telling when.
@@ -620,7 +620,7 @@ class QdrantServer(LoopbackServer):
         else:
             self._fault_of(call)(Asked(*exchange, apply=lambda: self._apply(ask)))
 
-    def _admit(self, key: str | None, call: Call) -> None:
+    def _admit(self, key: str | None, call: Deadline) -> None:
         if not self._keys:
             return
         if key is None:
@@ -630,13 +630,13 @@ class QdrantServer(LoopbackServer):
         if not self._keys[key] and _found(call)[0].changes:
             raise Refusal(403, "Forbidden: Write access is required")
 
-    def _accepted(self, call: Call, content: bytes) -> _Ask:
+    def _accepted(self, call: Deadline, content: bytes) -> _Ask:
         if len(content) > self.max_body:
             said = f"JSON payload ({len(content)} bytes) is larger than allowed"
             raise Refusal(400, f"Payload error: {said} (limit: {self.max_body} bytes).")
         return _understood(call, content, _validated_cheaply if self._discard else _validated)
 
-    def _fault_of(self, call: Call) -> Fault:
+    def _fault_of(self, call: Deadline) -> Fault:
         with self._lock:
             for planned in self._planned:
                 if not planned.times or not fnmatchcase(f"{call.method} {call.path}", planned.on):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 JINA_PRICE = 0.05  # dollars a million tokens
 RERANKED = 50  # documents that the cross-encoder reads
 DEPTH = 100  # documents of a ranking
-MOST_POINTS = 4_096  # asked for at once, where many are of one document
+MAX_POINTS = 4_096  # asked for at once, where many are of one document
 KINDS = ("dense", "sparse", "hybrid", "hybrid+rerank", "hybrid+colbert", "jina")
 SYSTEMS = ["dense", "sparse", "hybrid", "hybrid+rerank"]
 Ranking = list[tuple[str, float]]  # document ids and scores, best first
@@ -237,10 +237,10 @@ class Builder:
 
         about: dict[str, str | int | float] = {
             "collection": engine.collection,
-            "fingerprint": engine.binding.fingerprint,
+            "fingerprint": engine.metadata.fingerprint,
             "plan": _told(plan),
         }
-        return System(spec.name, Deep(search), self._ours, about)
+        return System(spec.name, UniqueDocuments(search), self._ours, about)
 
     def _jina(self, spec: Spec) -> System:
         """Dense search in a collection of Jina's vectors, as its users have it."""
@@ -271,7 +271,7 @@ class Builder:
         about: dict[str, str | int | float] = {"collection": collection, "model": probe.model}
         if self._vector:
             about["vector"] = self._vector
-        return System(spec.name, Deep(search), self._theirs, about)
+        return System(spec.name, UniqueDocuments(search), self._theirs, about)
 
     def _size(self, collection: str) -> int:
         """Of the vectors that Jina's are compared with.
@@ -349,7 +349,7 @@ def _told(plan: Plan) -> str:
     return ", ".join(stages)
 
 
-class Deep:
+class UniqueDocuments:
     """A search for the best hundred documents, where several points may be of one document.
 
     It asks for more points until so many documents are there. The next query begins as deep: once
@@ -366,10 +366,10 @@ class Deep:
             found = self._search(query, self._points)
             seconds, tokens = seconds + found.model_seconds, tokens + found.tokens
             best = _best(found.ranking)
-            at_end = len(found.ranking) < self._points or self._points == MOST_POINTS
+            at_end = len(found.ranking) < self._points or self._points == MAX_POINTS
             if len(best) >= DEPTH or at_end:
                 return found._replace(ranking=best[:DEPTH], model_seconds=seconds, tokens=tokens)
-            self._points = min(4 * self._points, MOST_POINTS)
+            self._points = min(4 * self._points, MAX_POINTS)
 
 
 def _best(ranking: Ranking) -> Ranking:

@@ -20,7 +20,7 @@ from ..errors import ConfigurationError
 from .command import UTF8, connected, needs
 
 if TYPE_CHECKING:
-    from ..qdrant import Found, Plan, Store
+    from ..qdrant import Plan, SearchResult, Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 PRICE = 0.00019  # dollars a second of RunPod's 24 GB class, flex
@@ -229,7 +229,7 @@ def search(
     show(found)
 
 
-def show(found: Found) -> None:
+def show(found: SearchResult) -> None:
     """Hits in columns, and below what each stage took."""
     stages = list({name: None for hit in found for name in hit.stages})
     head = "".join(f"{name:>16}" for name in stages)

@@ -28,7 +28,7 @@ METRICS = {  # as trec_eval and MS MARCO define them; nDCG's gain is the grade i
     "recall@100": ir_measures.R(rel=RELEVANT) @ 100,
 }
 ROUNDING = 1e-9  # 0.45 of 0.5 is a little less than 0.9 to a computer
-LEAST_QUERIES = 20  # of fewer, a verdict would be a matter of luck
+MIN_QUERIES = 20  # of fewer, a verdict would be a matter of luck
 RESAMPLES = 9_999  # of the interval and of the test; up to 13 queries that differ, it is exact
 
 
@@ -374,8 +374,8 @@ def _verdict(name: str, baseline: str, checks: list[Check], queries: int) -> Ver
     doubts = ", ".join(check.doubt for check in checks if check.doubt)
     if doubts:
         sentence += f" That is not certain: the 95% interval reaches for {doubts}."
-    if queries < LEAST_QUERIES:
-        few = f"{queries} queries are too few to tell, at least {LEAST_QUERIES} are needed."
+    if queries < MIN_QUERIES:
+        few = f"{queries} queries are too few to tell, at least {MIN_QUERIES} are needed."
         return Verdict("too few queries", f"{few} As measured, {sentence}", checks)
     return Verdict("fail" if failed else "pass", sentence, checks)
 

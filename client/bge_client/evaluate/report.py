@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jinja2
 
-from .comparison import LEAST_QUERIES, METRICS, Comparison, Difference, Measured, Report
+from .comparison import METRICS, MIN_QUERIES, Comparison, Difference, Measured, Report
 from .systems import BUSY
 
 SLOWEST = "Of fewer than 100 queries, p99 is close to the time of the slowest one"
@@ -204,7 +204,7 @@ def html(report: Report, title: str = "Search, side by side") -> str:
         asked=asked(report),
         busy=BUSY,
         slowest=SLOWEST if len(report.queries) < 100 else "",
-        least_queries=LEAST_QUERIES,
+        least_queries=MIN_QUERIES,
     )
 
 

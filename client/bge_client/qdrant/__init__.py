@@ -17,18 +17,17 @@ except ImportError:
         "bge_client.qdrant needs: pip install 'bge-client[qdrant]'", name="qdrant_client"
     ) from None
 
+from .cutover import drop_old, roll_back
 from .index import IndexReport, index
 from .inplace import InPlaceReport, add_in_place
 from .migrate import Estimate, Migration, MigrationReport
-from .schema import Binding, Schema
-from .search import Found, Hit, HybridSearch, Plan, Stage
+from .schema import CollectionMetadata, Schema
+from .search import Hit, HybridSearch, Plan, SearchResult, Stage
 from .store import Store
-from .swapped import drop_old, roll_back
 
 __all__ = [
-    "Binding",
+    "CollectionMetadata",
     "Estimate",
-    "Found",
     "Hit",
     "HybridSearch",
     "InPlaceReport",
@@ -37,6 +36,7 @@ __all__ = [
     "MigrationReport",
     "Plan",
     "Schema",
+    "SearchResult",
     "Stage",
     "Store",
     "add_in_place",

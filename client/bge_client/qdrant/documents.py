@@ -14,8 +14,8 @@ from ..errors import ValidationError
 from .store import PointId
 
 NAMESPACE = uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11")  # of ids made from other ids
-MOST_CHARACTERS = 1_000_000  # of a text that a worker takes
-MOST_ID = 2**64 - 1
+MAX_CHARACTERS = 1_000_000  # of a text that a worker takes
+MAX_ID = 2**64 - 1
 MAX_INDEX_DIGITS = 20  # `int` refuses more than 4,300
 
 
@@ -103,7 +103,7 @@ def point_id(given: object, place: str = "the id") -> PointId:
         ValidationError: a number that Qdrant cannot have.
     """
     if isinstance(given, int) and not isinstance(given, bool):
-        if not 0 <= given <= MOST_ID:
+        if not 0 <= given <= MAX_ID:
             raise ValidationError(f"{place}: an id must be from 0 to 2^64 - 1. Given: {given}")
         return given
     if not isinstance(given, str):
@@ -141,8 +141,8 @@ def usable_text(payload: Mapping[str, Any], paths: Sequence[str]) -> tuple[str |
 
 def fault_of(text: str) -> str | None:
     """Why a worker would not take this text; None if it would."""
-    if len(text) > MOST_CHARACTERS:
-        return f"the text has {len(text)} characters, more than {MOST_CHARACTERS}"
+    if len(text) > MAX_CHARACTERS:
+        return f"the text has {len(text)} characters, more than {MAX_CHARACTERS}"
     try:
         checked_text(text, "text")
     except ValidationError as error:

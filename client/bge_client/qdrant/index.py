@@ -9,13 +9,13 @@ from typing import Any
 
 from ..client import Client
 from .documents import documents_of
-from .filling import Filled, Progress, fill, quietly
-from .schema import Binding, Schema
+from .schema import CollectionMetadata, Schema
 from .store import Store
+from .sync import Progress, SyncReport, no_progress, sync
 
 
 @dataclass
-class IndexReport(Filled):
+class IndexReport(SyncReport):
     """What `index` did, and in how many seconds."""
 
     collection: str = ""
@@ -35,7 +35,7 @@ def index(
     text_fields: Sequence[str] | None = None,
     schema: Schema | None = None,
     max_length: int | None = None,
-    progress: Progress = quietly,
+    progress: Progress = no_progress,
 ) -> IndexReport:
     """Embed documents and write them as points; those that are there already are left alone.
 
@@ -54,21 +54,21 @@ def index(
     began = time.monotonic()
     collection = store.resolve(collection)
     schema = schema or Schema()
-    asked = Binding.probe(
+    asked = CollectionMetadata.probe(
         client,
         colbert=schema.colbert,
         max_length=max_length,
         text_fields=tuple(text_fields or ("text",)),
     )
-    binding = schema.ensure(store, collection, asked)
-    binding.check_options(
+    metadata = schema.ensure(store, collection, asked)
+    metadata.check_options(
         collection,
         colbert=schema.colbert or None,
         max_length=max_length,
         text_fields=text_fields and tuple(text_fields),
     )
-    report = IndexReport(collection=collection, fingerprint=binding.fingerprint)
-    listed = documents_of(documents, binding.text_fields)
-    fill(store, client, collection, binding, listed, report, progress)
+    report = IndexReport(collection=collection, fingerprint=metadata.fingerprint)
+    listed = documents_of(documents, metadata.text_fields)
+    sync(store, client, collection, metadata, listed, report, progress)
     report.seconds = time.monotonic() - began
     return report

@@ -17,26 +17,26 @@ from ..client import Client
 from ..errors import ConfigurationError, FingerprintError, HTTPStatusError
 from ..results import Embedding
 from .documents import Document, usable_text
-from .filling import Filled, Listed, Progress, batches, embedded, quietly
 from .schema import (
     COLBERT,
     COLBERT_CUT,
     MAX_SIM,
     METADATA,
     SPARSE,
-    Binding,
+    CollectionMetadata,
     extra_vectors,
     is_colbert_cut,
 )
 from .similarity import SAME, named, no_text, similarities
 from .store import PointId, Store
+from .sync import Listed, Progress, SyncReport, batches, embedded, no_progress
 
 SAMPLE = 256  # points whose dense vectors are computed again first
 MATCHING = 0.95  # of them that must match: some texts may have changed since
 
 
 @dataclass
-class InPlaceReport(Filled):
+class InPlaceReport(SyncReport):
     """What was done; `without_text` are points left as they were, `differing` those of the sample
     whose dense vector is not what the model makes of their text now."""
 
@@ -59,7 +59,7 @@ def add_in_place(
     text_fields: Sequence[str] | None = None,
     colbert: bool = False,
     max_length: int | None = None,
-    progress: Progress = quietly,
+    progress: Progress = no_progress,
 ) -> InPlaceReport:
     """Check that a sample of the dense vectors is the endpoint's own, then add what is missing.
 
@@ -73,24 +73,24 @@ def add_in_place(
         ConfigurationError: there are none of its size, or several.
     """
     collection = store.resolve(collection)
-    binding = _binding(store, client, collection, dense, text_fields, colbert, max_length)
-    report = InPlaceReport(collection=collection, dense=binding.dense)
-    _check_dense(store, client, collection, binding, report)
-    _add_names(store, collection, binding)
-    missing = _documents(store, collection, binding, report, lacking=_wanted(binding))
+    metadata = _metadata(store, client, collection, dense, text_fields, colbert, max_length)
+    report = InPlaceReport(collection=collection, dense=metadata.dense)
+    _check_dense(store, client, collection, metadata, report)
+    _add_names(store, collection, metadata)
+    missing = _documents(store, collection, metadata, report, lacking=_wanted(metadata))
     vectors = (
-        _vectors(store, collection, document, found, binding, report)
-        for document, found in embedded(client, missing, collection, binding)
+        _vectors(store, collection, document, found, metadata, report)
+        for document, found in embedded(client, missing, collection, metadata)
     )
     for batch in batches(vectors):
         store.add_vectors(collection, batch)
         report.written += len(batch)
         progress(len(batch))
-    binding.save(store, collection)
+    metadata.save(store, collection)
     return report
 
 
-def _binding(
+def _metadata(
     store: Store,
     client: Client,
     collection: str,
@@ -98,11 +98,11 @@ def _binding(
     text_fields: Sequence[str] | None,
     colbert: bool,
     max_length: int | None,
-) -> Binding:
+) -> CollectionMetadata:
     """Of a collection of ours its own, to which ColBERT may be added; else a new one."""
-    asked = Binding.probe(client, colbert=colbert, max_length=max_length)
+    asked = CollectionMetadata.probe(client, colbert=colbert, max_length=max_length)
     if METADATA in (store.info(collection).config.metadata or {}):
-        ours = Binding.of(store, collection)
+        ours = CollectionMetadata.of(store, collection)
         ours.check(asked.fingerprint, collection)
         fields = text_fields and tuple(text_fields)
         ours.check_options(collection, dense=dense, text_fields=fields, max_length=max_length)
@@ -116,12 +116,12 @@ def _vectors(
     collection: str,
     document: Document,
     found: Embedding,
-    binding: Binding,
+    metadata: CollectionMetadata,
     report: InPlaceReport,
 ) -> models.PointVectors:
     if found.truncated:
         report.truncated.add(document.id)
-    if is_colbert_cut(found, binding):
+    if is_colbert_cut(found, metadata):
         report.colbert_cut.add(document.id)
         store.ask(
             "set_payload",
@@ -130,7 +130,7 @@ def _vectors(
             points=[document.id],
             wait=True,
         )
-    return models.PointVectors(id=document.id, vector=extra_vectors(found, binding))
+    return models.PointVectors(id=document.id, vector=extra_vectors(found, metadata))
 
 
 def _dense_name(store: Store, collection: str, dimensions: int) -> str:
@@ -151,39 +151,43 @@ def _dense_name(store: Store, collection: str, dimensions: int) -> str:
 
 
 def _check_dense(
-    store: Store, client: Client, collection: str, binding: Binding, report: InPlaceReport
+    store: Store,
+    client: Client,
+    collection: str,
+    metadata: CollectionMetadata,
+    report: InPlaceReport,
 ) -> None:
     """Raises FingerprintError: a sample of the stored vectors is not what the model makes now."""
-    documents = list(islice(_random(store, collection, binding), SAMPLE))
+    documents = list(islice(_random(store, collection, metadata), SAMPLE))
     if not documents:
-        raise ConfigurationError(no_text(store, collection, binding.text_fields))
-    found = similarities(store, client, collection, binding, documents)
+        raise ConfigurationError(no_text(store, collection, metadata.text_fields))
+    found = similarities(store, client, collection, metadata, documents)
     report.differing = [document.id for document, cosine in found if cosine < SAME]
     report.compared = len(documents)
     wrong = len(report.differing)
     if wrong > (1 - MATCHING) * len(documents):
         raise FingerprintError(
             f"of {len(documents)} dense vectors of `{collection}`, {wrong} are not what "
-            f"{binding.model} makes of their texts{named(report.differing)}. Nothing was changed. "
+            f"{metadata.model} makes of their texts{named(report.differing)}. Nothing was changed. "
             f"`bge migrate {collection} NEW` makes a new collection from the texts"
         )
 
 
-def _add_names(store: Store, collection: str, binding: Binding) -> None:
+def _add_names(store: Store, collection: str, metadata: CollectionMetadata) -> None:
     """The vectors' names, where they are missing."""
     there = _names(store, collection)
     configs: dict[str, Any] = {
         SPARSE: models.SparseVectorNameConfig(sparse=models.SparseVectorConfig()),
         COLBERT: models.DenseVectorNameConfig(
             dense=models.DenseVectorConfig(
-                size=binding.dimensions,
+                size=metadata.dimensions,
                 distance=models.Distance.COSINE,
                 multivector_config=MAX_SIM,
                 datatype=models.VectorStorageDatatype.FLOAT16,
             )
         ),
     }
-    for name in _wanted(binding):
+    for name in _wanted(metadata):
         if name in there:
             continue
         try:
@@ -204,14 +208,14 @@ def _names(store: Store, collection: str) -> set[str]:
     return dense | {*(params.sparse_vectors or {})}
 
 
-def _wanted(binding: Binding) -> list[str]:
-    return [SPARSE, COLBERT] if binding.colbert else [SPARSE]
+def _wanted(metadata: CollectionMetadata) -> list[str]:
+    return [SPARSE, COLBERT] if metadata.colbert else [SPARSE]
 
 
 def _documents(
     store: Store,
     collection: str,
-    binding: Binding,
+    metadata: CollectionMetadata,
     report: InPlaceReport,
     lacking: Sequence[str],
 ) -> Iterator[Document]:
@@ -221,16 +225,16 @@ def _documents(
     ]
     for records in store.scroll(collection, scroll_filter=models.Filter(should=lacks)):
         for record in records:
-            text, fault = usable_text(record.payload or {}, binding.text_fields)
+            text, fault = usable_text(record.payload or {}, metadata.text_fields)
             if text is None:
                 report.without_text.add(record.id, fault)
             else:
                 yield Document(record.id, text, record.payload or {})
 
 
-def _random(store: Store, collection: str, binding: Binding) -> Iterator[Document]:
+def _random(store: Store, collection: str, metadata: CollectionMetadata) -> Iterator[Document]:
     """Points with text of a random sample."""
     for point in store.sample(collection, SAMPLE):
-        text, _ = usable_text(point.payload or {}, binding.text_fields)
+        text, _ = usable_text(point.payload or {}, metadata.text_fields)
         if text is not None:
             yield Document(point.id, text, point.payload or {})

@@ -23,22 +23,22 @@ from qdrant_client import models
 from ..client import Client
 from ..errors import ConfigurationError, MigrationError
 from .documents import Document, usable_text
-from .filling import (
-    FIRST,
-    PAGE,
-    Filled,
-    Listed,
-    Progress,
-    fill,
-    fill_by_batches,
-    is_current,
-    pages,
-    quietly,
-    without_flag,
-)
-from .schema import Binding, Schema
+from .schema import CollectionMetadata, Schema
 from .similarity import NAMED, SAME, named, no_text, similarities
 from .store import Payload, PointId, Store
+from .sync import (
+    FIRST,
+    PAGE,
+    Listed,
+    Progress,
+    SyncReport,
+    is_current,
+    no_progress,
+    pages,
+    sync,
+    sync_by_batches,
+    without_flag,
+)
 
 log = logging.getLogger("bge_client")
 
@@ -47,7 +47,7 @@ SAMPLE = 64  # points whose vectors are computed again before the swap
 
 
 @dataclass
-class MigrationReport(Filled):
+class MigrationReport(SyncReport):
     """What was done. `written` counts points, once for each time they were written.
 
     `without_text` are points that were copied without vectors, and why. Of what happened to the
@@ -107,7 +107,7 @@ class Migration:
         text_fields: Sequence[str] = ("text",),
         schema: Schema | None = None,
         max_length: int | None = None,
-        progress: Progress = quietly,
+        progress: Progress = no_progress,
     ) -> None:
         self._store, self._client, self._progress = store, client, progress
         self._schema = schema or Schema()
@@ -135,7 +135,7 @@ class Migration:
         resolved = aliases.get(source, source)
         if resolved != self._target:
             return resolved
-        came_from = Binding.of(self._store, self._target).migrated_from
+        came_from = CollectionMetadata.of(self._store, self._target).migrated_from
         if came_from is None or source == self._target:
             raise ConfigurationError(f"source and target are both `{self._target}`")
         if not self._store.exists(came_from):
@@ -193,30 +193,32 @@ class Migration:
         """
         began = time.monotonic()
         report = MigrationReport(source=self._source, target=self._target, alias=self._alias)
-        binding = self._prepare()
+        metadata = self._prepare()
         aliases = self._store.aliases()
         pointing = {alias for alias, collection in aliases.items() if collection == self._target}
-        swapped = self._alias in pointing if self._alias else bool(pointing)
-        if not swapped:
-            if binding.in_use or pointing:
+        cutover = self._alias in pointing if self._alias else bool(pointing)
+        if not cutover:
+            if metadata.in_use or pointing:
                 self._check_nothing_would_be_lost()
-            self._copy(binding, report)
-        elif not binding.in_use:  # killed at the swap
-            self._after_swap(binding, report, mend=False)
+            self._copy(metadata, report)
+        elif not metadata.in_use:  # killed at the swap
+            self._after_swap(metadata, report, mend=False)
         report.points = self._store.count(self._target)
         report.seconds = time.monotonic() - began
         return report
 
-    def _copy(self, binding: Binding, report: MigrationReport) -> None:
-        self._pass_until_nothing_is_new(binding, report)
-        self._compare(binding, report)
+    def _copy(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
+        self._pass_until_nothing_is_new(metadata, report)
+        self._compare(metadata, report)
         # The comparison took its time: what has changed meanwhile is followed, and then at once:
-        self._pass_until_nothing_is_new(binding, report)
+        self._pass_until_nothing_is_new(metadata, report)
         if self._alias:
             self._store.point_alias(self._alias, self._target)
-            self._after_swap(binding, report, mend=True)
+            self._after_swap(metadata, report, mend=True)
 
-    def _after_swap(self, binding: Binding, report: MigrationReport, *, mend: bool) -> None:
+    def _after_swap(
+        self, metadata: CollectionMetadata, report: MigrationReport, *, mend: bool
+    ) -> None:
         """Look for what was written to the source during the last pass, behind where it was.
 
         Right after the swap, with `mend`, a point that the target lacks can only be such a one,
@@ -226,7 +228,7 @@ class Migration:
         if mend:
             lacking = (id for page in pages(late, PAGE) for id in self._lacking(page))
             chosen = self._documents(lacking)
-            fill(self._store, self._client, self._target, binding, chosen, report)
+            sync(self._store, self._client, self._target, metadata, chosen, report)
             late = [
                 id
                 for page in pages(late, PAGE)
@@ -234,7 +236,7 @@ class Migration:
             ]
         report.late, report.only_in_target = late, list(self._only_in_target())
         named_late = tuple(map(str, late[:FIRST]))
-        replace(binding, in_use=True, late=named_late).save(self._store, self._target)
+        replace(metadata, in_use=True, late=named_late).save(self._store, self._target)
 
     def _lacking(self, ids: list[PointId]) -> set[PointId]:
         return set(ids) - self._store.payloads(self._target, ids).keys()
@@ -251,8 +253,8 @@ class Migration:
                 f"then: name another target, or delete `{self._target}`"
             )
 
-    def _prepare(self) -> Binding:
-        binding = Binding.probe(
+    def _prepare(self) -> CollectionMetadata:
+        metadata = CollectionMetadata.probe(
             self._client,
             colbert=self._schema.colbert,
             max_length=self._max_length,
@@ -261,12 +263,12 @@ class Migration:
         )
         if not self._store.exists(self._target):
             self._check_texts()
-        there = self._schema.ensure(self._store, self._target, binding, like=self._config.config)
+        there = self._schema.ensure(self._store, self._target, metadata, like=self._config.config)
         there.check_options(
             self._target,
-            colbert=binding.colbert,
-            text_fields=binding.text_fields,
-            max_length=binding.max_length,
+            colbert=metadata.colbert,
+            text_fields=metadata.text_fields,
+            max_length=metadata.max_length,
         )
         if there.migrated_from != self._source:
             raise ConfigurationError(
@@ -291,12 +293,14 @@ class Migration:
         if sample and not any(self._text(point.payload or {})[0] for point in sample):
             raise ConfigurationError(no_text(self._store, self._source, self._fields))
 
-    def _pass_until_nothing_is_new(self, binding: Binding, report: MigrationReport) -> None:
+    def _pass_until_nothing_is_new(
+        self, metadata: CollectionMetadata, report: MigrationReport
+    ) -> None:
         for _ in range(PASSES):
             before = report.written + report.deleted
             report.passes += 1
             report.unchanged, report.without_text = 0, Listed()
-            self._write_what_differs(binding, report)
+            self._write_what_differs(metadata, report)
             self._delete_what_is_gone(report)
             done = report.written + report.deleted - before
             if not done and self._counts_agree():
@@ -319,12 +323,12 @@ class Migration:
     def _counts_agree(self) -> bool:
         return self._store.count(self._source) == self._store.count(self._target)
 
-    def _write_what_differs(self, binding: Binding, report: MigrationReport) -> None:
-        for _ in fill_by_batches(
+    def _write_what_differs(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
+        for _ in sync_by_batches(
             self._store,
             self._client,
             self._target,
-            binding,
+            metadata,
             self._with_text(report),
             report,
             self._progress,
@@ -377,7 +381,7 @@ class Migration:
 
     # ---------------------------------------------------------------------------- compare
 
-    def _compare(self, binding: Binding, report: MigrationReport) -> None:
+    def _compare(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
         """Vectors of a sample, computed again. Counts, ids and payloads are compared by passes."""
         sample = [
             Document(point.id, text, {})
@@ -385,7 +389,7 @@ class Migration:
             if (text := self._text(point.payload or {})[0]) is not None
         ]
         report.compared = len(sample)
-        again = similarities(self._store, self._client, self._target, binding, sample)
+        again = similarities(self._store, self._client, self._target, metadata, sample)
         wrong = [document.id for document, cosine in again if not cosine >= SAME]
         if wrong:
             raise MigrationError(

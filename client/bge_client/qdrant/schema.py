@@ -29,7 +29,7 @@ Quantization = Literal["none", "scalar", "binary"]
 
 
 @dataclass(frozen=True)
-class Binding:
+class CollectionMetadata:
     """What a collection's vectors are of. `dense` is the name of its dense vector.
 
     Of a migration's target: what it was made from, whether it has been in use, and which points
@@ -48,7 +48,7 @@ class Binding:
     late: tuple[str, ...] = ()
 
     @classmethod
-    def probe(cls, client: Client, **more: Any) -> Binding:
+    def probe(cls, client: Client, **more: Any) -> CollectionMetadata:
         """Of the model that an endpoint serves."""
         found = client.embed("fingerprint")
         if found.dense is None:
@@ -56,7 +56,7 @@ class Binding:
         return cls(found.fingerprint, found.model, int(found.dense.shape[1]), **more)
 
     @classmethod
-    def of(cls, store: Store, collection: str) -> Binding:
+    def of(cls, store: Store, collection: str) -> CollectionMetadata:
         """What the collection says of itself.
 
         Raises:
@@ -127,9 +127,9 @@ class Schema:
         self,
         store: Store,
         collection: str,
-        binding: Binding,
+        metadata: CollectionMetadata,
         like: models.CollectionConfig | None = None,
-    ) -> Binding:
+    ) -> CollectionMetadata:
         """Make the collection if there is none; what it, made now or before, is bound to.
 
         `like` is another's configuration, whose shards, replicas, limits and place of payloads
@@ -143,16 +143,16 @@ class Schema:
             store.check_version()
             settings = {} if like is None else settings_of(like)
             try:
-                self._create(store, collection, binding, settings)
+                self._create(store, collection, metadata, settings)
             except HTTPStatusError:  # made meanwhile, or made and the answer was lost
                 if not store.exists(collection):
                     raise
-        there = Binding.of(store, collection)
-        there.check(binding.fingerprint, collection)
+        there = CollectionMetadata.of(store, collection)
+        there.check(metadata.fingerprint, collection)
         return there
 
     def _create(
-        self, store: Store, collection: str, binding: Binding, settings: dict[str, Any]
+        self, store: Store, collection: str, metadata: CollectionMetadata, settings: dict[str, Any]
     ) -> None:
         # bge-m3 has learnt its sparse weights: no IDF on top of them
         sparse = models.SparseVectorParams(
@@ -163,9 +163,9 @@ class Schema:
         store.ask(
             "create_collection",
             collection_name=collection,
-            vectors_config=self._vectors(binding.dimensions),
+            vectors_config=self._vectors(metadata.dimensions),
             sparse_vectors_config={SPARSE: sparse},
-            metadata=binding.as_metadata(),
+            metadata=metadata.as_metadata(),
             **settings,
         )
 
@@ -218,25 +218,25 @@ _QUANTIZATION: dict[Quantization, Any] = {
 }
 
 
-def most_colbert_vectors(dimensions: int) -> int:
+def max_colbert_vectors(dimensions: int) -> int:
     """Of one point: 1,023 of 1,024 dimensions."""
     return (MULTIVECTOR_FLOATS - 1) // dimensions
 
 
-def point_vectors(found: Embedding, binding: Binding) -> dict[str, Any]:
+def point_vectors(found: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
     """A text's vectors as Qdrant takes them.
 
     Raises:
         ProtocolError: one is not finite: Qdrant would store it.
     """
-    return {binding.dense: _numbers(found.dense), **extra_vectors(found, binding)}
+    return {metadata.dense: _numbers(found.dense), **extra_vectors(found, metadata)}
 
 
-def extra_vectors(found: Embedding, binding: Binding) -> dict[str, Any]:
+def extra_vectors(found: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
     """All but the dense one; of ColBERT's, from the front, as many as one point may have."""
     vectors: dict[str, Any] = {SPARSE: sparse_vector(found)}
-    if binding.colbert:
-        most = most_colbert_vectors(binding.dimensions)
+    if metadata.colbert:
+        most = max_colbert_vectors(metadata.dimensions)
         vectors[COLBERT] = _numbers(found.colbert, most)
     return vectors
 
@@ -248,9 +248,9 @@ def sparse_vector(found: Embedding) -> models.SparseVector:
     return models.SparseVector(indices=indices.tolist(), values=_numbers(values))
 
 
-def is_colbert_cut(found: Embedding, binding: Binding) -> bool:
-    most = most_colbert_vectors(binding.dimensions)
-    return binding.colbert and found.colbert is not None and len(found.colbert) > most
+def is_colbert_cut(found: Embedding, metadata: CollectionMetadata) -> bool:
+    most = max_colbert_vectors(metadata.dimensions)
+    return metadata.colbert and found.colbert is not None and len(found.colbert) > most
 
 
 def _numbers(array: np.ndarray[Any, Any] | None, most: int | None = None) -> Any:

@@ -21,7 +21,7 @@ from ..client import Client
 from ..errors import ConfigurationError, HTTPStatusError
 from ..results import Embedding, Floats
 from .documents import text_at
-from .schema import COLBERT, DENSE, SPARSE, Binding, most_colbert_vectors, sparse_vector
+from .schema import COLBERT, DENSE, SPARSE, CollectionMetadata, max_colbert_vectors, sparse_vector
 from .store import Payload, PointId, Store
 
 FUSED, RERANK = "fused", "rerank"
@@ -98,7 +98,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class Found(Sequence[Hit]):
+class SearchResult(Sequence[Hit]):
     """Hits, best first, and where the time went: seconds by `embed`, `qdrant`, `rerank`."""
 
     hits: list[Hit]
@@ -145,7 +145,7 @@ class HybridSearch:
         *,
         filter: models.Filter | None = None,
         explain: bool = False,
-    ) -> Found:
+    ) -> SearchResult:
         """The best `limit` points for a text, those alone that pass the filter.
 
         With `explain`, each says where every stage put it (one more request for each).
@@ -168,7 +168,7 @@ class HybridSearch:
             # Perhaps the collection was dropped when its alias had moved.
             if error.status != 404 or not self._has_moved():
                 raise
-            self.binding.check(embedding.fingerprint, self.collection)
+            self.metadata.check(embedding.fingerprint, self.collection)
             found, stages = self._retrieve(embedding, limit, filter, explain)
         clock.tick("qdrant")
         hits = [self._hit(point, stages) for point in found]
@@ -176,12 +176,12 @@ class HybridSearch:
             hits, used = self._reranked(query, hits, explain)
             tokens += used
             clock.tick("rerank")
-        return Found(hits[:limit], clock.seconds, tokens)
+        return SearchResult(hits[:limit], clock.seconds, tokens)
 
     def _retrieve(
         self, embedding: Embedding, limit: int, filter: models.Filter | None, explain: bool
     ) -> tuple[list[models.ScoredPoint], dict[str, dict[PointId, Stage]]]:
-        requests = Requests(self._plan, embedding, self.binding, max(limit, self._plan.rerank))
+        requests = Requests(self._plan, embedding, self.metadata, max(limit, self._plan.rerank))
         points = self._query(requests.last, filter)
         return points, self._stages(requests, filter) if explain else {}
 
@@ -195,10 +195,10 @@ class HybridSearch:
         """The collection behind the name: queries go to it and not to the alias, so that the one
         that was checked is the one that answers."""
         collection = self._store.resolve(self._name)
-        binding = Binding.of(self._store, collection)
-        if self._plan.colbert and not binding.colbert:
+        metadata = CollectionMetadata.of(self._store, collection)
+        if self._plan.colbert and not metadata.colbert:
             raise ConfigurationError(f"collection `{collection}` has no ColBERT vectors")
-        self.collection, self.binding = collection, binding
+        self.collection, self.metadata = collection, metadata
         self._resolved = time.monotonic()
 
     def _embed(self, query: str) -> tuple[Embedding, int]:
@@ -209,7 +209,7 @@ class HybridSearch:
             colbert=self._plan.colbert,
             dtype="float32",
         )
-        self.binding.check(found.fingerprint, self.collection)
+        self.metadata.check(found.fingerprint, self.collection)
         return found[0], found.usage.total_tokens
 
     def _query(
@@ -240,7 +240,7 @@ class HybridSearch:
     def _hit(self, point: models.ScoredPoint, stages: dict[str, dict[PointId, Stage]]) -> Hit:
         payload = point.payload or {}
         told = {name: placed[point.id] for name, placed in stages.items() if point.id in placed}
-        text = text_at(payload, self.binding.text_fields)
+        text = text_at(payload, self.metadata.text_fields)
         return Hit(point.id, point.score, text, payload, told)
 
     def _reranked(self, query: str, hits: list[Hit], explain: bool) -> tuple[list[Hit], int]:
@@ -267,11 +267,13 @@ class HybridSearch:
 class Requests:
     """What Qdrant is asked: `stages` by name, each on top of the one before, and the `last`."""
 
-    def __init__(self, plan: Plan, found: Embedding, binding: Binding, limit: int) -> None:
+    def __init__(
+        self, plan: Plan, found: Embedding, metadata: CollectionMetadata, limit: int
+    ) -> None:
         depth = max(limit, plan.candidates)
         legs: dict[str, dict[str, Any]] = {}
         if plan.dense:
-            legs[DENSE] = {"query": _list(found.dense), "using": binding.dense, "limit": depth}
+            legs[DENSE] = {"query": _list(found.dense), "using": metadata.dense, "limit": depth}
         if plan.sparse:
             legs[SPARSE] = {"query": sparse_vector(found), "using": SPARSE, "limit": depth}
         self.stages = dict(legs)
@@ -280,7 +282,7 @@ class Requests:
             self.stages[FUSED] = {"prefetch": prefetch, "query": _fusion(plan), "limit": depth}
         if plan.colbert:
             before = models.Prefetch(**list(self.stages.values())[-1])
-            query = _list(found.colbert)[: most_colbert_vectors(binding.dimensions)]
+            query = _list(found.colbert)[: max_colbert_vectors(metadata.dimensions)]
             self.stages[COLBERT] = {
                 "prefetch": [before],
                 "query": query,

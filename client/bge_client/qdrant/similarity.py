@@ -9,9 +9,9 @@ import numpy as np
 
 from ..client import Client
 from .documents import Document
-from .filling import pages
-from .schema import Binding
+from .schema import CollectionMetadata
 from .store import PointId, Store
+from .sync import pages
 
 SAME = 0.999  # cosine of one text's vectors computed twice, in other batches and another dtype
 NAMED = 20  # ids in a message
@@ -22,7 +22,7 @@ def similarities(
     store: Store,
     client: Client,
     collection: str,
-    binding: Binding,
+    metadata: CollectionMetadata,
     documents: Iterable[Document],
 ) -> Iterator[tuple[Document, float]]:
     """Of each document the cosine of its stored dense vector and a new one; -1 if there is none."""
@@ -34,10 +34,10 @@ def similarities(
             with_payload=False,
             with_vectors=True,
         )
-        stored = {record.id: dense_of(record.vector, binding.dense) for record in records}
+        stored = {record.id: dense_of(record.vector, metadata.dense) for record in records}
         texts = [document.text for document in page]
-        found = client.embed(texts, max_length=binding.max_length)
-        binding.check(found.fingerprint, collection)
+        found = client.embed(texts, max_length=metadata.max_length)
+        metadata.check(found.fingerprint, collection)
         for document, vectors in zip(page, found, strict=True):
             yield document, _cosine(stored.get(document.id), vectors.dense)
 

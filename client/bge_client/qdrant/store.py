@@ -23,7 +23,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from qdrant_client.local.qdrant_local import QdrantLocal
 
 from .. import strict_json
-from ..calls import Call
+from ..deadline import Deadline
 from ..errors import (
     AuthenticationError,
     BGEError,
@@ -35,9 +35,9 @@ from ..errors import (
     TransportError,
 )
 from ..redaction import read_secret, redact
-from ..transport import persist, split_url
+from ..transport import retry, split_url
 
-LEAST_VERSION = (1, 17)  # collections' metadata (1.16), weights in RRF
+MIN_VERSION = (1, 17)  # collections' metadata (1.16), weights in RRF
 PATIENCE = 120.0  # seconds that a call is tried again for
 SAID = 300  # characters of what the server said
 Payload = Mapping[str, Any]
@@ -136,8 +136,8 @@ class Store:
             except (KeyError, ValueError, AssertionError, RecursionError) as error:
                 raise self._of_caller(error, method) from None
 
-        with Call(self._patience) as call:
-            return persist(call, once, (TransportError, HTTPStatusError))
+        with Deadline(self._patience) as deadline:
+            return retry(deadline, once, (TransportError, HTTPStatusError))
 
     def _of_caller(self, error: Exception, method: str) -> BGEError:
         """What Qdrant's client raises itself: local mode's refusals, or it could not write or
@@ -152,8 +152,8 @@ class Store:
         """Raises ConfigurationError: the server is older than what we ask of it."""
         told = str(self.ask("info").version)
         numbers = tuple(int(part) for part in re.findall(r"\d+", told)[:2])
-        if numbers and numbers < LEAST_VERSION:
-            least = ".".join(map(str, LEAST_VERSION))
+        if numbers and numbers < MIN_VERSION:
+            least = ".".join(map(str, MIN_VERSION))
             raise ConfigurationError(f"Qdrant {least} or later is needed. This server is {told}")
 
     # ------------------------------------------------------------------------- collections

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 Id = str | int
-Order = Sequence[Id]  # best first
+Ranking = Sequence[Id]  # best first
 PERSISTENCE = 0.9  # of the rank-biased overlap: the first ten ranks have 86 % of the weight
 
 
@@ -42,7 +42,7 @@ def agreement(
     )
 
 
-def rank_biased_overlap(one: Order, two: Order, p: float = PERSISTENCE) -> float:
+def rank_biased_overlap(one: Ranking, two: Ranking, p: float = PERSISTENCE) -> float:
     """RBO_ext in 0..1 of two orders without repetitions, of any two lengths.
 
     Equation 32 of Webber, Moffat, Zobel: A similarity measure for indefinite rankings, ACM TOIS
@@ -68,7 +68,7 @@ def rank_biased_overlap(one: Order, two: Order, p: float = PERSISTENCE) -> float
     return min(1.0, (1 - p) / p * total + tail)  # rounding errors may pass 1
 
 
-def kendall_tau(one: Order, two: Order) -> float | None:
+def kendall_tau(one: Ranking, two: Ranking) -> float | None:
     """Kendall's tau of the common items, -1..1; None if fewer than two are common.
 
     It is tau-b, which equals tau-a here: no two items of an order have the same rank.

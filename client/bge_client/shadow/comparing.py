@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..errors import ConfigurationError
-from .agreement import Order, agreement
+from .agreement import Ranking, agreement
 
 log = logging.getLogger("bge_client")
 
 Names = tuple[str, str]  # the provider that answered, and the other
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 WARN_SECONDS = 60.0  # between two warnings
 CLOSE_SECONDS = 5.0
@@ -40,8 +40,8 @@ CLOSE_SECONDS = 5.0
 
 class _Job(NamedTuple):
     line: dict[str, Any]  # what is known of it before it is done
-    live: Order
-    other: Callable[[], Order]
+    live: Ranking
+    other: Callable[[], Ranking]
     pool: int | None
 
 
@@ -109,8 +109,8 @@ class Shadow:
     def offer(
         self,
         query: str,
-        live: Order | Callable[[], Order],
-        other: Callable[[], Order],
+        live: Ranking | Callable[[], Ranking],
+        other: Callable[[], Ranking],
         *,
         live_seconds: float,
         names: Names = ("bge", "jina"),
@@ -314,7 +314,7 @@ def _utc(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-class ShadowedSearch(Generic[Found]):
+class ShadowedSearch(Generic[Result]):
     """A search whose results are, now and then, compared with those of another.
 
     For embeddings: vectors of two models cannot be compared, what is found with them can. `live`
@@ -324,17 +324,17 @@ class ShadowedSearch(Generic[Found]):
 
     def __init__(
         self,
-        live: Callable[[str], Found],
-        other: Callable[[str], Found],
+        live: Callable[[str], Result],
+        other: Callable[[str], Result],
         shadow: Shadow,
         *,
         names: Names = ("bge", "jina"),
-        ids: Callable[[Any], Order] | None = None,
+        ids: Callable[[Any], Ranking] | None = None,
     ) -> None:
         self._live, self._other, self._shadow = live, other, shadow
         self._names, self._ids = names, ids
 
-    def search(self, query: str) -> Found:
+    def search(self, query: str) -> Result:
         """What `live` finds, untouched."""
         began = time.perf_counter()
         found = self._live(query)
@@ -347,11 +347,11 @@ class ShadowedSearch(Generic[Found]):
         )
         return found
 
-    def _live_ids(self, found: Any) -> Order:
+    def _live_ids(self, found: Any) -> Ranking:
         """Raises TypeError: to look at it might empty what the caller has."""
         if isinstance(found, Iterator) or not (self._ids or isinstance(found, Sequence)):
             raise TypeError("neither a sequence, nor something that `ids` could be taken from")
         return self._taken(found)
 
-    def _taken(self, found: Any) -> Order:
+    def _taken(self, found: Any) -> Ranking:
         return self._ids(found) if self._ids else list(found)

@@ -27,7 +27,7 @@ from bge_worker.http.app import SHAPES, Server, Shape
 from bge_worker.http.json_codec import to_json
 from bge_worker.http.memory import HeldBytes
 from bge_worker.http.metrics import Metrics
-from bge_worker.http.middleware import MOST_BYTES, RUN_BYTES, RUNSYNC_BYTES
+from bge_worker.http.middleware import MAX_BYTES, RUN_BYTES, RUNSYNC_BYTES
 from bge_worker.settings import Settings
 from fakes.engine import SOON, FakeEngine
 from fakes.serving import connected, eventually, listening, metric, serving
@@ -231,7 +231,7 @@ def exchange(url: str, head: str, body: bytes = b"") -> str:
 
 @pytest.mark.parametrize(
     ("route", "most"),
-    [("/run", RUN_BYTES), ("/v2/x/runsync", RUNSYNC_BYTES), ("/native/rerank", MOST_BYTES)],
+    [("/run", RUN_BYTES), ("/v2/x/runsync", RUNSYNC_BYTES), ("/native/rerank", MAX_BYTES)],
 )
 def test_a_body_too_large_is_refused_before_it_is_read(
     route: str, most: int, serve: Callable[..., str]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from ..serving.requests import LEAST_PAIR_LENGTH, MAX_LENGTH, RERANK_LENGTH
+from ..serving.requests import MAX_LENGTH, MIN_PAIR_LENGTH, RERANK_LENGTH
 
 Text = Annotated[str, Field(pattern=r"\S", description="Not empty, not blank")]
 Texts = Annotated[list[Text], Field(min_length=1)]
@@ -47,7 +47,7 @@ class NativeRerankRequest(Request):
     top_n: int | None = Field(None, ge=1, description="All, unless given")
     raw_scores: bool | None = False
     return_documents: bool | None = False
-    max_length: int | None = Field(RERANK_LENGTH, ge=LEAST_PAIR_LENGTH, le=MAX_LENGTH)
+    max_length: int | None = Field(RERANK_LENGTH, ge=MIN_PAIR_LENGTH, le=MAX_LENGTH)
     truncate: bool | None = True
 
 
@@ -68,7 +68,7 @@ class RerankRequest(Request):
     top_n: int | None = Field(None, ge=1)
     return_documents: bool | None = False
     raw_scores: bool | None = False
-    max_length: int | None = Field(RERANK_LENGTH, ge=LEAST_PAIR_LENGTH, le=MAX_LENGTH)
+    max_length: int | None = Field(RERANK_LENGTH, ge=MIN_PAIR_LENGTH, le=MAX_LENGTH)
     truncation: bool | None = True
 
 

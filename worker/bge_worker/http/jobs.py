@@ -26,7 +26,7 @@ from .memory import HeldBytes
 
 RUNSYNC_KEPT, RUN_KEPT = 60.0, 1800.0  # seconds
 EXECUTION_TIMEOUT_MS, TTL_MS = 600_000, 86_400_000  # the platform's defaults
-LONGEST_MS = 604_800_000  # seven days
+MAX_MS = 604_800_000  # seven days
 KEPT_BYTES = 1 << 30  # beyond this the oldest results go first
 JOB_BYTES = 2048  # of a job without its output, about
 
@@ -217,9 +217,9 @@ def read_order(body: object, raw: bytes) -> Order:
 def _milliseconds(policy: dict[str, Any], field: str, default: int) -> float:
     """In seconds. Raises ValidationError: not a whole number of milliseconds."""
     value = policy.get(field, default)
-    if type(value) is not int or not 1 <= value <= LONGEST_MS:
+    if type(value) is not int or not 1 <= value <= MAX_MS:
         given = value if type(value) is int else kind_of(value)
         raise ValidationError(
-            f"`policy.{field}` must be 1 to {LONGEST_MS} milliseconds. Given: {given}"
+            f"`policy.{field}` must be 1 to {MAX_MS} milliseconds. Given: {given}"
         )
     return value / 1e3

@@ -41,7 +41,7 @@ access = logging.getLogger("bge_worker.access")
 log = logging.getLogger(__name__)
 
 # RunPod's own: 30 MB through a load balancer, 20 MB by /runsync, 10 MB by /run.
-MOST_BYTES, RUNSYNC_BYTES, RUN_BYTES = 30_000_000, 20_000_000, 10_000_000
+MAX_BYTES, RUNSYNC_BYTES, RUN_BYTES = 30_000_000, 20_000_000, 10_000_000
 BODY_SECONDS = 60.0  # in which a body must have arrived
 PIECE_BYTES = 1 << 20  # of an answer, written at once
 PIECE_SECONDS = 60.0  # in which a caller must have taken one
@@ -323,7 +323,7 @@ def _most_bytes(route: str) -> int:
     """RunPod's limits hold on RunPod's routes, so that what fits here fits there."""
     if route.endswith("/runsync"):
         return RUNSYNC_BYTES
-    return RUN_BYTES if route.endswith("/run") else MOST_BYTES
+    return RUN_BYTES if route.endswith("/run") else MAX_BYTES
 
 
 def _too_large(most: int, given: int) -> TooLargeError:

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 SLICE_CHARACTERS = 16384
 # A request is short if what is left of it fills no more than this part of a micro-batch.
 SHORT = 1 / 8
-LEAST_TOKENS = 3  # of a text: <s>, one, </s>
+MIN_TOKENS = 3  # of a text: <s>, one, </s>
 
 Admit = Callable[[Work, Sequence[Encoded]], None]
 
@@ -95,7 +95,7 @@ class _Job:
     def is_short(self, tokens: int) -> bool:
         """Whether all that is left of it is known, and has at most so many tokens."""
         left = len(self.work.texts) - self.taken
-        if len(self.encoded) < len(self.work.texts) or left * LEAST_TOKENS > tokens:
+        if len(self.encoded) < len(self.work.texts) or left * MIN_TOKENS > tokens:
             return False
         return sum(self.waiting_lengths()) <= tokens
 

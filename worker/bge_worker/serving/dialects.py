@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from ..errors import NotServedError, OverloadedError, ValidationError, WorkerError
 from ..settings import Settings
 from .requests import (
-    LEAST_PAIR_LENGTH,
     MAX_LENGTH,
+    MIN_PAIR_LENGTH,
     RERANK_LENGTH,
     EmbedRequest,
     Fields,
@@ -172,7 +172,7 @@ def rerank_request(body: object, model: ModelInfo, settings: Settings) -> Rerank
         top_n=fields.integer("top_n", 1, 1) if "top_n" in fields.values else None,
         raw_scores=fields.boolean("raw_scores", False),
         return_documents=fields.boolean("return_documents", False),
-        max_length=fields.integer("max_length", RERANK_LENGTH, LEAST_PAIR_LENGTH, MAX_LENGTH),
+        max_length=fields.integer("max_length", RERANK_LENGTH, MIN_PAIR_LENGTH, MAX_LENGTH),
         truncate=fields.boolean("truncation", True),
     )
 

@@ -20,7 +20,7 @@ RERANK_LENGTH = 1024
 # that others wait for; this many take about half a second.
 MAX_CHARACTERS = 1_000_000
 # Below this, a query of three quarters and the four special tokens leave a document no token.
-LEAST_PAIR_LENGTH = 17
+MIN_PAIR_LENGTH = 17
 
 
 class Outputs(Flag):
@@ -157,7 +157,7 @@ def _parse_rerank(fields: Fields) -> RerankRequest:
         top_n=fields.integer("top_n", 1, 1) if "top_n" in fields.values else None,
         raw_scores=fields.boolean("raw_scores", False),
         return_documents=fields.boolean("return_documents", False),
-        max_length=fields.integer("max_length", RERANK_LENGTH, LEAST_PAIR_LENGTH, MAX_LENGTH),
+        max_length=fields.integer("max_length", RERANK_LENGTH, MIN_PAIR_LENGTH, MAX_LENGTH),
         truncate=fields.boolean("truncate", True),
     )
 

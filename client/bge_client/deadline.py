@@ -23,7 +23,7 @@ from .errors import DeadlineError
 CONNECTIONS = 64  # kept open, of threads that share a client
 
 
-class Call:
+class Deadline:
     """The time one call has. When it is over, or the caller gives up, its sockets are cut.
 
     A read timeout alone would not do: a server that sends a byte now and then never meets it.
@@ -39,7 +39,7 @@ class Call:
         self._timer = threading.Timer(seconds, self.cut)
         self._timer.daemon = True
 
-    def __enter__(self) -> Call:
+    def __enter__(self) -> Deadline:
         self._ends = time.monotonic() + self.seconds
         self._timer.start()
         return self
@@ -76,11 +76,11 @@ class Call:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """The sockets this thread uses meanwhile belong to this call."""
-        _current.call = self
+        _current.deadline = self
         try:
             yield
         finally:
-            _current.call = None
+            _current.deadline = None
             with self._lock:
                 self._sockets.pop(threading.get_ident(), None)
 
@@ -92,7 +92,7 @@ class Call:
 
 
 class _Current(threading.local):
-    call: Call | None = None
+    deadline: Deadline | None = None
 
 
 _current = _Current()
@@ -117,8 +117,8 @@ class _Watched:
         super().request(*args, **kwargs)  # type: ignore[misc]
 
     def _tell(self) -> None:
-        if _current.call is not None and isinstance(self.sock, socket.socket):
-            _current.call.watch(self.sock)
+        if _current.deadline is not None and isinstance(self.sock, socket.socket):
+            _current.deadline.watch(self.sock)
 
 
 class _HTTPConnection(_Watched, HTTPConnection):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import ConfigurationError, MigrationError
-from .filling import is_current
-from .schema import METADATA, Binding
+from .schema import METADATA, CollectionMetadata
 from .similarity import named
 from .store import PointId, Store
+from .sync import is_current
 
 
 def roll_back(store: Store, alias: str) -> str:
@@ -19,10 +19,10 @@ def roll_back(store: Store, alias: str) -> str:
     Raises:
         ConfigurationError: there is no such alias, or nothing to go back to.
     """
-    collection, binding, source = _swapped(store, alias)
+    collection, metadata, source = _swapped(store, alias)
     if not store.exists(source):
         raise ConfigurationError(f"`{source}`, which `{collection}` was made from, is gone")
-    replace(binding, in_use=True).save(store, collection)
+    replace(metadata, in_use=True).save(store, collection)
     store.point_alias(alias, source)
     return source
 
@@ -34,17 +34,17 @@ def drop_old(store: Store, alias: str) -> str:
         ConfigurationError: there is no such alias, nothing to delete, or it is still in use.
         MigrationError: it holds points that changed at the moment of the swap.
     """
-    collection, binding, source = _swapped(store, alias)
+    collection, metadata, source = _swapped(store, alias)
     used = [name for name, target in store.aliases().items() if target == source]
     if used:
         raise ConfigurationError(f"`{source}` is still in use by alias `{'`, `'.join(used)}`")
     if not store.exists(source):
         raise ConfigurationError(f"`{source}`, which `{collection}` was made from, is gone already")
-    if not binding.in_use:
+    if not metadata.in_use:
         raise MigrationError(
             f"the migration to `{collection}` was broken off at the swap: run it again first"
         )
-    late = [id for id in binding.late if _differs(store, source, collection, id)]
+    late = [id for id in metadata.late if _differs(store, source, collection, id)]
     if late:
         raise MigrationError(
             f"{len(late)} points of `{source}` changed at the moment of the swap{named(late)}. "
@@ -60,15 +60,15 @@ def _differs(store: Store, source: str, target: str, late: str) -> bool:
     return any(not is_current(new.get(id), payload) for id, payload in old.items())
 
 
-def _swapped(store: Store, alias: str) -> tuple[str, Binding, str]:
+def _swapped(store: Store, alias: str) -> tuple[str, CollectionMetadata, str]:
     """The collection an alias points to, its binding, and what it was made from."""
     collection = store.aliases().get(alias)
     if collection is None:
         raise ConfigurationError(f"there is no alias `{alias}`")
     if METADATA in (store.info(collection).config.metadata or {}):
-        binding = Binding.of(store, collection)
-        if binding.migrated_from is not None:
-            return collection, binding, binding.migrated_from
+        metadata = CollectionMetadata.of(store, collection)
+        if metadata.migrated_from is not None:
+            return collection, metadata, metadata.migrated_from
     raise ConfigurationError(
         f"alias `{alias}` points to `{collection}`, which was not made by a migration"
     )

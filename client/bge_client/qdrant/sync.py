@@ -25,7 +25,7 @@ from ..client import Client
 from ..errors import WorkerError
 from ..results import Embedding
 from .documents import Document, check_notation, uuid_in
-from .schema import COLBERT_CUT, Binding, is_colbert_cut, point_vectors
+from .schema import COLBERT_CUT, CollectionMetadata, is_colbert_cut, point_vectors
 from .store import Payload, PointId, Store
 
 PAGE = 256  # points looked up or written at once
@@ -37,7 +37,7 @@ T = TypeVar("T")
 P = TypeVar("P", models.PointStruct, models.PointVectors)
 
 
-def quietly(_: int) -> None:
+def no_progress(_: int) -> None:
     """Progress that nobody watches."""
 
 
@@ -58,7 +58,7 @@ class Listed:
 
 
 @dataclass
-class Filled:
+class SyncReport:
     """What has been done. `truncated` and `colbert_cut` are points whose texts were too long."""
 
     unchanged: int = 0
@@ -67,46 +67,46 @@ class Filled:
     colbert_cut: Listed = field(default_factory=Listed)
 
 
-def fill(
+def sync(
     store: Store,
     client: Client,
     collection: str,
-    binding: Binding,
+    metadata: CollectionMetadata,
     documents: Iterable[Document],
-    filled: Filled,
-    progress: Progress = quietly,
+    report: SyncReport,
+    progress: Progress = no_progress,
 ) -> None:
-    """Write those documents that are not current, counting in `filled`; any number, bounded memory.
+    """Write those documents that are not current, counting in `report`; any number, bounded memory.
 
     Raises:
         FingerprintError: the endpoint's vectors do not belong into this collection.
         BGEError: see `errors.py`. What was written stays; run it again.
     """
-    for _ in fill_by_batches(store, client, collection, binding, documents, filled, progress):
+    for _ in sync_by_batches(store, client, collection, metadata, documents, report, progress):
         pass
 
 
-def fill_by_batches(
+def sync_by_batches(
     store: Store,
     client: Client,
     collection: str,
-    binding: Binding,
+    metadata: CollectionMetadata,
     documents: Iterable[Document],
-    filled: Filled,
-    progress: Progress = quietly,
+    report: SyncReport,
+    progress: Progress = no_progress,
 ) -> Iterator[list[models.PointStruct]]:
     """Do what `fill` does; yields each batch before it is written."""
     on_the_way: Counter[PointId] = Counter()
-    pending = stale(store, collection, documents, filled, on_the_way, progress)
+    pending = stale(store, collection, documents, report, on_the_way, progress)
     points = (
-        _point(document, found, binding, filled)
-        for document, found in embedded(client, pending, collection, binding)
+        _point(document, found, metadata, report)
+        for document, found in embedded(client, pending, collection, metadata)
     )
     for batch in batches(points):
         yield batch
         store.upsert(collection, batch)
         on_the_way.subtract(point.id for point in batch)
-        filled.written += len(batch)
+        report.written += len(batch)
         progress(len(batch))
 
 
@@ -114,27 +114,27 @@ def stale(
     store: Store,
     collection: str,
     documents: Iterable[Document],
-    filled: Filled,
+    report: SyncReport,
     on_the_way: Counter[PointId],
-    progress: Progress = quietly,
+    progress: Progress = no_progress,
 ) -> Iterator[Document]:
     """Those whose point is missing, or has another payload, or will have once it is written."""
     uuids: dict[PointId, str] = {}  # of those on the way, as they were given
     for page in pages(_in_one_notation(documents, uuids), PAGE):
         last = {document.id: document for document in page}
         there = store.payloads(collection, [*last])
-        before = filled.unchanged
+        before = report.unchanged
         for document in last.values():
             check_notation(document, uuid_in(there.get(document.id, {})))
             if not on_the_way[document.id] and is_current(there.get(document.id), document.payload):
-                filled.unchanged += 1
+                report.unchanged += 1
             else:
                 on_the_way[document.id] += 1
                 yield document
         on_the_way += Counter()  # drops those that have been written
         for id in [id for id in uuids if not on_the_way[id]]:
             del uuids[id]
-        progress(filled.unchanged - before + len(page) - len(last))
+        progress(report.unchanged - before + len(page) - len(last))
 
 
 def _in_one_notation(
@@ -187,7 +187,7 @@ def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def embedded(
-    client: Client, documents: Iterable[Document], collection: str, binding: Binding
+    client: Client, documents: Iterable[Document], collection: str, metadata: CollectionMetadata
 ) -> Iterator[tuple[Document, Embedding]]:
     """Each with all vectors that the collection holds, in their order.
 
@@ -203,12 +203,12 @@ def embedded(
             yield document.text
 
     found = client.embed_iter(
-        texts(), sparse=True, colbert=binding.colbert, max_length=binding.max_length
+        texts(), sparse=True, colbert=metadata.colbert, max_length=metadata.max_length
     )
     try:
         with closing(found):
             for vectors in found:
-                binding.check(vectors.fingerprint, collection)
+                metadata.check(vectors.fingerprint, collection)
                 taken += 1
                 yield ahead.popleft(), vectors
     except WorkerError as error:
@@ -220,15 +220,17 @@ def embedded(
 
 
 def _point(
-    document: Document, found: Embedding, binding: Binding, filled: Filled
+    document: Document, found: Embedding, metadata: CollectionMetadata, report: SyncReport
 ) -> models.PointStruct:
     payload = without_flag(document.payload)
     if found.truncated:
-        filled.truncated.add(document.id)
-    if is_colbert_cut(found, binding):
-        filled.colbert_cut.add(document.id)
+        report.truncated.add(document.id)
+    if is_colbert_cut(found, metadata):
+        report.colbert_cut.add(document.id)
         payload = {**payload, COLBERT_CUT: True}
-    return models.PointStruct(id=document.id, vector=point_vectors(found, binding), payload=payload)
+    return models.PointStruct(
+        id=document.id, vector=point_vectors(found, metadata), payload=payload
+    )
 
 
 def batches(points: Iterable[P]) -> Iterator[list[P]]:
