@@ -1,15 +1,15 @@
-"""RunPod's entry: the queue worker, and the SDK's local harness with `test_input.json`.
+"""RunPod's entry point: the queue worker, and the SDK's local harness with `test_input.json`.
 
-python worker/handler.py                       answers test_input.json, exit code 1 on failure
-python worker/handler.py --test_input '{…}'    answers that
-(on RunPod, its environment set)               takes jobs until told to stop
+python worker/handler.py                       answers test_input.json; exit code 1 on failure
+python worker/handler.py --test_input '{…}'    answers this payload
+(with RunPod's environment variables)          takes jobs until a signal
 """
 
 from __future__ import annotations
 
 import gc
 
-# What the imports below make stays: looking for garbage among it costs 0.3 s of a start.
+# Objects that imports create stay alive: collecting garbage among them costs 0.3 s of a start.
 gc.disable()
 
 import argparse
@@ -22,92 +22,99 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bge_worker.errors import StartError, WorkerError
+from bge_worker.errors import StartError, WorkerError, logged_inference_error
 from bge_worker.process import prepare_process
-from bge_worker.runpod.job_scaler import Quiet, import_runpod
+from bge_worker.runpod.job_scaler import UnloggedReply, import_runpod
+from bge_worker.serving.payload import answer_payload
 from bge_worker.settings import Settings
-from bge_worker.startup import mark, read_ahead
+from bge_worker.startup import StartTrace, read_ahead
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports torch
     from bge_worker.serving.service import Service
 
 
-def handler_for(
+def make_handler(
     service: Service, reply_type: type[dict[str, Any]]
 ) -> Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]:
-    """The SDK's handler: a job in, a reply or an error out."""
+    """Return the SDK's handler: a job in, a reply or an error out."""
 
     async def handler(job: dict[str, Any]) -> dict[str, Any]:
         try:
-            return reply_type(await service.answer(job.get("input")))
+            return reply_type(await answer_payload(service, job.get("input")))
         except WorkerError as error:
-            failed: dict[str, Any] = {"error": str(error)}  # the platform loses all but strings
-            if not service.healthy:
-                failed["refresh_worker"] = True  # RunPod puts a fresh worker in this one's place
-            return failed
+            failure = error
+        except Exception as error:
+            failure = logged_inference_error(error)
+        reply: dict[str, Any] = {"error": str(failure)}  # the platform drops all but strings
+        if not service.healthy:
+            reply["refresh_worker"] = True  # RunPod replaces this worker
+        return reply
 
     return handler
 
 
 def load(settings: Settings) -> tuple[Service, Any]:
-    """The service and RunPod's SDK, whose import takes long, most of it waiting: side by side.
+    """Load the models and import RunPod's SDK, at the same time: its import mostly waits.
 
     Raises:
         StartError: the models cannot be loaded.
     """
-    mark("python, settings")
+    trace = StartTrace(enabled=settings.trace_start)
+    trace.mark("python, settings")
     read_ahead((settings.embed_model, settings.rerank_model))
     with ThreadPoolExecutor(1) as pool:
         sdk = pool.submit(import_runpod)
+        from bge_worker.engine.engine import load_engine
         from bge_worker.serving.service import Service
 
-        mark("torch imported")
-        service = Service.start(settings)
-        mark("models loaded")
+        trace.mark("torch imported")
+        service = Service(load_engine(settings), settings)
+        trace.mark("models loaded")
         runpod = sdk.result()
-        mark("runpod imported")
+        trace.mark("runpod imported")
     return service, runpod
 
 
 def check_test_input(arguments: list[str]) -> None:
-    """Raises StartError: the SDK's harness would show a traceback for what is no JSON."""
+    """Raises StartError if the test input is not JSON: the SDK would show a traceback."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--test_input")
-    given = parser.parse_known_args(arguments)[0].test_input
+    test_input = parser.parse_known_args(arguments)[0].test_input
     file = Path("test_input.json")
-    if given is None and not file.is_file():
+    if test_input is None and not file.is_file():
         return
     try:
-        json.loads(file.read_bytes() if given is None else given)
+        json.loads(file.read_bytes() if test_input is None else test_input)
     except (ValueError, RecursionError) as error:
-        name = "test_input.json" if given is None else "--test_input"
+        name = "test_input.json" if test_input is None else "--test_input"
         raise StartError(f"`{name}` is not JSON: {error}") from None
 
 
 def main() -> None:
-    """Load, then hand over to the SDK, which returns or exits when its loop ends."""
+    """Load, then run the SDK's loop until it returns or exits."""
     prepare_process()
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(message)s")
-    # The SDK's own default, DEBUG, prints payloads and replies.
+    # The SDK's default, DEBUG, logs payloads and replies.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
+    on_runpod = "RUNPOD_WEBHOOK_GET_JOB" in os.environ
     try:
-        if "RUNPOD_WEBHOOK_GET_JOB" not in os.environ:
+        if not on_runpod:
             check_test_input(sys.argv[1:])
         settings = Settings.from_env(os.environ)
         service, runpod = load(settings)
-        gc.freeze()  # nor need it be looked through again while the worker answers
+        gc.freeze()  # the collector skips these objects from now on
         gc.enable()
     except StartError as error:
         sys.exit(f"bge-serverless cannot start: {error}")
 
-    # The local harness prints the reply, and is meant to.
-    reply_type: type[dict[str, Any]] = Quiet if "RUNPOD_WEBHOOK_GET_JOB" in os.environ else dict
+    # The local harness prints the reply.
+    reply_type: type[dict[str, Any]] = UnloggedReply if on_runpod else dict
     runpod.serverless.register_fitness_check(service.check)
     try:
         runpod.serverless.start(
             {
-                "handler": handler_for(service, reply_type),
-                # A constant: the SDK lets the work in flight run dry whenever it changes.
+                "handler": make_handler(service, reply_type),
+                # Constant: whenever it changes, the SDK waits for all jobs in flight.
                 "concurrency_modifier": lambda _current: settings.concurrency,
             }
         )

@@ -211,7 +211,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
         for value in golden:
             verdict = "agrees" if value.agrees else "DISAGREES"
             print(
-                f"  {value.name}: published {value.published}, found {value.found:.5f}: {verdict}"
+                f"  {value.name}: published {value.published}, "
+                f"computed {value.computed:.5f}: {verdict}"
             )
         agree = agree and all(value.agrees for value in golden)
     return 0 if agree else 1

@@ -35,13 +35,12 @@ from bge_worker.engine.checkpoint import (
     WEIGHTS,
     File,
     Manifest,
-    Role,
-    brief,
     expected_shapes,
     fingerprint,
+    one_line,
     quoted,
 )
-from bge_worker.engine.model import Config
+from bge_worker.engine.config import Config, Role
 
 from . import probe
 from .errors import BuilderError
@@ -269,22 +268,22 @@ def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
             raise ConvertError(
                 f"`{path}`: `{field}` is {short(raw[field])}; only {value!r} is served"
             )
-    pad_id = whole(path, raw, "pad_token_id", 0)
+    pad_token_id = whole(path, raw, "pad_token_id", 0)
     width, heads = whole(path, raw, "hidden_size"), whole(path, raw, "num_attention_heads")
     if width % heads:
         raise ConvertError(f"`{path}`: `hidden_size` {width} is not a multiple of {heads} heads")
     config = Config(
         vocab_size=whole(path, raw, "vocab_size"),
-        width=width,
-        layers=whole(path, raw, "num_hidden_layers"),
-        heads=heads,
-        feed_forward=whole(path, raw, "intermediate_size"),
-        positions=whole(path, raw, "max_position_embeddings", pad_id + 4) - pad_id - 1,
+        hidden_size=width,
+        num_hidden_layers=whole(path, raw, "num_hidden_layers"),
+        num_attention_heads=heads,
+        intermediate_size=whole(path, raw, "intermediate_size"),
+        max_position_embeddings=whole(path, raw, "max_position_embeddings", pad_token_id + 4),
         layer_norm_eps=epsilon(path, raw),
-        bos_id=whole(path, raw, "bos_token_id", 0),
-        pad_id=pad_id,
-        eos_id=whole(path, raw, "eos_token_id", 0),
-        unk_id=token_id(path.parent / TOKENIZER, "<unk>"),
+        bos_token_id=whole(path, raw, "bos_token_id", 0),
+        pad_token_id=pad_token_id,
+        eos_token_id=whole(path, raw, "eos_token_id", 0),
+        unk_token_id=token_id(path.parent / TOKENIZER, "<unk>"),
     )
     if max(config.special_ids) >= config.vocab_size:
         raise ConvertError(
@@ -366,14 +365,14 @@ def read_file(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings(action="ignore"):  # of what a file may hold but ours do not
             content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise ConvertError(f"`{path}` is not a safetensors file: {brief(error)}") from None
+        raise ConvertError(f"`{path}` is not a safetensors file: {one_line(error)}") from None
     except pickle.UnpicklingError:
         raise ConvertError(
             f"`{path}` is a pickle that is damaged or holds more than tensors: not run"
         ) from None
     except Exception as error:  # whatever a damaged file makes of either library
         kind = type(error).__name__
-        raise ConvertError(f"`{path}` is damaged: {kind}: {brief(error)}") from None
+        raise ConvertError(f"`{path}` is damaged: {kind}: {one_line(error)}") from None
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):
@@ -384,14 +383,14 @@ def read_file(path: Path) -> dict[str, Tensor]:
 def source_shapes(source: Source) -> dict[str, tuple[int, ...]]:
     """Every tensor the source must hold, by its published name."""
     config, p = source.config, source.prefix
-    d, f = config.width, config.feed_forward
+    d, f = config.hidden_size, config.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {
         f"{p}embeddings.word_embeddings.weight": (config.vocab_size, d),
-        f"{p}embeddings.position_embeddings.weight": (config.position_offset + config.positions, d),
+        f"{p}embeddings.position_embeddings.weight": (config.max_position_embeddings, d),
         f"{p}embeddings.token_type_embeddings.weight": (1, d),
         **norm(f"{p}embeddings.LayerNorm", d),
     }
-    for i in range(config.layers):
+    for i in range(config.num_hidden_layers):
         layer = f"{p}encoder.layer.{i}."
         for part in ("query", "key", "value"):
             shapes |= linear(f"{layer}attention.self.{part}", d, d)
@@ -415,10 +414,12 @@ def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
 
 def check_tensors(source: Source, tensors: Mapping[str, Tensor]) -> None:
     """Raises ConvertError: a tensor is missing, unknown or misshapen; the message names it."""
-    if source.config.layers > len(tensors):  # before there is a name for each that is missing
+    if source.config.num_hidden_layers > len(
+        tensors
+    ):  # before there is a name for each that is missing
         raise ConvertError(
             f"`{source.weights}` has {len(tensors)} tensors, too few for `num_hidden_layers` "
-            f"{source.config.layers}"
+            f"{source.config.num_hidden_layers}"
         )
     expected = source_shapes(source)
     # Not used by any output: bge-m3's pooler, and a counter that old exports carry.
@@ -461,7 +462,7 @@ def fuse(source: Source, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ),
     }
     renamed = {"encoder.norm": f"{p}embeddings.LayerNorm"}
-    for i in range(source.config.layers):
+    for i in range(source.config.num_hidden_layers):
         ours, theirs = f"encoder.layers.{i}.", f"{p}encoder.layer.{i}."
         for kind in ("weight", "bias"):
             fused[f"{ours}qkv.{kind}"] = torch.cat(

@@ -1,22 +1,30 @@
-"""What can go wrong with a request, as the caller is told of it.
+"""Errors a caller may see, and the one that stops a start.
 
-    payload ─ schema ───── ValidationError, NotServedError
-            ─ batcher ──── OverloadedError, TooLargeError
-            ─ engine ───── OutOfMemoryError, InferenceError
-    HTTP    ─ connections  MalformedError, HeadTooLargeError, OverloadedError
-            ─ gate ─────── UnauthorizedError, ForbiddenError, SlowBodyError, TooLargeError,
-                           OverloadedError
+    payload ─ validation ── ValidationError, NotServedError
+            ─ batcher ───── OverloadedError, TooLargeError
+            ─ engine ────── OutOfMemoryError, InferenceError
+    HTTP    ─ connections ─ MalformedError, HeadTooLargeError, OverloadedError
+            ─ middleware ── UnauthorizedError, ForbiddenError, SlowBodyError, TooLargeError,
+                            OverloadedError
 
-A message names the field in backticks, the limit and what was given; it never holds a text, a
-path or a traceback, since it travels to the caller as it is.
+A message goes to the caller unchanged: it names the field in backticks, the limit and what was
+given, and never holds a text, a path or a traceback.
 """
+
+from __future__ import annotations
+
+import logging
+import traceback
+import uuid
+from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 class WorkerError(Exception):
-    """An error a caller is meant to read; `str()` of it is what travels.
+    """An error for the caller; `str()` gives "Type: message".
 
-    `status` is the HTTP status of the same error, `retry` whether the same request may succeed
-    later.
+    `status` is its HTTP status, `retry` whether the same request may succeed later.
     """
 
     status = 500
@@ -27,19 +35,19 @@ class WorkerError(Exception):
 
 
 class ValidationError(WorkerError):
-    """The payload breaks the contract; sending it again cannot help."""
+    """The request is not valid; repeating it cannot help."""
 
     status = 422
 
 
 class TooLargeError(WorkerError):
-    """The request's tokens or the reply's bytes exceed a limit; a part of it would fit."""
+    """The request's tokens or bytes, or the reply's bytes, exceed a limit; a part would fit."""
 
     status = 413
 
 
 class NotServedError(WorkerError):
-    """This worker does not load the model asked for."""
+    """This worker does not serve the requested model or route."""
 
     status = 404
 
@@ -52,27 +60,27 @@ class OverloadedError(WorkerError):
 
 
 class OutOfMemoryError(WorkerError):
-    """One text alone does not fit the device."""
+    """A single text does not fit the device."""
 
     status = 503
     retry = True
 
 
 class InferenceError(WorkerError):
-    """Anything else; the message carries an id that the log repeats with the cause."""
+    """Any other error; the message holds an id under which the log has the cause."""
 
     status = 500
     retry = True
 
 
 class UnauthorizedError(WorkerError):
-    """No key, or another one."""
+    """The API key is missing or wrong."""
 
     status = 401
 
 
 class ForbiddenError(WorkerError):
-    """A browser's request from another site, or under a name that is not this server's."""
+    """A browser's cross-site request, or a `Host` that is not this server."""
 
     status = 403
 
@@ -84,7 +92,7 @@ class HeadTooLargeError(WorkerError):
 
 
 class MalformedError(WorkerError):
-    """What came is not HTTP/1.1."""
+    """The bytes are not HTTP/1.1."""
 
     status = 400
 
@@ -97,4 +105,19 @@ class SlowBodyError(WorkerError):
 
 
 class StartError(Exception):
-    """The worker cannot start: a setting or a checkpoint is wrong. One sentence, no traceback."""
+    """The worker cannot start: a setting or a checkpoint is wrong. Shown without a traceback."""
+
+
+def logged_inference_error(error: BaseException) -> InferenceError:
+    """Log an unexpected error under a new id and return an error that holds only the id.
+
+    The log gets the error's type and where it was raised, and the message of those types whose
+    messages describe shapes and devices, as PyTorch's do. Other messages may quote a text.
+    """
+    error_id = uuid.uuid4().hex[:12]
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    where = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
+    is_quotable = isinstance(error, RuntimeError | FloatingPointError | MemoryError)
+    cause = f"{type(error).__name__}: {error}" if is_quotable else type(error).__name__
+    log.error("inference error %s: %s at %s", error_id, cause, where)
+    return InferenceError(f"the request could not be computed; the log has the cause: {error_id}")

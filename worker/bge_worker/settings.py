@@ -1,4 +1,4 @@
-"""The environment variables of the contract, read once at start."""
+"""The environment variables, read once at start."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ EngineName = Literal["packed", "flagembedding"]
 Choice = TypeVar("Choice", bound=str)
 Whole = TypeVar("Whole", int, int | None)
 
-# A queue worker cannot see whether a job came by `/run` (10 MB) or `/runsync` (20 MB): RunPod
-# drops a larger reply without a word, so the smaller limit holds, less its envelope.
+# A queue worker cannot tell whether a job came by `/run` (10 MB) or `/runsync` (20 MB), and RunPod
+# silently drops a larger reply: so the smaller limit applies, less the envelope.
 QUEUE_REPLY_BYTES = 9_500_000
-SERVER_REPLY_BYTES = 100_000_000  # our own HTTP server has no platform behind it
+SERVER_REPLY_BYTES = 100_000_000  # the HTTP server has no platform's limit
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How this worker runs. `None` for a model: not loaded; for the budget: by the device."""
+    """A model of None is not loaded; `max_batch_tokens` of None depends on the device."""
 
     embed_model: Path | None = Path("models/bge-m3")
     rerank_model: Path | None = Path("models/bge-reranker-v2-m3")
@@ -39,13 +39,14 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
     insecure: bool = False
     accept_token_ids: bool = False
+    trace_start: bool = False
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], max_reply_bytes: int = QUEUE_REPLY_BYTES) -> Settings:
-        """Read every `BGE_…` variable of `env`. `max_reply_bytes` is the entry's own default.
+        """Read every `BGE_…` variable of `env`. `max_reply_bytes` is that variable's default.
 
         Raises:
-            StartError: a value is wrong (the message names the variable), or both models are off.
+            StartError: a value is not valid (names the variable), or no model is to be loaded.
         """
         settings = cls(
             embed_model=_folder(env, "BGE_EMBED_MODEL", cls.embed_model),
@@ -57,15 +58,15 @@ class Settings:
             max_texts=_integer(env, "BGE_MAX_TEXTS", cls.max_texts),
             max_request_tokens=_integer(env, "BGE_MAX_REQUEST_TOKENS", cls.max_request_tokens),
             max_queue=_integer(env, "BGE_MAX_QUEUE", cls.max_queue),
-            # One vector and its envelope must fit, the fitness check's for one.
-            max_reply_bytes=_integer(env, "BGE_MAX_REPLY_BYTES", max_reply_bytes, least=65536),
-            # With one or two slots the SDK sleeps a second each time they are full.
-            concurrency=_integer(env, "BGE_CONCURRENCY", cls.concurrency, least=3),
+            # At least one vector and its envelope must fit.
+            max_reply_bytes=_integer(env, "BGE_MAX_REPLY_BYTES", max_reply_bytes, minimum=65536),
+            # With one or two slots, the SDK sleeps a second whenever they are full.
+            concurrency=_integer(env, "BGE_CONCURRENCY", cls.concurrency, minimum=3),
             api_key=_key(env, "BGE_API_KEY"),
             insecure=_one_of(env, "BGE_INSECURE", ("0", "1")) == "1",
             accept_token_ids=_one_of(env, "BGE_ACCEPT_TOKEN_IDS", ("0", "1")) == "1",
+            trace_start=_one_of(env, "BGE_TRACE_START", ("0", "1")) == "1",
         )
-        _one_of(env, "BGE_TRACE_START", ("0", "1"))  # startup.py's, needed before this is read
         if settings.embed_model is None and settings.rerank_model is None:
             raise StartError("`BGE_EMBED_MODEL` and `BGE_RERANK_MODEL` are both empty: no model")
         return settings
@@ -88,9 +89,9 @@ def _one_of(env: Mapping[str, str], name: str, choices: tuple[Choice, ...]) -> C
 
 
 def _key(env: Mapping[str, str], name: str) -> str | None:
-    """Empty is none. A key that no header can carry would lock everybody out.
+    """Return the key, None if it is empty. It must be valid in a header.
 
-    White space at its edges is dropped: a key that is read from a file ends with a newline.
+    Surrounding white space is dropped: a key read from a file ends with a newline.
     """
     value = env.get(name, "").strip()
     if not value.isascii() or not value.isprintable() or " " in value:
@@ -98,12 +99,12 @@ def _key(env: Mapping[str, str], name: str) -> str | None:
     return value or None
 
 
-def _integer(env: Mapping[str, str], name: str, default: Whole, least: int = 1) -> Whole:
+def _integer(env: Mapping[str, str], name: str, default: Whole, minimum: int = 1) -> Whole:
     value = env.get(name)
     if value is None:
         return default
-    # Python's limit on the digits of a number would be a traceback.
-    if not value.isascii() or not value.isdigit() or len(value) > 18 or int(value) < least:
+    # At most 18 digits: Python's `int` refuses thousands with a traceback.
+    if not value.isascii() or not value.isdigit() or len(value) > 18 or int(value) < minimum:
         given = repr(value) if len(value) <= 40 else f"{len(value)} characters"
-        raise StartError(f"`{name}` must be a whole number, at least {least}. Given: {given}")
+        raise StartError(f"`{name}` must be a whole number, at least {minimum}. Given: {given}")
     return int(value)

@@ -1,4 +1,4 @@
-"""What helps a start before anything heavy is imported, and tells where its time goes."""
+"""Faster starts, and a trace of where their time goes. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,31 +8,34 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-TRACE = os.environ.get("BGE_TRACE_START") == "1"
-
 
 def read_ahead(folders: Iterable[Path | None]) -> None:
     """Have the kernel read the files of runtime folders while Python imports.
 
-    It returns at once; a file that is in the page cache already is not read again.
+    Returns at once; files in the page cache are not read again.
     """
     if not hasattr(os, "posix_fadvise"):
         return
     for folder in folders:
         paths = folder.glob("*") if folder is not None and folder.is_dir() else ()
-        for path in filter(Path.is_file, paths):  # a fifo would never open
+        for path in filter(Path.is_file, paths):  # opening a FIFO would block
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
-def mark(stage: str) -> None:
-    """With `BGE_TRACE_START=1`, say on stderr how old the process is now that `stage` is over."""
-    if TRACE:
-        print(f"start {age():7.2f} s  {stage}", file=sys.stderr, flush=True)
+class StartTrace:
+    """Prints the age of the process after each stage of its start (`BGE_TRACE_START`)."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+
+    def mark(self, stage: str) -> None:
+        if self._enabled:
+            print(f"start {process_age():7.2f} s  {stage}", file=sys.stderr, flush=True)
 
 
-def age() -> float:
-    """Seconds since this process was started; to a hundredth, and on Linux alone."""
+def process_age() -> float:
+    """Seconds since the process started, to a hundredth; without Linux's /proc its CPU time."""
     try:
         began = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
     except OSError:

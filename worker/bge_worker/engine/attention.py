@@ -1,7 +1,7 @@
 """Attention over packed sequences, without padding: one signature, several backends.
 
-The packed layout is [T, H, d]: the tokens of all texts one after another. `Segments` says where
-each begins; a query may be shorter than its keys (the last layer asks for first tokens only).
+Packed tensors are [T, H, d]: the tokens of all texts, concatenated. A query may be shorter than its
+keys: the last layer computes first tokens alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 
 class Segments(NamedTuple):
-    """Where the N texts lie in a packed tensor.
+    """The rows of N texts in a packed tensor.
 
-    `lengths` is on the host: backends that loop over texts must not wait for the device to
-    tell them. `cu_seqlens` is [N + 1] int32 on the device: text i is rows cu[i] to cu[i + 1].
+    `lengths` is on the host, so that a backend which loops over texts need not wait for the device.
+    `cu_seqlens` is [N + 1] int32 on the device: text i is rows cu[i] to cu[i + 1].
     """
 
     lengths: tuple[int, ...]
@@ -33,7 +33,7 @@ class Segments(NamedTuple):
 class Attention(NamedTuple):
     """A backend and why it was chosen.
 
-    `run(q [Tq, H, d], k [Tk, H, d], v [Tk, H, d], queries, keys)` gives [Tq, H, d]: text i of
+    `run(q [Tq, H, d], k [Tk, H, d], v [Tk, H, d], queries, keys)` returns [Tq, H, d]: text i of
     `queries` attends to text i of `keys`, scaled by d ** -0.5, softmax in fp32.
     """
 
@@ -43,7 +43,7 @@ class Attention(NamedTuple):
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype) -> Attention:
-    """The fastest backend that this device and dtype have."""
+    """Return the fastest backend for this device and dtype."""
     if device.type != "cuda":
         return Attention("sdpa", f"{device.type} has no varlen kernel", sdpa)
     if torch.version.hip is not None:
@@ -57,7 +57,7 @@ def choose_attention(device: torch.device, dtype: torch.dtype) -> Attention:
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -> Tensor:
-    """One scaled_dot_product_attention for each run of texts of equal length."""
+    """One scaled_dot_product_attention call for each run of texts of equal length."""
     outputs = []
     q_row = k_row = 0
     for (q_len, k_len), run in groupby(zip(queries.lengths, keys.lengths, strict=True)):
@@ -74,13 +74,13 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -> 
 
 
 def varlen(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -> Tensor:
-    """PyTorch's own variable-length flash attention.
+    """PyTorch's variable-length flash attention.
 
-    What it lacks goes through sdpa: fp32, and heads whose width is no multiple of 8.
+    It supports neither fp32 nor head sizes that are no multiple of 8: those go through `sdpa`.
     """
     if q.dtype == torch.float32 or q.shape[-1] % 8:
         return sdpa(q, k, v, queries, keys)
-    # Imported here: the module is CUDA's, and a CPU worker's cold start need not pay for it.
+    # Imported here: the module imports CUDA code, which a CPU worker's cold start need not load.
     from torch.nn.attention.varlen import varlen_attn
 
     out = varlen_attn(
@@ -92,4 +92,4 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -
         queries.max_seqlen,
         keys.max_seqlen,
     )
-    return cast(Tensor, out)  # a tuple only when auxiliary outputs are asked for
+    return cast(Tensor, out)  # a tuple only when auxiliary outputs are requested

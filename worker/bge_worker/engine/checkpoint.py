@@ -1,21 +1,20 @@
-"""A runtime folder → a network: strict, nothing missing, nothing left over, no network.
+"""A runtime folder → a network. Strict: no tensor missing, none unknown, no network access.
 
     model.safetensors    fused weights in one dtype
     tokenizer.json       as published, without truncation and padding
-    manifest.json        what this is: role, source, architecture, fingerprint, size and hash
-                         of the other two files
+    manifest.json        role, source, architecture, fingerprint; size and hashes of the other files
 
-`bge_builder/convert.py` writes such a folder; a worker opens nothing else. (For FlagEmbedding it
-writes the layout "hub": the published files and a manifest.) Hashing all of the weights would
-cost a start more than loading them, so a start hashes 32 MiB of it, evenly spread, and checks
-every name, shape and dtype; `python -m bge_builder verify` hashes every byte.
+`bge_builder/convert.py` writes such a folder, and a worker opens nothing else. (For FlagEmbedding
+the layout is "hub": the published files and a manifest.) Hashing all weights would take longer than
+loading them, so a start hashes 32 MiB, evenly spread, and checks every name, shape and dtype;
+`python -m bge_builder verify` hashes every byte.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,21 +24,23 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import StartError
+from .config import Config, Role
 from .heads import EmbedHeads, RerankHead
-from .model import Config, Encoder, Layer, LayerNorm, Linear
+from .model import Encoder, Layer, LayerNorm, Linear
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
+SAMPLE_CHUNKS, CHUNK_BYTES = 512, 64 * 1024
+NORMS = ("norm1", "norm2")  # of a layer
 
-Role = Literal["embed", "rerank"]
 Shape = tuple[int, ...]
 Layout = Literal["fused", "hub"]
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of the folder: size in bytes, sha256 of all of it and of a sample (`sample_hash`)."""
+    """Size in bytes, sha256 of the whole file and of a sample (`sample_hash`)."""
 
     size: int
     sha256: str
@@ -53,14 +54,13 @@ class File:
 
 
 def sample_hash(path: Path) -> str:
-    """sha256 of 512 chunks of 64 KiB, evenly spread; of everything, up to 32 MiB."""
-    chunk = 64 * 1024
+    """sha256 of 512 chunks of 64 KiB, evenly spread; of the whole file up to 32 MiB."""
     size = path.stat().st_size
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        for offset in range(0, size, max(chunk, size // 512)):
+        for offset in range(0, size, max(CHUNK_BYTES, size // SAMPLE_CHUNKS)):
             stream.seek(offset)
-            digest.update(stream.read(chunk))
+            digest.update(stream.read(CHUNK_BYTES))
     return digest.hexdigest()
 
 
@@ -68,9 +68,9 @@ def sample_hash(path: Path) -> str:
 class Manifest:
     """What a runtime folder holds.
 
-    `layout` says for which engine: "fused" for packed, "hub" for flagembedding. `fingerprint`
-    names the space of the vectors: the hash of the source's weights, heads and tokenizer. Two
-    folders of one fingerprint may differ in dtype; their vectors may be mixed.
+    `layout` is "fused" for the packed engine, "hub" for flagembedding. `fingerprint` identifies the
+    vector space: the hash of the source's weights, heads and tokenizer. Folders with one
+    fingerprint may differ in dtype; their vectors may be mixed.
     """
 
     layout: Layout
@@ -89,7 +89,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Raises StartError: no manifest, or one of another format."""
+        """Raises StartError if there is no valid manifest of this format."""
         path = folder / MANIFEST
         if not path.is_file():
             raise StartError(
@@ -99,7 +99,7 @@ class Manifest:
         try:
             content: dict[str, Any] = json.loads(path.read_bytes())
             if content.pop("format") != FORMAT:
-                raise StartError(f"`{path}` is of another format than {FORMAT}: convert again")
+                raise StartError(f"`{path}` has another format than {FORMAT}: convert again")
             content["config"] = Config(**content["config"])
             content["files"] = {name: File(**file) for name, file in content["files"].items()}
             manifest = cls(**content)
@@ -111,106 +111,112 @@ class Manifest:
             raise StartError(f"`{path}` is not a manifest ({type(error).__name__})") from None
 
     def _check(self) -> None:
-        """Raises ValueError: a value that no `convert` writes."""
+        """Raises ValueError for a value that `convert` never writes."""
         sizes = asdict(self.config)
         epsilon = sizes.pop("layer_norm_eps")
-        known = (
+        conditions = (
             type(epsilon) is float and 0 < epsilon < 1,
             all(type(size) is int for size in sizes.values()),
             all(size >= (0 if name.endswith("_id") else 1) for name, size in sizes.items()),
             max(self.config.special_ids) < self.config.vocab_size,
+            self.config.max_length >= 1,
             self.layout in ("fused", "hub"),
             self.role in ("embed", "rerank"),
             self.dtype in DTYPES,
             self.files.keys() >= {TOKENIZER},
             self.layout == "hub" or WEIGHTS in self.files,
         )
-        if not all(known) or self.config.width % self.config.heads:
+        if not all(conditions) or self.config.hidden_size % self.config.num_attention_heads:
             raise ValueError
 
 
 class Network(NamedTuple):
-    """An encoder and the head that goes with its role."""
+    """An encoder and the head of its role."""
 
     encoder: Encoder
     head: EmbedHeads | RerankHead
 
 
-def assemble(config: Config, role: Role, tensor: Callable[[str, Shape], Tensor]) -> Network:
-    """The network, each of its tensors asked for by its name in the file and its shape."""
-    d, f = config.width, config.feed_forward
-
-    def linear(name: str, inputs: int, outputs: int) -> Linear:
-        weight = tensor(f"{name}.weight", (outputs, inputs))
-        return Linear(weight, tensor(f"{name}.bias", (outputs,)))
-
-    def norm(name: str) -> LayerNorm:
-        weight = tensor(f"{name}.weight", (d,))
-        return LayerNorm(weight, tensor(f"{name}.bias", (d,)), config.layer_norm_eps)
-
-    def layer(name: str) -> Layer:
-        return Layer(
-            heads=config.heads,
-            qkv=linear(f"{name}.qkv", d, 3 * d),
-            out=linear(f"{name}.out", d, d),
-            norm1=norm(f"{name}.norm1"),
-            up=linear(f"{name}.up", d, f),
-            down=linear(f"{name}.down", f, d),
-            norm2=norm(f"{name}.norm2"),
-        )
-
-    encoder = Encoder(
-        word=tensor("encoder.word", (config.vocab_size, d)),
-        position=tensor("encoder.position", (config.position_offset + config.positions, d)),
-        norm=norm("encoder.norm"),
-        layers=[layer(f"encoder.layers.{i}") for i in range(config.layers)],
-    )
-    head: EmbedHeads | RerankHead
-    if role == "embed":
-        head = EmbedHeads(linear("head.sparse", d, 1), linear("head.colbert", d, d))
-    else:
-        head = RerankHead(linear("head.dense", d, d), linear("head.out", d, 1))
-    return Network(encoder, head)
-
-
 def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
-    """Every tensor that a runtime folder of this architecture holds."""
-    shapes: dict[str, Shape] = {}
-
-    def note(name: str, shape: Shape) -> Tensor:
-        shapes[name] = shape
-        return torch.empty(0)
-
-    assemble(config, role, note)
+    """Return the shape of every tensor of a runtime folder, by name."""
+    d, f = config.hidden_size, config.intermediate_size
+    layers = [f"encoder.layers.{i}" for i in range(config.num_hidden_layers)]
+    linears: dict[str, Shape] = {}
+    for layer in layers:
+        linears[f"{layer}.qkv"], linears[f"{layer}.out"] = (3 * d, d), (d, d)
+        linears[f"{layer}.up"], linears[f"{layer}.down"] = (f, d), (d, f)
+    if role == "embed":
+        linears |= {"head.sparse": (1, d), "head.colbert": (d, d)}
+    else:
+        linears |= {"head.dense": (d, d), "head.out": (1, d)}
+    norms = ["encoder.norm", *(f"{layer}.{norm}" for layer in layers for norm in NORMS)]
+    shapes: dict[str, Shape] = {
+        "encoder.word": (config.vocab_size, d),
+        "encoder.position": (config.max_position_embeddings, d),
+    }
+    for name, (rows, columns) in linears.items():
+        shapes |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
+    for name in norms:
+        shapes |= {f"{name}.weight": (d,), f"{name}.bias": (d,)}
     return shapes
+
+
+def assemble(config: Config, role: Role, tensors: Mapping[str, Tensor]) -> Network:
+    """Build the network from tensors with the names of `expected_shapes`."""
+    encoder = Encoder(
+        word=tensors["encoder.word"],
+        position=tensors["encoder.position"],
+        norm=_norm(tensors, "encoder.norm", config),
+        layers=[
+            Layer(
+                num_heads=config.num_attention_heads,
+                qkv=_linear(tensors, f"encoder.layers.{i}.qkv"),
+                out=_linear(tensors, f"encoder.layers.{i}.out"),
+                norm1=_norm(tensors, f"encoder.layers.{i}.norm1", config),
+                up=_linear(tensors, f"encoder.layers.{i}.up"),
+                down=_linear(tensors, f"encoder.layers.{i}.down"),
+                norm2=_norm(tensors, f"encoder.layers.{i}.norm2", config),
+            )
+            for i in range(config.num_hidden_layers)
+        ],
+    )
+    if role == "embed":
+        heads = EmbedHeads(_linear(tensors, "head.sparse"), _linear(tensors, "head.colbert"))
+        return Network(encoder, heads)
+    return Network(
+        encoder, RerankHead(_linear(tensors, "head.dense"), _linear(tensors, "head.out"))
+    )
+
+
+def _linear(tensors: Mapping[str, Tensor], name: str) -> Linear:
+    return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+
+def _norm(tensors: Mapping[str, Tensor], name: str, config: Config) -> LayerNorm:
+    return LayerNorm(tensors[f"{name}.weight"], tensors[f"{name}.bias"], config.layer_norm_eps)
 
 
 def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> Network:
     """Load the network of a runtime folder onto `device` in `dtype`.
 
-    The word table, half of all weights, stays in the dtype of the file: rows are cast as they
-    are looked up.
-
-    On a CPU the tensors are views of the mapped file: nothing is copied unless it is cast.
+    The word table, half of all weights, keeps the dtype of the file: its rows are cast when they
+    are looked up. On a CPU the tensors are views of the mapped file; only a cast copies them.
 
     Raises:
-        StartError: the folder is not what its manifest says; the message names the file or the
-            tensor.
+        StartError: the folder does not match its manifest; names the file or the tensor.
     """
     check_files(folder, manifest)
     tensors = _read(folder / WEIGHTS, manifest, device)
-
-    def tensor(name: str, _shape: Shape) -> Tensor:
-        return tensors[name] if name == "encoder.word" else tensors[name].to(dtype)
-
-    return assemble(manifest.config, manifest.role, tensor)
+    for name in tensors.keys() - {"encoder.word"}:
+        tensors[name] = tensors[name].to(dtype)
+    return assemble(manifest.config, manifest.role, tensors)
 
 
 def check_files(folder: Path, manifest: Manifest, *, every_byte: bool = False) -> None:
     """Compare the folder with its manifest: sizes, and hashes of samples or of every byte.
 
     Raises:
-        StartError: a file is missing, or of another size or hash.
+        StartError: a file is missing, or has another size or hash.
     """
     for name, file in manifest.files.items():
         path = folder / name
@@ -218,50 +224,51 @@ def check_files(folder: Path, manifest: Manifest, *, every_byte: bool = False) -
             raise StartError(f"`{path}` is missing")
         size = path.stat().st_size
         if size != file.size:
-            raise StartError(f"`{path}` has {size} bytes; the manifest says {file.size}")
+            raise StartError(f"`{path}` has {size} bytes; its manifest says {file.size}")
         if sample_hash(path) != file.sample or (every_byte and File.of(path) != file):
-            raise StartError(f"`{path}` does not have the sha256 that the manifest says")
+            raise StartError(f"`{path}` does not have the sha256 of its manifest")
 
 
 def _read(path: Path, manifest: Manifest, device: torch.device) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             names = set(file.keys())
-            if manifest.config.layers > len(names):  # before each that is missing has a name
-                raise StartError(f"`{path}` has {len(names)} tensors, too few for the manifest")
+            # Before `expected_shapes`: a corrupt manifest may claim millions of layers.
+            if manifest.config.num_hidden_layers > len(names):
+                raise StartError(f"`{path}` has {len(names)} tensors, too few for its manifest")
             expected = expected_shapes(manifest.config, manifest.role)
-            _compare_names(path, expected, names)
+            _compare_names(path, set(expected), names)
             tensors = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError) as error:
-        raise StartError(f"`{path}` is not a safetensors file: {brief(error)}") from None
+        raise StartError(f"`{path}` is not a safetensors file: {one_line(error)}") from None
     for name, shape in expected.items():
-        found = tensors[name]
-        if tuple(found.shape) != shape:
-            raise StartError(f"`{path}`: `{name}` is {list(found.shape)}, not {list(shape)}")
-        if found.dtype != DTYPES[manifest.dtype]:
-            raise StartError(f"`{path}`: `{name}` is {found.dtype}, not {manifest.dtype}")
+        tensor = tensors[name]
+        if tuple(tensor.shape) != shape:
+            raise StartError(f"`{path}`: `{name}` is {list(tensor.shape)}, not {list(shape)}")
+        if tensor.dtype != DTYPES[manifest.dtype]:
+            raise StartError(f"`{path}`: `{name}` is {tensor.dtype}, not {manifest.dtype}")
     return tensors
 
 
-def _compare_names(path: Path, expected: dict[str, Any], found: set[str]) -> None:
-    """Raises StartError: `found` lacks a tensor or has one too many; the message names it."""
-    if missing := sorted(expected.keys() - found):
+def _compare_names(path: Path, expected: set[str], names: set[str]) -> None:
+    """Raises StartError if a tensor is missing or unknown; names the first."""
+    if missing := sorted(expected - names):
         raise StartError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
-    if extra := sorted(found - expected.keys()):
-        raise StartError(f"`{path}` has {len(extra)} unknown tensors, {quoted(extra[0])} first")
+    if unknown := sorted(names - expected):
+        raise StartError(f"`{path}` has {len(unknown)} unknown tensors, {quoted(unknown[0])} first")
 
 
-def brief(error: Exception) -> str:
-    """What a library says, which may quote a file, in one line of bounded length."""
+def one_line(error: Exception) -> str:
+    """Return a library's message, which may quote a file, as one line of bounded length."""
     return " ".join(str(error).split())[:200]
 
 
 def quoted(name: str) -> str:
-    """A name from a file, in one line of bounded length."""
+    """Return a name from a file as one line of bounded length."""
     return f"`{name[:100].encode('unicode_escape').decode()}`"
 
 
 def fingerprint(hashes: dict[str, str]) -> str:
-    """16 hex digits from the sha256 of each file that decides what the model answers."""
+    """Return 16 hex digits from the sha256 of every file that determines the model's outputs."""
     lines = [f"{sha256}  {name}\n" for name, sha256 in hashes.items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]

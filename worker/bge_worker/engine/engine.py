@@ -1,8 +1,7 @@
-"""Encoded texts → vectors or scores, on one device. No JSON, no RunPod.
+"""Encoded texts → vectors or scores, on one device.
 
-`PackedEngine` is the product; `reference.ReferenceEngine` answers the same calls through
-FlagEmbedding. Both raise what they cannot do; who else shares the micro-batch is the batcher's
-business.
+`PackedEngine` runs our own forward pass. `reference.ReferenceEngine` has the same interface and
+runs FlagEmbedding.
 """
 
 from __future__ import annotations
@@ -13,52 +12,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
+from tokenizers import Tokenizer as FastTokenizer
 
 from ..errors import OutOfMemoryError, StartError
-from ..serving.requests import EmbedRequest, Outputs, Work
 from ..settings import Settings
-from . import heads
 from .attention import choose_attention
-from .checkpoint import TOKENIZER, Layout, Manifest, Network, Role, load
-from .heads import SparseVector
-from .packing import Batch, pack, rows_after_first, split_rows
+from .checkpoint import TOKENIZER, Layout, Manifest, Network, load
+from .config import ModelInfo, Role
+from .heads import EmbedHeads, RerankHead, apply_embed_heads, apply_rerank_head
+from .outputs import Outputs, Result
+from .packing import pack
 from .tokenizer import Encoded, Tokenizer, open_tokenizer
 
 GPU_BATCH_TOKENS, CPU_BATCH_TOKENS = 16384, 2048
-
-
-class Embedding(NamedTuple):
-    """What one text was asked for: dense [D], sparse, ColBERT [t − 1, D]; float32."""
-
-    dense: npt.NDArray[np.float32] | None
-    sparse: SparseVector | None
-    colbert: npt.NDArray[np.float32] | None
-
-
-Result = Embedding | float  # a float is the logit of a pair
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What `info` says of one model. `width` is the number of dimensions D."""
-
-    model: str
-    revision: str | None
-    fingerprint: str
-    width: int
-    vocab_size: int
-    max_length: int
+WARM_UP_LENGTH = 512  # tokens
+WARM_UP_OUTPUTS: dict[Role, list[Outputs]] = {
+    "embed": [Outputs.DENSE, Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT],
+    "rerank": [Outputs.RELEVANCE],
+}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how an engine runs."""
+    """Where and how an engine runs, as `info` reports it."""
 
     engine: str
     device: str
@@ -69,29 +48,35 @@ class Runtime:
 
 
 class Engine(Protocol):
-    """What the batcher and the service ask of an engine. `run` is called from one thread."""
+    """What `serving` needs of an engine.
+
+    The `encode_…` methods are thread-safe and may run beside `run`; `run` is called by one thread.
+    """
 
     runtime: Runtime
     models: dict[Role, ModelInfo]
-    recomputed: int  # texts redone in fp32 since the start
+    recomputed: int  # texts recomputed in fp32 since the start
 
-    def encode(self, work: Work, start: int, end: int) -> list[Encoded]:
-        """Tokenise `work.texts[start:end]`; thread-safe, beside a running `run`."""
+    def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
+        """Tokenise texts, or frame token ids, for the embedding model."""
+
+    def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
+        """Tokenise query and document pairs for the rerank model."""
 
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
-        """One result for each text, in order, every number of it finite.
+        """Return one result per text, in order, every number of it finite.
 
         Raises:
             OutOfMemoryError: the texts together do not fit the device.
-            FloatingPointError: a text's result is not finite, in fp32 either.
+            FloatingPointError: a result is not finite, not even in fp32.
         """
 
 
 class NotFiniteError(FloatingPointError):
-    """A result that must not be sent."""
+    """A result holds NaN or infinity and must not be sent."""
 
 
-class _Loaded(NamedTuple):
+class _Model(NamedTuple):
     network: Network
     tokenizer: Tokenizer
     manifest: Manifest
@@ -104,15 +89,15 @@ class PackedEngine:
         """Load the models and warm the device up.
 
         Raises:
-            StartError: a folder or the device is not what the settings say.
+            StartError: a folder or the device is not what the settings require.
         """
         self.recomputed = 0
         self._device = choose_device(settings)
         self._dtype = choose_dtype(settings, self._device)
         self._attention = choose_attention(self._device, self._dtype)
         on_gpu = self._device.type == "cuda"
-        self._loaded = self._load_all(settings)
-        self.models = {role: model_info(one.manifest) for role, one in self._loaded.items()}
+        self._models = self._load_all(settings)
+        self.models = {role: model_info(model.manifest) for role, model in self._models.items()}
         self.runtime = Runtime(
             engine="packed",
             device=torch.cuda.get_device_name(self._device) if on_gpu else "cpu",
@@ -124,148 +109,111 @@ class PackedEngine:
         )
         self._warm_up()
 
-    def _load_all(self, settings: Settings) -> dict[Role, _Loaded]:
-        """Both models at once: reading one overlaps unpacking the other."""
+    def _load_all(self, settings: Settings) -> dict[Role, _Model]:
+        """Load both models and their tokenizers at once, so that reading overlaps unpacking."""
         folders = model_folders(settings)
         manifests = {role: read_manifest(path, role, "fused") for role, path in folders.items()}
         with ThreadPoolExecutor() as pool:
-            # Folders whose tokenizer.json is the same file share one tokenizer.
-            tokenizers = {
-                manifests[role].files[TOKENIZER].sha256: folder / TOKENIZER
-                for role, folder in folders.items()
-            }
-            opening = {
-                sha256: pool.submit(open_tokenizer, path) for sha256, path in tokenizers.items()
-            }
-            loading = {
+            networks = {
                 role: pool.submit(load, folder, manifests[role], self._device, self._dtype)
                 for role, folder in folders.items()
             }
-            networks = {role: future.result() for role, future in loading.items()}
-            fast = {sha256: future.result() for sha256, future in opening.items()}
-        return {
-            role: _Loaded(
-                networks[role],
-                Tokenizer(fast[manifest.files[TOKENIZER].sha256], manifest.config),
-                manifest,
-            )
-            for role, manifest in manifests.items()
-        }
+            tokenizers = {}  # by content: both models have the same tokenizer.json
+            for role, folder in folders.items():
+                sha256 = manifests[role].files[TOKENIZER].sha256
+                if sha256 not in tokenizers:
+                    tokenizers[sha256] = pool.submit(open_tokenizer, folder / TOKENIZER)
+        models = {}
+        for role, manifest in manifests.items():
+            fast: FastTokenizer = tokenizers[manifest.files[TOKENIZER].sha256].result()
+            tokenizer = Tokenizer(fast, manifest.config)
+            models[role] = _Model(networks[role].result(), tokenizer, manifest)
+        return models
 
     def _warm_up(self) -> None:
-        """A GPU's first calls pay for kernels, handles and memory: pay before the first request.
+        """Load a GPU's kernels and reserve the memory of a full micro-batch.
 
-        One text, and a full micro-batch, so that its memory is reserved. A CPU has nothing to
-        warm but the weights' pages, which the first request brings in just as fast.
+        A CPU needs no warm-up: only the pages of the weights, which the first request loads as
+        fast.
 
         Raises:
-            StartError: the models do not run here.
+            StartError: the models do not run on this device.
         """
         if self._device.type != "cuda":
             return
-        for role, one in self._loaded.items():
-            config = one.manifest.config
-            length = min(512, self.runtime.max_batch_tokens, config.positions)
-            ids = [config.bos_id, *[config.unk_id] * (length - 2), config.eos_id]
-            text = Encoded(ids, length, "", length)
+        for role, model in self._models.items():
+            config = model.manifest.config
+            length = min(WARM_UP_LENGTH, self.runtime.max_batch_tokens, config.max_length)
+            ids = [config.bos_token_id, *[config.unk_token_id] * (length - 2), config.eos_token_id]
             counts = (1, self.runtime.max_batch_tokens // length)
-            for outputs, count in product(_warm_up_outputs(role), counts):
+            for outputs, count in product(WARM_UP_OUTPUTS[role], counts):
                 try:
-                    self.run(outputs, [text] * count)
+                    self.run(outputs, [Encoded(ids, length)] * count)
                 except (RuntimeError, FloatingPointError, OutOfMemoryError) as error:
                     raise StartError(
-                        f"`{one.manifest.model}` does not run on {self.runtime.device}: {error}"
+                        f"`{model.manifest.model}` does not run on {self.runtime.device}: {error}"
                     ) from error
 
-    def encode(self, work: Work, start: int, end: int) -> list[Encoded]:
-        if isinstance(work, EmbedRequest):
-            tokenizer = self._loaded["embed"].tokenizer
-            return tokenizer.encode_texts(work.texts[start:end], work.max_length)
-        tokenizer = self._loaded["rerank"].tokenizer
-        return tokenizer.encode_pairs(work.query, work.texts[start:end], work.max_length)
+    def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
+        return self._models["embed"].tokenizer.encode_texts(texts, max_length)
+
+    def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
+        return self._models["rerank"].tokenizer.encode_pairs(query, documents, max_length)
 
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
         with out_of_memory_translated():
             results = self._forward(outputs, texts, self._dtype)
             return [
-                result if result is not None else self._in_fp32(outputs, text)
+                result if result is not None else self._recompute_in_fp32(outputs, text)
                 for result, text in zip(results, texts, strict=True)
             ]
 
-    def _in_fp32(self, outputs: Outputs, text: Encoded) -> Result:
-        """bge-m3 is known to overflow in fp16 on some inputs: such a text is redone alone."""
+    def _recompute_in_fp32(self, outputs: Outputs, text: Encoded) -> Result:
+        """bge-m3 overflows in fp16 on some inputs: such a text is recomputed alone."""
         self.recomputed += 1
         (result,) = self._forward(outputs, [text], torch.float32)
         if result is None:
-            raise NotFiniteError("a result is not finite, in fp32 either")
+            raise NotFiniteError("a result is not finite, not even in fp32")
         return result
 
     @torch.inference_mode()
     def _forward(
         self, outputs: Outputs, texts: Sequence[Encoded], dtype: torch.dtype
     ) -> Sequence[Result | None]:
-        """A result for each text, or None where it is not finite."""
-        one = self._loaded["rerank" if outputs is Outputs.RELEVANCE else "embed"]
-        # Texts of equal length side by side: the sdpa backend takes such a run in one call.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
-        ids = [texts[i].ids for i in order]
-        batch = pack(ids, one.manifest.config.pad_id, self._device)
-        hidden = one.network.encoder(
-            batch,
-            self._attention,
-            first_only=not outputs & (Outputs.SPARSE | Outputs.COLBERT),
-            dtype=dtype,
-        )
+        """Return a result per text, None where a number is not finite."""
+        network, _, manifest = self._models["rerank" if outputs is Outputs.RELEVANCE else "embed"]
+        config = manifest.config
+        # Sorted by length: the sdpa backend takes a run of texts of equal length in one call.
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index].ids))
+        ids = [texts[index].ids for index in order]
+        batch = pack(ids, config.pad_token_id, self._device)
+        cls_only = not outputs & (Outputs.SPARSE | Outputs.COLBERT)
+        hidden = network.encoder(batch, self._attention, cls_only=cls_only, dtype=dtype)
+        sorted_results: Sequence[Result | None]
+        if outputs is Outputs.RELEVANCE:
+            sorted_results = apply_rerank_head(hidden, batch, cast(RerankHead, network.head))
+        else:
+            heads = cast(EmbedHeads, network.head)
+            special_ids = config.special_ids
+            sorted_results = apply_embed_heads(hidden, batch, ids, outputs, heads, special_ids)
         results: list[Result | None] = [None] * len(texts)
-        for place, result in zip(order, _read_off(outputs, hidden, batch, ids, one), strict=True):
-            results[place] = result
+        for index, result in zip(order, sorted_results, strict=True):
+            results[index] = result
         return results
 
 
-def _read_off(
-    outputs: Outputs, hidden: Tensor, batch: Batch, ids: Sequence[Sequence[int]], one: _Loaded
-) -> Sequence[Result | None]:
-    """hidden [T, D], or [N, D] when first tokens are enough → a result for each text."""
-    lengths = batch.texts.lengths
-    # Every text has two tokens at least, so N rows are the first tokens.
-    first = hidden if len(hidden) == len(lengths) else hidden[batch.first_rows]  # [N, D]
-    head: Any = one.network.head
-    if outputs is Outputs.RELEVANCE:
-        logits = to_numpy(heads.relevance(first, head))  # [N]
-        return [float(logit) if np.isfinite(logit) else None for logit in logits]
-    dense: Sequence[Any] = [None] * len(lengths)
-    weights, colbert = dense, dense
-    if Outputs.DENSE in outputs:
-        dense = list(to_numpy(heads.dense(first)))
-    if Outputs.SPARSE in outputs:
-        weights = split_rows(to_numpy(heads.token_weights(hidden, head)), lengths)
-    if Outputs.COLBERT in outputs:
-        rows = torch.from_numpy(rows_after_first(batch.texts)).to(hidden.device)
-        vectors = to_numpy(heads.colbert(hidden[rows], head))
-        colbert = split_rows(vectors, [length - 1 for length in lengths])
-    special_ids = one.manifest.config.special_ids
-    return [
-        _embedding(*parts, special_ids) for parts in zip(dense, weights, colbert, ids, strict=True)
-    ]
+def load_engine(settings: Settings) -> Engine:
+    """Load the engine that `BGE_ENGINE` names.
 
+    Raises:
+        StartError: a setting, a checkpoint or a missing package.
+    """
+    if settings.engine == "packed":
+        return PackedEngine(settings)
+    # Imported here: FlagEmbedding and transformers are optional and take seconds to import.
+    from .reference import ReferenceEngine
 
-def _embedding(
-    dense: npt.NDArray[np.float32] | None,
-    weights: npt.NDArray[np.float32] | None,
-    colbert: npt.NDArray[np.float32] | None,
-    ids: Sequence[int],
-    special_ids: tuple[int, ...],
-) -> Embedding | None:
-    """One text's outputs, or None if a number is not finite."""
-    asked = [array for array in (dense, weights, colbert) if array is not None]
-    if not all(np.isfinite(array).all() for array in asked):
-        return None
-    sparse = None if weights is None else heads.sparse(weights, np.array(ids), special_ids)
-    return Embedding(dense, sparse, colbert)
-
-
-def to_numpy(tensor: Tensor) -> npt.NDArray[Any]:
-    return tensor.cpu().numpy()
+    return ReferenceEngine(settings)
 
 
 def model_folders(settings: Settings) -> dict[Role, Path]:
@@ -277,12 +225,12 @@ def model_folders(settings: Settings) -> dict[Role, Path]:
 
 
 def read_manifest(folder: Path, role: Role, layout: Layout) -> Manifest:
-    """Raises StartError: no manifest, or a model of another role or for another engine."""
+    """Raises StartError if there is no manifest, or one of another role or for another engine."""
     manifest = Manifest.read(folder)
     if manifest.layout != layout:
         engine = {"fused": "packed", "hub": "flagembedding"}
         raise StartError(
-            f"`{folder}` is made for the engine {engine[manifest.layout]}; "
+            f"`{folder}` was converted for the engine {engine[manifest.layout]}; "
             f"`BGE_ENGINE` is {engine[layout]}"
         )
     if manifest.role != role:
@@ -291,7 +239,7 @@ def read_manifest(folder: Path, role: Role, layout: Layout) -> Manifest:
 
 
 def choose_device(settings: Settings) -> torch.device:
-    """Raises StartError: a GPU is asked for and there is none."""
+    """Raises StartError if `BGE_DEVICE` is cuda and there is no GPU."""
     available = torch.cuda.is_available()
     if settings.device == "cuda" and not available:
         raise StartError("`BGE_DEVICE` is cuda, but PyTorch sees no GPU")
@@ -299,7 +247,7 @@ def choose_device(settings: Settings) -> torch.device:
 
 
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    """float16 on a GPU, float32 on a CPU, unless the settings say otherwise."""
+    """float16 on a GPU, float32 on a CPU, unless `BGE_DTYPE` names one."""
     if settings.dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return torch.float16 if settings.dtype == "float16" else torch.float32
@@ -307,7 +255,7 @@ def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def out_of_memory_translated() -> Iterator[None]:
-    """PyTorch's out-of-memory errors, of a GPU or a CPU, as our own."""
+    """Turn PyTorch's out-of-memory errors, of a GPU or a CPU, into OutOfMemoryError."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -318,18 +266,12 @@ def out_of_memory_translated() -> Iterator[None]:
         raise OutOfMemoryError("the device is out of memory") from error
 
 
-def _warm_up_outputs(role: Role) -> list[Outputs]:
-    if role == "rerank":
-        return [Outputs.RELEVANCE]
-    return [Outputs.DENSE, Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT]
-
-
 def model_info(manifest: Manifest) -> ModelInfo:
     return ModelInfo(
         model=manifest.model,
         revision=manifest.revision,
         fingerprint=manifest.fingerprint,
-        width=manifest.config.width,
+        width=manifest.config.hidden_size,
         vocab_size=manifest.config.vocab_size,
-        max_length=manifest.config.positions,
+        max_length=manifest.config.max_length,
     )

@@ -1,15 +1,16 @@
-"""What is read off the hidden states: dense, sparse, ColBERT, relevance.
+"""The model's outputs, computed from hidden states: dense, sparse, ColBERT, relevance.
 
-Matrix products over all tokens run in the model's dtype; activations, normalisation and
-everything of the first tokens in fp32.
+Matrix products over all tokens run in the model's dtype; activations, normalisation and everything
+of the first tokens in fp32.
 
-FlagEmbedding's `EncoderOnlyEmbedderM3ModelForInference` and transformers'
-`XLMRobertaClassificationHead` are the source of every rule here.
+The rules are those of FlagEmbedding's `EncoderOnlyEmbedderM3ModelForInference` and transformers'
+`XLMRobertaClassificationHead`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +19,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from .model import Linear
+from .outputs import Embedding, Outputs, SparseVector
+from .packing import Batch, rows_after_first, split_rows
 
-
-class SparseVector(NamedTuple):
-    """`indices` [K] int64 token ids, ascending and unique; `values` [K] float32, above zero."""
-
-    indices: npt.NDArray[np.int64]
-    values: npt.NDArray[np.float32]
+Array = npt.NDArray[np.float32]
 
 
 class EmbedHeads(NamedTuple):
-    """bge-m3's two linear heads; the dense vector has none."""
+    """bge-m3's two linear heads; the dense vector needs none."""
 
     sparse: Linear  # D → 1
     colbert: Linear  # D → D
@@ -41,36 +39,94 @@ class RerankHead(NamedTuple):
     out: Linear  # D → 1
 
 
+def apply_rerank_head(hidden: Tensor, batch: Batch, head: RerankHead) -> list[float | None]:
+    """hidden [T, D] or [N, D] → the logit of each pair, None where it is not finite."""
+    logits = to_numpy(relevance(_first_tokens(hidden, batch), head))  # [N]
+    return [float(logit) if np.isfinite(logit) else None for logit in logits]
+
+
+def apply_embed_heads(
+    hidden: Tensor,
+    batch: Batch,
+    ids: Sequence[Sequence[int]],
+    outputs: Outputs,
+    heads: EmbedHeads,
+    special_ids: tuple[int, ...],
+) -> list[Embedding | None]:
+    """hidden [T, D], or [N, D] if dense vectors are enough → the outputs of each text.
+
+    None for a text with a number that is not finite.
+    """
+    lengths = batch.segments.lengths
+    nothing: Sequence[Any] = [None] * len(lengths)
+    dense_vectors = weights = colbert_vectors = nothing
+    if Outputs.DENSE in outputs:
+        dense_vectors = list(to_numpy(dense(_first_tokens(hidden, batch))))
+    if Outputs.SPARSE in outputs:
+        weights = split_rows(to_numpy(token_weights(hidden, heads)), lengths)
+    if Outputs.COLBERT in outputs:
+        rows = torch.from_numpy(rows_after_first(batch.segments)).to(hidden.device)
+        vectors = to_numpy(colbert(hidden[rows], heads))  # [T − N, D]
+        colbert_vectors = split_rows(vectors, [length - 1 for length in lengths])
+    return [
+        _embedding(*parts, special_ids)
+        for parts in zip(dense_vectors, weights, colbert_vectors, ids, strict=True)
+    ]
+
+
+def _first_tokens(hidden: Tensor, batch: Batch) -> Tensor:
+    """hidden [T, D] or [N, D] → [N, D]. A text has at least two tokens, so N < T."""
+    return hidden if len(hidden) == len(batch.segments.lengths) else hidden[batch.first_rows]
+
+
+def _embedding(
+    dense: Array | None,
+    weights: Array | None,
+    colbert: Array | None,
+    ids: Sequence[int],
+    special_ids: tuple[int, ...],
+) -> Embedding | None:
+    arrays = [array for array in (dense, weights, colbert) if array is not None]
+    if not all(np.isfinite(array).all() for array in arrays):
+        return None
+    vector = None if weights is None else sparse(weights, np.array(ids), special_ids)
+    return Embedding(dense, vector, colbert)
+
+
 def dense(first: Tensor) -> Tensor:
     """first [N, D] → [N, D], L2-normalised."""
     return normalize(first.float(), dim=-1)
 
 
-def token_weights(hidden: Tensor, head: EmbedHeads) -> Tensor:
-    """hidden [T, D] → [T]: how much each token counts, zero or more."""
-    return torch.relu(head.sparse.to(hidden.dtype)(hidden).float()).squeeze(-1)
+def token_weights(hidden: Tensor, heads: EmbedHeads) -> Tensor:
+    """hidden [T, D] → [T]: the lexical weight of each token, zero or more."""
+    return torch.relu(heads.sparse.to(hidden.dtype)(hidden).float()).squeeze(-1)
 
 
 def sparse(
-    weights: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], special_ids: tuple[int, ...]
+    weights: Array, ids: npt.NDArray[np.int64], special_ids: tuple[int, ...]
 ) -> SparseVector:
-    """weights [t], ids [t] of one text → its sparse vector.
+    """weights [t] and ids [t] of one text → its sparse vector.
 
     The maximum over equal tokens; special tokens and zeros are dropped.
     """
-    kept = (weights > 0) & ~np.isin(ids, special_ids)
-    indices, place = np.unique(ids[kept], return_inverse=True)
+    keep = (weights > 0) & ~np.isin(ids, special_ids)
+    indices, index_of_token = np.unique(ids[keep], return_inverse=True)
     values = np.zeros(len(indices), np.float32)
-    np.maximum.at(values, place, weights[kept])
+    np.maximum.at(values, index_of_token, weights[keep])
     return SparseVector(indices, values)
 
 
-def colbert(hidden: Tensor, head: EmbedHeads) -> Tensor:
+def colbert(hidden: Tensor, heads: EmbedHeads) -> Tensor:
     """hidden [R, D] of tokens that are not first → [R, D], each row L2-normalised."""
-    return normalize(head.colbert.to(hidden.dtype)(hidden).float(), dim=-1)
+    return normalize(heads.colbert.to(hidden.dtype)(hidden).float(), dim=-1)
 
 
 def relevance(first: Tensor, head: RerankHead) -> Tensor:
     """first [N, D] → [N] logits."""
     dense, out = head.dense.to(torch.float32), head.out.to(torch.float32)
     return out(torch.tanh(dense(first.float()))).squeeze(-1)
+
+
+def to_numpy(tensor: Tensor) -> npt.NDArray[Any]:
+    return tensor.cpu().numpy()

@@ -1,19 +1,18 @@
-"""XLM-RoBERTa, padding-free, in one file: packed token ids in, hidden states out.
+"""XLM-RoBERTa without padding: packed token ids in, hidden states out.
 
-The weights are those of a runtime folder (`checkpoint.py`): q, k and v fused into one matrix,
-the single token-type row already added to the positions. Post-norm layers:
+The weights are those of a runtime folder (`checkpoint.py`): q, k and v fused into one matrix, the
+single token-type row already added to the positions. Layers are post-norm:
 
     x = norm1(x + out(attention(qkv(x))));  x = norm2(x + down(gelu(up(x))))
 
-Tuples of tensors and not `nn.Module`s: those took a third of the time that the host needs to issue
-a lone query's forward, and on a GPU that is what such a query waits for.
+Tuples of tensors, not `nn.Module`s: modules took a third of the host's time to issue a single
+query's forward, and on a GPU that query waits for the host.
 
-Shapes: T tokens of all texts, N texts, H heads, D model width, d = D / H, F feed-forward width.
+Shapes: T tokens of all texts, N texts, H heads, D hidden size, d = D / H, F intermediate size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,36 +20,12 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from .attention import Attention, Segments
-from .packing import Batch, one_each
+from .packing import Batch, single_row_segments
 
-# On a CPU (see `Linear`): of a query's forward, matrices of the second size take 0.64 to 0.94 of
-# the time from the right up to so many rows; those of 384 columns, which a cache holds, more.
-FEW_ROWS, LARGE = 48, 1 << 20
-
-
-@dataclass(frozen=True)
-class Config:
-    """The architecture of one checkpoint; `positions` counts usable ones (8192 for bge-m3)."""
-
-    vocab_size: int
-    width: int
-    layers: int
-    heads: int
-    feed_forward: int
-    positions: int
-    layer_norm_eps: float
-    bos_id: int
-    pad_id: int
-    eos_id: int
-    unk_id: int
-
-    @property
-    def position_offset(self) -> int:
-        return self.pad_id + 1
-
-    @property
-    def special_ids(self) -> tuple[int, ...]:
-        return (self.bos_id, self.pad_id, self.eos_id, self.unk_id)
+# On a CPU, up to so many rows, a matrix of at least so many elements is multiplied from the right
+# in 0.64 to 0.94 of the time of a multiplication from the left; a smaller one, which fits a cache,
+# takes longer. (A single query's forward; see `Linear`.)
+MAX_ROWS_FROM_RIGHT, MIN_ELEMENTS_FROM_RIGHT = 48, 1 << 20
 
 
 class Linear(NamedTuple):
@@ -60,10 +35,11 @@ class Linear(NamedTuple):
     bias: Tensor  # [out]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """On a CPU, few rows are multiplied from the right, because there the matrix is read once;
-        from the left it is repacked first, and one that no cache holds is read and written for it.
+        """On a CPU, multiply few rows from the right: that reads the matrix once. From the left, it
+        is repacked first, which reads and writes all of a matrix that no cache holds.
         """
-        if len(x) <= FEW_ROWS and self.weight.numel() >= LARGE and x.device.type == "cpu":
+        from_right = len(x) <= MAX_ROWS_FROM_RIGHT and x.device.type == "cpu"
+        if from_right and self.weight.numel() >= MIN_ELEMENTS_FROM_RIGHT:
             return torch.addmm(self.bias.unsqueeze(1), self.weight, x.t()).t().contiguous()
         return torch.addmm(self.bias, x, self.weight.t())
 
@@ -72,7 +48,7 @@ class Linear(NamedTuple):
 
 
 class LayerNorm(NamedTuple):
-    """Over the last dimension; PyTorch's kernels take mean and variance in fp32."""
+    """Over the last dimension; PyTorch's kernels compute mean and variance in fp32."""
 
     weight: Tensor  # [D]
     bias: Tensor  # [D]
@@ -88,7 +64,7 @@ class LayerNorm(NamedTuple):
 class Layer(NamedTuple):
     """Attention and feed-forward of one layer."""
 
-    heads: int
+    num_heads: int
     qkv: Linear  # D → 3D
     out: Linear  # D → D
     norm1: LayerNorm
@@ -96,27 +72,27 @@ class Layer(NamedTuple):
     down: Linear  # F → D
     norm2: LayerNorm
 
-    def every_token(self, x: Tensor, texts: Segments, attention: Attention) -> Tensor:
+    def all_tokens(self, x: Tensor, segments: Segments, attention: Attention) -> Tensor:
         """x [T, D] → [T, D]."""
-        q, k, v = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)  # [T, H, d] each
-        return self._finish(x, attention.run(q, k, v, texts, texts))
+        q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, -1).unbind(1)  # [T, H, d] each
+        return self._after_attention(x, attention.run(q, k, v, segments, segments))
 
-    def first_only(self, x: Tensor, batch: Batch, attention: Attention) -> Tensor:
-        """x [T, D] → [N, D]: keys and values of every token, the rest for first tokens alone.
+    def cls_only(self, x: Tensor, batch: Batch, attention: Attention) -> Tensor:
+        """x [T, D] → [N, D]: keys and values of all tokens, everything else of first tokens alone.
 
-        The same matrices cut in two, so the result is the first rows of `every_token`.
+        Equal to the first tokens' rows of `all_tokens`.
         """
-        width = x.shape[-1]
+        hidden_size = x.shape[-1]
         weight, bias = self.qkv
         first = x[batch.first_rows]  # [N, D]
-        q = Linear(weight[:width], bias[:width])(first)  # [N, D]
-        q = q.view(len(first), self.heads, -1)  # [N, H, d]
-        kv = Linear(weight[width:], bias[width:])(x)  # [T, 2D]
-        k, v = kv.view(len(x), 2, self.heads, -1).unbind(1)  # [T, H, d] each
-        queries = one_each(len(first), x.device)
-        return self._finish(first, attention.run(q, k, v, queries, batch.texts))
+        q = Linear(weight[:hidden_size], bias[:hidden_size])(first)  # [N, D]
+        q = q.view(len(first), self.num_heads, -1)  # [N, H, d]
+        kv = Linear(weight[hidden_size:], bias[hidden_size:])(x)  # [T, 2D]
+        k, v = kv.view(len(x), 2, self.num_heads, -1).unbind(1)  # [T, H, d] each
+        queries = single_row_segments(len(first), x.device)
+        return self._after_attention(first, attention.run(q, k, v, queries, batch.segments))
 
-    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+    def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """x [R, D] and attended [R, H, d] → [R, D]."""
         x = self.norm1(self.out(attended.flatten(1)).add_(x))
         hidden = self.up(x)  # [R, F]
@@ -124,7 +100,7 @@ class Layer(NamedTuple):
         return self.norm2(self.down(hidden).add_(x))
 
     def to(self, dtype: torch.dtype) -> Layer:
-        """The same in another dtype: a text is redone in fp32 with one layer's copy at a time."""
+        """A text is recomputed in fp32 with one layer's copy at a time."""
         if self.qkv.weight.dtype == dtype:
             return self
         return self._replace(
@@ -138,10 +114,8 @@ class Layer(NamedTuple):
 
 
 class Encoder(NamedTuple):
-    """The whole encoder."""
-
-    word: Tensor  # [vocabulary, D]
-    position: Tensor  # [position_offset + positions, D]
+    word: Tensor  # [vocab_size, D]
+    position: Tensor  # [max_position_embeddings, D]
     norm: LayerNorm
     layers: list[Layer]
 
@@ -150,18 +124,18 @@ class Encoder(NamedTuple):
         batch: Batch,
         attention: Attention,
         *,
-        first_only: bool = False,
+        cls_only: bool = False,
         dtype: torch.dtype,
     ) -> Tensor:
-        """Hidden states of the last layer: [T, D], or [N, D] of the first tokens alone.
+        """Return the last hidden states: [T, D], or [N, D] of the first tokens with `cls_only`.
 
-        `dtype` is what to compute in, whatever the weights are stored in.
+        Computes in `dtype`, whatever the dtype of the weights.
         """
         x = embedding(batch.input_ids, self.word).to(dtype)  # [T, D]
         x = self.norm.to(dtype)(x.add_(embedding(batch.position_ids, self.position)))
         *body, last = self.layers
         for layer in body:
-            x = layer.to(dtype).every_token(x, batch.texts, attention)
-        if first_only:
-            return last.to(dtype).first_only(x, batch, attention)
-        return last.to(dtype).every_token(x, batch.texts, attention)
+            x = layer.to(dtype).all_tokens(x, batch.segments, attention)
+        if cls_only:
+            return last.to(dtype).cls_only(x, batch, attention)
+        return last.to(dtype).all_tokens(x, batch.segments, attention)

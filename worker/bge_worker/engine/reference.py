@@ -1,7 +1,7 @@
 """FlagEmbedding behind the engine's interface: `BGE_ENGINE=flagembedding`, and the parity oracle.
 
-Texts go into FlagEmbedding's own `encode` and `compute_score`; nothing of our forward pass is
-used. Its packages are not in `requirements.txt`. The runtime folder is of layout "hub":
+Texts go into FlagEmbedding's own `encode` and `compute_score`; our forward pass is not used. Its
+packages are not in `requirements.txt`. The runtime folder has the layout "hub":
 `python -m bge_builder convert --engine flagembedding`.
 """
 
@@ -10,22 +10,21 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from ..errors import StartError
-from ..serving.requests import EmbedRequest, Outputs, Work
 from ..settings import Settings
-from .checkpoint import Manifest, Role, check_files
+from .checkpoint import Manifest, check_files
+from .config import Role
 from .engine import (
     CPU_BATCH_TOKENS,
     GPU_BATCH_TOKENS,
-    Embedding,
     NotFiniteError,
-    Result,
     Runtime,
     choose_device,
     choose_dtype,
@@ -34,7 +33,7 @@ from .engine import (
     out_of_memory_translated,
     read_manifest,
 )
-from .heads import SparseVector
+from .outputs import Embedding, Outputs, Result, SparseVector
 from .tokenizer import Encoded, Tokenizer
 
 if TYPE_CHECKING:
@@ -43,14 +42,23 @@ if TYPE_CHECKING:
 INSTALL = "pip install FlagEmbedding==1.4.2 transformers==5.23.0 sentencepiece==0.2.3"
 
 
+@dataclass(slots=True)
+class EncodedSource(Encoded):
+    """With the text or pair itself, which FlagEmbedding tokenises again."""
+
+    source: str | tuple[str, str]
+    max_length: int
+
+
 class ReferenceEngine:
-    """FlagEmbedding itself, one call at a time."""
+    """FlagEmbedding, one call at a time."""
 
     def __init__(self, settings: Settings) -> None:
         """Load the models.
 
         Raises:
-            StartError: FlagEmbedding is not installed, or a folder is not what the settings say.
+            StartError: FlagEmbedding is not installed, or a folder is not what the settings
+                require.
         """
         device = choose_device(settings)
         half = choose_dtype(settings, device) == torch.float16
@@ -61,11 +69,11 @@ class ReferenceEngine:
         self._models = {
             role: load_model(folder, role, str(device), half) for role, folder in folders.items()
         }
-        # Only the tokenizer of our own is used, for token counts and which texts are cut.
+        # For token counts and truncation only.
         self._tokenizers = {
             role: tokenizer_of(self._models[role], manifest) for role, manifest in manifests.items()
         }
-        self.recomputed = 0  # it computes in the dtype of the settings and in no other
+        self.recomputed = 0  # FlagEmbedding computes in one dtype
         self.models = {role: model_info(manifest) for role, manifest in manifests.items()}
         self.runtime = Runtime(
             engine="flagembedding",
@@ -77,29 +85,41 @@ class ReferenceEngine:
             or (GPU_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS),
         )
 
-    def encode(self, work: Work, start: int, end: int) -> list[Encoded]:
-        if isinstance(work, EmbedRequest):
-            return self._tokenizers["embed"].encode_texts(work.texts[start:end], work.max_length)
-        return self._tokenizers["rerank"].encode_pairs(
-            work.query, work.texts[start:end], work.max_length
-        )
+    def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
+        tokenizer = self._tokenizers["embed"]
+        max_length = min(max_length, self.models["embed"].max_length)
+        encoded = tokenizer.encode_texts(texts, max_length)
+        sources = [text if isinstance(text, str) else tokenizer.decode(text) for text in texts]
+        return [
+            EncodedSource(text.ids, text.untruncated_length, source, max_length)
+            for text, source in zip(encoded, sources, strict=True)
+        ]
+
+    def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
+        max_length = min(max_length, self.models["rerank"].max_length)
+        encoded = self._tokenizers["rerank"].encode_pairs(query, documents, max_length)
+        return [
+            EncodedSource(pair.ids, pair.untruncated_length, (query, document), max_length)
+            for pair, document in zip(encoded, documents, strict=True)
+        ]
 
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
-        """As `Engine.run`. FlagEmbedding takes one `max_length` a call: one call for each."""
+        """See `Engine.run`. FlagEmbedding takes one `max_length` per call: one call for each."""
+        sources = cast("Sequence[EncodedSource]", texts)
         by_length: dict[int, list[int]] = defaultdict(list)
-        for place, text in enumerate(texts):
-            by_length[text.max_length].append(place)
+        for index, text in enumerate(sources):
+            by_length[text.max_length].append(index)
         results: dict[int, Result] = {}
         with out_of_memory_translated():
-            for max_length, places in by_length.items():
-                sources = [texts[place].source for place in places]
-                results |= zip(places, self._call(outputs, sources, max_length), strict=True)
-        return [results[place] for place in range(len(texts))]
+            for max_length, indices in by_length.items():
+                batch = [sources[index].source for index in indices]
+                results |= zip(indices, self._call(outputs, batch, max_length), strict=True)
+        return [results[index] for index in range(len(texts))]
 
     def _call(
         self, outputs: Outputs, sources: Sequence[str | tuple[str, str]], max_length: int
     ) -> list[Result]:
-        # One more than there are texts, or FlagEmbedding draws progress bars.
+        # A batch size above the number of texts: otherwise FlagEmbedding draws progress bars.
         options = {"max_length": max_length, "batch_size": len(sources) + 1}
         if outputs is Outputs.RELEVANCE:
             logits = self._models["rerank"].compute_score(
@@ -108,19 +128,19 @@ class ReferenceEngine:
             if not np.isfinite(logits).all():
                 raise NotFiniteError("a logit is not finite")
             return [float(logit) for logit in logits]
-        answer = self._models["embed"].encode(
+        vectors = self._models["embed"].encode(
             list(sources),
             return_dense=Outputs.DENSE in outputs,
             return_sparse=Outputs.SPARSE in outputs,
             return_colbert_vecs=Outputs.COLBERT in outputs,
             **options,
         )
-        return [_embedding(answer, place) for place in range(len(sources))]
+        return [_embedding(vectors, index) for index in range(len(sources))]
 
 
 def load_model(folder: Path, role: Role, device: str, half: bool) -> BGEM3FlagModel | FlagReranker:
-    """Raises StartError: FlagEmbedding is not installed."""
-    # Read at import: a worker never goes to the network, and logs nothing of its own accord.
+    """Raises StartError if FlagEmbedding is not installed."""
+    # Read when transformers is imported: no network access, no log lines.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
@@ -137,12 +157,12 @@ def load_model(folder: Path, role: Role, device: str, half: bool) -> BGEM3FlagMo
 
 
 def restore_prepare_for_model(tokenizer: Any) -> None:
-    """Give a transformers 5 tokenizer back the method FlagEmbedding joins a pair's ids with.
+    """Add `prepare_for_model`, by which FlagEmbedding joins a pair's ids, to a transformers 5
+    tokenizer.
 
-    FlagEmbedding calls `prepare_for_model` where the tokenizer has one, as up to transformers 4;
-    for version 5 it decodes both sides and encodes them again, which changes ids: it loses the
-    word mark before `<unk>`, and a trailing one that a cut left. The model was trained on joined
-    ids.
+    Up to transformers 4 the tokenizer has it. Without it FlagEmbedding decodes both sides and
+    encodes them again, which changes ids: it loses the word mark before `<unk>`, and a trailing one
+    left by truncation. The model was trained on joined ids.
     """
     if hasattr(tokenizer, "prepare_for_model"):
         return
@@ -151,17 +171,17 @@ def restore_prepare_for_model(tokenizer: Any) -> None:
     def prepare_for_model(
         query: list[int], document: list[int], max_length: int, **_: object
     ) -> dict[str, list[int]]:
-        room = max_length - len(query) - 4
-        ids = [bos, *query, eos, eos, *document[:room], eos]
+        document_length = max_length - len(query) - 4
+        ids = [bos, *query, eos, eos, *document[:document_length], eos]
         return {"input_ids": ids, "attention_mask": [1] * len(ids)}
 
     tokenizer.prepare_for_model = prepare_for_model
 
 
 def tokenizer_of(model: BGEM3FlagModel | FlagReranker, manifest: Manifest) -> Tokenizer:
-    """The very tokenizer FlagEmbedding uses, read by our rules.
+    """Return a copy of FlagEmbedding's own tokenizer.
 
-    A copy: FlagEmbedding switches truncation on and off on its own while it encodes.
+    A copy, because FlagEmbedding switches truncation on and off while it encodes.
     """
     fast = type(model.tokenizer.backend_tokenizer).from_str(
         model.tokenizer.backend_tokenizer.to_str()
@@ -171,18 +191,18 @@ def tokenizer_of(model: BGEM3FlagModel | FlagReranker, manifest: Manifest) -> To
     return Tokenizer(fast, manifest.config)
 
 
-def _embedding(answer: dict[str, Any], place: int) -> Embedding:
-    """One text's part of what `BGEM3FlagModel.encode` returned.
+def _embedding(vectors: dict[str, Any], index: int) -> Embedding:
+    """Return one text's part of what `BGEM3FlagModel.encode` returned.
 
     Raises:
-        NotFiniteError: a number is not finite. (A NaN among lexical weights FlagEmbedding drops.)
+        NotFiniteError: a number is not finite. (FlagEmbedding itself drops a NaN weight.)
     """
     dense, weights, colbert = (
-        None if answer[key] is None else answer[key][place]
+        None if vectors[key] is None else vectors[key][index]
         for key in ("dense_vecs", "lexical_weights", "colbert_vecs")
     )
-    for vectors in (dense, colbert):
-        if vectors is not None and not np.isfinite(vectors).all():
+    for array in (dense, colbert):
+        if array is not None and not np.isfinite(array).all():
             raise NotFiniteError("a vector is not finite")
     sparse = None
     if weights is not None:

@@ -1,42 +1,40 @@
-"""Texts or pairs → token ids with their special tokens, cut as FlagEmbedding cuts them.
+"""Texts or pairs → token ids with special tokens, truncated as FlagEmbedding truncates them.
 
-The `tokenizers` object is never told to truncate or pad: that mutates it, and a thread that
-encodes at that moment dies of "Already borrowed". Ids are cut here instead, which gives the same.
+The `tokenizers` object is never configured to truncate or pad: that mutates it, and a thread that
+encodes at that moment fails with "Already borrowed". Ids are truncated here, with equal results.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from tokenizers import Tokenizer as FastTokenizer
 
 from ..errors import StartError
-from .model import Config
+from .config import Config
 
 PAIR_SPECIALS = 4  # <s> query </s></s> document </s>
 
 
-class Encoded(NamedTuple):
+@dataclass(slots=True)
+class Encoded:
     """One text or pair, ready for the model.
 
-    `ids` hold the special tokens; `full_length` is how many there were before cutting. `source`
-    and `max_length` are what the reference engine starts from.
+    `ids` include the special tokens; `untruncated_length` is their number before truncation.
     """
 
     ids: list[int]
-    full_length: int
-    source: str | tuple[str, str]
-    max_length: int
+    untruncated_length: int
 
     @property
-    def cut(self) -> bool:
-        return len(self.ids) < self.full_length
+    def truncated(self) -> bool:
+        return len(self.ids) < self.untruncated_length
 
 
 def open_tokenizer(path: Path) -> FastTokenizer:
-    """Raises StartError: not a tokenizer."""
+    """Raises StartError if the file is not a tokenizer."""
     try:
         fast = FastTokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -47,72 +45,68 @@ def open_tokenizer(path: Path) -> FastTokenizer:
 
 
 class Tokenizer:
-    """One `tokenizer.json` with XLM-RoBERTa's templates. Safe to use from several threads."""
+    """One `tokenizer.json` with XLM-RoBERTa's templates. Thread-safe."""
 
     def __init__(self, fast: FastTokenizer, config: Config) -> None:
-        """Raises StartError: the tokenizer disagrees with the model."""
+        """Raises StartError if the tokenizer does not match the model."""
         self._fast = fast
-        self._bos, self._eos = config.bos_id, config.eos_id
-        self._most = config.positions
+        self._bos, self._eos = config.bos_token_id, config.eos_token_id
+        self._max_length = config.max_length
         self._check(config.vocab_size)
 
     def _check(self, vocab_size: int) -> None:
-        """Our templates must be the file's own, and no id may lie outside the embedding."""
+        """The templates of `_single` and `_pair` must be the file's own; ids must be in range."""
         if self._fast.get_vocab_size() > vocab_size:
             raise StartError(
                 f"the tokenizer has {self._fast.get_vocab_size()} tokens; the model {vocab_size}"
             )
         single, pair = self._fast.encode("a").ids, self._fast.encode("a", "a").ids
-        (a,) = self._plain(["a"])
-        if single != self._single(a) or pair != self._pair(a, a):
-            raise StartError("the tokenizer frames texts otherwise than XLM-RoBERTa does")
+        (ids,) = self._encode(["a"])
+        if single != self._single(ids) or pair != self._pair(ids, ids):
+            raise StartError("the tokenizer's special tokens are not placed as XLM-RoBERTa's are")
 
     def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
-        """Each text framed as `<s> … </s>`, its end cut to `max_length` tokens.
+        """Encode each text as `<s> … </s>`, truncated to `max_length` tokens.
 
-        Token ids stand for the tokens of a text; a frame they bring with them is not doubled.
+        A text may be token ids; `<s>` and `</s>` around them are not doubled.
         """
-        max_length = min(max_length, self._most)
-        strings = [text if isinstance(text, str) else self._decode(text) for text in texts]
-        plain = iter(self._plain([text for text in texts if isinstance(text, str)]))
+        max_length = min(max_length, self._max_length)
+        from_strings = iter(self._encode([text for text in texts if isinstance(text, str)]))
         encoded = []
-        for text, source in zip(texts, strings, strict=True):
-            ids = next(plain) if isinstance(text, str) else self._bare(text)
-            framed = self._single(ids[: max_length - 2])
-            encoded.append(Encoded(framed, len(ids) + 2, source, max_length))
+        for text in texts:
+            ids = next(from_strings) if isinstance(text, str) else self._without_specials(text)
+            encoded.append(Encoded(self._single(ids[: max_length - 2]), len(ids) + 2))
         return encoded
 
     def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
-        """Each pair framed as `<s> query </s></s> document </s>`.
+        """Encode each pair as `<s> query </s></s> document </s>`.
 
-        The query keeps at most three quarters of `max_length`, then the document is cut
-        (FlagEmbedding's `BaseReranker`, which tokenises the two apart).
+        The query keeps at most three quarters of `max_length`; the rest is the document's
+        (FlagEmbedding's `BaseReranker`, which tokenises the two separately).
         """
-        max_length = min(max_length, self._most)
-        full_query, *full_documents = self._plain([query, *documents])
-        kept = full_query[: max_length * 3 // 4]
-        room = max_length - PAIR_SPECIALS - len(kept)
+        max_length = min(max_length, self._max_length)
+        query_ids, *documents_ids = self._encode([query, *documents])
+        kept_query = query_ids[: max_length * 3 // 4]
+        document_length = max_length - PAIR_SPECIALS - len(kept_query)
         return [
             Encoded(
-                self._pair(kept, full_document[:room]),
-                len(full_query) + len(full_document) + PAIR_SPECIALS,
-                (query, document),
-                max_length,
+                self._pair(kept_query, document_ids[:document_length]),
+                len(query_ids) + len(document_ids) + PAIR_SPECIALS,
             )
-            for document, full_document in zip(documents, full_documents, strict=True)
+            for document_ids in documents_ids
         ]
 
-    def _plain(self, texts: list[str]) -> list[list[int]]:
-        """Without special tokens; in parallel, without the interpreter's lock."""
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._fast.decode(list(ids)))
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Ids without special tokens; in parallel and without the GIL."""
         return [
             encoding.ids
             for encoding in self._fast.encode_batch_fast(texts, add_special_tokens=False)
         ]
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        return str(self._fast.decode(list(ids)))
-
-    def _bare(self, ids: Sequence[int]) -> list[int]:
+    def _without_specials(self, ids: Sequence[int]) -> list[int]:
         start = 1 if ids[0] == self._bos else 0
         end = len(ids) - 1 if ids[-1] == self._eos else len(ids)
         return list(ids[start:end])

@@ -1,20 +1,20 @@
-"""HTTP/1.1 connections: uvicorn's protocol with a size for every head and an end to every state.
+"""HTTP/1.1 connections: uvicorn's protocol with a limit for every head and every state.
 
-    state                       ends after                     with
-    no head yet, head arriving  HEAD_SECONDS                   close
-    head too large              MAX_HEAD_BYTES, _FIELDS        431, close
-    body arriving               BODY_SECONDS (gate.py)         408, close
-    unread body                 UNREAD_SECONDS                 close
-    body's framing              MAX_FRAMING_BYTES              422, close
-    answer being written        PIECE_SECONDS (gate.py)        close
-    idle after an answer        KEEP_ALIVE_SECONDS             close
-    pipelined requests          MAX_PIPELINED                  close
-    connections                 ConnectionLimits               429 but for /ping and /health, close
+    state                       ends after                       with
+    no head yet, head arriving  HEAD_SECONDS                     close
+    head too large              MAX_HEAD_BYTES, _FIELDS          431, close
+    body arriving               BODY_SECONDS (middleware.py)     408, close
+    unread body                 UNREAD_SECONDS                   close
+    framing of the body         MAX_FRAMING_BYTES                422, close
+    reply being written         CHUNK_SECONDS (middleware.py)    close
+    idle after a reply          KEEP_ALIVE_SECONDS               close
+    pipelined requests          MAX_PIPELINED                    close
+    connections                 ConnectionLimits                 429, close; not /ping, /health
 
-Line ends and other bytes between two requests restart no timer. After a close a caller has
-PIECE_SECONDS to take what is left of the answer; then it is dropped. After a refusal what still
-arrives is ignored for LINGER_SECONDS: closed at once, the connection would be reset, and the
-refusal lost with it.
+Line ends and other bytes between two requests restart no timer. After a close the caller has
+CHUNK_SECONDS to take the rest of the reply; then the connection is aborted. After a refusal,
+arriving bytes are ignored for LINGER_SECONDS: an immediate close would reset the connection, and
+the refusal would be lost.
 """
 
 from __future__ import annotations
@@ -37,28 +37,29 @@ from ..errors import (
     ValidationError,
     WorkerError,
 )
-from .middleware import OPEN_ROUTES, PIECE_SECONDS, error_response
+from .middleware import CHUNK_SECONDS, OPEN_PATHS, error_response
+from .routes.native import NATIVE
 
 log = logging.getLogger("bge_worker.server")
 
 HEAD_SECONDS = 60.0
 UNREAD_SECONDS = 5.0
 LINGER_SECONDS = 2.0
-KEEP_ALIVE_SECONDS = 75  # longer than a proxy's: it is the proxy that closes
+KEEP_ALIVE_SECONDS = 75  # longer than a proxy's, so that the proxy closes first
 MAX_HEAD_BYTES, MAX_HEAD_FIELDS = 64 * 1024, 100
-# Of a chunked body: sizes, extensions, trailers. Chunks of 1 KB have 0.3 MB of it in 30 MB.
+# Chunk sizes, extensions and trailers of a chunked body. 30 MB in chunks of 1 KB have 0.3 MB.
 MAX_FRAMING_BYTES = 1_000_000
-MAX_PIPELINED = 32  # requests read while an earlier one is answered; clients hardly ever send any
+MAX_PIPELINED = 32  # requests read while an earlier one is answered; few clients send any
 MAX_CONNECTIONS = 4096  # with heads of 64 KB: 256 MB
-OTHER_DESCRIPTORS = 64  # listeners, models, logs
-RESERVED = 32  # connections beyond the limits that may ask for /ping and /health
-LOG_SECONDS = 10.0  # between two log lines about one limit
+OTHER_DESCRIPTORS = 64  # of listeners, models, logs
+RESERVED = 32  # connections beyond the limits, for /ping and /health alone
+LOG_SECONDS = 10.0  # between two log lines of one kind
 
 
 class ConnectionLimits:
-    """How many connections there may be in all and from one address, and how many there are.
+    """Limits the connections in all and from one address.
 
-    One address may have half of all: behind a proxy, RunPod's load balancer for one, every caller
+    One address may have half of all: behind a proxy, such as RunPod's load balancer, every caller
     has the proxy's address, and half is four times the largest queue.
     """
 
@@ -67,25 +68,27 @@ class ConnectionLimits:
         self.max_per_address = max(1, max_connections // 2)
         self._total = 0
         self._by_address: Counter[str] = Counter()
-        self._reserved: dict[Connection, None] = {}  # in the order they came
+        self._reserved: dict[Connection, None] = {}  # oldest first
         self._logged: dict[str, float] = {}
 
     def admit(self, connection: Connection, address: str) -> bool:
-        """Count a connection. False: it is beyond a limit and may use the reserve alone, where
-        the oldest gives way to it."""
-        mine = self._by_address[address]
-        if self._total < self.max_connections and mine < self.max_per_address:
+        """Count a connection. Return False if it exceeds a limit and is one of the reserve, whose
+        oldest is closed if the reserve is full."""
+        from_address = self._by_address[address]
+        if self._total < self.max_connections and from_address < self.max_per_address:
             self._total += 1
             self._by_address[address] += 1
             return True
-        self.log("%d connections are open, %d from one address: limit met", self._total, mine)
+        self.log(
+            "%d connections are open, %d from one address: limit met", self._total, from_address
+        )
         if len(self._reserved) >= RESERVED:
             next(iter(self._reserved)).transport.close()
         self._reserved[connection] = None
         return False
 
     def log(self, message: str, *values: object) -> None:
-        """Anybody can bring these about: one line of each kind in LOG_SECONDS."""
+        """Log at most one line of each kind in LOG_SECONDS: any caller can cause them."""
         if monotonic() >= self._logged.get(message, 0.0):
             self._logged[message] = monotonic() + LOG_SECONDS
             log.warning(message, *values)
@@ -101,7 +104,7 @@ class ConnectionLimits:
 
 
 def connection_limits() -> ConnectionLimits:
-    """By the descriptors this process may have; raises the soft limit if it has to."""
+    """Derive the limits from the process's file descriptors; raise the soft limit if needed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + RESERVED + OTHER_DESCRIPTORS
     descriptors = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
@@ -115,14 +118,14 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.access_log = False  # uvicorn's has paths and queries in it
+        self.access_log = False  # uvicorn's holds paths and queries
         self._limits = limits
         self._admitted = True
         self._refusal: WorkerError | None = None
         self._refused = False
         self._timer: asyncio.TimerHandle | None = None
         self._in_head = self._in_body = False
-        self._begun = 0  # messages
+        self._messages_begun = 0
         self._start_counting()
 
     def _start_counting(self) -> None:
@@ -142,25 +145,25 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_after(None)
         self._limits.release(self, self._address)
-        self.app = self._application  # or each connection would be garbage in a cycle
+        self.app = self._application  # breaks the reference cycle
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
         was_idle = not self._in_head and not self._in_body
-        was_in_body, read, begun = self._in_body, self._body_bytes, self._begun
+        was_in_body, body_bytes, begun = self._in_body, self._body_bytes, self._messages_begun
         self._feed(data)
-        begun = self._begun - begun
-        # Nothing but head came. Of a field that has not ended no callback tells.
+        begun = self._messages_begun - begun
+        # Only head bytes arrived. They are counted here: an unfinished field has no callback.
         if self._in_head and (begun == 0 or (begun == 1 and was_idle)):
             self._head_arrived += len(data)
             if self._head_arrived > MAX_HEAD_BYTES:
-                self._answer(_too_large("bytes", MAX_HEAD_BYTES, self._head_arrived))
+                self._send_error(_too_large("bytes", MAX_HEAD_BYTES, self._head_arrived))
         if was_in_body and self._in_body and begun == 0:
-            self._framing_bytes += len(data) - (self._body_bytes - read)
+            self._framing_bytes += len(data) - (self._body_bytes - body_bytes)
             if self._framing_bytes > MAX_FRAMING_BYTES:
-                self._answer(
+                self._send_error(
                     ValidationError(
                         f"chunk sizes, extensions and trailers must have at most "
                         f"{MAX_FRAMING_BYTES} bytes. Given: {self._framing_bytes} or more"
@@ -168,20 +171,20 @@ class Connection(HttpToolsProtocol):
                 )
 
     def _feed(self, data: bytes) -> None:
-        """As uvicorn does, but for a line in the log at each error."""
+        """As in uvicorn, without a log line for every error."""
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # to nothing that is spoken here
-        except httptools.HttpParserError:  # or what a callback raised
-            self._answer(self._refusal or MalformedError("the request is not HTTP/1.1"))
+            pass  # no other protocol is served
+        except httptools.HttpParserError:  # also for an error that a callback raised
+            self._send_error(self._refusal or MalformedError("the request is not HTTP/1.1"))
 
     # ------------------------------------------------------------- the parser's events
 
     def on_message_begin(self) -> None:
         self._in_head = True
-        self._begun += 1
+        self._messages_begun += 1
         self._start_counting()
         if self._admitted:
             self._end_after(HEAD_SECONDS)
@@ -193,7 +196,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
-            return  # a trailer: nobody reads it
+            return  # a trailer, which is not used
         self._head_fields += 1
         if self._head_fields > MAX_HEAD_FIELDS:
             self._refuse(_too_large("fields", MAX_HEAD_FIELDS, self._head_fields))
@@ -202,7 +205,7 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         path = self.url.partition(b"?")[0].decode("latin1")
-        if not self._admitted and path not in OPEN_ROUTES:
+        if not self._admitted and path not in OPEN_PATHS:
             self._refuse(OverloadedError("too many connections are open; try again later"))
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(OverloadedError(f"at most {MAX_PIPELINED} requests may be pipelined"))
@@ -229,13 +232,13 @@ class Connection(HttpToolsProtocol):
         if self.cycle.response_complete and not self._in_head:  # else the next one has begun
             self._end_after(UNREAD_SECONDS if self._in_body else KEEP_ALIVE_SECONDS)
 
-    # --------------------------------------------------------------------- what it does
+    # ----------------------------------------------------------- replies and timers
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._application(scope, receive, send)
         finally:
-            # uvicorn closes after an answer that was the last or broken off, once this returns.
+            # uvicorn closes after the last reply, or one that was cut off, once this returns.
             self.loop.call_soon(self._end_if_closing)
 
     def _end_if_closing(self) -> None:
@@ -243,7 +246,7 @@ class Connection(HttpToolsProtocol):
             self._close()
 
     def _refuse(self, error: WorkerError) -> NoReturn:
-        """Stop the parser; `_feed` then answers."""
+        """Stop the parser; `_feed` then sends the error."""
         self._refusal = error
         raise error
 
@@ -252,8 +255,8 @@ class Connection(HttpToolsProtocol):
         if self._head_parsed > MAX_HEAD_BYTES:
             self._refuse(_too_large("bytes", MAX_HEAD_BYTES, self._head_parsed))
 
-    def _answer(self, error: WorkerError) -> None:
-        """Answer with an error, unless it would be taken for another request's answer; close."""
+    def _send_error(self, error: WorkerError) -> None:
+        """Send an error, unless it would be taken for another request's reply; then close."""
         if self.transport.is_closing():
             return
         self._limits.log("a request was refused: %s", error)
@@ -262,7 +265,7 @@ class Connection(HttpToolsProtocol):
         if cycle is not None and not cycle.response_complete and not is_own:
             self._close()
             return
-        head, body = error_response(error, "native")
+        head, body = error_response(error, NATIVE)
         headers = [*head["headers"], (b"connection", b"close")]
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
@@ -270,7 +273,7 @@ class Connection(HttpToolsProtocol):
         self._end_after(LINGER_SECONDS)
 
     def _end_after(self, seconds: float | None) -> None:
-        """Close the connection in so many seconds, in the place of what was set before."""
+        """Replace the timer: close the connection in `seconds`."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
@@ -278,10 +281,10 @@ class Connection(HttpToolsProtocol):
             self._timer = self.loop.call_later(seconds, self._close)
 
     def _close(self) -> None:
-        """Closing waits for what is written to be taken, and would do so for ever."""
+        """Close; abort if the caller does not take the written bytes in time."""
         self._end_after(None)
         self.transport.close()
-        self._timer = self.loop.call_later(PIECE_SECONDS, self.transport.abort)
+        self._timer = self.loop.call_later(CHUNK_SECONDS, self.transport.abort)
 
 
 def _too_large(what: str, limit: int, given: int) -> HeadTooLargeError:

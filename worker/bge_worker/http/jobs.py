@@ -1,10 +1,10 @@
-"""RunPod's own API on one machine: jobs that are queued, run, polled, cancelled and kept a while.
+"""RunPod's jobs on one machine: queued, run, polled, cancelled, and their results kept a while.
 
-    submit ─▶ IN_QUEUE ─▶ IN_PROGRESS ─▶ COMPLETED | FAILED | CANCELLED | TIMED_OUT ─▶ forgotten
+    submit ─▶ IN_QUEUE ─▶ IN_PROGRESS ─▶ COMPLETED | FAILED | CANCELLED | TIMED_OUT ─▶ dropped
 
-As on the platform, a worker holds `BGE_CONCURRENCY` jobs at once, the result of a `/runsync` is
-kept one minute and that of a `/run` thirty (docs.runpod.io, "Send requests"). All of it lives on
-the event loop, so nothing here needs a lock.
+As on the platform, a worker runs `BGE_CONCURRENCY` jobs at once, and the result of a `/runsync` is
+kept one minute, that of a `/run` thirty (docs.runpod.io, "Send requests"). All state belongs to the
+event loop, so it needs no lock.
 """
 
 from __future__ import annotations
@@ -13,35 +13,32 @@ import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import orjson
 
-from ..errors import OverloadedError, ValidationError, WorkerError
-from ..serving.requests import kind_of, without_nulls
+from ..errors import OverloadedError, WorkerError, logged_inference_error
+from ..serving.payload import answer_payload
+from ..settings import Settings
+from .json_codec import JsonParser, is_small, to_json
+from .loading import LoadingService
 from .memory import HeldBytes
 
-RUNSYNC_KEPT, RUN_KEPT = 60.0, 1800.0  # seconds
-EXECUTION_TIMEOUT_MS, TTL_MS = 600_000, 86_400_000  # the platform's defaults
-MAX_MS = 604_800_000  # seven days
-KEPT_BYTES = 1 << 30  # beyond this the oldest results go first
-JOB_BYTES = 2048  # of a job without its output, about
+RUNSYNC_KEEP_SECONDS, RUN_KEEP_SECONDS = 60.0, 1800.0
+MAX_RESULT_BYTES = 1 << 30  # of all results; beyond it the oldest are dropped
+JOB_BYTES = 2048  # of a job without its output, approximately
 
 IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
 FAILED, CANCELLED, TIMED_OUT = "FAILED", "CANCELLED", "TIMED_OUT"
 
-Answer = Callable[[bytes], Awaitable[bytes]]  # the body it came in → the JSON of its reply
-Loaded = Callable[[], Awaitable[object]]  # returns once there are models to answer with
-
 
 @dataclass(frozen=True)
-class Order:
-    """What was sent to `/run` or `/runsync`; the times are seconds.
+class JobRequest:
+    """The body of a `/run` or `/runsync`, and its policy in seconds.
 
-    It waits as it came: parsed, it may take 25 times the memory.
+    The body waits as bytes: parsed, it may take 25 times the memory.
     """
 
     body: bytes
@@ -51,9 +48,9 @@ class Order:
 
 @dataclass(eq=False)
 class Job:
-    """One job, from its arrival until it is forgotten."""
+    """One job, from its arrival until its result is dropped."""
 
-    kept: float
+    keep_seconds: float
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     status: str = IN_QUEUE
     output: bytes | None = None
@@ -62,8 +59,8 @@ class Job:
     started: float | None = None
     ended: float | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None  # holds the order, until the job is over
-    forgetting: asyncio.TimerHandle | None = None
+    task: asyncio.Task[None] | None = None  # holds the request until the job is over
+    dropping: asyncio.TimerHandle | None = None
 
     @property
     def size(self) -> int:
@@ -71,58 +68,53 @@ class Job:
 
 
 class Jobs:
-    """The jobs of one worker."""
+    """The jobs of this worker."""
 
     def __init__(
-        self,
-        answer: Answer,
-        loaded: Loaded,
-        held: HeldBytes,
-        concurrency: int,
-        max_queue: int,
+        self, service: LoadingService, json: JsonParser, held: HeldBytes, settings: Settings
     ) -> None:
-        self._answer = answer
-        self._loaded = loaded
+        self._service = service
+        self._json = json
         self._held = held
-        self._slots = asyncio.Semaphore(concurrency)
-        self._max_queue = max_queue
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._max_queue = settings.max_queue
         self._jobs: dict[str, Job] = {}  # in the order of their arrival
         self._open = 0
-        self._kept_bytes = 0
+        self._result_bytes = 0
         self._counts = dict.fromkeys((COMPLETED, FAILED, CANCELLED, TIMED_OUT), 0)
-        self._worker = os.environ.get("RUNPOD_POD_ID", socket.gethostname())
+        self._worker_id = os.environ.get("RUNPOD_POD_ID", socket.gethostname())
 
-    def submit(self, order: Order, kept: float) -> Job:
+    def submit(self, request: JobRequest, keep_seconds: float) -> Job:
         """Queue a job.
 
         Raises:
-            OverloadedError: as many jobs, or bytes of them, as may be held are not over yet.
+            OverloadedError: the limit of open jobs, or of their bytes, is reached.
         """
         if self._open >= self._max_queue:
             raise OverloadedError(f"{self._open} jobs are waiting; try again later")
-        self._held.take(len(order.body))
+        self._held.take(len(request.body))
         self._open += 1
-        job = Job(kept)
+        job = Job(keep_seconds)
         self._jobs[job.id] = job
-        job.task = asyncio.create_task(self._run(job, order))
-        job.task.add_done_callback(lambda _: self._held.give_back(len(order.body)))
+        job.task = asyncio.create_task(self._run(job, request))
+        job.task.add_done_callback(lambda _: self._held.give_back(len(request.body)))
         return job
 
     def get(self, job_id: str) -> Job | None:
         return self._jobs.get(job_id)
 
     def cancel(self, job: Job) -> None:
-        """Give its place in the queue up; a job that is over stays as it is."""
+        """Cancel a job; one that is over stays as it is."""
         if not job.over.is_set() and job.task is not None:
             job.task.cancel()
             self._end(job, CANCELLED)
 
     def reply(self, job: Job) -> bytes:
-        """RunPod's object for the job as it stands."""
+        """Return RunPod's JSON object for the job in its present state."""
         body: dict[str, Any] = {"id": job.id, "status": job.status}
         if job.started is not None:
             body["delayTime"] = round((job.started - job.arrived) * 1e3)
-            body["workerId"] = self._worker
+            body["workerId"] = self._worker_id
         if job.ended is not None:
             body["executionTime"] = round((job.ended - (job.started or job.ended)) * 1e3)
         if job.output is not None:
@@ -131,95 +123,74 @@ class Jobs:
             body["error"] = job.error
         return orjson.dumps(body)
 
-    def health(self, *, loaded: bool, healthy: bool) -> dict[str, dict[str, int]]:
-        """RunPod's `/health`: what jobs there are and were, and this one worker."""
-        states = [job.status for job in self._jobs.values()]
-        running = IN_PROGRESS in states
-        ready = loaded and healthy
+    def health(self) -> dict[str, dict[str, int]]:
+        """Return RunPod's `/health`: counts of jobs, and this one worker."""
+        statuses = [job.status for job in self._jobs.values()]
+        is_running = IN_PROGRESS in statuses
+        is_loaded, is_healthy = self._service.is_loaded, self._service.is_healthy
         return {
             "jobs": {
                 "completed": self._counts[COMPLETED],
                 "failed": self._counts[FAILED] + self._counts[TIMED_OUT],
-                "inProgress": states.count(IN_PROGRESS),
-                "inQueue": states.count(IN_QUEUE),
+                "inProgress": statuses.count(IN_PROGRESS),
+                "inQueue": statuses.count(IN_QUEUE),
                 "retried": 0,
             },
             "workers": {
-                "idle": int(ready and not running),
-                "initializing": int(not loaded),
-                "ready": int(ready),
-                "running": int(running),
+                "idle": int(is_healthy and not is_running),
+                "initializing": int(not is_loaded),
+                "ready": int(is_healthy),
+                "running": int(is_running),
                 "throttled": 0,
-                "unhealthy": int(loaded and not healthy),
+                "unhealthy": int(is_loaded and not is_healthy),
             },
         }
 
-    async def _run(self, job: Job, order: Order) -> None:
-        running = asyncio.timeout(None)
+    async def _run(self, job: Job, request: JobRequest) -> None:
+        execution = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(order.ttl):
-                await self._loaded()  # a cold start is waiting, not running
+            async with asyncio.timeout(request.ttl):
+                await self._service.wait()  # a cold start counts as waiting
                 async with self._slots:
                     job.status, job.started = IN_PROGRESS, perf_counter()
-                    async with asyncio.timeout(order.execution_timeout) as running:
-                        job.output = await self._answer(order.body)
+                    async with asyncio.timeout(request.execution_timeout) as execution:
+                        job.output = await self._compute(request.body)
         except TimeoutError:
-            limit = ("executionTimeout", order.execution_timeout)
-            name, seconds = limit if running.expired() else ("ttl", order.ttl)
+            name, seconds = "ttl", request.ttl
+            if execution.expired():
+                name, seconds = "executionTimeout", request.execution_timeout
             job.error = f"TimeoutError: `policy.{name}` of {seconds * 1e3:.0f} ms is over"
             self._end(job, TIMED_OUT)
-        except WorkerError as error:
-            job.error = str(error)
+        except Exception as error:
+            failure = error if isinstance(error, WorkerError) else logged_inference_error(error)
+            job.error = str(failure)
             self._end(job, FAILED)
         else:
             self._end(job, COMPLETED)
+
+    async def _compute(self, body: bytes) -> bytes:
+        """Return the JSON of the reply to a job's `input`."""
+        service = await self._service.wait()
+        payload = (await self._json.parse(body))["input"]
+        reply = await answer_payload(service, payload)
+        if is_small(reply):
+            return to_json(reply)
+        return await asyncio.to_thread(to_json, reply)
 
     def _end(self, job: Job, status: str) -> None:
         job.status, job.ended = status, perf_counter()
         job.over.set()
         self._counts[status] += 1
         self._open -= 1
-        self._kept_bytes += job.size
+        self._result_bytes += job.size
         job.task = None
-        job.forgetting = asyncio.get_running_loop().call_later(job.kept, self._forget, job)
-        for older in list(self._jobs.values()) if self._kept_bytes > KEPT_BYTES else ():
-            if older.over.is_set() and older is not job and self._kept_bytes > KEPT_BYTES:
-                self._forget(older)
+        loop = asyncio.get_running_loop()
+        job.dropping = loop.call_later(job.keep_seconds, self._drop, job)
+        for older in list(self._jobs.values()) if self._result_bytes > MAX_RESULT_BYTES else ():
+            if older.over.is_set() and older is not job and self._result_bytes > MAX_RESULT_BYTES:
+                self._drop(older)
 
-    def _forget(self, job: Job) -> None:
-        if self._jobs.pop(job.id, None) is not None and job.forgetting is not None:
-            job.forgetting.cancel()  # its handle would keep the job until then
-            self._kept_bytes -= job.size
-
-
-def read_order(body: object, raw: bytes) -> Order:
-    """Read the body of `/run` or `/runsync`, which came as `raw`.
-
-    Raises:
-        ValidationError: no `input`, a `policy` that is none, or a `webhook`, which nobody here
-            would call. What `input` holds is the worker's business, and wrong is a FAILED job.
-    """
-    if not isinstance(body, dict) or "input" not in body:
-        raise ValidationError("the body must be an object with `input`")
-    if body.get("webhook") is not None:
-        raise ValidationError("`webhook` is not called by this server: poll `/status/{id}`")
-    policy = {} if body.get("policy") is None else body["policy"]
-    if not isinstance(policy, dict):
-        raise ValidationError(f"`policy` must be an object. Given: {kind_of(policy)}")
-    policy = without_nulls(policy)
-    return Order(
-        body=raw,
-        execution_timeout=_milliseconds(policy, "executionTimeout", EXECUTION_TIMEOUT_MS),
-        ttl=_milliseconds(policy, "ttl", TTL_MS),
-    )
-
-
-def _milliseconds(policy: dict[str, Any], field: str, default: int) -> float:
-    """In seconds. Raises ValidationError: not a whole number of milliseconds."""
-    value = policy.get(field, default)
-    if type(value) is not int or not 1 <= value <= MAX_MS:
-        given = value if type(value) is int else kind_of(value)
-        raise ValidationError(
-            f"`policy.{field}` must be 1 to {MAX_MS} milliseconds. Given: {given}"
-        )
-    return value / 1e3
+    def _drop(self, job: Job) -> None:
+        if self._jobs.pop(job.id, None) is not None and job.dropping is not None:
+            job.dropping.cancel()  # the handle would keep the job in memory until then
+            self._result_bytes -= job.size

@@ -1,7 +1,6 @@
-"""Prometheus' view of the HTTP server: `GET /metrics`.
+"""Prometheus metrics: `GET /metrics`.
 
-What happens once a request is counted as it happens; what the queue and the device know is read
-when somebody asks.
+Requests are counted as they end; the state of the queue and the device is read at each scrape.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-if TYPE_CHECKING:  # the service brings torch, and is loaded later
+if TYPE_CHECKING:  # imports torch
     from ..serving.batcher import Finished
     from ..serving.service import Service
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-MESSAGE = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """One registry of its own, so that two servers in one process do not share it."""
+    """Has its own registry, so that two servers in one process do not share metrics."""
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
@@ -31,66 +30,69 @@ class Metrics:
         )
         self._request_seconds = Histogram(
             "bge_request_seconds",
-            "From the request's head to its answer",
+            "From the request's head to its reply",
             ("route",),
             registry=registry,
             buckets=SECONDS,
         )
         self._stage_seconds = Histogram(
             "bge_stage_seconds",
-            "Of one request: queue, tokenize, inference",
+            "Stages of a request: queue, tokenize, inference",
             ("stage",),
             registry=registry,
             buckets=SECONDS,
         )
         self._texts = Counter("bge_texts", "Texts and documents computed", registry=registry)
         self._tokens = Counter("bge_tokens", "Tokens computed", registry=registry)
-        self._truncated = Counter("bge_truncated_texts", "Texts that were cut", registry=registry)
+        self._truncated = Counter("bge_truncated_texts", "Truncated texts", registry=registry)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, status).inc()
         self._request_seconds.labels(route).observe(seconds)
 
     def computed(self, finished: Finished) -> None:
-        """One request's texts went through the model."""
+        """Count a computed request."""
         timings = finished.timings
         for stage in ("queue", "tokenize", "inference"):
             self._stage_seconds.labels(stage).observe(getattr(timings, stage) / 1e3)
         self._texts.inc(len(finished.encoded))
         self._tokens.inc(sum(len(text.ids) for text in finished.encoded))
-        self._truncated.inc(sum(text.cut for text in finished.encoded))
+        self._truncated.inc(sum(text.truncated for text in finished.encoded))
 
     def watch(self, service: Service) -> None:
-        """Add what the service knows of itself."""
-        self._registry.register(_OfService(service))
+        """Add the state of the service."""
+        self._registry.register(_ServiceCollector(service))
 
     def text(self) -> bytes:
-        """In the text format of Prometheus."""
+        """Return the metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-class _OfService(Collector):
+class _ServiceCollector(Collector):
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
         load = self._service.load
         gauges: dict[str, tuple[str, float]] = {
-            "bge_queue_depth": ("Requests not yet answered", load.waiting),
+            "bge_queue_depth": ("Requests not answered yet", load.waiting),
             "bge_max_batch_tokens": ("The token budget of a micro-batch", load.max_batch_tokens),
         }
         counters: dict[str, tuple[str, float]] = {
             "bge_micro_batches": ("Micro-batches run", load.counts.batches),
             "bge_micro_batch_tokens": (
-                "Tokens in them; by micro-batches and budget: their fill",
+                "Tokens in them; divided by micro-batches and budget: their fill",
                 load.counts.tokens,
             ),
             "bge_micro_batch_seconds": (
-                "Seconds spent on them; by the time between two readings: how busy the device is",
+                "Seconds spent on them; divided by the time between two scrapes: the device's load",
                 load.counts.seconds,
             ),
-            "bge_out_of_memory": ("Micro-batches halved for memory", load.counts.out_of_memory),
-            "bge_fp32_retries": ("Texts redone in fp32", load.recomputed),
+            "bge_out_of_memory": (
+                "Micro-batches halved because they did not fit the device",
+                load.counts.out_of_memory,
+            ),
+            "bge_fp32_retries": ("Texts recomputed in fp32", load.recomputed),
         }
         yield from _families(GaugeMetricFamily, gauges)
         yield from _families(CounterMetricFamily, counters)

@@ -1,10 +1,10 @@
-"""What every HTTP request passes before a route sees it, and on its way out.
+"""What every HTTP request passes before its route, and what its reply passes after it.
 
-    site ─▶ key ─▶ place ─▶ size ─▶ body ─▶ route ─▶ answer ─▶ one log line, one count
+    site ─▶ key ─▶ slot ─▶ size ─▶ body ─▶ route ─▶ reply ─▶ one log line, one count
 
-A refusal costs nothing: the body is not read before the key is right, a place is free and the size
-it declares is allowed. A caller who hangs up has the route cancelled, and with it its place in the
-queue.
+A refusal is cheap: the body is not read before the key is right, a slot is free and the declared
+size is allowed. If the caller disconnects, the route is cancelled, which takes its request out of
+the queue.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hmac
 import ipaddress
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,56 +22,80 @@ from time import perf_counter
 from urllib.parse import urlsplit
 
 import orjson
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import (
     ForbiddenError,
+    NotServedError,
     OverloadedError,
     SlowBodyError,
     TooLargeError,
     UnauthorizedError,
     WorkerError,
+    logged_inference_error,
 )
-from ..serving.dialects import error_in
 from ..settings import Settings
 from .memory import HeldBytes
 from .metrics import Metrics
+from .routes.native import NATIVE
+from .routes.route import Dialect
 
-access = logging.getLogger("bge_worker.access")
-log = logging.getLogger(__name__)
+access_log = logging.getLogger("bge_worker.access")
 
-# RunPod's own: 30 MB through a load balancer, 20 MB by /runsync, 10 MB by /run.
-MAX_BYTES, RUNSYNC_BYTES, RUN_BYTES = 30_000_000, 20_000_000, 10_000_000
-BODY_SECONDS = 60.0  # in which a body must have arrived
-PIECE_BYTES = 1 << 20  # of an answer, written at once
-PIECE_SECONDS = 60.0  # in which a caller must have taken one
-HUNG_UP = 499  # nobody is told: the caller is gone
-OPEN_ROUTES = ("/ping", "/health")
-QUIET_ROUTES = (*OPEN_ROUTES, "/metrics")  # asked every few seconds
+# RunPod's limits: 30 MB through a load balancer, 20 MB by /runsync, 10 MB by /run.
+MAX_BODY_BYTES, MAX_RUNSYNC_BYTES, MAX_RUN_BYTES = 30_000_000, 20_000_000, 10_000_000
+BODY_SECONDS = 60.0  # for a body to arrive
+CHUNK_BYTES = 1 << 20  # of a reply, written at once
+CHUNK_SECONDS = 60.0  # for a caller to take a chunk
+CLIENT_CLOSED_REQUEST = 499  # for the log: the caller is gone
+OPEN_PATHS = ("/ping", "/health")  # without a key
+UNLOGGED_PATHS = (*OPEN_PATHS, "/metrics")  # polled every few seconds
 
 
-class HungUpError(Exception):
-    """The caller closed the connection before the end of the body, or takes no more."""
+class DisconnectedError(Exception):
+    """The caller closed the connection before the end of the body, or stopped reading."""
+
+
+class RouteTable:
+    """Which route and dialect a request belongs to, before it is routed."""
+
+    def __init__(self, routes: Sequence[StarletteRoute], dialects: Mapping[str, Dialect]) -> None:
+        self._fixed_paths = {route.path for route in routes}
+        self._patterns = [route for route in routes if "{" in route.path]
+        self._dialects = dialects
+
+    def match(self, scope: Scope) -> tuple[str, Dialect]:
+        """Return the route's path template, which may be logged, and its dialect."""
+        path: str = scope["path"]
+        if path in self._fixed_paths:
+            return path, self._dialects.get(path, NATIVE)
+        for route in self._patterns:
+            if route.matches(scope)[0] != Match.NONE:
+                return route.path, NATIVE
+        return "unknown", NATIVE
 
 
 @dataclass
 class Exchange:
-    """One request and what became of it."""
+    """One request and its reply."""
 
     route: str
-    dialect: str
+    dialect: Dialect
     method: str
     id: str
     status: int = 0
-    received: int = 0
-    read: bool = False  # all of the body
-    sent: int = 0
-    held: int = 0  # bytes, in the server's account
-    complete: bool = False
+    received: int = 0  # bytes
+    is_read: bool = False  # the whole body
+    sent: int = 0  # bytes
+    held: int = 0  # bytes, counted in HeldBytes
+    is_complete: bool = False
 
 
-class Gate:
-    """ASGI middleware around the whole application."""
+class Middleware:
+    """ASGI middleware around the router."""
 
     def __init__(
         self,
@@ -79,19 +103,18 @@ class Gate:
         settings: Settings,
         metrics: Metrics,
         held: HeldBytes,
-        route_of: Callable[[Scope], tuple[str, str]],
+        routes: RouteTable,
         body_seconds: float = BODY_SECONDS,
     ) -> None:
-        """`route_of` tells a request's route template and dialect."""
         self._app = app
         self._key = None if settings.api_key is None else settings.api_key.encode()
-        # Without a key, whoever can reach a loopback address may ask; a page in a browser could.
-        self._own_names_only = settings.api_key is None and not settings.insecure
-        self._max_inside = settings.max_queue
-        self._inside = 0
+        # Without a key, a web page in a browser could send requests to a loopback address.
+        self._loopback_names_only = settings.api_key is None and not settings.insecure
+        self._max_in_flight = settings.max_queue
+        self._in_flight = 0
         self._held = held
         self._metrics = metrics
-        self._route_of = route_of
+        self._routes = routes
         self._body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,95 +122,110 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began = perf_counter()
-        route, dialect = self._route_of(scope)
+        route, dialect = self._routes.match(scope)
         exchange = Exchange(route, dialect, scope["method"], uuid.uuid4().hex[:16])
+        send = self._counted(send, exchange)
         try:
-            await self._pass(scope, receive, self._outgoing(send, exchange), exchange)
-        except HungUpError:
-            exchange.status = HUNG_UP
-        except asyncio.CancelledError:  # by the server, which has no more time to wait
+            # With an app in its scope, Starlette raises instead of answering 404 and 405 itself.
+            await self._pass({**scope, "app": self}, receive, send, exchange)
+        except DisconnectedError:
+            exchange.status = CLIENT_CLOSED_REQUEST
+        except asyncio.CancelledError:  # the server stops and waits no longer
             if exchange.status == 0:
-                stopping = OverloadedError("this worker is stopping")
-                await send_error(stopping, dialect, self._outgoing(send, exchange))
+                await send_error(OverloadedError("this worker is stopping"), dialect, send)
         finally:
             self._held.give_back(exchange.held)
-            self._note(exchange, perf_counter() - began)
+            self._log(exchange, perf_counter() - began)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+        """Run the checks and the route; turn errors into replies of the dialect."""
         try:
-            exchange.read = scope["method"] != "POST"  # nothing to read
+            # Reads no body, computes nothing, and must work when the worker is full.
+            is_light = scope["method"] != "POST" or "/cancel/" in exchange.route
+            exchange.is_read = scope["method"] != "POST"  # nothing to read
             self._check_site(scope)
             self._check_key(scope, exchange.route)
-            if scope["method"] != "POST" or "/cancel/" in exchange.route:
-                # Reads no body, computes nothing, and must work when the worker is full.
+            if is_light:
+                exchange.is_read = True  # a body is left to uvicorn
                 await self._app(scope, receive, send)
                 return
-            most = _most_bytes(exchange.route)
-            declared = _header(scope, b"content-length")
-            expected = int(declared) if declared.isdigit() else 0
-            if expected > most:
-                raise _too_large(most, expected)
-            self._check_place(expected)
-            self._inside += 1
-            try:
-                body = await self._body(receive, exchange, most)
-                await self._answer(scope, body, receive, send, exchange)
-            finally:
-                self._inside -= 1
+            await self._pass_with_body(scope, receive, send, exchange)
         except WorkerError as error:
             # The rest of a body that was not read is not waited for.
-            await send_error(error, exchange.dialect, send, close=not exchange.read)
+            await send_error(error, exchange.dialect, send, close=not exchange.is_read)
+        except HTTPException as error:
+            await _send_routing_error(error, exchange.dialect, send)
+        except DisconnectedError:
+            raise
+        except Exception as error:
+            await send_error(logged_inference_error(error), exchange.dialect, send)
+
+    async def _pass_with_body(
+        self, scope: Scope, receive: Receive, send: Send, exchange: Exchange
+    ) -> None:
+        limit = _max_bytes(exchange.route)
+        declared = _header(scope, b"content-length")
+        expected = int(declared) if declared.isdigit() else 0
+        if expected > limit:
+            raise _too_large(limit, expected)
+        self._check_slot(expected)
+        self._in_flight += 1
+        try:
+            body = await self._read_body(receive, exchange, limit)
+            await self._run_route(scope, body, receive, send, exchange)
+        finally:
+            self._in_flight -= 1
 
     def _check_key(self, scope: Scope, route: str) -> None:
-        """Raises UnauthorizedError: the route wants a key, and this is not it."""
-        if self._key is None or route in OPEN_ROUTES:
+        """Raises UnauthorizedError if the route requires a key and this is not it."""
+        if self._key is None or route in OPEN_PATHS:
             return
-        given = _header(scope, b"authorization")
-        scheme, _, key = given.partition(b" ")
+        header = _header(scope, b"authorization")
+        scheme, _, key = header.partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self._key):
-            what = "the key given is not right" if given else "none was given"
-            raise UnauthorizedError(f"`Authorization: Bearer <key>` is required; {what}")
+            given = "a wrong key" if header else "no key"
+            raise UnauthorizedError(f"`Authorization: Bearer <key>` is required. Given: {given}")
 
     def _check_site(self, scope: Scope) -> None:
-        """Raises ForbiddenError: a page of another site sends this request from a browser.
+        """Raises ForbiddenError for a request that a page of another site sends from a browser.
 
-        Such a page cannot set these headers: `Host` names it if its name was pointed at this
-        address (DNS rebinding), `Sec-Fetch-Site` and `Origin` come with what it sends elsewhere.
+        The page cannot set these headers: `Host` is its own name if that name points to this
+        address (DNS rebinding), `Sec-Fetch-Site` and `Origin` come with cross-site requests.
         """
         host = _header(scope, b"host")
-        own_name = self._own_names_only and host and is_loopback(scope["server"][0])
-        if own_name and not is_loopback(_name_in(host)):
+        check_name = self._loopback_names_only and host and is_loopback(scope["server"][0])
+        if check_name and not is_loopback(_name_in(host)):
             raise ForbiddenError(
                 "`Host` must be localhost or a loopback address where `BGE_API_KEY` is not set"
             )
         if self._key is not None or scope["method"] != "POST":
             return  # a page of another site does not have the key
         site, origin = _header(scope, b"sec-fetch-site"), _header(scope, b"origin")
-        same = site in (b"same-origin", b"none") if site else origin.partition(b"//")[2] == host
-        if (site or origin) and not same:
+        is_same = site in (b"same-origin", b"none") if site else origin.partition(b"//")[2] == host
+        if (site or origin) and not is_same:
             raise ForbiddenError("cross-site requests of browsers are refused")
 
-    def _check_place(self, expected: int) -> None:
-        """Raises OverloadedError: there is no room for another request of `expected` bytes."""
-        if self._inside >= self._max_inside:
+    def _check_slot(self, expected: int) -> None:
+        """Raises OverloadedError if another request of `expected` bytes exceeds a limit."""
+        if self._in_flight >= self._max_in_flight:
             raise OverloadedError(
-                f"{self._inside} requests are being answered (`BGE_MAX_QUEUE`); try again later"
+                f"{self._in_flight} requests are in flight (`BGE_MAX_QUEUE`); try again later"
             )
         self._held.check(expected)
 
     def _hold(self, exchange: Exchange, size: int) -> None:
-        """Raises OverloadedError: there is no room for so many bytes more."""
+        """Raises OverloadedError if `size` more bytes exceed the limit."""
         self._held.take(size)
         exchange.held += size
 
-    async def _body(self, receive: Receive, exchange: Exchange, most: int) -> bytes:
-        """The whole body, of at most `most` bytes.
+    async def _read_body(self, receive: Receive, exchange: Exchange, limit: int) -> bytes:
+        """Return the body, of at most `limit` bytes.
 
         Raises:
-            TooLargeError: it is larger, and had not said so.
-            OverloadedError: with it there are more bytes inside than may be.
+            TooLargeError: it is larger, without a Content-Length that says so.
+            OverloadedError: with it, too many bytes are held.
             SlowBodyError: it did not arrive in time.
-            HungUpError: it will not arrive.
+            DisconnectedError: it will not arrive.
         """
         chunks = []
         try:
@@ -195,14 +233,14 @@ class Gate:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise HungUpError
+                        raise DisconnectedError
                     chunks.append(message.get("body", b""))
                     exchange.received += len(chunks[-1])
                     self._hold(exchange, len(chunks[-1]))
-                    if exchange.received > most:
-                        raise _too_large(most, exchange.received)
+                    if exchange.received > limit:
+                        raise _too_large(limit, exchange.received)
                     if not message.get("more_body", False):
-                        exchange.read = True
+                        exchange.is_read = True
                         return b"".join(chunks)
         except TimeoutError:
             raise SlowBodyError(
@@ -210,34 +248,33 @@ class Gate:
                 f"Given: {exchange.received} bytes"
             ) from None
 
-    async def _answer(
+    async def _run_route(
         self, scope: Scope, body: bytes, receive: Receive, send: Send, exchange: Exchange
     ) -> None:
-        """Run the route; cancel it if the caller hangs up first."""
+        """Run the route; cancel it if the caller disconnects first."""
         route = asyncio.ensure_future(self._app(scope, _replay(body), send))
-        hung_up = asyncio.create_task(_disconnected(receive))
+        disconnected = asyncio.create_task(_wait_for_disconnect(receive))
         try:
-            await asyncio.wait({route, hung_up}, return_when=asyncio.FIRST_COMPLETED)
-            if not route.done() and not exchange.complete:
+            await asyncio.wait({route, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+            if not route.done() and not exchange.is_complete:
                 route.cancel()
-                exchange.status = HUNG_UP
+                exchange.status = CLIENT_CLOSED_REQUEST
             with suppress(asyncio.CancelledError):
                 await route
         finally:
-            # On shutdown it is this very task that is cancelled.
+            # On shutdown this task itself is cancelled.
             route.cancel()
-            hung_up.cancel()
+            disconnected.cancel()
 
-    def _outgoing(self, send: Send, exchange: Exchange) -> Send:
-        """`send`, adding the request's id, noting what is sent, and cutting it into pieces.
+    def _counted(self, send: Send, exchange: Exchange) -> Send:
+        """Wrap `send`: add the request's id, count the bytes, send the body in chunks.
 
-        Each piece waits for room in the connection's buffer: an answer that nobody reads is held
-        in the account, and a caller too slow for it is dropped. An answer that does not fit the
-        account is replaced by an error, so the head is sent with the first piece.
+        A reply that exceeds `HeldBytes` is replaced by an error, so the head is sent together with
+        the first chunk.
         """
         head: Message | None = None
 
-        async def outgoing(message: Message) -> None:
+        async def counted(message: Message) -> None:
             nonlocal head
             if message["type"] == "http.response.start":
                 head = message
@@ -247,7 +284,7 @@ class Gate:
                 self._hold(exchange, len(body))
             except OverloadedError as error:
                 if head is None:
-                    raise HungUpError from None
+                    raise DisconnectedError from None
                 head, body = error_response(error, exchange.dialect)
                 more = False
             if head is not None:
@@ -255,13 +292,13 @@ class Gate:
                 request_id = (b"x-request-id", exchange.id.encode())
                 head["headers"] = [*head.get("headers", ()), request_id]
             first, head = head, None
-            await _send_pieces(first, body, more, send, exchange)
+            await _send_chunks(first, body, more, send, exchange)
 
-        return outgoing
+        return counted
 
-    def _note(self, exchange: Exchange, seconds: float) -> None:
+    def _log(self, exchange: Exchange, seconds: float) -> None:
         self._metrics.answered(exchange.route, exchange.status, seconds)
-        if exchange.route in QUIET_ROUTES and exchange.status < 400:
+        if exchange.route in UNLOGGED_PATHS and exchange.status < 400:
             return
         line = {
             "id": exchange.id,
@@ -272,12 +309,12 @@ class Gate:
             "received": exchange.received,
             "sent": exchange.sent,
         }
-        access.info("%s", orjson.dumps(line).decode())
+        access_log.info("%s", orjson.dumps(line).decode())
 
 
-@lru_cache(maxsize=16)  # callers use the same few; to parse one costs as much as /ping
+@lru_cache(maxsize=16)  # few values in practice, and parsing takes as long as all of /ping
 def _name_in(host: bytes) -> str:
-    """The name or address in a `Host` header, without its port."""
+    """Return the name or address in a `Host` header, without its port."""
     try:
         return (urlsplit(b"//" + host).hostname or b"").decode("latin1")
     except ValueError:  # half an IPv6 address
@@ -293,67 +330,78 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def send_error(error: WorkerError, dialect: str, send: Send, *, close: bool = False) -> None:
-    """Answer with an error in the words of the route's dialect."""
+async def send_error(
+    error: WorkerError, dialect: Dialect, send: Send, *, close: bool = False
+) -> None:
     head, body = error_response(error, dialect)
     head["headers"] += [(b"connection", b"close")] if close else []
     await send(head)
     await send({"type": "http.response.body", "body": body})
 
 
-def error_response(error: WorkerError, dialect: str) -> tuple[Message, bytes]:
-    """The head and the body of an error's answer."""
-    body = orjson.dumps(error_in(dialect, error))
+async def _send_routing_error(error: HTTPException, dialect: Dialect, send: Send) -> None:
+    """404 and 405: no such path, or another method."""
+    messages = {404: "no such route", 405: "this route takes another method"}
+    head, body = error_response(NotServedError(messages[error.status_code]), dialect)
+    head["status"] = error.status_code
+    head["headers"] += [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
+    await send(head)
+    await send({"type": "http.response.body", "body": body})
+
+
+def error_response(error: WorkerError, dialect: Dialect) -> tuple[Message, bytes]:
+    """Return the head and the body of an error's response."""
+    body = orjson.dumps(dialect.error_body(error))
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        *error_headers(error),
     ]
+    if isinstance(error, UnauthorizedError):
+        headers.append((b"www-authenticate", b"Bearer"))
+    elif error.retry and error.status in (429, 503):
+        headers.append((b"retry-after", b"1"))
     return {"type": "http.response.start", "status": error.status, "headers": headers}, body
 
 
-def error_headers(error: WorkerError) -> list[tuple[bytes, bytes]]:
-    """What else a status asks for: when to come back, or how to show the key."""
-    if isinstance(error, UnauthorizedError):
-        return [(b"www-authenticate", b"Bearer")]
-    return [(b"retry-after", b"1")] if error.retry and error.status in (429, 503) else []
-
-
-def _most_bytes(route: str) -> int:
-    """RunPod's limits hold on RunPod's routes, so that what fits here fits there."""
+def _max_bytes(route: str) -> int:
+    """RunPod's limits apply to its own routes, so that a body accepted here is accepted there."""
     if route.endswith("/runsync"):
-        return RUNSYNC_BYTES
-    return RUN_BYTES if route.endswith("/run") else MAX_BYTES
+        return MAX_RUNSYNC_BYTES
+    return MAX_RUN_BYTES if route.endswith("/run") else MAX_BODY_BYTES
 
 
-def _too_large(most: int, given: int) -> TooLargeError:
-    return TooLargeError(f"the body must be at most {most} bytes. Given: {given} or more")
+def _too_large(limit: int, given: int) -> TooLargeError:
+    return TooLargeError(f"the body must be at most {limit} bytes. Given: {given} or more")
 
 
 def _header(scope: Scope, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
-async def _send_pieces(
+async def _send_chunks(
     head: Message | None, body: bytes, more: bool, send: Send, exchange: Exchange
 ) -> None:
-    """Raises HungUpError: the caller did not take a piece in time."""
-    for start in range(0, len(body) or 1, PIECE_BYTES):
-        piece = body[start : start + PIECE_BYTES]
-        exchange.sent += len(piece)
-        last = start + PIECE_BYTES >= len(body) and not more
+    """Send a body in chunks, each of which waits for room in the connection's buffer.
+
+    Raises:
+        DisconnectedError: the caller did not take a chunk in time.
+    """
+    for start in range(0, len(body) or 1, CHUNK_BYTES):
+        chunk = body[start : start + CHUNK_BYTES]
+        exchange.sent += len(chunk)
+        is_last = start + CHUNK_BYTES >= len(body) and not more
         try:
-            async with asyncio.timeout(PIECE_SECONDS):
+            async with asyncio.timeout(CHUNK_SECONDS):
                 if head is not None and start == 0:
                     await send(head)
-                exchange.complete = last
-                await send({"type": "http.response.body", "body": piece, "more_body": not last})
+                exchange.is_complete = is_last
+                await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
         except TimeoutError:
-            raise HungUpError from None
+            raise DisconnectedError from None
 
 
 def _replay(body: bytes) -> Receive:
-    """A body that has been read, for the route to read."""
+    """Return a `receive` that delivers a body which has been read already."""
 
     async def replay() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -361,6 +409,6 @@ def _replay(body: bytes) -> Receive:
     return replay
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

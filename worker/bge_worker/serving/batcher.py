@@ -1,46 +1,43 @@
-"""Requests in, results out: the queue, the tokenising thread and the one inference thread.
+"""Requests → results: the queue, the tokenising thread and the inference thread.
 
     submit ─▶ arrived ─▶ [tokenising thread] ─▶ ready ─▶ [inference thread] ─▶ future
 
-Both threads serve requests in turn, a bounded piece at a time: a slice of texts is tokenised, a
-micro-batch of tokens is run. There is no timer: while the device works, requests gather; when it
-is free, the next micro-batch is cut from what is there. So one query sent during a job of 10,000
-texts waits for the micro-batch on the device; the next is that of short requests alone, and then
-it is the long one's turn again.
+Both threads serve requests in turn, a bounded amount at a time: a slice of texts is tokenised, a
+micro-batch of tokens is computed. There is no timer: requests gather while the device works, and
+the next micro-batch is cut from what is ready when it is free. A query sent during a request of
+10,000 texts waits for the micro-batch on the device; the next one holds short requests alone, and
+the one after that is the long request's again.
 
-Every future is resolved, whatever happens: with a result, with a WorkerError, or as cancelled.
+Every future is resolved: with a result, with a WorkerError, or as cancelled.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import traceback
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
 
-from ..engine.engine import Engine, Result
+from ..engine.engine import Engine
+from ..engine.outputs import Outputs, Result
 from ..engine.packing import round_robin
 from ..engine.tokenizer import Encoded
-from ..errors import InferenceError, OutOfMemoryError, OverloadedError, WorkerError
-from .requests import Outputs, RerankRequest, Work
+from ..errors import OutOfMemoryError, OverloadedError, WorkerError, logged_inference_error
+from .limits import Limits
+from .requests import EmbedRequest, InferenceRequest, RerankRequest
 
 log = logging.getLogger(__name__)
 
-# Characters tokenised before it is the next request's turn: some tens of milliseconds. A longer
-# text cannot be cut, and a longer query comes with every slice of its documents.
+# Characters tokenised before the next request's turn: some tens of milliseconds. A longer text
+# cannot be split, and a longer query is tokenised with every slice of its documents.
 SLICE_CHARACTERS = 16384
-# A request is short if what is left of it fills no more than this part of a micro-batch.
-SHORT = 1 / 8
-MIN_TOKENS = 3  # of a text: <s>, one, </s>
-
-Admit = Callable[[Work, Sequence[Encoded]], None]
+# A request is short if its remaining texts fill at most this part of a micro-batch.
+SHORT_FRACTION = 1 / 8
+MIN_TOKENS = 3  # of a text: <s>, a token, </s>
 
 
 @dataclass(frozen=True)
@@ -63,91 +60,92 @@ class Finished:
 
 @dataclass
 class Counts:
-    """What the inference thread has done since the start."""
+    """Work of the inference thread since the start."""
 
     batches: int = 0
     tokens: int = 0
     out_of_memory: int = 0
-    seconds: float = 0.0  # on the device, of micro-batches that did not fail
+    seconds: float = 0.0  # on the device, of micro-batches that succeeded
 
 
 @dataclass(eq=False)
 class _Job:
-    """One request on its way through."""
+    """A request and its progress."""
 
-    work: Work
+    request: InferenceRequest
     future: Future[Finished] = field(default_factory=Future)
     encoded: list[Encoded] = field(default_factory=list)
     results: dict[int, Result] = field(default_factory=dict)
-    taken: int = 0  # texts already given to a micro-batch
+    next_index: int = 0  # of the first text that is in no micro-batch yet
     submitted: float = field(default_factory=perf_counter)
-    tokenizing: float = 0.0
+    tokenize_seconds: float = 0.0
     started: float = 0.0
 
     @property
-    def over(self) -> bool:
-        """Cancelled or failed: nothing more is to be done for it."""
+    def is_over(self) -> bool:
+        """Cancelled or failed: its remaining texts are not computed."""
         return self.future.done()
 
     def waiting_lengths(self) -> Iterator[int]:
-        return (len(self.encoded[place].ids) for place in range(self.taken, len(self.encoded)))
+        """Token counts of the texts that are in no micro-batch yet."""
+        return (len(self.encoded[i].ids) for i in range(self.next_index, len(self.encoded)))
 
     def is_short(self, tokens: int) -> bool:
-        """Whether all that is left of it is known, and has at most so many tokens."""
-        left = len(self.work.texts) - self.taken
-        if len(self.encoded) < len(self.work.texts) or left * MIN_TOKENS > tokens:
+        """Whether all its remaining texts are tokenised and have at most `tokens` tokens."""
+        remaining = len(self.request.texts) - self.next_index
+        if len(self.encoded) < len(self.request.texts) or remaining * MIN_TOKENS > tokens:
             return False
         return sum(self.waiting_lengths()) <= tokens
 
-    def deliver(self, place: int, result: Result) -> None:
-        self.results[place] = result
+    def add_result(self, index: int, result: Result) -> None:
+        self.results[index] = result
         if len(self.results) == len(self.encoded):
             self._resolve()
 
     def fail(self, error: WorkerError) -> None:
-        with suppress(InvalidStateError):  # cancelled, or failed already
+        with suppress(InvalidStateError):  # cancelled or failed already
             self.future.set_exception(error)
 
     def _resolve(self) -> None:
         ended = perf_counter()
-        waited = self.started - self.submitted - self.tokenizing
-        timings = Timings(waited * 1e3, self.tokenizing * 1e3, (ended - self.started) * 1e3)
-        results = [self.results[place] for place in range(len(self.encoded))]
+        waited = self.started - self.submitted - self.tokenize_seconds
+        timings = Timings(waited * 1e3, self.tokenize_seconds * 1e3, (ended - self.started) * 1e3)
+        results = [self.results[index] for index in range(len(self.encoded))]
         with suppress(InvalidStateError):  # cancelled meanwhile
             self.future.set_result(Finished(self.encoded, results, timings))
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """One text of a micro-batch: whose, and where its result goes."""
+class _BatchItem:
+    """One text of a micro-batch: `job.encoded[index]`."""
 
     job: _Job
-    place: int
+    index: int
 
     @property
     def text(self) -> Encoded:
-        return self.job.encoded[self.place]
+        return self.job.encoded[self.index]
 
 
 class Batcher:
-    """Owns the queue and both threads; `submit` may be called from any thread."""
+    """Owns the queue and both threads. `submit` may be called from any thread."""
 
-    def __init__(self, engine: Engine, admit: Admit, max_queue: int) -> None:
-        """`admit` is asked after each slice of a request, and raises a WorkerError to refuse it."""
+    def __init__(self, engine: Engine, limits: Limits, max_queue: int) -> None:
+        """`limits` are checked after each slice of a request."""
         self.counts = Counts()
         self._engine = engine
-        self._admit = admit
+        self._limits = limits
         self._max_queue = max_queue
         self._budget = engine.runtime.max_batch_tokens
         self._arrived: deque[_Job] = deque()
         self._ready: deque[_Job] = deque()
         self._open: set[_Job] = set()
         self._changed = threading.Condition()
-        self._short_turn = False  # the micro-batch on the device is of short requests alone
+        self._short_turn = False  # the micro-batch on the device holds short requests alone
         self._stopping = False
         self._refusal = "this worker is stopping"
         self._threads = [
-            threading.Thread(target=self._guarded, args=(step,), name=name, daemon=True)
+            threading.Thread(target=self._loop, args=(step,), name=name, daemon=True)
             for name, step in (("tokenize", self._tokenize_next), ("infer", self._infer_next))
         ]
         for thread in self._threads:
@@ -155,21 +153,21 @@ class Batcher:
 
     @property
     def healthy(self) -> bool:
-        """Both threads are alive and nobody has asked them to stop."""
+        """Whether both threads are alive and not stopping."""
         return not self._stopping and all(thread.is_alive() for thread in self._threads)
 
     @property
     def depth(self) -> int:
-        """Requests not yet answered."""
+        """Requests not answered yet."""
         return len(self._open)
 
-    def submit(self, work: Work) -> Future[Finished]:
-        """Queue a request. Cancel the future to give its place up.
+    def submit(self, request: InferenceRequest) -> Future[Finished]:
+        """Queue a request. Cancel the future to take it out of the queue.
 
         Raises:
-            OverloadedError: `max_queue` requests are waiting already, or the worker is stopping.
+            OverloadedError: `max_queue` requests are waiting, or the worker is stopping.
         """
-        job = _Job(work)
+        job = _Job(request)
         with self._changed:
             if self._stopping:
                 raise OverloadedError(self._refusal)
@@ -178,24 +176,24 @@ class Batcher:
             self._open.add(job)
             self._arrived.append(job)
             self._changed.notify_all()
-        job.future.add_done_callback(lambda _: self._close_job(job))
+        job.future.add_done_callback(lambda _: self._remove(job))
         return job.future
 
     def close(self, timeout: float | None = None) -> None:
-        """Take nothing more, finish what is there, end the threads.
+        """Accept no more requests, finish those in the queue, end the threads.
 
-        What is not finished within `timeout` seconds fails with OverloadedError.
+        Requests not finished within `timeout` seconds fail with OverloadedError.
         """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        ends = None if timeout is None else perf_counter() + timeout
+        deadline = None if timeout is None else perf_counter() + timeout
         for thread in self._threads:
-            thread.join(None if ends is None else max(0.0, ends - perf_counter()))
+            thread.join(None if deadline is None else max(0.0, deadline - perf_counter()))
         self._fail_all(OverloadedError(self._refusal))
 
-    def _close_job(self, job: _Job) -> None:
-        """Called once a job's future is done, cancelled ones included: its place is free."""
+    def _remove(self, job: _Job) -> None:
+        """Called when a job's future is done, also by cancellation."""
         with self._changed:
             self._open.discard(job)
             self._changed.notify_all()
@@ -206,8 +204,8 @@ class Batcher:
         for job in jobs:
             job.fail(error)
 
-    def _guarded(self, step: Callable[[], bool]) -> None:
-        """Run `step` until it says there is no more; a thread that dies leaves nobody waiting."""
+    def _loop(self, step: Callable[[], bool]) -> None:
+        """Run `step` until it returns False. If it raises, fail all requests."""
         try:
             while step():
                 pass
@@ -224,17 +222,17 @@ class Batcher:
             if not self._arrived:
                 return False
             job = self._arrived.popleft()
-        if not job.over:
+        if not job.is_over:
             self._tokenize_slice(job)
         return True
 
     def _tokenize_slice(self, job: _Job) -> None:
         began = perf_counter()
         start = len(job.encoded)
-        end = slice_end(job.work, start)
+        end = slice_end(job.request, start)
         try:
-            job.encoded += self._engine.encode(job.work, start, end)
-            self._admit(job.work, job.encoded)
+            job.encoded += self._encode(job.request, start, end)
+            self._limits.check(job.request, job.encoded)
         except WorkerError as error:
             job.fail(error)
             return
@@ -242,10 +240,16 @@ class Batcher:
             job.fail(logged_inference_error(error))
             return
         finally:
-            job.tokenizing += perf_counter() - began
+            job.tokenize_seconds += perf_counter() - began
         with self._changed:
-            (self._ready if end == len(job.work.texts) else self._arrived).append(job)
+            (self._ready if end == len(job.request.texts) else self._arrived).append(job)
             self._changed.notify_all()
+
+    def _encode(self, request: InferenceRequest, start: int, end: int) -> list[Encoded]:
+        if isinstance(request, EmbedRequest):
+            return self._engine.encode_texts(request.texts[start:end], request.max_length)
+        documents = request.texts[start:end]
+        return self._engine.encode_pairs(request.query, documents, request.max_length)
 
     # ----------------------------------------------------------------- inference thread
 
@@ -254,110 +258,97 @@ class Batcher:
             self._changed.wait_for(lambda: self._ready or self._drained())
             if not self._ready:
                 return False
-            pieces = self._cut()
-        if pieces:
-            self._run(pieces[0].job.work.outputs, pieces)
+            items = self._next_batch()
+        if items:
+            self._run(items[0].job.request.outputs, items)
         return True
 
     def _drained(self) -> bool:
-        """Stopping, and no request is left that could still bring work to either thread."""
+        """Stopping, with no request left that could bring work to either thread."""
         return self._stopping and not self._open
 
-    def _cut(self) -> list[_Piece]:
-        """The next micro-batch: texts of like requests in turn, within the token budget.
+    def _next_batch(self) -> list[_BatchItem]:
+        """Cut the next micro-batch: texts of requests with equal outputs, in turn, within budget.
 
-        Beside longer ones, short requests have every other micro-batch to themselves: with texts
-        of the others in it, theirs would take as long as those. Requests that got something go
-        behind those that did not.
+        Beside longer requests, short ones have every other micro-batch to themselves: in a shared
+        one they would take as long as the longer ones. Requests that got texts in go behind those
+        that did not.
         """
-        self._ready = deque(job for job in self._ready if not job.over)
+        self._ready = deque(job for job in self._ready if not job.is_over)
         if not self._ready:
             return []
-        outputs = self._ready[0].work.outputs
-        like = [job for job in self._ready if job.work.outputs == outputs]
-        short = [job for job in like if job.is_short(int(self._budget * SHORT))]
-        self._short_turn = not self._short_turn and 0 < len(short) < len(like)
+        outputs = self._ready[0].request.outputs
+        jobs = [job for job in self._ready if job.request.outputs == outputs]
+        short = [job for job in jobs if job.is_short(int(self._budget * SHORT_FRACTION))]
+        self._short_turn = not self._short_turn and 0 < len(short) < len(jobs)
         if self._short_turn:
-            like = short
-        counts = round_robin([job.waiting_lengths() for job in like], self._budget)
+            jobs = short
+        counts = round_robin([job.waiting_lengths() for job in jobs], self._budget)
         now = perf_counter()
-        pieces: list[_Piece] = []
-        for job, count in zip(like, counts, strict=True):
+        items: list[_BatchItem] = []
+        served: dict[_Job, None] = {}  # in order
+        for job, count in zip(jobs, counts, strict=True):
             if count:
+                served[job] = None
                 job.started = job.started or now
-            pieces += [_Piece(job, place) for place in range(job.taken, job.taken + count)]
-            job.taken += count
-        served = {job: None for job, count in zip(like, counts, strict=True) if count}
+                start, job.next_index = job.next_index, job.next_index + count
+                items += [_BatchItem(job, index) for index in range(start, job.next_index)]
         unserved = [job for job in self._ready if job not in served]
-        unfinished = [job for job in served if job.taken < len(job.encoded)]
+        unfinished = [job for job in served if job.next_index < len(job.encoded)]
         self._ready = deque(unserved + unfinished)
-        return pieces
+        return items
 
-    def _run(self, outputs: Outputs, pieces: list[_Piece]) -> None:
-        """Run a micro-batch; if it fails, halve it until the text at fault stands alone."""
-        pieces = [piece for piece in pieces if not piece.job.over]
-        if not pieces:
+    def _run(self, outputs: Outputs, items: list[_BatchItem]) -> None:
+        """Compute a micro-batch; if it fails, halve it until the failing text is alone."""
+        items = [item for item in items if not item.job.is_over]
+        if not items:
             return
-        tokens = sum(len(piece.text.ids) for piece in pieces)
+        tokens = sum(len(item.text.ids) for item in items)
         self.counts.batches += 1
         self.counts.tokens += tokens
         began = perf_counter()
         try:
-            results = self._engine.run(outputs, [piece.text for piece in pieces])
+            results = self._engine.run(outputs, [item.text for item in items])
         except BaseException as error:
-            # Only the sentence outlives this block: the traceback holds the tensors of the
-            # failed forward, and the halves need their memory.
-            failure = None if len(pieces) > 1 else self._alone(pieces[0], error)
+            # Only the message outlives this block: the traceback holds the tensors of the failed
+            # forward, and the halves need their memory.
+            failure = None if len(items) > 1 else _failure_of_one_text(items[0], error)
             self.counts.out_of_memory += isinstance(error, OutOfMemoryError)
             log.warning(
                 "%s in a micro-batch of %d texts, %d tokens: %s",
-                *(type(error).__name__, len(pieces), tokens),
+                *(type(error).__name__, len(items), tokens),
                 "halving it" if failure is None else "its request fails",
             )
         else:
             self.counts.seconds += perf_counter() - began
-            for piece, result in zip(pieces, results, strict=True):
-                piece.job.deliver(piece.place, result)
+            for item, result in zip(items, results, strict=True):
+                item.job.add_result(item.index, result)
             return
         if failure is not None:
-            pieces[0].job.fail(failure)
+            items[0].job.fail(failure)
             return
-        middle = len(pieces) // 2
-        self._run(outputs, pieces[:middle])
-        self._run(outputs, pieces[middle:])
-
-    def _alone(self, piece: _Piece, error: BaseException) -> WorkerError:
-        """What the caller hears when one text alone cannot be run."""
-        if isinstance(error, OutOfMemoryError):
-            where = f"`{piece.job.work.field}[{piece.place}]`"
-            return OutOfMemoryError(
-                f"{where} has {len(piece.text.ids)} tokens and does not fit the device on its own"
-            )
-        return logged_inference_error(error)
+        middle = len(items) // 2
+        self._run(outputs, items[:middle])
+        self._run(outputs, items[middle:])
 
 
-def slice_end(work: Work, start: int) -> int:
-    """Where the next slice to tokenise ends: at least one text, then by characters."""
+def _failure_of_one_text(item: _BatchItem, error: BaseException) -> WorkerError:
+    if isinstance(error, OutOfMemoryError):
+        return OutOfMemoryError(
+            f"`{item.job.request.field}[{item.index}]` has {len(item.text.ids)} tokens and does "
+            "not fit the device on its own"
+        )
+    return logged_inference_error(error)
+
+
+def slice_end(request: InferenceRequest, start: int) -> int:
+    """Return where the next slice to tokenise ends: at least one text, then by characters."""
     end, characters = start, 0
-    most = SLICE_CHARACTERS
-    if isinstance(work, RerankRequest):
-        most = max(most, len(work.query))  # or tokenising the query again would take most of it
-    while end < len(work.texts) and characters < most:
-        characters += len(work.texts[end])
+    max_characters = SLICE_CHARACTERS
+    if isinstance(request, RerankRequest):
+        # Or tokenising the query again would take most of the slice.
+        max_characters = max(max_characters, len(request.query))
+    while end < len(request.texts) and characters < max_characters:
+        characters += len(request.texts[end])
         end += 1
     return end
-
-
-def logged_inference_error(error: BaseException) -> InferenceError:
-    """Log the cause under a new id; the caller gets the id alone.
-
-    Of the cause, its type and where it was raised. The message too where it speaks of shapes and
-    devices, as PyTorch's do; others may repeat a text, and a log must not.
-    """
-    name = uuid.uuid4().hex[:12]
-    frames = traceback.extract_tb(error.__traceback__)[-6:]
-    where = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
-    speaks_of_devices = isinstance(error, RuntimeError | FloatingPointError | MemoryError)
-    what = f"{type(error).__name__}: {error}" if speaks_of_devices else type(error).__name__
-    log.error("inference error %s: %s at %s", name, what, where)
-    return InferenceError(f"the request could not be computed; the log tells more under {name}")

@@ -1,6 +1,7 @@
-"""What the published weights are known to answer: for a fitness check, and for `builder verify`.
+"""Whether the models compute correctly on this device: finite, repeatable, and as published.
 
-The values are of the model cards and of vLLM's tests, in fp16; they agree within about 1%.
+The published values are those of the model cards and of vLLM's tests, in fp16; they agree within
+about 1%. Also for `python -m bge_builder verify`.
 """
 
 from __future__ import annotations
@@ -10,97 +11,146 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from ..engine.engine import Embedding, ModelInfo, Result
-from ..engine.heads import SparseVector
-from .requests import EmbedRequest, Outputs, RerankRequest
+from ..engine.config import ModelInfo
+from ..engine.engine import Engine
+from ..engine.heads import Array
+from ..engine.outputs import Embedding, Outputs, SparseVector
+from .requests import DEFAULT_PAIR_LENGTH, MAX_LENGTH
 
-PUBLISHED = {
+PUBLISHED_REVISIONS = {
     "BAAI/bge-m3": "5617a9f61b028005a4858fdac845db406aefb181",
     "BAAI/bge-reranker-v2-m3": "953dc6f6f85a1b2dbfca4c34a2796e7dde08d41e",
 }
-RELATIVE, ABSOLUTE = 0.01, 0.005
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 0.01, 0.005
 
-EMBED = EmbedRequest(
-    [
-        "What is BGE M3?",
-        "Defination of BM25",  # spelt as on the model card
-        "BGE M3 is an embedding model supporting dense retrieval, lexical matching and "
-        "multi-vector interaction.",
-        "BM25 is a bag-of-words retrieval function that ranks a set of documents based on the "
-        "query terms appearing in each document",
-        "Hi",
-    ],
-    Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT,
+TEXTS = [
+    "What is BGE M3?",
+    "Defination of BM25",  # spelt as on the model card
+    "BGE M3 is an embedding model supporting dense retrieval, lexical matching and "
+    "multi-vector interaction.",
+    "BM25 is a bag-of-words retrieval function that ranks a set of documents based on the "
+    "query terms appearing in each document",
+    "Hi",
+]
+PANDA = (
+    "The giant panda (Ailuropoda melanoleuca), sometimes called a panda bear or simply "
+    "panda, is a bear species endemic to China."
 )
-RERANK = (
-    RerankRequest("query", ["passage"]),
-    RerankRequest(
-        "what is panda?",
-        [
-            "hi",
-            "The giant panda (Ailuropoda melanoleuca), sometimes called a panda bear or simply "
-            "panda, is a bear species endemic to China.",
-        ],
-    ),
-)
+PAIRS = [("query", ["passage"]), ("what is panda?", ["hi", PANDA])]
 LOGITS = (-5.652, -8.1875, 5.2617)
 
 
-class Golden(NamedTuple):
-    """One published number and what is answered here."""
+class GoldenValue(NamedTuple):
+    """A published number and the one computed on this device."""
 
     name: str
     published: float
-    found: float
+    computed: float
 
     @property
     def agrees(self) -> bool:
-        return abs(self.found - self.published) <= ABSOLUTE + RELATIVE * abs(self.published)
+        tolerance = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * abs(self.published)
+        return abs(self.computed - self.published) <= tolerance
 
 
-def has_golden_values(model: ModelInfo) -> bool:
-    """Whether these are the published weights."""
-    return model.revision is not None and PUBLISHED.get(model.model) == model.revision
+def check(engine: Engine) -> None:
+    """Compute the texts and pairs above twice and compare.
+
+    Raises:
+        RuntimeError: vectors differ from run to run or from the published values.
+        WorkerError: they cannot be computed.
+    """
+    for value in golden_values(engine):
+        if not value.agrees:
+            raise RuntimeError(
+                f"{value.name}: published {value.published}, computed {value.computed:.4f}"
+            )
 
 
-def embed_values(results: Sequence[Result]) -> Iterator[Golden]:
-    """Of the results of `EMBED`."""
-    q0, q1, p0, p1, hi = cast("Sequence[Embedding]", results)
+def golden_values(engine: Engine) -> list[GoldenValue]:
+    """Return the golden values of the loaded models; none for other weights than the published.
+
+    Raises:
+        RuntimeError: the vectors of equal texts differ, or are not of length one.
+        WorkerError: they cannot be computed.
+    """
+    values: list[GoldenValue] = []
+    if "embed" in engine.models:
+        first, second = _embed(engine), _embed(engine)
+        _check_dense([_dense(result) for result in first], [_dense(result) for result in second])
+        if is_published(engine.models["embed"]):
+            values += embed_values(first)
+    if "rerank" in engine.models:
+        logits = _score(engine)
+        if is_published(engine.models["rerank"]):
+            values += rerank_values(logits)
+    return values
+
+
+def is_published(model: ModelInfo) -> bool:
+    return model.revision is not None and PUBLISHED_REVISIONS.get(model.model) == model.revision
+
+
+def _embed(engine: Engine) -> list[Embedding]:
+    outputs = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
+    return cast("list[Embedding]", [*engine.run(outputs, engine.encode_texts(TEXTS, MAX_LENGTH))])
+
+
+def _score(engine: Engine) -> list[float]:
+    logits: list[float] = []
+    for query, documents in PAIRS:
+        encoded = engine.encode_pairs(query, documents, DEFAULT_PAIR_LENGTH)
+        logits += cast("Sequence[float]", engine.run(Outputs.RELEVANCE, encoded))
+    return logits
+
+
+def _check_dense(first: Sequence[Array], second: Sequence[Array]) -> None:
+    if not np.allclose(first, second, atol=1e-3):
+        raise RuntimeError("the vectors of the same text differ")
+    if not np.allclose(np.linalg.norm(first, axis=1), 1, atol=1e-3):
+        raise RuntimeError("a dense vector is not of length one")
+
+
+def embed_values(results: Sequence[Embedding]) -> Iterator[GoldenValue]:
+    """Of the results of `TEXTS`."""
+    q0, q1, p0, p1, hi = results
     for question, passage, published in (
         (q0, p0, 0.6265),
         (q0, p1, 0.3477),
         (q1, p0, 0.3499),
         (q1, p1, 0.6780),
     ):
-        yield Golden("dense cosine", published, float(np.dot(_dense(question), _dense(passage))))
-    yield Golden("lexical score", 0.19555, _lexical_score(_sparse(q0), _sparse(p0)))
-    yield Golden("lexical score", 0.0, _lexical_score(_sparse(q0), _sparse(q1)))
-    yield Golden("colbert score", 0.7797, _colbert_score(q0, p0))
-    yield Golden("colbert score", 0.4620, _colbert_score(q0, p1))
+        cosine = float(np.dot(_dense(question), _dense(passage)))
+        yield GoldenValue("dense cosine", published, cosine)
+    yield GoldenValue("lexical score", 0.19555, _lexical_score(_sparse(q0), _sparse(p0)))
+    yield GoldenValue("lexical score", 0.0, _lexical_score(_sparse(q0), _sparse(q1)))
+    yield GoldenValue("colbert score", 0.7797, _colbert_score(q0, p0))
+    yield GoldenValue("colbert score", 0.4620, _colbert_score(q0, p1))
     weights = dict(zip(*_sparse(hi), strict=True))
-    yield Golden("weight of token 2673", 0.26711, float(weights.get(2673, 0.0)))
+    yield GoldenValue("weight of token 2673", 0.26711, float(weights.get(2673, 0.0)))
 
 
-def rerank_values(logits: Sequence[Result]) -> Iterator[Golden]:
-    """Of the results of all of `RERANK`, one after the other."""
-    for published, logit in zip(LOGITS, cast("Sequence[float]", logits), strict=True):
-        yield Golden("logit", published, logit)
+def rerank_values(logits: Sequence[float]) -> Iterator[GoldenValue]:
+    """Of the logits of `PAIRS`, in order."""
+    for published, logit in zip(LOGITS, logits, strict=True):
+        yield GoldenValue("logit", published, logit)
 
 
-def _dense(embedding: Embedding) -> np.ndarray:
-    return cast(np.ndarray, embedding.dense)
+def _dense(embedding: Embedding) -> Array:
+    return cast(Array, embedding.dense)
 
 
 def _sparse(embedding: Embedding) -> SparseVector:
     return cast(SparseVector, embedding.sparse)
 
 
-def _lexical_score(one: SparseVector, other: SparseVector) -> float:
-    weights = dict(zip(*other, strict=True))
-    return float(sum(value * weights.get(token, 0.0) for token, value in zip(*one, strict=True)))
+def _lexical_score(query: SparseVector, passage: SparseVector) -> float:
+    weights = dict(zip(*passage, strict=True))
+    products = (value * weights.get(token, 0.0) for token, value in zip(*query, strict=True))
+    return float(sum(products))
 
 
 def _colbert_score(query: Embedding, passage: Embedding) -> float:
-    """Mean over the query's tokens of the best match."""
-    q, p = cast(np.ndarray, query.colbert), cast(np.ndarray, passage.colbert)
+    """The mean over the query's tokens of the best match."""
+    q, p = cast(Array, query.colbert), cast(Array, passage.colbert)
     return float((q @ p.T).max(axis=1).mean())

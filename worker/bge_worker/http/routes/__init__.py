@@ -1,0 +1,1 @@
+"""The routes, one module per dialect: request bodies, replies and errors."""

@@ -1,0 +1,93 @@
+"""Reranking as Cohere's, Jina's and Infinity's clients send it: one shape for the three.
+
+Cohere          https://docs.cohere.com/reference/rerank
+Jina            https://api.jina.ai/redoc#tag/rerank
+Infinity        https://michaelfeil.eu/infinity
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+from ...engine.config import ModelInfo
+from ...errors import OverloadedError, WorkerError
+from ...serving.openai import check_model
+from ...serving.payload import PairLength, TopN
+from ...serving.reply_types import RankedDocument, Usage
+from ...serving.requests import DEFAULT_PAIR_LENGTH, RerankRequest
+from ...serving.validation import Body, Documents, Query, as_documents, check_text
+from ...settings import Settings
+from .route import Dialect, Route
+
+
+class CohereRerankBody(Body):
+    query: Query
+    documents: Documents
+    model: str | None = None
+    top_n: TopN | None = None
+    return_documents: bool = False
+    raw_scores: bool = False
+    max_length: PairLength = DEFAULT_PAIR_LENGTH
+    truncation: bool = True
+
+    def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
+        """Raises ValidationError for a limit of the settings, NotServedError for another model."""
+        check_model(self.model, model)
+        check_text(self.query, "query")
+        return RerankRequest(
+            query=self.query,
+            texts=as_documents(self.documents, "documents", settings.max_texts),
+            top_n=self.top_n,
+            raw_scores=self.raw_scores,
+            return_documents=self.return_documents,
+            max_length=self.max_length,
+            truncate=self.truncation,
+        )
+
+
+class CohereRerankReply(TypedDict):
+    object: Literal["rerank"]
+    model: str
+    results: list[RankedDocument]
+    usage: Usage
+    truncated: list[int]
+
+
+class ProviderError(TypedDict):
+    """Cohere's clients read `message`, Jina's `detail`, TEI's `error` and `error_type`."""
+
+    error: str
+    error_type: Literal["Validation", "Overloaded", "Backend"]
+    message: str
+    detail: str
+
+
+def build_reply(reply: Mapping[str, Any]) -> CohereRerankReply:
+    """`truncated` is our addition."""
+    return {
+        "object": "rerank",
+        "model": reply["model"],
+        "results": reply["results"],
+        "usage": reply["usage"],
+        "truncated": reply["truncated"],
+    }
+
+
+def error_body(error: WorkerError) -> ProviderError:
+    message = str(error)
+    error_type: Literal["Validation", "Overloaded", "Backend"] = "Validation"
+    if error.status >= 500:
+        error_type = "Backend"
+    elif isinstance(error, OverloadedError):
+        error_type = "Overloaded"
+    return {"error": message, "error_type": error_type, "message": message, "detail": message}
+
+
+COHERE = Dialect(error_body, ProviderError)
+ROUTES = (
+    Route(
+        ("/v1/rerank", "/v2/rerank", "/rerank"), "documents", COHERE, "rerank",
+        CohereRerankBody, build_reply, CohereRerankReply,
+    ),
+)  # fmt: skip

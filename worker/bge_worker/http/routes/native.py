@@ -1,0 +1,31 @@
+"""This project's own bodies and replies."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from ...errors import WorkerError
+from ...serving.payload import NativeEmbedBody, NativeRerankBody
+from ...serving.reply_types import NativeEmbedReply, NativeRerankReply
+from .route import Dialect, Route
+
+
+class NativeError(TypedDict):
+    """`error` is "Type: message"."""
+
+    error: str
+
+
+def error_body(error: WorkerError) -> NativeError:
+    return {"error": str(error)}
+
+
+NATIVE = Dialect(error_body, NativeError)
+ROUTES = (
+    Route(
+        ("/native/embed",), "texts", NATIVE, "embed", NativeEmbedBody, dict, NativeEmbedReply
+    ),
+    Route(
+        ("/native/rerank",), "query", NATIVE, "rerank", NativeRerankBody, dict, NativeRerankReply
+    ),
+)  # fmt: skip

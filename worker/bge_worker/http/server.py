@@ -1,0 +1,100 @@
+"""Listening sockets, and uvicorn in this server's configuration."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from concurrent.futures import Future
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from ..errors import StartError
+from ..serving.validation import shortened
+from ..settings import Settings
+from .connections import Connection, ConnectionLimits
+from .middleware import is_loopback
+
+if TYPE_CHECKING:  # imports torch
+    from ..serving.service import Service
+
+GRACE_SECONDS = 30  # for requests in flight when the server stops
+# After this the kernel drops a caller who stops reading, or whose machine is gone.
+STALLED_SECONDS = 60
+
+
+def check_exposed(host: str, settings: Settings) -> None:
+    """Raises StartError if anyone who reaches the port could use the worker."""
+    if settings.api_key is not None or settings.insecure or is_loopback(host):
+        return
+    raise StartError(
+        f"`--host {host}` can be reached from other machines and `BGE_API_KEY` is not set. Set it, "
+        "or pass `--insecure` (`BGE_INSECURE=1`) if a proxy in front checks callers"
+    )
+
+
+def read_ports(option: str | None, env: Mapping[str, str]) -> list[int]:
+    """Return the ports for callers and for RunPod's health checks, which may be the same.
+
+    Raises:
+        StartError: a value is not a port.
+    """
+    name, value = ("PORT", env.get("PORT", "8000")) if option is None else ("--port", option)
+    return sorted({_port(name, value), _port("PORT_HEALTH", env.get("PORT_HEALTH", value))})
+
+
+def _port(name: str, value: str) -> int:
+    is_number = value.isascii() and value.isdigit() and len(value) <= 5
+    if not is_number or not 1 <= int(value) <= 65535:
+        raise StartError(
+            f"`{name}` must be a port, a whole number from 1 to 65535. Given: {shortened(value)}"
+        )
+    return int(value)
+
+
+def listen(host: str, port: int, stalled_seconds: float = STALLED_SECONDS) -> socket.socket:
+    """Raises StartError if the address is in use or is not this machine's."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise StartError(f"cannot listen on {host}:{port}: {error}") from None
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted connections inherit it
+        milliseconds = round(stalled_seconds * 1000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+    return listener
+
+
+class StoppableServer(uvicorn.Server):
+    """A signal lets requests in flight finish. While the models load, it ends the process at once:
+    loading cannot be interrupted, and no request has been accepted.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Future[Service]) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self._service.done():
+            os._exit(0)
+        super().handle_exit(sig, frame)
+
+
+def configuration(
+    app: ASGIApp, limits: ConnectionLimits, grace_seconds: int = GRACE_SECONDS
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=partial(Connection, limits=limits),  # type: ignore[arg-type]
+        ws="none",  # websockets would bypass the key and the timers
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=grace_seconds,
+    )

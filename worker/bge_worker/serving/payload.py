@@ -1,0 +1,175 @@
+"""The native request bodies, and the `input` of a RunPod job, which holds one of them.
+
+{"texts": …}                    embed
+{"query": …, "documents": …}    rerank
+{"info": true}                  what is loaded, and the limits
+{"openai_route": …}             what RunPod's OpenAI proxy sends
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
+
+from ..engine.config import ModelInfo
+from ..engine.outputs import Outputs
+from ..errors import ValidationError
+from ..settings import Settings
+from . import openai
+from .requests import (
+    DEFAULT_PAIR_LENGTH,
+    MAX_LENGTH,
+    MIN_PAIR_LENGTH,
+    MIN_TEXT_LENGTH,
+    Dtype,
+    EmbedRequest,
+    EncodingFormat,
+    RerankRequest,
+)
+from .validation import (
+    Body,
+    Documents,
+    Query,
+    Texts,
+    as_documents,
+    as_texts,
+    check_text,
+    kind_of,
+    names,
+    shortened,
+    validate,
+    without_nulls,
+)
+
+if TYPE_CHECKING:  # imports torch
+    from .service import Service
+
+TextLength = Annotated[int, Meta(ge=MIN_TEXT_LENGTH, le=MAX_LENGTH, description="Tokens per text")]
+PairLength = Annotated[int, Meta(ge=MIN_PAIR_LENGTH, le=MAX_LENGTH, description="Tokens per pair")]
+TopN = Annotated[int, Meta(ge=1, description="All documents, unless given")]
+
+
+class NativeEmbedBody(Body):
+    texts: Texts
+    return_dense: bool = True
+    return_sparse: bool = False
+    return_colbert: bool = False
+    max_length: TextLength = MAX_LENGTH
+    truncate: bool = True
+    encoding_format: EncodingFormat = "float"
+    dtype: Dtype = "float32"
+
+    def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
+        """Raises ValidationError: no output is wanted, or a limit of the settings is exceeded."""
+        outputs = Outputs(0)
+        if self.return_dense:
+            outputs |= Outputs.DENSE
+        if self.return_sparse:
+            outputs |= Outputs.SPARSE
+        if self.return_colbert:
+            outputs |= Outputs.COLBERT
+        if not outputs:
+            raise ValidationError(
+                "one of `return_dense`, `return_sparse`, `return_colbert` must be true. "
+                "Given: all false"
+            )
+        return EmbedRequest(
+            texts=as_texts(self.texts, "texts", settings.max_texts),
+            outputs=outputs,
+            max_length=self.max_length,
+            truncate=self.truncate,
+            encoding_format=self.encoding_format,
+            dtype=self.dtype,
+        )
+
+
+class NativeRerankBody(Body):
+    query: Query
+    documents: Documents
+    top_n: TopN | None = None
+    raw_scores: bool = False
+    return_documents: bool = False
+    max_length: PairLength = DEFAULT_PAIR_LENGTH
+    truncate: bool = True
+
+    def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
+        """Raises ValidationError: a limit of the settings is exceeded."""
+        check_text(self.query, "query")
+        return RerankRequest(
+            query=self.query,
+            texts=as_documents(self.documents, "documents", settings.max_texts),
+            top_n=self.top_n,
+            raw_scores=self.raw_scores,
+            return_documents=self.return_documents,
+            max_length=self.max_length,
+            truncate=self.truncate,
+        )
+
+
+class InfoBody(Body):
+    info: bool
+
+
+class OpenAIPayload(Body):
+    openai_route: str
+    openai_input: Any = None
+
+
+PayloadBody = NativeEmbedBody | NativeRerankBody | InfoBody | OpenAIPayload
+BODIES: dict[str, type[PayloadBody]] = {
+    "texts": NativeEmbedBody,
+    "query": NativeRerankBody,
+    "info": InfoBody,
+    "openai_route": OpenAIPayload,
+}
+
+
+def read_payload(payload: object) -> PayloadBody:
+    """Read the `input` of a job.
+
+    Raises:
+        ValidationError: it holds none or several of the four bodies, or one that is not valid.
+    """
+    if not isinstance(payload, Mapping):
+        raise ValidationError(f"`input` must be an object. Given: {kind_of(payload)}")
+    present = [field for field in BODIES if payload.get(field) is not None]
+    if len(present) != 1:
+        raise ValidationError(
+            "`input` must hold one of `texts` (to embed), `query` with `documents` (to rerank) or "
+            f"`info`. Given: {names(without_nulls(payload)) or 'no field'}"
+        )
+    return validate(payload, BODIES[present[0]], "input")
+
+
+async def answer_payload(service: Service, payload: object) -> Mapping[str, Any]:
+    """Return the reply to the `input` of a job. Cancel the call to leave the queue.
+
+    Raises:
+        WorkerError: the payload is not valid, or was not computed.
+    """
+    body = read_payload(payload)
+    match body:
+        case NativeEmbedBody():
+            request = body.to_request(service.model("embed"), service.settings)
+            return await service.answer(request)
+        case NativeRerankBody():
+            pairs = body.to_request(service.model("rerank"), service.settings)
+            return await service.answer(pairs)
+        case OpenAIPayload(openai_route=openai.EMBEDDINGS):
+            model = service.model("embed")
+            openai_body = validate(body.openai_input, openai.OpenAIEmbedBody, "openai_input")
+            reply = await service.answer(openai_body.to_request(model, service.settings))
+            return openai.embed_reply(reply)
+        case OpenAIPayload(openai_route=openai.MODELS):
+            return openai.models_reply(service.models.values())
+        case OpenAIPayload():
+            raise ValidationError(
+                f"`openai_route` must be {openai.EMBEDDINGS} or {openai.MODELS}. "
+                f"Given: {shortened(body.openai_route)}"
+            )
+        case InfoBody(info=False):
+            raise ValidationError("`info` must be true. Given: false")
+        case InfoBody():
+            return service.info()
