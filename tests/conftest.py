@@ -12,8 +12,8 @@ import torch
 from bge_builder.convert import convert
 from bge_builder.miniature import build
 from bge_client import Client
-from bge_worker.engine.engine import Engine
-from bge_worker.serving.service import Service, load_engine
+from bge_worker.engine.engine import Engine, load_engine
+from bge_worker.serving.service import Service
 from bge_worker.settings import EngineName, Settings
 from fakes.serving import serving
 

@@ -16,7 +16,8 @@ import projection
 import tables
 from bge_builder.convert import convert
 from bge_worker.engine.engine import PackedEngine
-from bge_worker.serving.requests import EmbedRequest, Outputs, RerankRequest
+from bge_worker.engine.outputs import Outputs
+from bge_worker.serving.requests import EmbedRequest, RerankRequest
 from checkpoints import Shape, write_pair
 from compare import OURS, Contestant, agree
 from conftest import MODELS, ROOT, settings_in

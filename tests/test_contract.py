@@ -17,7 +17,7 @@ import pytest
 
 from bge_client import Client, errors, transport
 from bge_worker.engine.engine import Engine
-from bge_worker.serving.requests import EmbedRequest, Outputs
+from bge_worker.engine.outputs import Outputs
 from bge_worker.settings import Settings
 from conftest import ROOT, settings_in
 from fakes.loopback import LoopbackServer
@@ -54,8 +54,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[Client]:
 
 def direct(engine: Engine, texts: list[str]) -> list[Any]:
     """What the engine itself says, without any wire."""
-    work = EmbedRequest(texts, outputs=EVERYTHING)
-    return engine.run(EVERYTHING, engine.encode(work, 0, len(texts)))
+    return engine.run(EVERYTHING, engine.encode_texts(texts, 8192))
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,24 @@ WORKER = ROOT / "worker"
 CLIENT = ROOT / "client" / "bge_client"
 
 # Each package of the worker with the other packages it may import, of ours and of others.
-ROOMS = {"": set(), "engine": set(), "serving": {"engine"}, "http": {"serving"}, "runpod": set()}
+ROOMS = {
+    "": set(),
+    "engine": set(),
+    "serving": {"engine"},
+    "http": {"serving", "engine"},
+    "runpod": set(),
+}
 PACKAGES = {
     "": set(),
     "engine": {"torch", "numpy", "tokenizers", "safetensors"},
-    "serving": {"numpy"},
-    "http": {"fastapi", "starlette", "pydantic", "orjson", "prometheus_client"},
+    "serving": {"numpy", "msgspec"},
+    "http": {"starlette", "msgspec", "orjson", "prometheus_client"},
     "runpod": set(),
 }
 PACKAGES_OF_ONE_MODULE = {
     "engine/reference": {"FlagEmbedding"},
     "http/connections": {"uvicorn", "httptools"},
+    "http/server": {"uvicorn"},
     "runpod/job_scaler": {"runpod"},
 }
 # Imported before torch, so that /ping is answered before the models load: they and the modules

@@ -37,6 +37,7 @@ from bge_worker.http.server import (
     listen,
     read_ports,
 )
+from bge_worker.http.timeouts import Timeouts
 from bge_worker.process import prepare_process
 from bge_worker.settings import SERVER_REPLY_BYTES, Settings
 from bge_worker.startup import StartTrace, read_ahead
@@ -97,8 +98,9 @@ def serve(settings: Settings, listeners: list[socket.socket]) -> None:
     """Serve until a signal. Raises StartError if the models cannot be loaded."""
     metrics = Metrics()
     service: Future[Service] = Future()
-    app = Server(settings, metrics, service).asgi
-    server = StoppableServer(configuration(app, connection_limits()), service)
+    timeouts = Timeouts()
+    app = Server(settings, metrics, service, timeouts).asgi
+    server = StoppableServer(configuration(app, connection_limits(), timeouts), service)
 
     def stop_if_failed(loaded: Future[Service]) -> None:
         if loaded.exception() is not None:  # never reset to False: a signal may have set it

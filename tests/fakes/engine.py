@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
 
-from bge_worker.engine.checkpoint import Role
-from bge_worker.engine.engine import ModelInfo, Result, Runtime
+from bge_worker.engine.config import ModelInfo, Role
+from bge_worker.engine.engine import Runtime
+from bge_worker.engine.outputs import Outputs, Result
 from bge_worker.engine.tokenizer import Encoded
-from bge_worker.serving.requests import Outputs, Work
+from bge_worker.serving.limits import Limits
+from bge_worker.serving.requests import InferenceRequest
+from bge_worker.settings import Settings
 
 SOON = 10.0  # seconds: never waited for unless something is broken
 
 
+class NoLimits(Limits):
+    def __init__(self) -> None:
+        super().__init__({}, Settings())
+
+    def check(self, request: InferenceRequest, encoded: Sequence[Encoded]) -> None:
+        pass
+
+
+@dataclass(slots=True)
+class EncodedText(Encoded):
+    text: str
+
+
 class FakeEngine:
-    """One token a character. `run` may be held, and may be told to fail."""
+    """One token per character. Tests can hold `run` by `gate`, or make it raise by `fault`."""
 
     def __init__(self, max_batch_tokens: int = 100) -> None:
         self.runtime = Runtime("fake", "none", "none", "none", "none", max_batch_tokens)
@@ -27,11 +45,14 @@ class FakeEngine:
         self.gate.set()
         self.fault: Callable[[list[str]], None] = lambda texts: None
 
-    def encode(self, work: Work, start: int, end: int) -> list[Encoded]:
-        return [Encoded([0] * len(t), len(t), str(t), 9999) for t in work.texts[start:end]]
+    def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
+        return [EncodedText([0] * len(text), len(text), str(text)) for text in texts]
+
+    def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
+        return self.encode_texts(documents, max_length)
 
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
-        sources = [str(text.source) for text in texts]
+        sources = [text.text for text in cast("Sequence[EncodedText]", texts)]
         self.batches.append(sources)
         self.entered.release()
         assert self.gate.wait(SOON)

@@ -18,10 +18,13 @@ from bge_worker.http.app import Server
 from bge_worker.http.connections import ConnectionLimits
 from bge_worker.http.memory import HeldBytes
 from bge_worker.http.metrics import Metrics
+from bge_worker.http.server import configuration
+from bge_worker.http.timeouts import Timeouts
 from bge_worker.serving.service import Service
 from bge_worker.settings import Settings
 from fakes.engine import SOON
-from server import configuration
+
+DEFAULT_TIMEOUTS = Timeouts()
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def serving(
     engine: Engine,
     settings: Settings,
     *,
-    body_seconds: float = 60.0,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
     listener: socket.socket | None = None,
     max_connections: int = 1000,
     held: HeldBytes | None = None,
@@ -40,10 +43,10 @@ def serving(
     metrics.watch(service)
     models: Future[Service] = Future()
     models.set_result(service)
-    app = Server(settings, metrics, models, body_seconds=body_seconds, held=held).asgi
+    app = Server(settings, metrics, models, timeouts, held).asgi
     try:
         listener = listener or socket.create_server(("127.0.0.1", 0))
-        with listening(app, listener, max_connections=max_connections) as url:
+        with listening(app, listener, timeouts, max_connections=max_connections) as url:
             yield url
     finally:
         service.close(timeout=10)
@@ -51,11 +54,15 @@ def serving(
 
 @contextmanager
 def listening(
-    app: ASGIApp, listener: socket.socket, grace_seconds: int = 1, max_connections: int = 1000
+    app: ASGIApp,
+    listener: socket.socket,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    grace_seconds: int = 1,
+    max_connections: int = 1000,
 ) -> Iterator[str]:
     """Any application, in the server's own configuration."""
     limits = ConnectionLimits(max_connections)
-    server = uvicorn.Server(configuration(app, limits, grace_seconds))
+    server = uvicorn.Server(configuration(app, limits, timeouts, grace_seconds))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

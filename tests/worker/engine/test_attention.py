@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bge_worker.engine.attention import Attention, Segments, choose_attention, sdpa, varlen
-from bge_worker.engine.packing import one_each
+from bge_worker.engine.packing import single_row_segments
 
 HAS_VARLEN = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 needs_varlen = pytest.mark.skipif(not HAS_VARLEN, reason="needs a GPU of capability 8.0 and up")
@@ -42,16 +42,16 @@ def written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keys: Segment
 
 
 @pytest.mark.parametrize(("run", "device", "dtype", "tolerance"), BACKENDS)
-@pytest.mark.parametrize("first_only", [False, True])
+@pytest.mark.parametrize("cls_only", [False, True])
 def test_backends_agree_with_attention_written_out(
-    run: Attention, device: str, dtype: torch.dtype, tolerance: float, first_only: bool
+    run: Attention, device: str, dtype: torch.dtype, tolerance: float, cls_only: bool
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (sum(LENGTHS), HEADS, WIDTH)
     q, k, v = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3))
     keys = segments(LENGTHS, device)
-    queries = one_each(len(LENGTHS), torch.device(device)) if first_only else keys
-    if first_only:
+    queries = single_row_segments(len(LENGTHS), torch.device(device)) if cls_only else keys
+    if cls_only:
         q = q[keys.cu_seqlens[:-1]]
     expected = written_out(q.double(), k.double(), v.double(), keys)
     found = run(q, k, v, queries, keys)  # type: ignore[operator]

@@ -17,14 +17,15 @@ from safetensors.torch import load_file, save_file
 
 from bge_worker.engine.attention import Attention
 from bge_worker.engine.checkpoint import File, Manifest
-from bge_worker.engine.engine import Embedding, NotFiniteError, PackedEngine
+from bge_worker.engine.engine import NotFiniteError, PackedEngine, load_engine
+from bge_worker.engine.outputs import Embedding, Outputs
 from bge_worker.engine.tokenizer import open_tokenizer
 from bge_worker.errors import InferenceError, OutOfMemoryError, StartError
 from bge_worker.serving.batcher import Batcher
-from bge_worker.serving.requests import EmbedRequest, Outputs, RerankRequest
-from bge_worker.serving.service import load_engine
+from bge_worker.serving.requests import EmbedRequest
 from bge_worker.settings import EngineName
 from conftest import MODELS, settings_in
+from fakes.engine import NoLimits
 
 EMBED = MODELS[0]
 EVERYTHING = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
@@ -77,11 +78,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "cut short": (
         lambda f: (f / EMBED / "model.safetensors").write_bytes(b"short"),
-        "has 5 bytes; the manifest says",
+        "has 5 bytes; its manifest says",
     ),
     "wrong tokenizer": (
         lambda f: edit_tokenizer(f, lambda content: content.replace(b"-8", b"-7", 1)),
-        "does not have the sha256 that the manifest says",
+        "does not have the sha256 of its manifest",
     ),
     "wrong weights": (
         lambda f: save_file(
@@ -89,12 +90,12 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
             f / EMBED / "model.safetensors",
             metadata={"format": "pt"},  # of the same size to the byte
         ),
-        "model.safetensors` does not have the sha256 that the manifest says",
+        "model.safetensors` does not have the sha256 of its manifest",
     ),
     "no manifest": (lambda f: (f / EMBED / "manifest.json").unlink(), "is not a runtime folder"),
-    "another format": (lambda f: edit_manifest(f, format=99), "is of another format than 1"),
+    "another format": (lambda f: edit_manifest(f, format=99), "has another format than 2"),
     "half a manifest": (
-        lambda f: (f / EMBED / "manifest.json").write_text('{"format": 1}'),
+        lambda f: (f / EMBED / "manifest.json").write_text('{"format": 2}'),
         "is not a manifest",
     ),
     "no such layout": (lambda f: edit_manifest(f, layout="flat"), "is not a manifest"),
@@ -175,8 +176,7 @@ def faulty(packed: PackedEngine, monkeypatch: pytest.MonkeyPatch) -> Faulty:
 
 
 def embed(engine: PackedEngine, outputs: Outputs = EVERYTHING) -> list[Embedding]:
-    work = EmbedRequest(TEXTS, outputs)
-    results: list[Any] = list(engine.run(outputs, engine.encode(work, 0, len(TEXTS))))
+    results: list[Any] = list(engine.run(outputs, engine.encode_texts(TEXTS, 8192)))
     return results
 
 
@@ -188,7 +188,7 @@ def test_a_text_that_overflows_is_redone_alone_in_fp32(
 ) -> None:
     whole = embed(packed, outputs)
     calls = len(faulty.tokens)
-    length = len(packed.encode(EmbedRequest(TEXTS), 1, 2)[0].ids)
+    length = len(packed.encode_texts(TEXTS, 8192)[1].ids)
 
     def overflow_once(out: torch.Tensor, keys: Any) -> torch.Tensor:
         if len(keys.lengths) == 3:  # the micro-batch of all, not the text alone
@@ -199,7 +199,7 @@ def test_a_text_that_overflows_is_redone_alone_in_fp32(
     faulty.spoil = overflow_once
     again = embed(packed, outputs)
     # texts lie in the batch by length, so the shortest was hit, and it alone was redone
-    shortest = min(len(one.ids) for one in packed.encode(EmbedRequest(TEXTS), 0, 3))
+    shortest = min(len(text.ids) for text in packed.encode_texts(TEXTS, 8192))
     assert faulty.tokens[calls:][-1] == shortest == length
     for one, other in zip(whole, again, strict=True):
         for mine, theirs in ((one.dense, other.dense), (one.colbert, other.colbert)):
@@ -224,7 +224,7 @@ def test_half_precision_is_redone_in_fp32_for_real(
 def test_what_stays_not_finite_fails_its_request_and_no_other(
     packed: PackedEngine, faulty: Faulty
 ) -> None:
-    poisoned = len(packed.encode(EmbedRequest([TEXTS[2]]), 0, 1)[0].ids)
+    poisoned = len(packed.encode_texts([TEXTS[2]], 8192)[0].ids)
 
     def never_finite(out: torch.Tensor, keys: Any) -> torch.Tensor:
         for text, length in enumerate(keys.lengths):
@@ -236,7 +236,7 @@ def test_what_stays_not_finite_fails_its_request_and_no_other(
     faulty.spoil = never_finite
     with pytest.raises(NotFiniteError):
         embed(packed, Outputs.DENSE)
-    batcher = Batcher(packed, lambda work, encoded: None, max_queue=8)
+    batcher = Batcher(packed, NoLimits(), max_queue=8)
     good, bad = (batcher.submit(EmbedRequest([text])) for text in (TEXTS[0], TEXTS[2]))
     assert len(good.result(30).results) == 1
     with pytest.raises(InferenceError):
@@ -246,9 +246,8 @@ def test_what_stays_not_finite_fails_its_request_and_no_other(
 
 def test_a_score_that_is_not_finite_is_never_sent(packed: PackedEngine, faulty: Faulty) -> None:
     faulty.spoil = lambda out, keys: out * float("nan")
-    work = RerankRequest("море", ["суша"])
     with pytest.raises(NotFiniteError):
-        packed.run(work.outputs, packed.encode(work, 0, 1))
+        packed.run(Outputs.RELEVANCE, packed.encode_pairs("море", ["суша"], 1024))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +272,7 @@ def test_memory_that_runs_out_halves_the_micro_batch(
     faulty.spoil = too_much
     with pytest.raises(OutOfMemoryError):
         embed(packed, Outputs.DENSE)
-    batcher = Batcher(packed, lambda work, encoded: None, max_queue=8)
+    batcher = Batcher(packed, NoLimits(), max_queue=8)
     results: list[Any] = list(batcher.submit(EmbedRequest(TEXTS)).result(30).results)
     batcher.close(timeout=10)
     for one, other in zip(whole, results, strict=True):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bge_worker.engine.model import FEW_ROWS, LARGE, Linear
+from bge_worker.engine.model import MAX_ROWS_FROM_RIGHT, MIN_ELEMENTS_FROM_RIGHT, Linear
 
 
-@pytest.mark.parametrize("rows", [1, 2, FEW_ROWS, FEW_ROWS + 1])
+@pytest.mark.parametrize("rows", [1, 2, MAX_ROWS_FROM_RIGHT, MAX_ROWS_FROM_RIGHT + 1])
 def test_few_rows_are_multiplied_as_many_are(rows: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(1024, LARGE // 1024, generator=generator)
+    weight = torch.randn(1024, MIN_ELEMENTS_FROM_RIGHT // 1024, generator=generator)
     bias = torch.randn(len(weight), generator=generator)
     x = torch.randn(rows, weight.shape[1], generator=generator)
     exact = x.double() @ weight.double().t() + bias.double()

@@ -19,8 +19,8 @@ TEXT = st.lists(st.integers(0, 5), min_size=1, max_size=9)  # with <pad> spelt o
 def test_pack_keeps_tokens_and_positions_are_transformers_own(texts: list[list[int]]) -> None:
     batch = pack(texts, PAD, CPU)
     lengths = [len(text) for text in texts]
-    assert batch.texts.lengths == tuple(lengths)
-    assert batch.texts.cu_seqlens.tolist() == [0, *np.cumsum(lengths)]
+    assert batch.segments.lengths == tuple(lengths)
+    assert batch.segments.cu_seqlens.tolist() == [0, *np.cumsum(lengths)]
     assert [rows.tolist() for rows in split_rows(batch.input_ids.numpy(), lengths)] == texts
     assert batch.input_ids[batch.first_rows].tolist() == [text[0] for text in texts]
     for text, positions in zip(texts, split_rows(batch.position_ids.numpy(), lengths), strict=True):
@@ -31,7 +31,7 @@ def test_pack_keeps_tokens_and_positions_are_transformers_own(texts: list[list[i
 @given(st.lists(TEXT, min_size=1, max_size=6))
 def test_rows_after_first_leave_out_each_text_s_first_token(texts: list[list[int]]) -> None:
     batch = pack(texts, PAD, CPU)
-    kept = batch.input_ids[rows_after_first(batch.texts)].tolist()
+    kept = batch.input_ids[rows_after_first(batch.segments)].tolist()
     assert kept == [token for text in texts for token in text[1:]]
 
 

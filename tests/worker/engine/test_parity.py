@@ -20,9 +20,9 @@ from FlagEmbedding import BGEM3FlagModel, FlagReranker
 from FlagEmbedding.utils.tokenizer_compat import prepare_for_model_compat
 
 from bge_builder.convert import convert
-from bge_worker.engine.engine import Embedding, PackedEngine
+from bge_worker.engine.engine import PackedEngine
+from bge_worker.engine.outputs import Embedding, Outputs
 from bge_worker.engine.reference import restore_prepare_for_model
-from bge_worker.serving.requests import EmbedRequest, Outputs, RerankRequest
 from checkpoints import Shape, write_pair
 from conftest import MODELS, settings_in
 
@@ -136,30 +136,29 @@ def embed(
     engine: PackedEngine, texts: Sequence[str], outputs: Outputs, max_length: int = 8192
 ) -> list[Embedding]:
     """In micro-batches of twenty texts, the long ones among the short."""
-    work = EmbedRequest(texts, outputs, max_length)
     results: list[Any] = []
     for start in range(0, len(texts), 20):
-        results += engine.run(outputs, engine.encode(work, start, start + 20))
+        results += engine.run(outputs, engine.encode_texts(texts[start : start + 20], max_length))
     return results
 
 
 def score(engine: PackedEngine, texts: Sequence[str], max_length: int) -> list[float]:
-    work = RerankRequest(QUERY, texts, max_length=max_length)
     results: list[Any] = []
     for start in range(0, len(texts), 20):
-        results += engine.run(Outputs.RELEVANCE, engine.encode(work, start, start + 20))
+        encoded = engine.encode_pairs(QUERY, texts[start : start + 20], max_length)
+        results += engine.run(Outputs.RELEVANCE, encoded)
     return results
 
 
 def test_dense_sparse_and_colbert_equal_flagembedding(bench: Bench) -> None:
     assert len(bench.texts) >= 63
     ours = embed(bench.engine, bench.texts, EVERYTHING, bench.longest)
-    first_only = embed(bench.engine, bench.texts, Outputs.DENSE, bench.longest)
+    cls_only = embed(bench.engine, bench.texts, Outputs.DENSE, bench.longest)
     theirs = bench.oracle.embed(bench.texts, bench.longest)
     lengths = [len(one.colbert) + 1 for one in ours if one.colbert is not None]
     assert min(lengths) == 3  # a single token between <s> and </s>
     assert max(lengths) == bench.longest
-    for one, alone, other in zip(ours, first_only, theirs, strict=True):
+    for one, alone, other in zip(ours, cls_only, theirs, strict=True):
         close = partial(np.testing.assert_allclose, rtol=0, atol=TOLERANCE)
         close(one.dense, other["dense_vecs"])
         close(alone.dense, other["dense_vecs"])
@@ -180,13 +179,12 @@ def test_relevance_equals_flagembedding(bench: Bench, cut: bool) -> None:
 @pytest.mark.parametrize("max_length", [3, 17, 100, 8192])
 def test_token_ids_equal_flagembedding_cut_or_not(bench: Bench, max_length: int) -> None:
     tokenizer = bench.oracle.embedder.tokenizer
-    work = EmbedRequest(bench.texts, max_length=max_length)
-    ours = bench.engine.encode(work, 0, 200)
+    ours = bench.engine.encode_texts(bench.texts, max_length)
     theirs = tokenizer(bench.texts, truncation=True, max_length=max_length)["input_ids"]
     assert [one.ids for one in ours] == theirs
     untruncated = tokenizer(bench.texts)["input_ids"]
-    assert [one.full_length for one in ours] == [len(ids) for ids in untruncated]
-    assert [one.cut for one in ours] == [len(ids) > max_length for ids in untruncated]
+    assert [one.untruncated_length for one in ours] == [len(ids) for ids in untruncated]
+    assert [one.truncated for one in ours] == [len(ids) > max_length for ids in untruncated]
 
 
 @pytest.mark.parametrize("max_length", [17, 100, 1024])
@@ -202,8 +200,7 @@ def test_pairs_equal_flagembedding_cut_or_not(bench: Bench, max_length: int) -> 
     try:
         compared = 0
         for text in bench.texts:
-            work = RerankRequest(query_text, [text], max_length=max_length)
-            (ours,) = bench.engine.encode(work, 0, 1)
+            (ours,) = bench.engine.encode_pairs(query_text, [text], max_length)
             query, document = (
                 tokenizer(t, add_special_tokens=False, max_length=limit, truncation=True)[
                     "input_ids"

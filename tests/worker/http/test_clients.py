@@ -17,7 +17,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from langchain_openai import OpenAIEmbeddings
 
 from bge_worker.engine.engine import Engine
-from bge_worker.serving.requests import EmbedRequest
 from bge_worker.settings import Settings
 from fakes.serving import serving
 
@@ -69,7 +68,7 @@ def test_openai(client: openai.OpenAI, vectors: list[list[float]]) -> None:
 
 
 def test_openai_with_token_ids(packed: Engine, vectors: list[list[float]]) -> None:
-    ids = [text.ids for text in packed.encode(EmbedRequest(TEXTS), 0, 2)]
+    ids = [text.ids for text in packed.encode_texts(TEXTS, 8192)]
     with (
         serving(packed, Settings(accept_token_ids=True)) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key=KEY) as client,
@@ -91,12 +90,12 @@ def test_openai_async(url: str, vectors: list[list[float]]) -> None:
 def test_openai_raises_its_own_errors(client: openai.OpenAI, url: str) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match=r"`input\[1\]` must not be empty"):
         client.embeddings.create(model=EMBED, input=["a", ""])
-    with pytest.raises(openai.NotFoundError, match="`model` must be `miniature/bge-m3` here"):
+    with pytest.raises(openai.NotFoundError, match="`model` must be `miniature/bge-m3`"):
         client.embeddings.create(model="text-embedding-3-small", input="a")
     with pytest.raises(openai.UnprocessableEntityError, match="`dimensions` must be 512"):
         client.embeddings.create(model=EMBED, input="a", dimensions=256)
     stranger = openai.OpenAI(base_url=f"{url}/v1", api_key="another", max_retries=0)
-    with stranger, pytest.raises(openai.AuthenticationError, match="the key given is not right"):
+    with stranger, pytest.raises(openai.AuthenticationError, match="Given: a wrong key"):
         stranger.embeddings.create(model=EMBED, input="a")
 
 

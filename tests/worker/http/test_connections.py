@@ -12,17 +12,25 @@ import httpx
 import pytest
 
 from bge_worker.engine.engine import Engine
+from bge_worker.http.server import listen
+from bge_worker.http.timeouts import Timeouts
 from bge_worker.settings import Settings
 from fakes.engine import SOON, FakeEngine
 from fakes.serving import connected, eventually, metric, serving
-from server import listen
 
 RERANK = {"query": "q", "documents": ["one", "three"]}
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    with serving(FakeEngine(), Settings()) as url:
+    with impatient() as url:
+        yield url
+
+
+@contextmanager
+def impatient(**seconds: float) -> Iterator[str]:
+    """A server with timeouts of the test's own."""
+    with serving(FakeEngine(), Settings(), timeouts=Timeouts(**seconds)) as url:
         yield url
 
 
@@ -34,10 +42,9 @@ def is_closed(connection: socket.socket) -> bool:
     return True
 
 
-def test_half_a_head_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bge_worker.http.connections.HEAD_SECONDS", 0.2)
+def test_half_a_head_is_not_waited_for() -> None:
     for start in (b"", b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"):
-        with connected(url) as connection:
+        with impatient(head=0.2) as url, connected(url) as connection:
             connection.sendall(start)
             if start:
                 assert connection.recv(4096).startswith(b"HTTP/1.1 200")
@@ -81,22 +88,16 @@ def test_trailers_are_dropped_and_their_size_is_limited(
         assert is_closed(connection)
 
 
-def test_an_idle_connection_ends_whatever_dribbles_in(
-    url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bge_worker.http.connections.KEEP_ALIVE_SECONDS", 0.3)
-    with connected(url) as connection:
+def test_an_idle_connection_ends_whatever_dribbles_in() -> None:
+    with impatient(keep_alive=0.3) as url, connected(url) as connection:
         connection.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
         assert_ends_while_sending(connection, b"\r\n")
 
 
 @pytest.mark.parametrize("request_line", ["GET /ping", "PUT /ping", "POST /cancel/x"])
-def test_a_body_that_nobody_reads_ends(
-    request_line: str, url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bge_worker.http.connections.UNREAD_SECONDS", 0.3)
-    with connected(url) as connection:
+def test_a_body_that_nobody_reads_ends(request_line: str) -> None:
+    with impatient(unread=0.3) as url, connected(url) as connection:
         head = f"{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(4096).startswith(b"HTTP/1.1")
@@ -222,14 +223,15 @@ def test_a_caller_who_stops_reading_is_dropped(packed: Engine) -> None:
 
 
 @contextmanager
-def reader(texts: list[str], headers: bytes = b"") -> Iterator[socket.socket]:
-    """A caller of /rerank who has little room for the answer, which repeats the texts."""
+def reader(texts: list[str], timeouts: Timeouts, headers: bytes = b"") -> Iterator[socket.socket]:
+    """A caller of /rerank with small buffers for the reply, which repeats the texts."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     settings = Settings(max_reply_bytes=100_000_000, max_request_tokens=10_000_000)
     body = json.dumps({"query": "q", "documents": texts, "return_documents": True}).encode()
     head = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\n%bContent-Length: %d\r\n\r\n"
-    with serving(FakeEngine(), settings, listener=listener), socket.socket() as connection:
+    server = serving(FakeEngine(), settings, timeouts=timeouts, listener=listener)
+    with server, socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(SOON)
         connection.connect(listener.getsockname())
@@ -247,21 +249,13 @@ def read_slowly(connection: socket.socket, size: int) -> int:
     return received
 
 
-@pytest.mark.parametrize(
-    ("limit", "texts"), [("connections.KEEP_ALIVE_SECONDS", 1), ("middleware.PIECE_SECONDS", 3)]
-)
-def test_a_caller_who_reads_too_slowly_is_dropped(
-    limit: str, texts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the last piece of an answer goes out, and while an earlier one does."""
-    monkeypatch.setattr(f"bge_worker.http.{limit}", 0.1)
-    monkeypatch.setattr("bge_worker.http.connections.PIECE_SECONDS", 0.1)
-    with reader(["a" * 900_000] * texts) as connection:
+@pytest.mark.parametrize("texts", [1, 3], ids=["in the last chunk", "in an earlier chunk"])
+def test_a_caller_who_reads_too_slowly_is_dropped(texts: int) -> None:
+    with reader(["a" * 900_000] * texts, Timeouts(chunk=0.1, keep_alive=0.1)) as connection:
         assert read_slowly(connection, 1024) < 500_000
 
 
-def test_a_last_answer_may_take_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in ("KEEP_ALIVE_SECONDS", "UNREAD_SECONDS"):
-        monkeypatch.setattr(f"bge_worker.http.connections.{limit}", 0.02)
-    with reader(["a" * 900_000], b"Connection: close\r\n") as connection:
+def test_a_last_reply_may_take_a_while() -> None:
+    timeouts = Timeouts(keep_alive=0.02, unread=0.02)
+    with reader(["a" * 900_000], timeouts, b"Connection: close\r\n") as connection:
         assert read_slowly(connection, 16384) > 900_000

@@ -12,12 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bge_worker.errors import ValidationError
-from bge_worker.http import json_codec as serialize
-from bge_worker.http.json_codec import LARGE_BYTES, MAX_DEPTH, MAX_VALUES, JsonParser, parse_json
+from bge_worker.http import json_codec
+from bge_worker.http.json_codec import (
+    LARGE_BODY_BYTES,
+    MAX_DEPTH,
+    MAX_VALUES,
+    JsonParser,
+    parse_json,
+)
 from fakes.engine import SOON
 
 TEXTS = st.lists(st.text(alphabet='\\"[]{},:aя'), max_size=5)
-LARGE = orjson.dumps(["a" * LARGE_BYTES])
+LARGE = orjson.dumps(["a" * LARGE_BODY_BYTES])
 
 
 def test_text_of_commas_and_brackets_is_text() -> None:
@@ -30,7 +36,7 @@ def test_text_of_commas_and_brackets_is_text() -> None:
 def test_quotes_and_backslashes_end_no_text(
     texts: list[str], slice_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serialize, "SLICE_BYTES", slice_bytes)
+    monkeypatch.setattr(json_codec, "SLICE_BYTES", slice_bytes)
     body = [*texts, "[" * MAX_DEPTH, {"a": texts}]
     assert parse_json(orjson.dumps(body)) == body
 
@@ -68,7 +74,7 @@ def test_the_event_loop_goes_on_while_a_large_body_is_parsed() -> None:
         large = asyncio.create_task(parser.parse(LARGE))
         assert await parser.parse(b"[1]") == [1]  # without a turn
         assert not large.done()
-        assert await large == ["a" * LARGE_BYTES]
+        assert await large == ["a" * LARGE_BODY_BYTES]
 
     asyncio.run(both())
 
@@ -99,5 +105,5 @@ def test_large_bodies_of_callers_who_hung_up_do_not_pile_up(
         assert [type(result) for result in results] == [asyncio.CancelledError] * 2
         assert events == ["begin", "end"]
 
-    monkeypatch.setattr(serialize, "parse_json", parse)
+    monkeypatch.setattr(json_codec, "parse_json", parse)
     asyncio.run(hang_up())

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bge_worker.engine.engine import Result
+from bge_worker.engine.outputs import Outputs, Result
 from bge_worker.engine.tokenizer import Encoded
 from bge_worker.errors import (
     InferenceError,
@@ -24,8 +24,8 @@ from bge_worker.errors import (
     WorkerError,
 )
 from bge_worker.serving.batcher import Batcher, Finished
-from bge_worker.serving.requests import EmbedRequest, Outputs, RerankRequest, Work
-from fakes.engine import SOON, FakeEngine
+from bge_worker.serving.requests import EmbedRequest, InferenceRequest, RerankRequest
+from fakes.engine import SOON, FakeEngine, NoLimits
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def batcher(engine: FakeEngine) -> Iterator[Batcher]:
-    running = Batcher(engine, admit=lambda work, encoded: None, max_queue=8)
+    running = Batcher(engine, limits=NoLimits(), max_queue=8)
     yield running
     engine.gate.set()
     running.close(timeout=SOON)
@@ -61,7 +61,7 @@ def hold(engine: FakeEngine, batcher: Batcher) -> Future[Finished]:
 @given(st.lists(st.lists(st.integers(1, 150), min_size=1, max_size=30), min_size=1, max_size=8))
 def test_every_text_gets_its_own_result_in_order(requests: list[list[int]]) -> None:
     engine = FakeEngine()
-    batcher = Batcher(engine, admit=lambda work, encoded: None, max_queue=8)
+    batcher = Batcher(engine, limits=NoLimits(), max_queue=8)
     futures = [batcher.submit(texts(*lengths)) for lengths in requests]
     assert [answer(future) for future in futures] == requests
     assert all(sum(map(len, batch)) <= 100 or len(batch) == 1 for batch in engine.batches)
@@ -98,13 +98,13 @@ def test_short_requests_do_not_hold_up_a_long_one(engine: FakeEngine, batcher: B
 
 def test_unlike_requests_never_share_a_micro_batch(engine: FakeEngine, batcher: Batcher) -> None:
     held = hold(engine, batcher)
-    work: list[Work] = [
+    requests: list[InferenceRequest] = [
         texts(2),
         EmbedRequest(["xxx"], Outputs.SPARSE),
         RerankRequest("q", ["xxxx"]),
         texts(5),
     ]
-    futures = [batcher.submit(each) for each in work]
+    futures = [batcher.submit(request) for request in requests]
     wait_until_ready(batcher, 4)
     engine.gate.set()
     assert [answer(future) for future in (held, *futures)] == [[1], [2], [3], [4], [5]]
@@ -174,11 +174,12 @@ def test_a_text_that_fails_fails_its_own_request_alone(
 
 
 def test_a_refused_request_never_reaches_the_device(engine: FakeEngine) -> None:
-    def refuse_long(work: Work, encoded: Sequence[Encoded]) -> None:
-        if len(encoded[0].ids) > 5:
-            raise TooLargeError("no")
+    class FiveTokens(NoLimits):
+        def check(self, request: InferenceRequest, encoded: Sequence[Encoded]) -> None:
+            if len(encoded[0].ids) > 5:
+                raise TooLargeError("no")
 
-    batcher = Batcher(engine, refuse_long, max_queue=8)
+    batcher = Batcher(engine, FiveTokens(), max_queue=8)
     with pytest.raises(TooLargeError):
         answer(batcher.submit(texts(6)))
     assert answer(batcher.submit(texts(5))) == [5]
@@ -215,7 +216,7 @@ def test_a_dead_thread_leaves_nobody_waiting(
     def broken() -> list[object]:
         raise KeyError("a bug of ours")
 
-    monkeypatch.setattr(batcher, "_cut", broken)
+    monkeypatch.setattr(batcher, "_next_batch", broken)
     future = batcher.submit(texts(1))
     with pytest.raises(InferenceError):
         future.result(SOON)
@@ -228,7 +229,7 @@ class PanicException(BaseException):
     """What a panic in Rust looks like from here: no Exception."""
 
 
-@pytest.mark.parametrize("where", ["encode", "run"])
+@pytest.mark.parametrize("where", ["encode_texts", "run"])
 def test_a_panic_in_a_library_fails_its_request_alone(
     engine: FakeEngine, batcher: Batcher, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

@@ -34,7 +34,7 @@ from bge_worker.errors import (
     ValidationError,
     WorkerError,
 )
-from bge_worker.serving.requests import EmbedRequest
+from bge_worker.serving.payload import answer_payload
 from bge_worker.serving.service import Service
 from bge_worker.settings import Settings
 
@@ -42,7 +42,7 @@ TEXTS = ["Градиентный спуск ищет минимум функци
 
 
 def answer(service: Service, payload: object) -> dict[str, Any]:
-    reply = asyncio.run(service.answer(payload))
+    reply = asyncio.run(answer_payload(service, payload))
     json.dumps(reply, allow_nan=False)  # what the SDK will do with it
     return reply
 
@@ -247,7 +247,7 @@ def test_token_ids_are_this_model_s_own_where_they_are_accepted(
     accepting: openai.OpenAI, engine: Engine
 ) -> None:
     model = engine.models["embed"].model
-    framed = [one.ids for one in engine.encode(EmbedRequest(TEXTS), 0, 2)]
+    framed = [one.ids for one in engine.encode_texts(TEXTS, 8192)]
     bare = [ids[1:-1] for ids in framed]
     by_text = accepting.embeddings.create(model=model, input=TEXTS)
     for ids in (framed, bare):
@@ -257,10 +257,10 @@ def test_token_ids_are_this_model_s_own_where_they_are_accepted(
     single = accepting.embeddings.create(model=model, input=bare[0])
     assert len(single.data) == 1
     for ids, message in (
-        ([[]], "`input[0]` must not be empty"),
+        ([[]], "`input[0]` must hold 1 to 8192 token ids. Given: 0"),
         ([5, 10**9], "Given: 1000000000"),
         ([[5], ["a"]], "`input[1]` must hold strings alone or token"),
-        ([5] * 9000, "`input` must hold at most 8192 token ids"),
+        ([5] * 9000, "`input` must hold 1 to 8192 token ids"),
     ):
         with pytest.raises(openai.UnprocessableEntityError) as caught:
             accepting.embeddings.create(model=model, input=ids)  # type: ignore[arg-type]
@@ -272,7 +272,7 @@ def test_token_ids_are_this_model_s_own_where_they_are_accepted(
     [
         ({"dimensions": 256}, openai.UnprocessableEntityError, "`dimensions` must be 512"),
         ({"model": "text-embedding-3"}, openai.NotFoundError, "Given: `text-embedding-3`"),
-        ({"input": []}, openai.UnprocessableEntityError, "`input` must hold 1 to 2048"),
+        ({"input": []}, openai.UnprocessableEntityError, "`input` must not be empty"),
         ({"input": [5, 10**9]}, openai.UnprocessableEntityError, "BGE_ACCEPT_TOKEN_IDS=1"),
         ({"input": [[5], ["a"]]}, openai.UnprocessableEntityError, "Given: token ids"),
         ({"input": [[]]}, openai.UnprocessableEntityError, "`input[0]` must be a string"),
@@ -348,7 +348,7 @@ def test_openai_s_reply_stays_within_the_limit_too(limited: Any, engine: Engine)
 def test_a_text_that_is_too_large_alone_is_told_what_would_help(limited: Any) -> None:
     asked = {"texts": "слово " * 500, "return_colbert": True}
     message = refusal(limited(max_reply_bytes=65_536), asked)
-    assert message.endswith("lower `max_length`, or ask for fewer outputs or for base64")
+    assert message.endswith("lower `max_length`, or request fewer outputs or base64")
 
 
 def test_documents_sent_back_count_towards_the_reply(limited: Any) -> None:
@@ -431,9 +431,9 @@ def test_the_fitness_check_passes_and_notices_a_broken_device(
 def test_the_fitness_check_knows_what_the_published_weights_answer(
     packed: PackedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_worker.serving.fitness.has_golden_values", lambda model: True)
+    monkeypatch.setattr("bge_worker.serving.fitness.is_published", lambda model: True)
     service = Service(packed, Settings())
-    with pytest.raises(RuntimeError, match=r"dense cosine: published 0\.6265, found"):
+    with pytest.raises(RuntimeError, match=r"dense cosine: published 0\.6265, computed"):
         asyncio.run(service.check())  # the miniature is not bge-m3
     service.close(timeout=10)
 

@@ -26,10 +26,11 @@ from .json_codec import JsonParser, is_small, to_json
 from .loading import LoadingService
 from .memory import HeldBytes
 from .metrics import CONTENT_TYPE, Metrics
-from .middleware import BODY_SECONDS, Middleware, RouteTable
+from .middleware import Middleware, RouteTable
 from .routes import cohere, native, openai, tei
 from .routes.route import Dialect, Route
 from .routes.runpod import RunPodRoutes
+from .timeouts import Timeouts
 
 if TYPE_CHECKING:  # imports torch, and /ping is answered before that
     from ..serving.service import Service
@@ -46,15 +47,15 @@ class Server:
         settings: Settings,
         metrics: Metrics,
         service: Future[Service],
-        body_seconds: float = BODY_SECONDS,
+        timeouts: Timeouts | None = None,
         held: HeldBytes | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._service = LoadingService(service)
         self._json = JsonParser()
-        held = HeldBytes() if held is None else held
-        jobs = RunPodRoutes(Jobs(self._service, self._json, held, settings), self._json)
+        timeouts, held = timeouts or Timeouts(), held or HeldBytes()
+        jobs = RunPodRoutes(Jobs(self._service, self._json, held, settings), self._json, timeouts)
         routes = [*self._inference_routes(), *job_routes(jobs), *self._state_routes()]
         dialects: dict[str, Dialect] = {MODELS: openai.OPENAI}
         for route in reversed(ROUTES):
@@ -65,7 +66,7 @@ class Server:
             metrics,
             held,
             RouteTable(routes, dialects),
-            body_seconds=body_seconds,
+            timeouts,
         )
 
     def _inference_routes(self) -> list[StarletteRoute]:

@@ -1,20 +1,20 @@
 """HTTP/1.1 connections: uvicorn's protocol with a limit for every head and every state.
 
     state                       ends after                       with
-    no head yet, head arriving  HEAD_SECONDS                     close
+    no head yet, head arriving  head                             close
     head too large              MAX_HEAD_BYTES, _FIELDS          431, close
-    body arriving               BODY_SECONDS (middleware.py)     408, close
-    unread body                 UNREAD_SECONDS                   close
+    body arriving               body (middleware.py)             408, close
+    unread body                 unread                           close
     framing of the body         MAX_FRAMING_BYTES                422, close
-    reply being written         CHUNK_SECONDS (middleware.py)    close
-    idle after a reply          KEEP_ALIVE_SECONDS               close
+    reply being written         chunk (middleware.py)            close
+    idle after a reply          keep_alive                       close
     pipelined requests          MAX_PIPELINED                    close
     connections                 ConnectionLimits                 429, close; not /ping, /health
 
-Line ends and other bytes between two requests restart no timer. After a close the caller has
-CHUNK_SECONDS to take the rest of the reply; then the connection is aborted. After a refusal,
-arriving bytes are ignored for LINGER_SECONDS: an immediate close would reset the connection, and
-the refusal would be lost.
+Lower-case names are fields of `Timeouts`. Line ends and other bytes between two requests restart no
+timer. After a close the caller has `chunk` seconds to take the rest of the reply; then the
+connection is aborted. After a refusal, arriving bytes are ignored for `linger` seconds: an
+immediate close would reset the connection, and the refusal would be lost.
 """
 
 from __future__ import annotations
@@ -37,15 +37,12 @@ from ..errors import (
     ValidationError,
     WorkerError,
 )
-from .middleware import CHUNK_SECONDS, OPEN_PATHS, error_response
+from .middleware import OPEN_PATHS, error_response
 from .routes.native import NATIVE
+from .timeouts import Timeouts
 
 log = logging.getLogger("bge_worker.server")
 
-HEAD_SECONDS = 60.0
-UNREAD_SECONDS = 5.0
-LINGER_SECONDS = 2.0
-KEEP_ALIVE_SECONDS = 75  # longer than a proxy's, so that the proxy closes first
 MAX_HEAD_BYTES, MAX_HEAD_FIELDS = 64 * 1024, 100
 # Chunk sizes, extensions and trailers of a chunked body. 30 MB in chunks of 1 KB have 0.3 MB.
 MAX_FRAMING_BYTES = 1_000_000
@@ -116,10 +113,13 @@ def connection_limits() -> ConnectionLimits:
 class Connection(HttpToolsProtocol):
     """One connection; see the table above."""
 
-    def __init__(self, *args: Any, limits: ConnectionLimits, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, limits: ConnectionLimits, timeouts: Timeouts, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.access_log = False  # uvicorn's holds paths and queries
         self._limits = limits
+        self._timeouts = timeouts
         self._admitted = True
         self._refusal: WorkerError | None = None
         self._refused = False
@@ -140,7 +140,7 @@ class Connection(HttpToolsProtocol):
         self._address = self.client[0] if self.client else ""
         self._admitted = self._limits.admit(self, self._address)
         self._application, self.app = self.app, self._run
-        self._end_after(HEAD_SECONDS if self._admitted else UNREAD_SECONDS)
+        self._end_after(self._timeouts.head if self._admitted else self._timeouts.unread)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_after(None)
@@ -187,7 +187,7 @@ class Connection(HttpToolsProtocol):
         self._messages_begun += 1
         self._start_counting()
         if self._admitted:
-            self._end_after(HEAD_SECONDS)
+            self._end_after(self._timeouts.head)
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -224,13 +224,13 @@ class Connection(HttpToolsProtocol):
         self._in_body = False
         super().on_message_complete()
         if self.cycle.response_complete:
-            self._end_after(KEEP_ALIVE_SECONDS)
+            self._end_after(self._timeouts.keep_alive)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._unset_keepalive_if_required()  # any byte stops uvicorn's own timer
         if self.cycle.response_complete and not self._in_head:  # else the next one has begun
-            self._end_after(UNREAD_SECONDS if self._in_body else KEEP_ALIVE_SECONDS)
+            self._end_after(self._timeouts.unread if self._in_body else self._timeouts.keep_alive)
 
     # ----------------------------------------------------------- replies and timers
 
@@ -270,7 +270,7 @@ class Connection(HttpToolsProtocol):
         lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[error.status] + lines + b"\r\n" + body)
         self.transport.write_eof()
-        self._end_after(LINGER_SECONDS)
+        self._end_after(self._timeouts.linger)
 
     def _end_after(self, seconds: float | None) -> None:
         """Replace the timer: close the connection in `seconds`."""
@@ -284,7 +284,7 @@ class Connection(HttpToolsProtocol):
         """Close; abort if the caller does not take the written bytes in time."""
         self._end_after(None)
         self.transport.close()
-        self._timer = self.loop.call_later(CHUNK_SECONDS, self.transport.abort)
+        self._timer = self.loop.call_later(self._timeouts.chunk, self.transport.abort)
 
 
 def _too_large(what: str, limit: int, given: int) -> HeadTooLargeError:

@@ -2,9 +2,8 @@
 
     submit ─▶ IN_QUEUE ─▶ IN_PROGRESS ─▶ COMPLETED | FAILED | CANCELLED | TIMED_OUT ─▶ dropped
 
-As on the platform, a worker runs `BGE_CONCURRENCY` jobs at once, and the result of a `/runsync` is
-kept one minute, that of a `/run` thirty (docs.runpod.io, "Send requests"). All state belongs to the
-event loop, so it needs no lock.
+As on the platform, a worker runs `BGE_CONCURRENCY` jobs at once, and results are kept for a while
+(docs.runpod.io, "Send requests"). All state belongs to the event loop, so it needs no lock.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from .json_codec import JsonParser, is_small, to_json
 from .loading import LoadingService
 from .memory import HeldBytes
 
-RUNSYNC_KEEP_SECONDS, RUN_KEEP_SECONDS = 60.0, 1800.0
 MAX_RESULT_BYTES = 1 << 30  # of all results; beyond it the oldest are dropped
 JOB_BYTES = 2048  # of a job without its output, approximately
 

@@ -42,14 +42,13 @@ from .memory import HeldBytes
 from .metrics import Metrics
 from .routes.native import NATIVE
 from .routes.route import Dialect
+from .timeouts import Timeouts
 
 access_log = logging.getLogger("bge_worker.access")
 
 # RunPod's limits: 30 MB through a load balancer, 20 MB by /runsync, 10 MB by /run.
 MAX_BODY_BYTES, MAX_RUNSYNC_BYTES, MAX_RUN_BYTES = 30_000_000, 20_000_000, 10_000_000
-BODY_SECONDS = 60.0  # for a body to arrive
 CHUNK_BYTES = 1 << 20  # of a reply, written at once
-CHUNK_SECONDS = 60.0  # for a caller to take a chunk
 CLIENT_CLOSED_REQUEST = 499  # for the log: the caller is gone
 OPEN_PATHS = ("/ping", "/health")  # without a key
 UNLOGGED_PATHS = (*OPEN_PATHS, "/metrics")  # polled every few seconds
@@ -104,7 +103,7 @@ class Middleware:
         metrics: Metrics,
         held: HeldBytes,
         routes: RouteTable,
-        body_seconds: float = BODY_SECONDS,
+        timeouts: Timeouts,
     ) -> None:
         self._app = app
         self._key = None if settings.api_key is None else settings.api_key.encode()
@@ -115,7 +114,7 @@ class Middleware:
         self._held = held
         self._metrics = metrics
         self._routes = routes
-        self._body_seconds = body_seconds
+        self._timeouts = timeouts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -229,7 +228,7 @@ class Middleware:
         """
         chunks = []
         try:
-            async with asyncio.timeout(self._body_seconds):
+            async with asyncio.timeout(self._timeouts.body):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -244,7 +243,7 @@ class Middleware:
                         return b"".join(chunks)
         except TimeoutError:
             raise SlowBodyError(
-                f"the body must arrive within {self._body_seconds:g} seconds. "
+                f"the body must arrive within {self._timeouts.body:g} seconds. "
                 f"Given: {exchange.received} bytes"
             ) from None
 
@@ -292,9 +291,32 @@ class Middleware:
                 request_id = (b"x-request-id", exchange.id.encode())
                 head["headers"] = [*head.get("headers", ()), request_id]
             first, head = head, None
-            await _send_chunks(first, body, more, send, exchange)
+            await self._send_chunks(first, body, more, send, exchange)
 
         return counted
+
+    async def _send_chunks(
+        self, head: Message | None, body: bytes, more: bool, send: Send, exchange: Exchange
+    ) -> None:
+        """Send a body in chunks, each of which waits for room in the connection's buffer.
+
+        Raises:
+            DisconnectedError: the caller did not take a chunk in time.
+        """
+        for start in range(0, len(body) or 1, CHUNK_BYTES):
+            chunk = body[start : start + CHUNK_BYTES]
+            exchange.sent += len(chunk)
+            is_last = start + CHUNK_BYTES >= len(body) and not more
+            try:
+                async with asyncio.timeout(self._timeouts.chunk):
+                    if head is not None and start == 0:
+                        await send(head)
+                    exchange.is_complete = is_last
+                    await send(
+                        {"type": "http.response.body", "body": chunk, "more_body": not is_last}
+                    )
+            except TimeoutError:
+                raise DisconnectedError from None
 
     def _log(self, exchange: Exchange, seconds: float) -> None:
         self._metrics.answered(exchange.route, exchange.status, seconds)
@@ -376,28 +398,6 @@ def _too_large(limit: int, given: int) -> TooLargeError:
 
 def _header(scope: Scope, name: bytes) -> bytes:
     return next((value for key, value in scope["headers"] if key == name), b"")
-
-
-async def _send_chunks(
-    head: Message | None, body: bytes, more: bool, send: Send, exchange: Exchange
-) -> None:
-    """Send a body in chunks, each of which waits for room in the connection's buffer.
-
-    Raises:
-        DisconnectedError: the caller did not take a chunk in time.
-    """
-    for start in range(0, len(body) or 1, CHUNK_BYTES):
-        chunk = body[start : start + CHUNK_BYTES]
-        exchange.sent += len(chunk)
-        is_last = start + CHUNK_BYTES >= len(body) and not more
-        try:
-            async with asyncio.timeout(CHUNK_SECONDS):
-                if head is not None and start == 0:
-                    await send(head)
-                exchange.is_complete = is_last
-                await send({"type": "http.response.body", "body": chunk, "more_body": not is_last})
-        except TimeoutError:
-            raise DisconnectedError from None
 
 
 def _replay(body: bytes) -> Receive:

@@ -18,6 +18,7 @@ from ..serving.validation import shortened
 from ..settings import Settings
 from .connections import Connection, ConnectionLimits
 from .middleware import is_loopback
+from .timeouts import Timeouts
 
 if TYPE_CHECKING:  # imports torch
     from ..serving.service import Service
@@ -85,12 +86,15 @@ class StoppableServer(uvicorn.Server):
 
 
 def configuration(
-    app: ASGIApp, limits: ConnectionLimits, grace_seconds: int = GRACE_SECONDS
+    app: ASGIApp,
+    limits: ConnectionLimits,
+    timeouts: Timeouts,
+    grace_seconds: int = GRACE_SECONDS,
 ) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http=partial(Connection, limits=limits),  # type: ignore[arg-type]
+        http=partial(Connection, limits=limits, timeouts=timeouts),  # type: ignore[arg-type]
         ws="none",  # websockets would bypass the key and the timers
         lifespan="off",
         log_config=None,

@@ -19,9 +19,6 @@ from .delivery import Delivery
 
 log = logging.getLogger(__name__)
 
-STOP_CHECK_SECONDS = 0.1  # how often an idle worker checks whether it should stop
-GATHER_SECONDS = 0.02  # from a free slot to the next poll, which then fills all slots free by then
-FAILED_POLL_SECONDS = 1.0  # after a failed poll: the SDK's loop would not pause
 JOB_FIELDS = ("id", "input", "batchId")  # those that the SDK or the handler reads
 
 
@@ -55,6 +52,10 @@ class PromptScaler:
     whole second: with 32 slots, 33 queries a second of the 470 that a worker of six layers can
     answer on two cores. (`make bench-queue`)
     """
+
+    stop_check_seconds = 0.1  # how often an idle worker checks whether it should stop
+    gather_seconds = 0.02  # from a free slot to the next poll, which fills all slots free by then
+    failed_poll_seconds = 1.0  # after a failed poll: the SDK's loop would not pause
 
     jobs_queue: asyncio.Queue[dict[str, Any]]
     jobs_tasks: dict[str, asyncio.Task[None]]  # by job id; the SDK cancels through it
@@ -137,14 +138,14 @@ class PromptScaler:
         while needed < 2 and self.is_alive():
             self._slot_freed.clear()
             await self._slot_freed.wait()
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(self.gather_seconds)
             needed = self.current_concurrency - self.current_occupancy()
         if not self.is_alive():
             return []
         try:
             fetched = await asyncio.wait_for(self._fetch(session, needed - 1), self._fetch_seconds)
         except Exception:
-            await asyncio.sleep(FAILED_POLL_SECONDS)
+            await asyncio.sleep(self.failed_poll_seconds)
             raise
         return list(self._jobs_in(fetched or ()))
 
@@ -181,7 +182,7 @@ class PromptScaler:
 
         while self._taking or not self.jobs_queue.empty():
             try:
-                job = await asyncio.wait_for(self.jobs_queue.get(), STOP_CHECK_SECONDS)
+                job = await asyncio.wait_for(self.jobs_queue.get(), self.stop_check_seconds)
             except TimeoutError:
                 continue
             task = asyncio.create_task(self.handle_job(session, job))

@@ -59,7 +59,7 @@ def validate(value: object, expected: type[T], name: str) -> T:
         value = without_nulls(value)
     try:
         return msgspec.convert(value, expected)
-    except (msgspec.ValidationError, OverflowError):
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError):
         kind = inspect.type_info(expected)
         if isinstance(kind, inspect.StructType) and isinstance(value, Mapping):
             fault = _object_fault(value, kind, "")

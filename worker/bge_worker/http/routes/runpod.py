@@ -12,8 +12,9 @@ from starlette.responses import Response
 
 from ...errors import NotServedError, ValidationError
 from ...serving.validation import shortened, validate
-from ..jobs import RUN_KEEP_SECONDS, RUNSYNC_KEEP_SECONDS, Job, JobRequest, Jobs
+from ..jobs import Job, JobRequest, Jobs
 from ..json_codec import JsonParser, to_json
+from ..timeouts import Timeouts
 
 DEFAULT_EXECUTION_TIMEOUT_MS, DEFAULT_TTL_MS = 600_000, 86_400_000  # the platform's
 MAX_MS = 604_800_000  # seven days
@@ -57,16 +58,18 @@ class HealthReply(TypedDict):
 class RunPodRoutes:
     """The endpoints; each returns the job's object in its present state."""
 
-    def __init__(self, jobs: Jobs, json: JsonParser) -> None:
+    def __init__(self, jobs: Jobs, json: JsonParser, timeouts: Timeouts) -> None:
         self._jobs = jobs
+        self._timeouts = timeouts
         self._json = json
 
     async def run(self, request: Request) -> Response:
-        return self._reply(self._jobs.submit(await self._read(request), RUN_KEEP_SECONDS))
+        job = self._jobs.submit(await self._read(request), self._timeouts.run_result)
+        return self._reply(job)
 
     async def runsync(self, request: Request) -> Response:
         wait_seconds = read_wait(request) / 1e3
-        job = self._jobs.submit(await self._read(request), RUNSYNC_KEEP_SECONDS)
+        job = self._jobs.submit(await self._read(request), self._timeouts.runsync_result)
         try:
             async with asyncio.timeout(wait_seconds):
                 await job.over.wait()
