@@ -90,7 +90,7 @@ def rerank_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
 def bad_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
     payload, message = draw.choice(
         [
-            ({"texts": []}, "ValidationError: `texts` must not be empty. Given: 0"),
+            ({"texts": []}, "ValidationError: `texts` must not be empty. Given: an empty list"),
             ({"texts": "a", "max_length": 1}, "ValidationError: `max_length` must be from 3"),
             ({"query": "a"}, "ValidationError: `documents` is required"),
             (
