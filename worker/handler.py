@@ -40,15 +40,16 @@ def make_handler(
 
     async def handler(job: dict[str, Any]) -> dict[str, Any]:
         try:
-            return reply_type(await answer_payload(service, job.get("input")))
+            reply = await answer_payload(service, job.get("input"))
+            return reply_type(reply.body)
         except WorkerError as error:
             failure = error
         except Exception as error:
             failure = logged_inference_error(error)
-        reply: dict[str, Any] = {"error": str(failure)}  # the platform drops all but strings
+        failed: dict[str, Any] = {"error": str(failure)}  # the platform drops all but strings
         if not service.healthy:
-            reply["refresh_worker"] = True  # RunPod replaces this worker
-        return reply
+            failed["refresh_worker"] = True  # RunPod replaces this worker
+        return failed
 
     return handler
 

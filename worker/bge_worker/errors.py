@@ -24,11 +24,13 @@ log = logging.getLogger(__name__)
 class WorkerError(Exception):
     """An error for the caller; `str()` gives "Type: message".
 
-    `status` is its HTTP status, `retry` whether the same request may succeed later.
+    `status` and `headers` are those of its HTTP response; `retry` says whether the same request may
+    succeed later.
     """
 
     status = 500
     retry = False
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return f"{type(self).__name__}: {super().__str__()}"
@@ -57,6 +59,7 @@ class OverloadedError(WorkerError):
 
     status = 429
     retry = True
+    headers = (("retry-after", "1"),)
 
 
 class OutOfMemoryError(WorkerError):
@@ -64,6 +67,7 @@ class OutOfMemoryError(WorkerError):
 
     status = 503
     retry = True
+    headers = (("retry-after", "1"),)
 
 
 class InferenceError(WorkerError):
@@ -77,6 +81,7 @@ class UnauthorizedError(WorkerError):
     """The API key is missing or wrong."""
 
     status = 401
+    headers = (("www-authenticate", "Bearer"),)
 
 
 class ForbiddenError(WorkerError):

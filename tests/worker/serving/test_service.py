@@ -42,7 +42,7 @@ TEXTS = ["Градиентный спуск ищет минимум функци
 
 
 def answer(service: Service, payload: object) -> dict[str, Any]:
-    reply = asyncio.run(answer_payload(service, payload))
+    reply = asyncio.run(answer_payload(service, payload)).body
     json.dumps(reply, allow_nan=False)  # what the SDK will do with it
     return reply
 

@@ -7,35 +7,35 @@ its dialect and into bytes. What applies to every request is in `middleware.py`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route as StarletteRoute
-from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from ..serving.openai import MODELS, models_reply
+from ..serving.requests import Reply
 from ..serving.validation import validate
 from ..settings import Settings
 from . import openapi
 from .jobs import Jobs
-from .json_codec import JsonParser, is_small, to_json
+from .json_codec import JsonParser, to_json
 from .loading import LoadingService
 from .memory import HeldBytes
 from .metrics import CONTENT_TYPE, Metrics
-from .middleware import Middleware, RouteTable
+from .middleware import Middleware
 from .routes import cohere, native, openai, tei
-from .routes.route import Dialect, Route
+from .routes.route import Route
 from .routes.runpod import RunPodRoutes
+from .routing import Endpoint, Router
 from .timeouts import Timeouts
 
 if TYPE_CHECKING:  # imports torch, and /ping is answered before that
     from ..serving.service import Service
 
-Endpoint = Callable[[Request], Awaitable[Response]]
 ROUTES: tuple[Route, ...] = (*native.ROUTES, *openai.ROUTES, *cohere.ROUTES, *tei.ROUTES)
 
 
@@ -56,53 +56,40 @@ class Server:
         self._json = JsonParser()
         timeouts, held = timeouts or Timeouts(), held or HeldBytes()
         jobs = RunPodRoutes(Jobs(self._service, self._json, held, settings), self._json, timeouts)
-        routes = [*self._inference_routes(), *job_routes(jobs), *self._state_routes()]
-        dialects: dict[str, Dialect] = {MODELS: openai.OPENAI}
-        for route in reversed(ROUTES):
-            dialects |= dict.fromkeys(route.paths, route.dialect)
-        self.asgi: ASGIApp = Middleware(
-            Router(routes, redirect_slashes=False),
-            settings,
-            metrics,
-            held,
-            RouteTable(routes, dialects),
-            timeouts,
-        )
+        endpoints = [*self._inference_endpoints(), *job_endpoints(jobs), *self._state_endpoints()]
+        self.asgi: ASGIApp = Middleware(Router(endpoints), settings, metrics, held, timeouts)
 
-    def _inference_routes(self) -> list[StarletteRoute]:
-        paths = {path: None for route in ROUTES for path in route.paths}
-        return [post(path, self._inference_endpoint(path)) for path in paths]
+    def _inference_endpoints(self) -> list[Endpoint]:
+        endpoints = []
+        for path in {path: None for route in ROUTES for path in route.paths}:
+            routes = [route for route in ROUTES if path in route.paths]
+            answer = partial(self._infer, routes)
+            endpoints.append(Endpoint("POST", path, answer, routes[0].dialect))
+        return endpoints
 
-    def _inference_endpoint(self, path: str) -> Endpoint:
-        routes = [route for route in ROUTES if path in route.paths]
-
-        async def endpoint(request: Request) -> Response:
-            return await self._answer(routes, await request.body())
-
-        return endpoint
-
-    async def _answer(self, routes: Sequence[Route], raw: bytes) -> Response:
-        """Answer a body with the first of `routes` whose key it holds."""
+    async def _infer(self, routes: Sequence[Route], request: Request) -> Response:
+        """Answer with the first of `routes` whose key the body holds."""
+        raw = await request.body()
         service = await self._service.wait()  # before parsing: while models load, bodies stay bytes
         body = await self._json.parse(raw)
         fields = body if isinstance(body, dict) else {}
         route = next((route for route in routes if route.key in fields), routes[0])
         parsed = validate(body, route.body, "body")
-        request = parsed.to_request(service.model(route.role), service.settings)
-        reply = await service.answer(request)
-        if is_small(reply):
+        inference = parsed.to_request(service.model(route.role), service.settings)
+        reply = await service.answer(inference)
+        if reply.is_small:
             content = encode(route, reply)
         else:
             content = await asyncio.to_thread(encode, route, reply)
         return Response(content, media_type="application/json")
 
-    def _state_routes(self) -> list[StarletteRoute]:
+    def _state_endpoints(self) -> list[Endpoint]:
         return [
-            get("/ping", self._ping),
-            get("/metrics", self._get_metrics),
-            get(MODELS, self._get_models),
-            get("/openapi.json", self._get_openapi),
-            get("/docs", self._get_docs),
+            Endpoint("GET", "/ping", self._ping),
+            Endpoint("GET", "/metrics", self._get_metrics),
+            Endpoint("GET", MODELS, self._get_models, openai.OPENAI),
+            Endpoint("GET", "/openapi.json", self._get_openapi),
+            Endpoint("GET", "/docs", self._get_docs),
         ]
 
     async def _ping(self, request: Request) -> Response:
@@ -126,30 +113,20 @@ class Server:
         return HTMLResponse(openapi.DOCS_PAGE)
 
 
-def job_routes(jobs: RunPodRoutes) -> list[StarletteRoute]:
+def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:
     """RunPod's API: at the root, and under the id of an endpoint."""
     return [
-        route
+        Endpoint(method, prefix + path, answer)
         for prefix in ("", "/v2/{endpoint}")
-        for route in (
-            post(prefix + "/run", jobs.run),
-            post(prefix + "/runsync", jobs.runsync),
-            get(prefix + "/status/{job_id}", jobs.status),
-            post(prefix + "/cancel/{job_id}", jobs.cancel),
-            get(prefix + "/health", jobs.health),
+        for method, path, answer in (
+            ("POST", "/run", jobs.run),
+            ("POST", "/runsync", jobs.runsync),
+            ("GET", "/status/{job_id}", jobs.status),
+            ("POST", "/cancel/{job_id}", jobs.cancel),
+            ("GET", "/health", jobs.health),
         )
     ]
 
 
-def encode(route: Route, reply: dict[str, Any]) -> bytes:
-    return to_json(route.build_reply(reply))
-
-
-def post(path: str, endpoint: Endpoint) -> StarletteRoute:
-    return StarletteRoute(path, endpoint, methods=["POST"])
-
-
-def get(path: str, endpoint: Endpoint) -> StarletteRoute:
-    route = StarletteRoute(path, endpoint, methods=["GET"])
-    route.methods = {"GET"}  # Starlette adds HEAD
-    return route
+def encode(route: Route, reply: Reply) -> bytes:
+    return to_json(route.build_reply(reply.body))

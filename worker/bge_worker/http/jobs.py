@@ -21,7 +21,7 @@ import orjson
 from ..errors import OverloadedError, WorkerError, logged_inference_error
 from ..serving.payload import answer_payload
 from ..settings import Settings
-from .json_codec import JsonParser, is_small, to_json
+from .json_codec import JsonParser, to_json
 from .loading import LoadingService
 from .memory import HeldBytes
 
@@ -171,9 +171,9 @@ class Jobs:
         service = await self._service.wait()
         payload = (await self._json.parse(body))["input"]
         reply = await answer_payload(service, payload)
-        if is_small(reply):
-            return to_json(reply)
-        return await asyncio.to_thread(to_json, reply)
+        if reply.is_small:
+            return to_json(reply.body)
+        return await asyncio.to_thread(to_json, reply.body)
 
     def _end(self, job: Job, status: str) -> None:
         job.status, job.ended = status, perf_counter()

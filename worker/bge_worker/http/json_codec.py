@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -17,7 +17,6 @@ LARGE_BODY_BYTES = 1 << 18  # orjson takes up to 15 ms to parse so many
 MAX_VALUES = 1 << 20
 MAX_DEPTH = 64
 SLICE_BYTES = 1 << 16
-SMALL_REPLY_TEXTS, SMALL_REPLY_TOKENS = 4, 512
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -95,20 +94,8 @@ def _outside_strings(body: bytes) -> Iterator[bytes]:
         in_string ^= len(parts) % 2 == 0
 
 
-def is_small(reply: Mapping[str, Any]) -> bool:
-    """Whether a reply is encoded in less time than a switch to another thread takes."""
-    results = reply.get("results", ())
-    texts = reply.get("embeddings") or reply.get("data") or results
-    return (
-        len(texts) <= SMALL_REPLY_TEXTS
-        and reply.get("usage", {}).get("prompt_tokens", 0) <= SMALL_REPLY_TOKENS
-        and "colbert_embeddings" not in reply
-        and not any("document" in result for result in results)
-    )
-
-
 def to_json(reply: Any) -> bytes:
-    """Encode a reply as strict JSON. Call it on another thread unless `is_small(reply)`.
+    """Encode a reply as strict JSON. Call it on another thread if the reply may be large.
 
     orjson holds the GIL, so vectors are encoded one at a time: the event loop and the inference
     thread run in between.

@@ -14,7 +14,6 @@ import hmac
 import ipaddress
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,14 +21,10 @@ from time import perf_counter
 from urllib.parse import urlsplit
 
 import orjson
-from starlette.exceptions import HTTPException
-from starlette.routing import Match
-from starlette.routing import Route as StarletteRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ..errors import (
     ForbiddenError,
-    NotServedError,
     OverloadedError,
     SlowBodyError,
     TooLargeError,
@@ -42,6 +37,7 @@ from .memory import HeldBytes
 from .metrics import Metrics
 from .routes.native import NATIVE
 from .routes.route import Dialect
+from .routing import Endpoint, Router, answer
 from .timeouts import Timeouts
 
 access_log = logging.getLogger("bge_worker.access")
@@ -58,31 +54,11 @@ class DisconnectedError(Exception):
     """The caller closed the connection before the end of the body, or stopped reading."""
 
 
-class RouteTable:
-    """Which route and dialect a request belongs to, before it is routed."""
-
-    def __init__(self, routes: Sequence[StarletteRoute], dialects: Mapping[str, Dialect]) -> None:
-        self._fixed_paths = {route.path for route in routes}
-        self._patterns = [route for route in routes if "{" in route.path]
-        self._dialects = dialects
-
-    def match(self, scope: Scope) -> tuple[str, Dialect]:
-        """Return the route's path template, which may be logged, and its dialect."""
-        path: str = scope["path"]
-        if path in self._fixed_paths:
-            return path, self._dialects.get(path, NATIVE)
-        for route in self._patterns:
-            if route.matches(scope)[0] != Match.NONE:
-                return route.path, NATIVE
-        return "unknown", NATIVE
-
-
 @dataclass
 class Exchange:
     """One request and its reply."""
 
-    route: str
-    dialect: Dialect
+    endpoint: Endpoint | None
     method: str
     id: str
     status: int = 0
@@ -92,20 +68,28 @@ class Exchange:
     held: int = 0  # bytes, counted in HeldBytes
     is_complete: bool = False
 
+    @property
+    def route(self) -> str:
+        """The path's template: what the caller sent in its place is not logged."""
+        return self.endpoint.path if self.endpoint else "unknown"
+
+    @property
+    def dialect(self) -> Dialect:
+        return self.endpoint.dialect if self.endpoint else NATIVE
+
 
 class Middleware:
-    """ASGI middleware around the router."""
+    """The ASGI application around the endpoints."""
 
     def __init__(
         self,
-        app: ASGIApp,
+        router: Router,
         settings: Settings,
         metrics: Metrics,
         held: HeldBytes,
-        routes: RouteTable,
         timeouts: Timeouts,
     ) -> None:
-        self._app = app
+        self._router = router
         self._key = None if settings.api_key is None else settings.api_key.encode()
         # Without a key, a web page in a browser could send requests to a loopback address.
         self._loopback_names_only = settings.api_key is None and not settings.insecure
@@ -113,25 +97,23 @@ class Middleware:
         self._in_flight = 0
         self._held = held
         self._metrics = metrics
-        self._routes = routes
         self._timeouts = timeouts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return  # neither websockets nor lifespan events are configured
         began = perf_counter()
-        route, dialect = self._routes.match(scope)
-        exchange = Exchange(route, dialect, scope["method"], uuid.uuid4().hex[:16])
+        endpoint = self._router.find(scope)
+        exchange = Exchange(endpoint, scope["method"], uuid.uuid4().hex[:16])
         send = self._counted(send, exchange)
         try:
-            # With an app in its scope, Starlette raises instead of answering 404 and 405 itself.
-            await self._pass({**scope, "app": self}, receive, send, exchange)
+            await self._pass(scope, receive, send, exchange)
         except DisconnectedError:
             exchange.status = CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:  # the server stops and waits no longer
             if exchange.status == 0:
-                await send_error(OverloadedError("this worker is stopping"), dialect, send)
+                error = OverloadedError("this worker is stopping")
+                await send_error(error, exchange.dialect, send)
         finally:
             self._held.give_back(exchange.held)
             self._log(exchange, perf_counter() - began)
@@ -146,14 +128,12 @@ class Middleware:
             self._check_key(scope, exchange.route)
             if is_light:
                 exchange.is_read = True  # a body is left to uvicorn
-                await self._app(scope, receive, send)
+                await answer(exchange.endpoint, scope, receive, send)
                 return
             await self._pass_with_body(scope, receive, send, exchange)
         except WorkerError as error:
             # The rest of a body that was not read is not waited for.
             await send_error(error, exchange.dialect, send, close=not exchange.is_read)
-        except HTTPException as error:
-            await _send_routing_error(error, exchange.dialect, send)
         except DisconnectedError:
             raise
         except Exception as error:
@@ -251,7 +231,7 @@ class Middleware:
         self, scope: Scope, body: bytes, receive: Receive, send: Send, exchange: Exchange
     ) -> None:
         """Run the route; cancel it if the caller disconnects first."""
-        route = asyncio.ensure_future(self._app(scope, _replay(body), send))
+        route = asyncio.create_task(answer(exchange.endpoint, scope, _replay(body), send))
         disconnected = asyncio.create_task(_wait_for_disconnect(receive))
         try:
             await asyncio.wait({route, disconnected}, return_when=asyncio.FIRST_COMPLETED)
@@ -361,27 +341,14 @@ async def send_error(
     await send({"type": "http.response.body", "body": body})
 
 
-async def _send_routing_error(error: HTTPException, dialect: Dialect, send: Send) -> None:
-    """404 and 405: no such path, or another method."""
-    messages = {404: "no such route", 405: "this route takes another method"}
-    head, body = error_response(NotServedError(messages[error.status_code]), dialect)
-    head["status"] = error.status_code
-    head["headers"] += [(k.lower().encode(), v.encode()) for k, v in (error.headers or {}).items()]
-    await send(head)
-    await send({"type": "http.response.body", "body": body})
-
-
 def error_response(error: WorkerError, dialect: Dialect) -> tuple[Message, bytes]:
     """Return the head and the body of an error's response."""
     body = orjson.dumps(dialect.error_body(error))
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
+        *((name.encode(), value.encode()) for name, value in error.headers),
     ]
-    if isinstance(error, UnauthorizedError):
-        headers.append((b"www-authenticate", b"Bearer"))
-    elif error.retry and error.status in (429, 503):
-        headers.append((b"retry-after", b"1"))
     return {"type": "http.response.start", "status": error.status, "headers": headers}, body
 
 

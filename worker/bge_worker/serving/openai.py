@@ -89,8 +89,8 @@ class OpenAIModelsReply(TypedDict):
     data: list[OpenAIModel]
 
 
-def embed_reply(reply: Mapping[str, Any]) -> OpenAIEmbedReply:
-    """Return a native reply in OpenAI's shape."""
+def embed_reply(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a native reply as an `OpenAIEmbedReply`."""
     return {
         "object": "list",
         "data": [
@@ -102,8 +102,8 @@ def embed_reply(reply: Mapping[str, Any]) -> OpenAIEmbedReply:
     }
 
 
-def models_reply(models: Iterable[ModelInfo]) -> OpenAIModelsReply:
-    """Return the reply to `GET /v1/models`."""
+def models_reply(models: Iterable[ModelInfo]) -> dict[str, Any]:
+    """Return an `OpenAIModelsReply`."""
     return {
         "object": "list",
         "data": [

@@ -26,6 +26,7 @@ from .requests import (
     Dtype,
     EmbedRequest,
     EncodingFormat,
+    Reply,
     RerankRequest,
 )
 from .validation import (
@@ -35,7 +36,6 @@ from .validation import (
     Texts,
     as_documents,
     as_texts,
-    check_text,
     kind_of,
     names,
     shortened,
@@ -96,10 +96,9 @@ class NativeRerankBody(Body):
 
     def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
         """Raises ValidationError: a limit of the settings is exceeded."""
-        check_text(self.query, "query")
         return RerankRequest(
             query=self.query,
-            texts=as_documents(self.documents, "documents", settings.max_texts),
+            texts=as_documents(self.query, self.documents, "documents", settings.max_texts),
             top_n=self.top_n,
             raw_scores=self.raw_scores,
             return_documents=self.return_documents,
@@ -143,7 +142,7 @@ def read_payload(payload: object) -> PayloadBody:
     return validate(payload, BODIES[present[0]], "input")
 
 
-async def answer_payload(service: Service, payload: object) -> Mapping[str, Any]:
+async def answer_payload(service: Service, payload: object) -> Reply:
     """Return the reply to the `input` of a job. Cancel the call to leave the queue.
 
     Raises:
@@ -161,9 +160,9 @@ async def answer_payload(service: Service, payload: object) -> Mapping[str, Any]
             model = service.model("embed")
             openai_body = validate(body.openai_input, openai.OpenAIEmbedBody, "openai_input")
             reply = await service.answer(openai_body.to_request(model, service.settings))
-            return openai.embed_reply(reply)
+            return reply._replace(body=openai.embed_reply(reply.body))
         case OpenAIPayload(openai_route=openai.MODELS):
-            return openai.models_reply(service.models.values())
+            return Reply(openai.models_reply(service.models.values()))
         case OpenAIPayload():
             raise ValidationError(
                 f"`openai_route` must be {openai.EMBEDDINGS} or {openai.MODELS}. "

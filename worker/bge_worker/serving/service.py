@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import __version__
 from ..engine.config import ModelInfo, Role
@@ -17,7 +17,7 @@ from ..settings import Settings
 from . import fitness
 from .batcher import Batcher, Counts, Finished
 from .limits import Limits
-from .requests import InferenceRequest, has_small_reply
+from .requests import InferenceRequest, Reply, has_small_reply
 from .responses import build_reply
 
 PACKAGES = ("torch", "tokenizers", "safetensors", "numpy")
@@ -49,7 +49,7 @@ class Service:
         limits = Limits(engine.models, settings)
         self._batcher = Batcher(engine, limits, settings.max_queue + settings.concurrency)
 
-    async def answer(self, request: InferenceRequest) -> dict[str, Any]:
+    async def answer(self, request: InferenceRequest) -> Reply:
         """Compute a request and return its native reply. Cancel the call to leave the queue.
 
         Raises:
@@ -61,8 +61,9 @@ class Service:
             if self._observe is not None:
                 self._observe(finished)
             if has_small_reply(request, sum(len(text.ids) for text in finished.encoded)):
-                return build_reply(request, finished, model)
-            return await asyncio.to_thread(build_reply, request, finished, model)
+                return Reply(build_reply(request, finished, model))
+            body = await asyncio.to_thread(build_reply, request, finished, model)
+            return Reply(body, is_small=False)
         except WorkerError:
             raise
         except Exception as error:
@@ -76,19 +77,22 @@ class Service:
             )
         return self.models[role]
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Reply:
         """Return what is loaded, where it runs, and the limits."""
         limits = ("max_texts", "max_request_tokens", "max_queue", "max_reply_bytes", "concurrency")
-        return {
-            "models": {role: asdict(model) for role, model in self.models.items()},
-            **asdict(self._engine.runtime),
-            "limits": {name: getattr(self.settings, name) for name in limits},
-            "versions": {
-                "bge-serverless": __version__,
-                "python": platform.python_version(),
-                **{package: version(package) for package in PACKAGES},
-            },
-        }
+        versions = {package: version(package) for package in PACKAGES}
+        return Reply(
+            {
+                "models": {role: asdict(model) for role, model in self.models.items()},
+                **asdict(self._engine.runtime),
+                "limits": {name: getattr(self.settings, name) for name in limits},
+                "versions": {
+                    "bge-serverless": __version__,
+                    "python": platform.python_version(),
+                    **versions,
+                },
+            }
+        )
 
     @property
     def healthy(self) -> bool:

@@ -1,13 +1,14 @@
 """A JSON value → a body of the API, or one sentence that says what is wrong with it.
 
-msgspec decides whether a value fits its type. Only if it does not, `_fault` looks for the first
-value that does not fit, by the same type. A message names the field, the limit and what was given:
-a number, a keyword or the type of the value, never a text.
+msgspec decides whether a value fits its type, and says where it does not; `_fault` says what the
+type expects there. A message names the field, the limit and what was given: a number, a keyword or
+the type of the value, never a text.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -54,18 +55,16 @@ def validate(value: object, expected: type[T], name: str) -> T:
     Raises:
         ValidationError: the value does not fit.
     """
-    is_body = isinstance(expected, type) and issubclass(expected, Body)
-    if is_body and isinstance(value, Mapping):
+    is_body = isinstance(expected, type) and issubclass(expected, msgspec.Struct)
+    if is_body and not isinstance(value, Mapping):
+        raise ValidationError(f"`{name}` must be an object. Given: {kind_of(value)}")
+    if is_body and issubclass(expected, Body) and isinstance(value, Mapping):
         value = without_nulls(value)
     try:
         return msgspec.convert(value, expected)
-    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError):
+    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
         kind = inspect.type_info(expected)
-        if isinstance(kind, inspect.StructType) and isinstance(value, Mapping):
-            fault = _object_fault(value, kind, "")
-        else:
-            fault = _fault(value, kind, name)
-        raise ValidationError(fault or f"`{name}` is not valid") from None
+        raise ValidationError(_fault(value, kind, str(error), "" if is_body else name)) from None
 
 
 def without_nulls(body: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -87,8 +86,11 @@ def as_texts(texts: str | list[str], field: str, max_texts: int) -> list[str]:
     return texts
 
 
-def as_documents(documents: list[str | TextDocument], field: str, max_texts: int) -> list[str]:
-    """Return the texts of documents. Raises as `as_texts`."""
+def as_documents(
+    query: str, documents: list[str | TextDocument], field: str, max_texts: int
+) -> list[str]:
+    """Check the query and return the texts of documents. Raises as `as_texts`."""
+    check_text(query, "query")
     texts = [document if isinstance(document, str) else document.text for document in documents]
     return as_texts(texts, field, max_texts)
 
@@ -108,13 +110,13 @@ def check_text(text: str, field: str, index: int | None = None) -> None:
         ValidationError: the text is blank, or holds a lone surrogate, which can be neither
             tokenised nor sent back.
     """
+    if text.isascii() and not text.isspace():
+        return
     name = field if index is None else f"{field}[{index}]"
     if text.isspace():
         raise ValidationError(
             f"`{name}` must not be empty or blank. Given: a string of white space"
         )
-    if text.isascii():
-        return
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -123,122 +125,90 @@ def check_text(text: str, field: str, index: int | None = None) -> None:
         ) from None
 
 
-def _fault(value: Any, kind: inspect.Type, name: str) -> str | None:
-    """Return what is wrong with the value of the field `name`, None if it fits `kind`."""
-    kind = _unwrap(kind)
+def _fault(value: Any, kind: inspect.Type, message: str, name: str) -> str:
+    """Say what is wrong with `value`, at the path that msgspec's message ends with.
+
+    `name` is the name of `value`, empty for a body: its fields are named without it.
+    """
+    path = message.rpartition(" - at `$")[2] if " - at `$" in message else ""
+    for field, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+        kind = _member(kind, value)
+        if isinstance(kind, inspect.StructType):
+            if fault := _object_fault(value, kind, name):
+                return fault
+            kind = next(member.type for member in kind.fields if member.encode_name == field)
+            value, name = value[field], f"{name}.{field}" if name else field
+        elif isinstance(kind, inspect.ListType):
+            kind, value, name = kind.item_type, value[int(index)], f"{name}[{index}]"
+    kind = _member(kind, value)
+    if isinstance(kind, inspect.StructType) and isinstance(value, Mapping):
+        return _object_fault(value, kind, name) or f"`{name}` is not valid"
+    if value == "" and isinstance(kind, inspect.StrType):
+        return f"`{name}` must not be empty or blank. Given: an empty string"
+    if isinstance(value, str) and isinstance(kind, inspect.StrType):
+        return f"`{name}` must have at most {kind.max_length} characters. Given: {len(value)}"
+    if value == [] and isinstance(kind, inspect.ListType):
+        return f"`{name}` must not be empty. Given: an empty list"
+    is_number = type(value) is int and isinstance(kind, inspect.IntType)
+    is_keyword = isinstance(value, str) and isinstance(kind, inspect.LiteralType)
+    given = shortened(value) if is_number or is_keyword else kind_of(value)
+    return f"`{name}` must be {_describe(kind)}. Given: {given}"
+
+
+def _member(kind: inspect.Type, value: object) -> inspect.Type:
+    """Return the type that `value` has to fit: of a union, the member of its JSON type."""
+    if isinstance(kind, inspect.Metadata):
+        kind = kind.type
     if isinstance(kind, inspect.UnionType):
-        kind = next((_unwrap(member) for member in kind.types if _is_of(value, member)), kind)
-    if not _is_of(value, kind):
-        return f"`{name}` must be {_describe(kind)}. Given: {kind_of(value)}"
-    match kind:
-        case inspect.StructType():
-            return _object_fault(value, kind, f"{name}.")
-        case inspect.ListType():
-            return _list_fault(value, kind, name)
-        case inspect.StrType():
-            return _text_fault(value, kind, name)
-        case inspect.IntType() if not _is_in_range(value, kind):
-            return f"`{name}` must be {_range(kind)}. Given: {shortened(value)}"
-        case inspect.LiteralType() if value not in kind.values:
-            return f"`{name}` must be {_describe(kind)}. Given: {shortened(value)}"
-    return None
+        types: dict[type, type[inspect.Type]] = {
+            int: inspect.IntType,
+            str: inspect.StrType,
+            list: inspect.ListType,
+        }
+        expected = types.get(type(value), inspect.StructType)
+        members = [_member(member, value) for member in kind.types]
+        return next((member for member in members if isinstance(member, expected)), kind)
+    return kind
 
 
-def _unwrap(kind: inspect.Type) -> inspect.Type:
-    """Return the type without what it adds to its JSON schema."""
-    return kind.type if isinstance(kind, inspect.Metadata) else kind
-
-
-def _is_of(value: object, kind: inspect.Type) -> bool:
-    """Whether the JSON type of `value` is that of `kind`."""
-    kind = _unwrap(kind)
-    match kind:
-        case inspect.StructType():
-            return isinstance(value, Mapping)
-        case inspect.ListType():
-            return isinstance(value, list)
-        case inspect.StrType() | inspect.LiteralType():
-            return isinstance(value, str)
-        case inspect.IntType():
-            return type(value) is int
-        case inspect.BoolType():
-            return isinstance(value, bool)
-        case inspect.NoneType():
-            return value is None
-    return isinstance(kind, inspect.AnyType)
-
-
-def _object_fault(value: Mapping[Any, Any], kind: inspect.StructType, prefix: str) -> str | None:
+def _object_fault(value: Mapping[Any, Any], kind: inspect.StructType, name: str) -> str | None:
+    """Say which field is unknown or missing, None if there is none."""
+    prefix = f"{name}." if name else ""
     fields = {field.encode_name: field for field in kind.fields}
     unknown = [field for field in value if field not in fields]
     if unknown and kind.forbid_unknown_fields:
         known = ", ".join(f"`{prefix}{field}`" for field in fields)
         return f"unknown field {names(unknown, prefix)}. Known here: {known}"
     for field in fields.values():
-        if field.encode_name in value:
-            fault = _fault(value[field.encode_name], field.type, prefix + field.encode_name)
-            if fault is not None:
-                return fault
-        elif field.required:
+        if field.required and field.encode_name not in value:
             return f"`{prefix}{field.encode_name}` is required: {_describe(field.type)}"
     return None
 
 
-def _list_fault(value: list[Any], kind: inspect.ListType, name: str) -> str | None:
-    if len(value) < (kind.min_length or 0):
-        return f"`{name}` must not be empty. Given: an empty list"
-    faults = (_fault(item, kind.item_type, f"{name}[{i}]") for i, item in enumerate(value))
-    return next((fault for fault in faults if fault is not None), None)
-
-
-def _text_fault(value: str, kind: inspect.StrType, name: str) -> str | None:
-    if kind.min_length is not None and not value:
-        return f"`{name}` must not be empty or blank. Given: an empty string"
-    if kind.max_length is not None and len(value) > kind.max_length:
-        return f"`{name}` must have at most {kind.max_length} characters. Given: {len(value)}"
-    return None
-
-
-def _is_in_range(value: int, kind: inspect.IntType) -> bool:
-    return (kind.ge is None or value >= kind.ge) and (kind.le is None or value <= kind.le)
-
-
-def _range(kind: inspect.IntType) -> str:
-    if kind.le is None:
-        return f"at least {kind.ge}"
-    return f"from {kind.ge} to {kind.le}"
-
-
 def _describe(kind: inspect.Type) -> str:
-    if isinstance(kind, inspect.Metadata) and isinstance(kind.type, inspect.AnyType):
-        return str((kind.extra_json_schema or {}).get("description", "a JSON value"))
-    kind = _unwrap(kind)
     match kind:
+        case inspect.Metadata(type=inspect.AnyType(), extra_json_schema={"description": text}):
+            return str(text)
+        case inspect.Metadata():
+            return _describe(kind.type)
         case inspect.UnionType():
             members = [member for member in kind.types if not isinstance(member, inspect.NoneType)]
             return " or ".join(_describe(member) for member in members)
         case inspect.ListType():
-            item = _unwrap(kind.item_type)
-            items = item.types if isinstance(item, inspect.UnionType) else (item,)
-            return "a list of " + " or ".join(PLURALS[type(_unwrap(member))] for member in items)
-        case inspect.IntType() if kind.ge is not None:
-            return f"an integer, {_range(kind)}"
+            items = _describe(kind.item_type).replace("a string", "strings")
+            return f"a list of {items.replace('an object', 'objects')}"
+        case inspect.StrType():
+            return "a string"
+        case inspect.IntType():
+            limits = f"from {kind.ge} to {kind.le}" if kind.le else f"at least {kind.ge}"
+            return f"an integer, {limits}"
+        case inspect.BoolType():
+            return "true or false"
         case inspect.LiteralType():
             return f"one of {json.dumps(kind.values)[1:-1]}"
-    return NAMES.get(type(kind), "a JSON value")
-
-
-NAMES: dict[type[inspect.Type], str] = {
-    inspect.StrType: "a string",
-    inspect.IntType: "an integer",
-    inspect.BoolType: "true or false",
-    inspect.StructType: "an object",
-}
-PLURALS: dict[type[inspect.Type], str] = {
-    inspect.StrType: "strings",
-    inspect.IntType: "integers",
-    inspect.StructType: "objects with `text`",
-}
+        case inspect.StructType():
+            return "an object with " + names([field.encode_name for field in kind.fields])
+    return "a JSON value"
 
 
 def kind_of(value: object) -> str:

@@ -16,7 +16,7 @@ from ...serving.openai import check_model
 from ...serving.payload import PairLength, TopN
 from ...serving.reply_types import RankedDocument, Usage
 from ...serving.requests import DEFAULT_PAIR_LENGTH, RerankRequest
-from ...serving.validation import Body, Documents, Query, as_documents, check_text
+from ...serving.validation import Body, Documents, Query, as_documents
 from ...settings import Settings
 from .route import Dialect, Route
 
@@ -34,10 +34,9 @@ class CohereRerankBody(Body):
     def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
         """Raises ValidationError for a limit of the settings, NotServedError for another model."""
         check_model(self.model, model)
-        check_text(self.query, "query")
         return RerankRequest(
             query=self.query,
-            texts=as_documents(self.documents, "documents", settings.max_texts),
+            texts=as_documents(self.query, self.documents, "documents", settings.max_texts),
             top_n=self.top_n,
             raw_scores=self.raw_scores,
             return_documents=self.return_documents,

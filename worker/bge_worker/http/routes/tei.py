@@ -15,7 +15,7 @@ from ...engine.outputs import Outputs
 from ...errors import ValidationError
 from ...serving.openai import Dimensions, TextsOrIds, check_dimensions, texts_or_ids
 from ...serving.requests import MAX_LENGTH, EmbedRequest, RerankRequest
-from ...serving.validation import Body, Documents, Query, as_documents, check_text
+from ...serving.validation import Body, Documents, Query, as_documents
 from ...settings import Settings
 from .cohere import COHERE
 from .route import Route
@@ -66,10 +66,9 @@ class TeiRerankBody(Body):
     def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
         """Raises ValidationError: an option cannot be honoured, or a limit is exceeded."""
         check_direction(self.truncation_direction)
-        check_text(self.query, "query")
         return RerankRequest(
             query=self.query,
-            texts=as_documents(self.texts, "texts", settings.max_texts),
+            texts=as_documents(self.query, self.texts, "texts", settings.max_texts),
             raw_scores=self.raw_scores,
             return_documents=self.return_text,
             max_length=MAX_LENGTH,
