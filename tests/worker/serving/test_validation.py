@@ -47,7 +47,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"texts": "a", "max_length": 2}, "`max_length` must be an integer, from 3 to 8192. Given: 2"),
     (
         {"texts": "a", "max_length": 8193},
-        "`max_length` must be an integer, from 3 to 8192. Given: 8193",
+        "an integer, from 3 to 8192. Given: 8193",
     ),
     ({"texts": "a", "max_length": True}, "`max_length` must be an integer, from 3 to 8192"),
     ({"texts": "a", "max_length": 10**400}, "`max_length` must be an integer, from 3 to 8192"),
@@ -69,7 +69,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"query": "q", "documents": [{"text": 1}]}, "`documents[0].text` must be a string"),
     (
         {"query": "q", "documents": ["d"], "top_n": 0},
-        "`top_n` must be an integer, at least 1. Given: 0",
+        "an integer, at least 1. Given: 0",
     ),
     ({"query": "q", "documents": ["d"], "max_length": 16}, "from 17 to 8192. Given: 16"),
     ({"info": True, "x": 1}, "unknown field `x`. Known here: `info`"),
