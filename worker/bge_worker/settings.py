@@ -45,8 +45,7 @@ class Settings:
     def from_env(cls, env: Mapping[str, str], max_reply_bytes: int = QUEUE_REPLY_BYTES) -> Settings:
         """Read every `BGE_…` variable of `env`. `max_reply_bytes` is that variable's default.
 
-        Raises:
-            StartError: a value is not valid (names the variable), or no model is to be loaded.
+        Raises StartError: a value is not valid (names the variable), or no model is to be loaded.
         """
         settings = cls(
             embed_model=_folder(env, "BGE_EMBED_MODEL", cls.embed_model),

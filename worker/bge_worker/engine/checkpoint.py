@@ -202,8 +202,7 @@ def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dt
     The word table, half of all weights, keeps the dtype of the file: its rows are cast when they
     are looked up. On a CPU the tensors are views of the mapped file; only a cast copies them.
 
-    Raises:
-        StartError: the folder does not match its manifest; names the file or the tensor.
+    Raises StartError: the folder does not match its manifest; names the file or the tensor.
     """
     check_files(folder, manifest)
     tensors = _read(folder / WEIGHTS, manifest, device)
@@ -215,8 +214,7 @@ def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dt
 def check_files(folder: Path, manifest: Manifest, *, every_byte: bool = False) -> None:
     """Compare the folder with its manifest: sizes, and hashes of samples or of every byte.
 
-    Raises:
-        StartError: a file is missing, or has another size or hash.
+    Raises StartError: a file is missing, or has another size or hash.
     """
     for name, file in manifest.files.items():
         path = folder / name

@@ -88,8 +88,7 @@ class PackedEngine:
     def __init__(self, settings: Settings) -> None:
         """Load the models and warm the device up.
 
-        Raises:
-            StartError: a folder or the device is not what the settings require.
+        Raises StartError: a folder or the device is not what the settings require.
         """
         self.recomputed = 0
         self._device = choose_device(settings)
@@ -136,8 +135,7 @@ class PackedEngine:
         A CPU needs no warm-up: only the pages of the weights, which the first request loads as
         fast.
 
-        Raises:
-            StartError: the models do not run on this device.
+        Raises StartError: the models do not run on this device.
         """
         if self._device.type != "cuda":
             return
@@ -205,8 +203,7 @@ class PackedEngine:
 def load_engine(settings: Settings) -> Engine:
     """Load the engine that `BGE_ENGINE` names.
 
-    Raises:
-        StartError: a setting, a checkpoint or a missing package.
+    Raises StartError: a setting, a checkpoint or a missing package.
     """
     if settings.engine == "packed":
         return PackedEngine(settings)

@@ -194,8 +194,7 @@ def tokenizer_of(model: BGEM3FlagModel | FlagReranker, manifest: Manifest) -> To
 def _embedding(vectors: dict[str, Any], index: int) -> Embedding:
     """Return one text's part of what `BGEM3FlagModel.encode` returned.
 
-    Raises:
-        NotFiniteError: a number is not finite. (FlagEmbedding itself drops a NaN weight.)
+    Raises NotFiniteError: a number is not finite. (FlagEmbedding itself drops a NaN weight.)
     """
     dense, weights, colbert = (
         None if vectors[key] is None else vectors[key][index]

@@ -85,8 +85,7 @@ class Jobs:
     def submit(self, request: JobRequest, keep_seconds: float) -> Job:
         """Queue a job.
 
-        Raises:
-            OverloadedError: the limit of open jobs, or of their bytes, is reached.
+        Raises OverloadedError: the limit of open jobs, or of their bytes, is reached.
         """
         if self._open >= self._max_queue:
             raise OverloadedError(f"{self._open} jobs are waiting; try again later")

@@ -32,8 +32,7 @@ class LoadingService:
     async def wait(self) -> Service:
         """Return the service once the models are loaded.
 
-        Raises:
-            InferenceError: they could not be loaded, and the server is about to stop.
+        Raises InferenceError: they could not be loaded, and the server is about to stop.
         """
         try:
             if self._future.done():

@@ -280,8 +280,7 @@ class Middleware:
     ) -> None:
         """Send a body in chunks, each of which waits for room in the connection's buffer.
 
-        Raises:
-            DisconnectedError: the caller did not take a chunk in time.
+        Raises DisconnectedError: the caller did not take a chunk in time.
         """
         for start in range(0, len(body) or 1, CHUNK_BYTES):
             chunk = body[start : start + CHUNK_BYTES]

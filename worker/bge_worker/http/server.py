@@ -41,8 +41,7 @@ def check_exposed(host: str, settings: Settings) -> None:
 def read_ports(option: str | None, env: Mapping[str, str]) -> list[int]:
     """Return the ports for callers and for RunPod's health checks, which may be the same.
 
-    Raises:
-        StartError: a value is not a port.
+    Raises StartError: a value is not a port.
     """
     name, value = ("PORT", env.get("PORT", "8000")) if option is None else ("--port", option)
     return sorted({_port(name, value), _port("PORT_HEALTH", env.get("PORT_HEALTH", value))})

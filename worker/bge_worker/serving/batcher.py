@@ -164,8 +164,7 @@ class Batcher:
     def submit(self, request: InferenceRequest) -> Future[Finished]:
         """Queue a request. Cancel the future to take it out of the queue.
 
-        Raises:
-            OverloadedError: `max_queue` requests are waiting, or the worker is stopping.
+        Raises OverloadedError: `max_queue` requests are waiting, or the worker is stopping.
         """
         job = _Job(request)
         with self._changed:

@@ -79,11 +79,12 @@ def golden_values(engine: Engine) -> list[GoldenValue]:
         first, second = _embed(engine), _embed(engine)
         _check_dense([_dense(result) for result in first], [_dense(result) for result in second])
         if is_published(engine.models["embed"]):
-            values += embed_values(first)
+            values += _embed_values(first)
     if "rerank" in engine.models:
         logits = _score(engine)
         if is_published(engine.models["rerank"]):
-            values += rerank_values(logits)
+            pairs = zip(LOGITS, logits, strict=True)
+            values += [GoldenValue("logit", published, logit) for published, logit in pairs]
     return values
 
 
@@ -111,29 +112,22 @@ def _check_dense(first: Sequence[Array], second: Sequence[Array]) -> None:
         raise RuntimeError("a dense vector is not of length one")
 
 
-def embed_values(results: Sequence[Embedding]) -> Iterator[GoldenValue]:
+def _embed_values(results: Sequence[Embedding]) -> Iterator[GoldenValue]:
     """Of the results of `TEXTS`."""
     q0, q1, p0, p1, hi = results
-    for question, passage, published in (
+    for question, passage, cosine in (
         (q0, p0, 0.6265),
         (q0, p1, 0.3477),
         (q1, p0, 0.3499),
         (q1, p1, 0.6780),
     ):
-        cosine = float(np.dot(_dense(question), _dense(passage)))
-        yield GoldenValue("dense cosine", published, cosine)
+        yield GoldenValue("dense cosine", cosine, float(_dense(question) @ _dense(passage)))
     yield GoldenValue("lexical score", 0.19555, _lexical_score(_sparse(q0), _sparse(p0)))
     yield GoldenValue("lexical score", 0.0, _lexical_score(_sparse(q0), _sparse(q1)))
     yield GoldenValue("colbert score", 0.7797, _colbert_score(q0, p0))
     yield GoldenValue("colbert score", 0.4620, _colbert_score(q0, p1))
     weights = dict(zip(*_sparse(hi), strict=True))
     yield GoldenValue("weight of token 2673", 0.26711, float(weights.get(2673, 0.0)))
-
-
-def rerank_values(logits: Sequence[float]) -> Iterator[GoldenValue]:
-    """Of the logits of `PAIRS`, in order."""
-    for published, logit in zip(LOGITS, logits, strict=True):
-        yield GoldenValue("logit", published, logit)
 
 
 def _dense(embedding: Embedding) -> Array:

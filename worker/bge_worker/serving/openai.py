@@ -133,8 +133,7 @@ def texts_or_ids(
 ) -> Sequence[str | Sequence[int]]:
     """Return texts, or with `BGE_ACCEPT_TOKEN_IDS` the model's own token ids.
 
-    Raises:
-        ValidationError: the value is neither, or exceeds a limit.
+    Raises ValidationError: the value is neither, or exceeds a limit.
     """
     items = value if isinstance(value, list) else []
     first_item = items[0] if items else None

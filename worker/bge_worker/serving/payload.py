@@ -128,8 +128,7 @@ BODIES: dict[str, type[PayloadBody]] = {
 def read_payload(payload: object) -> PayloadBody:
     """Read the `input` of a job.
 
-    Raises:
-        ValidationError: it holds none or several of the four bodies, or one that is not valid.
+    Raises ValidationError: it holds none or several of the four bodies, or one that is not valid.
     """
     if not isinstance(payload, Mapping):
         raise ValidationError(f"`input` must be an object. Given: {kind_of(payload)}")
@@ -145,8 +144,7 @@ def read_payload(payload: object) -> PayloadBody:
 async def answer_payload(service: Service, payload: object) -> Reply:
     """Return the reply to the `input` of a job. Cancel the call to leave the queue.
 
-    Raises:
-        WorkerError: the payload is not valid, or was not computed.
+    Raises WorkerError: the payload is not valid, or was not computed.
     """
     body = read_payload(payload)
     match body:

@@ -52,8 +52,7 @@ class Service:
     async def answer(self, request: InferenceRequest) -> Reply:
         """Compute a request and return its native reply. Cancel the call to leave the queue.
 
-        Raises:
-            WorkerError: the request exceeds a limit or could not be computed.
+        Raises WorkerError: the request exceeds a limit or could not be computed.
         """
         model = self.model(request.role)
         try:

@@ -52,8 +52,7 @@ def validate(value: object, expected: type[T], name: str) -> T:
 
     `name` is the field that holds the value. An object's own fields are named without it.
 
-    Raises:
-        ValidationError: the value does not fit.
+    Raises ValidationError: the value does not fit.
     """
     is_body = isinstance(expected, type) and issubclass(expected, msgspec.Struct)
     if is_body and not isinstance(value, Mapping):
@@ -74,8 +73,7 @@ def without_nulls(body: Mapping[Any, Any]) -> dict[Any, Any]:
 def as_texts(texts: str | list[str], field: str, max_texts: int) -> list[str]:
     """Return one text or several as a list.
 
-    Raises:
-        ValidationError: there are more than `max_texts`, or one is blank or not valid Unicode.
+    Raises ValidationError: there are more than `max_texts`, or one is blank or not valid Unicode.
     """
     if isinstance(texts, str):
         check_text(texts, field)
@@ -213,17 +211,16 @@ def _describe(kind: inspect.Type) -> str:
 
 def kind_of(value: object) -> str:
     """Return the JSON name of a value's type."""
-    if value is None:
-        return "null"
-    kinds: tuple[tuple[type | tuple[type, ...], str], ...] = (
-        (bool, "a boolean"),
-        (int, "an integer"),
-        (float, "a number with a fraction"),
-        (str, "a string"),
-        ((list, tuple), "a list"),
-        (Mapping, "an object"),
-    )
-    return next((name for kind, name in kinds if isinstance(value, kind)), "not JSON")
+    kinds: dict[type, str] = {
+        type(None): "null",
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number with a fraction",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+    }
+    return kinds.get(type(value), "not JSON")
 
 
 def shortened(value: object) -> str:

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from ...engine.config import ModelInfo, Role
+from ...engine.config import Role
 from ...errors import WorkerError
-from ...serving.requests import InferenceRequest
-from ...settings import Settings
-
-
-class RequestBody(Protocol):
-    """A `validation.Body` that can become a request."""
-
-    def to_request(self, model: ModelInfo, settings: Settings) -> InferenceRequest: ...
 
 
 class Dialect(NamedTuple):
@@ -29,14 +21,15 @@ class Dialect(NamedTuple):
 class Route:
     """A POST route for inference.
 
-    Of several routes on one path, a body goes to the first whose `key` field it holds.
-    `build_reply` turns the native reply into the dialect's.
+    Of several routes on one path, a body goes to the first whose `key` field it holds. `body` is a
+    `validation.Body` with `to_request(model, settings)`; `build_reply` turns the native reply into
+    the dialect's, of type `reply`.
     """
 
     paths: tuple[str, ...]
     key: str
     dialect: Dialect
     role: Role
-    body: type[Any]  # of RequestBody
+    body: type[Any]
     build_reply: Callable[[Mapping[str, Any]], object]
-    reply: Any  # its type, for OpenAPI
+    reply: Any

@@ -115,8 +115,7 @@ class RunPodRoutes:
 def read_wait(request: Request) -> int:
     """Return the milliseconds that `/runsync` waits for the end of the job.
 
-    Raises:
-        ValidationError: `wait` is not an integer in its range.
+    Raises ValidationError: `wait` is not an integer in its range.
     """
     value = request.query_params.get("wait", str(DEFAULT_WAIT_MS))
     is_number = value.isascii() and value.isdigit() and len(value) <= 9
