@@ -6,7 +6,7 @@ As in TEI, a text that is too long is an error unless `truncate` is true.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -31,11 +31,10 @@ class TeiEmbedBody(Body):
     normalize: AlwaysTrue = True
     dimensions: Dimensions | None = None
 
+    outputs: ClassVar[Outputs] = Outputs.DENSE
+
     def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
         """Raises ValidationError: an option cannot be honoured, or a limit is exceeded."""
-        return self._request(Outputs.DENSE, model, settings)
-
-    def _request(self, outputs: Outputs, model: ModelInfo, settings: Settings) -> EmbedRequest:
         check_direction(self.truncation_direction)
         check_dimensions(self.dimensions, model)
         if not self.normalize:
@@ -44,15 +43,14 @@ class TeiEmbedBody(Body):
             )
         return EmbedRequest(
             texts=texts_or_ids(self.inputs, "inputs", model, settings),
-            outputs=outputs,
+            outputs=self.outputs,
             truncate=self.truncate,
             field="inputs",
         )
 
 
 class TeiSparseBody(TeiEmbedBody):
-    def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
-        return self._request(Outputs.SPARSE, model, settings)
+    outputs: ClassVar[Outputs] = Outputs.SPARSE
 
 
 class TeiRerankBody(Body):
