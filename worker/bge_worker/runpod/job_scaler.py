@@ -134,7 +134,8 @@ class PromptScaler:
         del result
         await posting
 
-    async def _fetch_when_free(self, session: Any, needed: int) -> Any:
+    async def _fetch_when_free(self, session: Any, needed: int) -> list[dict[str, Any]]:
+        """Wait for a free slot, then poll RunPod for as many jobs as there are free slots."""
         while needed < 2 and self.is_alive():
             self._slot_freed.clear()
             await self._slot_freed.wait()
@@ -147,9 +148,9 @@ class PromptScaler:
         except Exception:
             await asyncio.sleep(self.failed_poll_seconds)
             raise
-        return list(self._jobs_in(fetched or ()))
+        return list(self._valid_jobs(fetched or ()))
 
-    def _jobs_in(self, fetched: Iterable[object]) -> Iterable[dict[str, Any]]:
+    def _valid_jobs(self, fetched: Iterable[object]) -> Iterable[dict[str, Any]]:
         """Yield the jobs that have an id and are not in flight already."""
         seen = {str(job) for job in self._progress}
         for job in fetched:
