@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from .bulk import Send, next_or_error, send_all, send_each, send_halving
+from .bulk import Send, next_or_error, send_all, send_each, send_with_halving
 from .codec import (
     Dtype,
     EmbedOptions,
@@ -20,7 +20,7 @@ from .codec import (
     checked_text,
     checked_texts,
     embed_result,
-    ranked,
+    ranked_documents,
     reply_metadata,
 )
 from .deadline import Deadline, new_session
@@ -32,10 +32,10 @@ from .errors import (
     WorkerError,
 )
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, Usage, merge
-from .split import Limits, embedding_bytes, pieces, tokens_of
+from .split import Limits, estimate_reply_bytes, estimate_tokens, split_texts
 from .transport import Endpoint
 
-HEALTH_SECONDS = 10.0
+HEALTH_TIMEOUT_SECONDS = 10.0
 
 
 class Client:
@@ -67,12 +67,12 @@ class Client:
     ) -> None:
         if max_in_flight < 1:
             raise ConfigurationError(f"`max_in_flight` must be at least 1. Given: {max_in_flight}")
-        self._own_session = session is None
+        self._owns_session = session is None
         self._session = session or new_session()
         self._endpoint = Endpoint(endpoint, api_key, self._session)
-        self._timeout = _seconds(timeout)
+        self._timeout = _checked_timeout(timeout)
         self._max_in_flight = max_in_flight
-        self._expected = expect_fingerprint
+        self._expect_fingerprint = expect_fingerprint
         self._limits: Limits | None = None
 
     def __repr__(self) -> str:
@@ -86,7 +86,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; not those of a session you brought."""
-        if self._own_session:
+        if self._owns_session:
             self._session.close()
 
     def embed(
@@ -110,12 +110,12 @@ class Client:
             ValidationError: a text is empty, blank or none; or, with `truncate` false, too long.
             BGEError: see `errors.py`; all of the call fails or none of it.
         """
-        options = _options(dense, sparse, colbert, max_length, truncate, dtype)
-        listed = checked_texts(texts, "texts")
+        options = _embed_options(dense, sparse, colbert, max_length, truncate, dtype)
+        text_list = checked_texts(texts, "texts")
         send = self._sender(options)
         with self._deadline(timeout) as deadline:
-            cut = self._pieces(lambda: self._known_limits(deadline), listed, options)
-            return merge(send_all(deadline, cut, send, self._max_in_flight))
+            chunks = self._text_chunks(lambda: self._worker_limits(deadline), text_list, options)
+            return merge(send_all(deadline, chunks, send, self._max_in_flight))
 
     def embed_iter(
         self,
@@ -138,28 +138,28 @@ class Client:
         Raises:
             BGEError: as `embed`. What comes before a text at fault is yielded before it is raised.
         """
-        options = _options(dense, sparse, colbert, max_length, truncate, dtype)
+        options = _embed_options(dense, sparse, colbert, max_length, truncate, dtype)
         send = self._sender(options)
-        seconds = self._timeout if timeout is None else _seconds(timeout)
-        checked = (checked_text(text, f"texts[{place}]") for place, text in enumerate(texts))
+        seconds = self._timeout if timeout is None else _checked_timeout(timeout)
+        checked = (checked_text(text, f"texts[{index}]") for index, text in enumerate(texts))
 
         def limits() -> Limits:
             with Deadline(seconds) as deadline:
-                return self._known_limits(deadline)
+                return self._worker_limits(deadline)
 
-        def timed() -> Iterator[tuple[Deadline, list[str]]]:
-            for piece in self._pieces(limits, checked, options):
-                yield Deadline(seconds), piece
+        def timed_chunks() -> Iterator[tuple[Deadline, list[str]]]:
+            for chunk in self._text_chunks(limits, checked, options):
+                yield Deadline(seconds), chunk
 
-        def in_time(deadline: Deadline, piece: list[str], before: int) -> EmbedResult:
+        def send_in_time(deadline: Deadline, chunk: list[str], offset: int) -> EmbedResult:
             with deadline:
-                return send(deadline, piece, before)
+                return send(deadline, chunk, offset)
 
-        with closing(send_each(timed(), in_time, self._max_in_flight)) as parts:
-            process = os.getpid()
-            for vectors in chain.from_iterable(parts):
+        with closing(send_each(timed_chunks(), send_in_time, self._max_in_flight)) as results:
+            process_id = os.getpid()
+            for vectors in chain.from_iterable(results):
                 yield vectors
-                if os.getpid() != process:
+                if os.getpid() != process_id:
                     raise ConfigurationError(
                         "this iterator belongs to the parent process. Call `embed_iter` again "
                         "after the fork"
@@ -186,71 +186,78 @@ class Client:
         if top_n is not None and top_n < 1:
             raise ConfigurationError(f"`top_n` must be at least 1. Given: {top_n}")
         options = RerankOptions(checked_text(query, "query"), raw_scores, max_length, truncate)
-        listed = checked_texts(documents, "documents")
-        model = _OneModel()  # not the embedder's
+        document_list = checked_texts(documents, "documents")
+        model_check = _ModelCheck()  # not the embedder's
 
-        def send(deadline: Deadline, piece: list[str]) -> RerankResult:
-            reply = self._endpoint.run(deadline, options.payload(piece))
-            told = reply_metadata(reply, len(piece))
-            model.check(told["fingerprint"], None)
-            return RerankResult(ranked(reply, piece, len(piece)), **told)
+        def send(deadline: Deadline, chunk: list[str]) -> RerankResult:
+            reply = self._endpoint.run(deadline, options.payload(chunk))
+            metadata = reply_metadata(reply, len(chunk))
+            model_check.check(metadata["fingerprint"], None)
+            return RerankResult(ranked_documents(reply, chunk, len(chunk)), **metadata)
 
-        def halved(deadline: Deadline, piece: list[str], before: int) -> RerankResult:
-            return _ranking(send_halving(send, deadline, piece, before, "documents"))
+        def send_or_halve(deadline: Deadline, chunk: list[str], offset: int) -> RerankResult:
+            return _merge_rankings(send_with_halving(send, deadline, chunk, offset, "documents"))
 
         with self._deadline(timeout) as deadline:
-            cut = self._pair_pieces(deadline, listed, options)
-            return _ranking(send_all(deadline, cut, halved, self._max_in_flight), top_n)
+            chunks = self._document_chunks(deadline, document_list, options)
+            return _merge_rankings(
+                send_all(deadline, chunks, send_or_halve, self._max_in_flight), top_n
+            )
 
     def info(self, timeout: float | None = None) -> dict[str, Any]:
         """What the worker has loaded, on what, and its limits; the contract's `info`."""
         with self._deadline(timeout) as deadline:
             return self._endpoint.run(deadline, {"info": True})
 
-    def health(self, timeout: float = HEALTH_SECONDS) -> dict[str, Any]:
+    def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, Any]:
         """RunPod's `/health`: `jobs` and `workers` by state. Does not wake a worker."""
         with Deadline(timeout) as deadline:
             return self._endpoint.health(deadline)
 
     def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self._timeout if timeout is None else _seconds(timeout))
+        return Deadline(self._timeout if timeout is None else _checked_timeout(timeout))
 
     # ----------------------------------------------------------------------- pieces
 
     def _sender(self, options: EmbedOptions) -> Send[EmbedResult]:
-        model = _OneModel(self._expected)
+        model_check = _ModelCheck(self._expect_fingerprint)
 
-        def send(deadline: Deadline, piece: list[str]) -> EmbedResult:
-            reply = self._endpoint.run(deadline, options.payload(piece))
-            result = embed_result(reply, options, len(piece))
-            width = None if result.dense is None else result.dense.shape[1]
-            model.check(result.fingerprint, width)
+        def send(deadline: Deadline, chunk: list[str]) -> EmbedResult:
+            reply = self._endpoint.run(deadline, options.payload(chunk))
+            result = embed_result(reply, options, len(chunk))
+            size = None if result.dense is None else result.dense.shape[1]
+            model_check.check(result.fingerprint, size)
             return result
 
-        def halved(deadline: Deadline, piece: list[str], before: int) -> EmbedResult:
-            return merge(send_halving(send, deadline, piece, before, "texts"))
+        def send_or_halve(deadline: Deadline, chunk: list[str], offset: int) -> EmbedResult:
+            return merge(send_with_halving(send, deadline, chunk, offset, "texts"))
 
-        return halved
+        return send_or_halve
 
-    def _pieces(
+    def _text_chunks(
         self, limits: Callable[[], Limits], texts: Iterable[str], options: EmbedOptions
     ) -> Iterator[list[str]]:
-        def tokens(text: str) -> int:
-            return tokens_of(text, options.max_length)
+        return self._split(
+            limits,
+            texts,
+            lambda text: estimate_reply_bytes(text, options),
+            lambda text: estimate_tokens(text, options.max_length),
+        )
 
-        return self._cut(limits, texts, embedding_bytes(options), tokens)
-
-    def _pair_pieces(
+    def _document_chunks(
         self, deadline: Deadline, documents: list[str], options: RerankOptions
     ) -> Iterator[list[str]]:
-        length = options.max_length or 1024
+        max_length = options.max_length or 1024
 
         def tokens(document: str) -> int:
-            return min(length, tokens_of(options.query, length) + tokens_of(document, length))
+            return min(
+                max_length,
+                estimate_tokens(options.query, max_length) + estimate_tokens(document, max_length),
+            )
 
-        return self._cut(lambda: self._known_limits(deadline), documents, lambda _: 80, tokens)
+        return self._split(lambda: self._worker_limits(deadline), documents, lambda _: 80, tokens)
 
-    def _cut(
+    def _split(
         self,
         limits: Callable[[], Limits],
         texts: Iterable[str],
@@ -258,20 +265,20 @@ class Client:
         tokens: Callable[[str], int],
     ) -> Iterator[list[str]]:
         """Texts in pieces; the worker is asked for its limits if there is more than one."""
-        cut = pieces(texts, Limits(), reply_bytes, tokens)
-        first = next(cut, None)
+        chunks = split_texts(texts, Limits(), reply_bytes, tokens)
+        first = next(chunks, None)
         if first is None:
             return
-        second = next_or_error(cut)
+        second = next_or_error(chunks)
         if isinstance(second, list):
-            rest = chain(first, second, chain.from_iterable(cut))
-            yield from pieces(rest, limits(), reply_bytes, tokens)
+            rest = chain(first, second, chain.from_iterable(chunks))
+            yield from split_texts(rest, limits(), reply_bytes, tokens)
             return
         yield first
         if second is not None:
             raise second
 
-    def _known_limits(self, deadline: Deadline) -> Limits:
+    def _worker_limits(self, deadline: Deadline) -> Limits:
         """The worker's own; the contract's, if it does not tell. Two threads may ask at once."""
         if self._limits is None:
             try:
@@ -283,35 +290,37 @@ class Client:
         return self._limits
 
 
-def _seconds(timeout: float) -> float:
+def _checked_timeout(timeout: float) -> float:
     """Raises ConfigurationError: no time at all."""
     if not 0 < timeout < threading.TIMEOUT_MAX:
         raise ConfigurationError(f"`timeout` must be above 0 seconds. Given: {timeout}")
     return timeout
 
 
-class _OneModel:
+class _ModelCheck:
     """All vectors of a call come from one model, and from the one expected, if any is."""
 
     def __init__(self, fingerprint: str | None = None) -> None:
         self._fingerprint = fingerprint
-        self._width: int | None = None
+        self._size: int | None = None
         self._lock = threading.Lock()
 
-    def check(self, fingerprint: str, width: int | None) -> None:
+    def check(self, fingerprint: str, size: int | None) -> None:
         """Raises FingerprintError, ProtocolError: another model, or another width."""
         with self._lock:
             expected = self._fingerprint = self._fingerprint or fingerprint
-            wide = self._width = self._width or width
+            expected_size = self._size = self._size or size
         if fingerprint != expected:
             raise FingerprintError(
                 f"vectors of model {expected} were expected. Given: those of {fingerprint}"
             )
-        if width != wide:
-            raise ProtocolError(f"vectors of {wide} dimensions were expected. Given: {width}")
+        if size != expected_size:
+            raise ProtocolError(
+                f"vectors of {expected_size} dimensions were expected. Given: {size}"
+            )
 
 
-def _options(
+def _embed_options(
     dense: bool,
     sparse: bool,
     colbert: bool,
@@ -323,23 +332,23 @@ def _options(
         raise ConfigurationError("at least one of `dense`, `sparse` and `colbert` must be true")
     if dtype not in (None, "float32", "float16"):
         raise ConfigurationError("`dtype` must be float32 or float16")
-    used: Dtype = dtype or ("float16" if colbert else "float32")
-    return EmbedOptions(dense, sparse, colbert, max_length, truncate, used)
+    wire_dtype: Dtype = dtype or ("float16" if colbert else "float32")
+    return EmbedOptions(dense, sparse, colbert, max_length, truncate, wire_dtype)
 
 
-def _ranking(parts: list[RerankResult], top_n: int | None = None) -> RerankResult:
+def _merge_rankings(rankings: list[RerankResult], top_n: int | None = None) -> RerankResult:
     """Rankings of consecutive slices of the documents as one."""
-    usage, truncated, before = Usage(), [], 0
-    found: list[RankedDocument] = []
-    for part in parts:
-        found += [replace(one, index=one.index + before) for one in part]
-        truncated += [before + place for place in part.truncated]
-        usage = usage.plus(part.usage)
-        before += len(part)
-    found.sort(key=lambda one: (-one.relevance_score, one.index))
-    first = parts[0]
+    usage, truncated, offset = Usage(), [], 0
+    documents: list[RankedDocument] = []
+    for ranking in rankings:
+        documents += [replace(document, index=document.index + offset) for document in ranking]
+        truncated += [offset + index for index in ranking.truncated]
+        usage = usage.plus(ranking.usage)
+        offset += len(ranking)
+    documents.sort(key=lambda document: (-document.relevance_score, document.index))
+    first = rankings[0]
     return RerankResult(
-        found[:top_n],
+        documents[:top_n],
         usage=usage,
         truncated=truncated,
         model=first.model,

@@ -73,15 +73,15 @@ def checked_texts(texts: object, field: str) -> list[str]:
     Raises:
         ValidationError: one of them is not; the whole call is refused before anything is sent.
     """
-    given = [texts] if isinstance(texts, str) else texts
-    if isinstance(given, Mapping | bytes) or not hasattr(given, "__iter__"):
+    items = [texts] if isinstance(texts, str) else texts
+    if isinstance(items, Mapping | bytes) or not hasattr(items, "__iter__"):
         raise ValidationError(f"`{field}` must be texts. Given: {type(texts).__name__}")
-    listed = list(given)
-    if not listed:
+    text_list = list(items)
+    if not text_list:
         raise ValidationError(f"`{field}` must hold at least one text")
-    for place, text in enumerate(listed):
-        checked_text(text, f"{field}[{place}]")
-    return listed
+    for index, text in enumerate(text_list):
+        checked_text(text, f"{field}[{index}]")
+    return text_list
 
 
 def checked_text(text: object, field: str) -> str:
@@ -117,7 +117,7 @@ def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult
     Raises:
         ProtocolError: it is not what was asked for.
     """
-    width = _positive(reply, "dimensions") if options.dense else None
+    width = _positive_integer(reply, "dimensions") if options.dense else None
     return EmbedResult(
         dense=_dense(_items(reply, "embeddings", count), width, options) if width else None,
         sparse=[
@@ -126,7 +126,7 @@ def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult
         colbert=[
             _colbert(item, options) for item in _items(reply, "colbert_embeddings", count)
         ] if options.colbert else None,
-        truncated=_places(reply, count),
+        truncated=_truncated_indices(reply, count),
         usage=_usage(reply),
         model=_string(reply, "model"),
         fingerprint=_string(reply, "fingerprint"),
@@ -134,29 +134,29 @@ def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult
     )  # fmt: skip
 
 
-def ranked(reply: Reply, documents: Sequence[str], count: int) -> list[RankedDocument]:
+def ranked_documents(reply: Reply, documents: Sequence[str], count: int) -> list[RankedDocument]:
     """A ranking of the best `count` of `documents`.
 
     Raises:
         ProtocolError: it is none.
     """
-    found = [_ranked(item, documents) for item in _items(reply, "results", count)]
-    if len({one.index for one in found}) != count:
+    ranking = [_ranked_document(item, documents) for item in _items(reply, "results", count)]
+    if len({document.index for document in ranking}) != count:
         raise ProtocolError("`results` must name each document once")
-    return found
+    return ranking
 
 
 def reply_metadata(reply: Reply, count: int) -> dict[str, Any]:
     """What else a ranking's reply tells."""
     return {
-        "truncated": _places(reply, count),
+        "truncated": _truncated_indices(reply, count),
         "usage": _usage(reply),
         "model": _string(reply, "model"),
         "fingerprint": _string(reply, "fingerprint"),
     }
 
 
-def _ranked(item: object, documents: Sequence[str]) -> RankedDocument:
+def _ranked_document(item: object, documents: Sequence[str]) -> RankedDocument:
     index = item.get("index") if isinstance(item, dict) else None
     score: Any = item.get("relevance_score") if isinstance(item, dict) else None
     if type(index) is not int or not 0 <= index < len(documents):
@@ -171,24 +171,26 @@ def _ranked(item: object, documents: Sequence[str]) -> RankedDocument:
 
 
 def _dense(items: list[Any], width: int, options: EmbedOptions) -> Floats:
-    flat = [_floats(item, options.dtype) for item in items]
-    wrong = next((len(one) for one in flat if len(one) != width), width)
+    vectors = [_floats(item, options.dtype) for item in items]
+    wrong = next((len(vector) for vector in vectors if len(vector) != width), width)
     if wrong != width:
         raise ProtocolError(f"`embeddings` must have {width} dimensions each. Given: {wrong}")
-    return np.stack(flat).astype(np.float32, copy=False)
+    return np.stack(vectors).astype(np.float32, copy=False)
 
 
 def _sparse(item: object) -> SparseVector:
     if not isinstance(item, dict):
         raise ProtocolError("`sparse_embeddings` must hold objects")
-    given: list[Any] = [item.get(name) for name in ("indices", "values")]
-    if any(not isinstance(one, list) for one in given) or any(type(i) is not int for i in given[0]):
+    columns: list[Any] = [item.get(name) for name in ("indices", "values")]
+    if any(not isinstance(column, list) for column in columns) or any(
+        type(i) is not int for i in columns[0]
+    ):
         raise ProtocolError("`sparse_embeddings` must hold `indices` and `values`")
-    if any(type(value) not in (int, float) for value in given[1]):
+    if any(type(value) not in (int, float) for value in columns[1]):
         raise ProtocolError("`sparse_embeddings` must hold numbers")
     try:
         with np.errstate(over="ignore"):  # 1e300 becomes infinite, and is refused below
-            indices, values = np.array(given[0], np.uint32), np.array(given[1], np.float32)
+            indices, values = np.array(columns[0], np.uint32), np.array(columns[1], np.float32)
     except OverflowError:
         raise ProtocolError("`sparse_embeddings` must hold numbers of 32 bits") from None
     if indices.shape != values.shape or not np.isfinite(values).all():
@@ -228,7 +230,7 @@ def _items(reply: Reply, field: str, count: int) -> list[Any]:
     return items
 
 
-def _positive(reply: Reply, field: str) -> int:
+def _positive_integer(reply: Reply, field: str) -> int:
     value = reply.get(field)
     if type(value) is not int or value < 1:
         raise ProtocolError(f"`{field}` must be a positive integer")
@@ -242,18 +244,20 @@ def _string(reply: Reply, field: str) -> str:
     return value
 
 
-def _places(reply: Reply, count: int) -> list[int]:
-    places = reply.get("truncated", [])
-    if not isinstance(places, list) or any(
-        type(place) is not int or not 0 <= place < count for place in places
+def _truncated_indices(reply: Reply, count: int) -> list[int]:
+    truncated = reply.get("truncated", [])
+    if not isinstance(truncated, list) or any(
+        type(i) is not int or not 0 <= i < count for i in truncated
     ):
         raise ProtocolError(f"`truncated` must hold places below {count}")
-    return places
+    return truncated
 
 
 def _usage(reply: Reply) -> Usage:
     usage = reply.get("usage")
-    counts: list[Any] = [usage.get(n) for n in Usage._fields] if isinstance(usage, dict) else [None]
+    counts: list[Any] = (
+        [usage.get(name) for name in Usage._fields] if isinstance(usage, dict) else [None]
+    )
     if any(type(count) is not int for count in counts):
         raise ProtocolError("`usage` must hold `prompt_tokens` and `total_tokens`")
     return Usage(*counts)

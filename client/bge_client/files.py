@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
     max_length: int | None
     exact: bool  # base64 instead of rounded floats
 
-    def described(self) -> dict[str, Any]:
+    def recorded_options(self) -> dict[str, Any]:
         """As it stands in each line."""
         return {"max_length": self.max_length, "format": "base64" if self.exact else "float"}
 
@@ -68,14 +68,14 @@ def read_texts(lines: IO[str], *, jsonl: bool, field: str) -> Iterator[Text]:
     for number, line in enumerate(lines):
         if line.isspace() or not line:
             continue
-        value, given_id = line.rstrip("\r\n"), None
+        value, text_id = line.rstrip("\r\n"), None
         if jsonl:
-            value, given_id = _parsed(line, number, field)
+            value, text_id = _parse_line(line, number, field)
         checked_text(value, f"line {number + 1}")
-        yield Text(number, value, given_id)
+        yield Text(number, value, text_id)
 
 
-def _parsed(line: str, number: int, field: str) -> tuple[Any, Any]:
+def _parse_line(line: str, number: int, field: str) -> tuple[Any, Any]:
     try:
         value = strict_json.loads(line)
     except ValueError as error:
@@ -84,12 +84,12 @@ def _parsed(line: str, number: int, field: str) -> tuple[Any, Any]:
         return value, None
     if field not in value:
         raise ValidationError(f"line {number + 1} has no field `{field}`")
-    given_id = value.get("id")
+    text_id = value.get("id")
     try:
-        json.dumps(given_id, ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(text_id, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:  # a lone surrogate, or a number as large as 1e999
         raise ValidationError(f"line {number + 1}: `id` cannot be written as JSON") from None
-    return value[field], given_id
+    return value[field], text_id
 
 
 def encode(text: Text, vectors: Embedding, wanted: Wanted) -> str:
@@ -97,7 +97,11 @@ def encode(text: Text, vectors: Embedding, wanted: Wanted) -> str:
     line: dict[str, Any] = {"line": text.line}
     if text.id is not None:
         line["id"] = text.id
-    line |= {"text_sha256": text.hash, "fingerprint": vectors.fingerprint, **wanted.described()}
+    line |= {
+        "text_sha256": text.hash,
+        "fingerprint": vectors.fingerprint,
+        **wanted.recorded_options(),
+    }
     if vectors.truncated:
         line["truncated"] = True
     numbers = _base64 if wanted.exact else _rounded
@@ -120,7 +124,7 @@ def _base64(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {"dtype": str(array.dtype), "shape": list(array.shape), "data": data}
 
 
-class Done(NamedTuple):
+class ResumePoint(NamedTuple):
     """What a file of vectors holds: how many lines, and of which model."""
 
     lines: int = 0
@@ -173,31 +177,34 @@ def _holder(path: Path) -> str:
     return "another process"
 
 
-NOTHING = Done()
+BEGINNING = ResumePoint()
 
 
-def resume(file: IO[bytes], path: Path, texts: Iterator[Text], wanted: Wanted) -> Done:
+def resume(file: IO[bytes], path: Path, texts: Iterator[Text], wanted: Wanted) -> ResumePoint:
     """Read what an earlier run wrote and advance `texts` past it; half a last line is cut off.
 
     Raises:
         ConfigurationError: it was made of other texts, or with other options; says where.
         FingerprintError: its lines have vectors of two models.
     """
-    done, whole = Done(), 0
+    point, size = ResumePoint(), 0
     file.seek(0)
     for raw in file:
         if not raw.endswith(b"\n"):
             break
-        line = _line(raw, path, done.lines + 1)
-        _check_line(line, f"{path}, line {done.lines + 1},", next(texts, None), wanted)
-        if done.fingerprint not in (None, line["fingerprint"]):
+        line = _parse_output(raw, path, point.lines + 1)
+        _check_line(line, f"{path}, line {point.lines + 1},", next(texts, None), wanted)
+        if point.fingerprint not in (None, line["fingerprint"]):
             raise FingerprintError(
-                f"{path}, line {done.lines + 1}, has vectors of model {line['fingerprint']}, and "
-                f"those before it of {done.fingerprint}. Pass --overwrite to begin anew"
+                f"{path}, line {point.lines + 1}, has vectors of model {line['fingerprint']}, and "
+                f"those before it of {point.fingerprint}. Pass --overwrite to begin anew"
             )
-        done, whole = Done(done.lines + 1, line["fingerprint"]), whole + len(raw)
-    file.truncate(whole)
-    return done
+        point, size = (
+            ResumePoint(point.lines + 1, line["fingerprint"]),
+            size + len(raw),
+        )
+    file.truncate(size)
+    return point
 
 
 def _check_line(line: dict[str, Any], where: str, text: Text | None, wanted: Wanted) -> None:
@@ -206,15 +213,15 @@ def _check_line(line: dict[str, Any], where: str, text: Text | None, wanted: Wan
             f"{where} was made of another text: these are not the texts it was begun with. "
             "Pass --overwrite to begin anew"
         )
-    described = {name: line.get(name) for name in wanted.described()}
-    if wanted.outputs != OUTPUTS & line.keys() or described != wanted.described():
+    recorded = {name: line.get(name) for name in wanted.recorded_options()}
+    if wanted.outputs != OUTPUTS & line.keys() or recorded != wanted.recorded_options():
         raise ConfigurationError(
             f"{where} was written with other options: it holds other vectors than are asked for. "
             "Pass --overwrite to begin anew"
         )
 
 
-def _line(raw: bytes, path: Path, number: int) -> dict[str, Any]:
+def _parse_output(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         line = strict_json.loads(raw)
     except ValueError:
@@ -235,10 +242,10 @@ def write_npz(lines: Path, target: Path) -> None:
     fingerprint = ""
     with lines.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            line = _line(raw, lines, number)
+            line = _parse_output(raw, lines, number)
             fingerprint = line["fingerprint"]
             try:
-                _add(columns, line)
+                _append(columns, line)
             except (KeyError, TypeError, ValueError, OverflowError):
                 raise ConfigurationError(
                     f"{lines}, line {number}, holds no vectors like those before it that `bge "
@@ -261,7 +268,7 @@ def write_npz(lines: Path, target: Path) -> None:
     unfinished.replace(target)
 
 
-def _add(columns: dict[str, list[Any]], line: dict[str, Any]) -> None:
+def _append(columns: dict[str, list[Any]], line: dict[str, Any]) -> None:
     """Raises KeyError, TypeError, ValueError, OverflowError: its vectors are not what we write."""
     columns["line"].append(int(line["line"]))
     columns["id"].append(json.dumps(line.get("id"), ensure_ascii=False))

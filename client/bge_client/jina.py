@@ -12,15 +12,15 @@ from typing import Any, Literal
 import numpy as np
 import requests
 
-from .codec import checked_text, checked_texts, ranked
+from .codec import checked_text, checked_texts, ranked_documents
 from .deadline import Deadline, new_session
 from .errors import ConfigurationError, ProtocolError
 from .redaction import read_secret
 from .results import EmbedResult, Floats, RerankResult, Usage, merge
-from .transport import Http, base_url
+from .transport import HTTPSession, base_url
 
-BASE = "https://api.jina.ai"
-BATCH = 128  # texts in one request
+BASE_URL = "https://api.jina.ai"
+BATCH_SIZE = 128  # texts in one request
 TASKS = {"query": "retrieval.query", "document": "retrieval.passage"}
 InputType = Literal["query", "document"]
 
@@ -36,7 +36,7 @@ class JinaClient:
         self,
         api_key: str,
         *,
-        base: str = BASE,
+        base: str = BASE_URL,
         embedding_model: str = "jina-embeddings-v3",
         rerank_model: str = "jina-reranker-v2-base-multilingual",
         timeout: float = 60.0,
@@ -45,15 +45,15 @@ class JinaClient:
         key = read_secret(api_key, "JINA_API_KEY")
         if key is None:
             raise ConfigurationError("`JINA_API_KEY` is needed for Jina")
-        self._own_session = session is None
+        self._owns_session = session is None
         self._session = session or new_session()
-        self._http = Http(base_url(base), key, self._session)
+        self._http = HTTPSession(base_url(base), key, self._session)
         self._embedding_model = embedding_model
         self._rerank_model = rerank_model
         self._timeout = timeout
 
     def close(self) -> None:
-        if self._own_session:
+        if self._owns_session:
             self._session.close()
 
     def embed(
@@ -64,8 +64,10 @@ class JinaClient:
         Raises:
             BGEError: see `errors.py`.
         """
-        listed = checked_texts(texts, "texts")
-        batches = [listed[at : at + BATCH] for at in range(0, len(listed), BATCH)]
+        text_list = checked_texts(texts, "texts")
+        batches = [
+            text_list[start : start + BATCH_SIZE] for start in range(0, len(text_list), BATCH_SIZE)
+        ]
         with Deadline(self._timeout) as deadline:
             return merge([self._embed(deadline, batch, input_type) for batch in batches])
 
@@ -77,19 +79,19 @@ class JinaClient:
         Raises:
             BGEError: see `errors.py`.
         """
-        listed = checked_texts(documents, "documents")
+        texts = checked_texts(documents, "documents")
         payload: dict[str, Any] = {
             "model": self._rerank_model,
             "query": checked_text(query, "query"),
-            "documents": listed,
+            "documents": texts,
             "return_documents": False,
         }
         if top_n is not None:
             payload["top_n"] = top_n
         with Deadline(self._timeout) as deadline:
-            reply = self._http.ask_json(deadline, "POST", "/v1/rerank", payload)
+            reply = self._http.request_json(deadline, "POST", "/v1/rerank", payload)
         return RerankResult(
-            ranked(reply, listed, min(top_n or len(listed), len(listed))),
+            ranked_documents(reply, texts, min(top_n or len(texts), len(texts))),
             usage=_usage(reply),
             truncated=[],  # it does not say
             model=self._rerank_model,
@@ -104,7 +106,7 @@ class JinaClient:
             "truncate": True,
             "input": batch,
         }
-        reply = self._http.ask_json(deadline, "POST", "/v1/embeddings", payload)
+        reply = self._http.request_json(deadline, "POST", "/v1/embeddings", payload)
         dense = _dense(reply, len(batch))
         return EmbedResult(
             dense=dense,

@@ -61,42 +61,46 @@ class EmbedResult:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, place: int) -> Embedding:
-        if not -self.count <= place < self.count:
-            raise IndexError(place)
+    def __getitem__(self, index: int) -> Embedding:
+        if not -self.count <= index < self.count:
+            raise IndexError(index)
         return Embedding(
-            None if self.dense is None else self.dense[place],
-            None if self.sparse is None else self.sparse[place],
-            None if self.colbert is None else self.colbert[place],
-            place % self.count in self.truncated,
+            None if self.dense is None else self.dense[index],
+            None if self.sparse is None else self.sparse[index],
+            None if self.colbert is None else self.colbert[index],
+            index % self.count in self.truncated,
             self.fingerprint,
         )
 
     def __iter__(self) -> Iterator[Embedding]:
-        return (self[place] for place in range(self.count))
+        return (self[index] for index in range(self.count))
 
 
-def merge(parts: Sequence[EmbedResult]) -> EmbedResult:
+def merge(results: Sequence[EmbedResult]) -> EmbedResult:
     """Results of consecutive slices of the texts as one."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    usage, truncated, before = Usage(), [], 0
-    for part in parts:
-        usage = usage.plus(part.usage)
-        truncated += [before + place for place in part.truncated]
-        before += part.count
+    if len(results) == 1:
+        return results[0]
+    first = results[0]
+    usage, truncated, offset = Usage(), [], 0
+    for result in results:
+        usage = usage.plus(result.usage)
+        truncated += [offset + index for index in result.truncated]
+        offset += result.count
     return EmbedResult(
         dense=None
         if first.dense is None
-        else np.concatenate([part.dense for part in parts if part.dense is not None]),
-        sparse=None if first.sparse is None else [one for p in parts for one in p.sparse or ()],
-        colbert=None if first.colbert is None else [one for p in parts for one in p.colbert or ()],
+        else np.concatenate([result.dense for result in results if result.dense is not None]),
+        sparse=None
+        if first.sparse is None
+        else [vector for result in results for vector in result.sparse or ()],
+        colbert=None
+        if first.colbert is None
+        else [vector for result in results for vector in result.colbert or ()],
         truncated=truncated,
         usage=usage,
         model=first.model,
         fingerprint=first.fingerprint,
-        count=before,
+        count=offset,
         provider=first.provider,
     )
 

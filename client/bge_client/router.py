@@ -36,9 +36,9 @@ log = logging.getLogger("bge_client")
 
 Provider = Literal["bge", "jina", "auto"]
 PROVIDERS = ("bge", "jina", "auto")
-JINA = "jina/"  # how the fingerprints of its models begin
-HEALTH_KEPT = 60.0  # seconds
-HEALTH_SECONDS = 5.0
+JINA_PREFIX = "jina/"  # how the fingerprints of its models begin
+HEALTH_TTL_SECONDS = 60.0  # seconds
+HEALTH_TIMEOUT_SECONDS = 5.0
 # Another provider would refuse these too, or must not be asked.
 NO_FALLBACK_ERRORS = (ValidationError, TooLargeError, ConfigurationError, FingerprintError)
 Result = TypeVar("Result", EmbedResult, RerankResult)
@@ -63,7 +63,7 @@ def is_available(health: Mapping[str, Any]) -> bool:
 class Route:
     """How one kind of request is answered. `bge` may be None only for provider `jina`."""
 
-    what: str
+    name: str
     bge: Client | None
     provider: Provider = "bge"
     fallback: bool = False
@@ -89,20 +89,20 @@ class Router:
         """
         for route in (embeddings, reranker):
             if route.provider != "jina" and route.bge is None:
-                raise ConfigurationError(f"no endpoint for the {route.what}")
+                raise ConfigurationError(f"no endpoint for the {route.name}")
             if jina is None and (route.provider != "bge" or route.fallback):
-                raise ConfigurationError(f"the {route.what} need Jina: set `JINA_API_KEY`")
+                raise ConfigurationError(f"the {route.name} need Jina: set `JINA_API_KEY`")
         if shadow is not None and (reranker.bge is None or jina is None):
             raise ConfigurationError(
-                f"a shadow of the {reranker.what} needs both providers: set "
+                f"a shadow of the {reranker.name} needs both providers: set "
                 "`BGE_RERANKER_ENDPOINT` and `JINA_API_KEY`"
             )
-        ours = expect_fingerprint is not None and not expect_fingerprint.startswith(JINA)
-        if ours and embeddings.provider == "jina":
+        bge_only = expect_fingerprint is not None and not expect_fingerprint.startswith(JINA_PREFIX)
+        if bge_only and embeddings.provider == "jina":
             raise ConfigurationError("Jina's vectors cannot have the `expect_fingerprint` given")
         self._embeddings, self._reranker, self._jina = embeddings, reranker, jina
-        self._expected = expect_fingerprint
-        self._only_ours = ours
+        self._expect_fingerprint = expect_fingerprint
+        self._bge_only = bge_only
         self._shadow = shadow
         self._health: dict[str, tuple[float, bool]] = {}
 
@@ -124,15 +124,15 @@ class Router:
         urls = {kind: endpoint_of(env, kind) for kind in ("EMBEDDINGS", "RERANKER")}
         key = read_secret(env.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
 
-        def route(kind: str, what: str) -> Route:
+        def route(kind: str, name: str) -> Route:
             url = urls[kind] or urls["EMBEDDINGS"] or urls["RERANKER"]
-            provider = _one_of(env, f"{kind}_PROVIDER", PROVIDERS)
+            provider = _choice(env, f"{kind}_PROVIDER", PROVIDERS)
             if provider != "jina" and url is None:
                 raise ConfigurationError(f"`BGE_{kind}_ENDPOINT` is not set")
-            fallback = _one_of(env, f"{kind}_FALLBACK_TO_JINA", ("false", "true")) == "true"
-            used = provider != "jina" or shadow is not None
-            client = Client(url, key, timeout=timeout) if url and used else None
-            return Route(what, client, provider, fallback)  # type: ignore[arg-type]
+            fallback = _choice(env, f"{kind}_FALLBACK_TO_JINA", ("false", "true")) == "true"
+            is_needed = provider != "jina" or shadow is not None
+            client = Client(url, key, timeout=timeout) if url and is_needed else None
+            return Route(name, client, provider, fallback)  # type: ignore[arg-type]
 
         jina_key = read_secret(env.get("JINA_API_KEY"), "JINA_API_KEY")
         return cls(
@@ -171,19 +171,19 @@ class Router:
             FingerprintError: the vectors are not of the model expected.
             BGEError: see `errors.py`.
         """
-        listed = [texts] if isinstance(texts, str) else list(texts)
+        text_list = [texts] if isinstance(texts, str) else list(texts)
 
-        only_ours = self._only_ours or sparse or colbert
-        if only_ours and self._embeddings.provider == "jina":
+        bge_only = self._bge_only or sparse or colbert
+        if bge_only and self._embeddings.provider == "jina":
             raise ConfigurationError("Jina has neither `sparse` nor `colbert` vectors")
         result = self._answer(
             self._embeddings,
-            lambda client: client.embed(listed, sparse=sparse, colbert=colbert),
-            None if only_ours else lambda client: client.embed(listed, input_type=input_type),
+            lambda client: client.embed(text_list, sparse=sparse, colbert=colbert),
+            None if bge_only else lambda client: client.embed(text_list, input_type=input_type),
         )
-        if self._expected not in (None, result.fingerprint):
+        if self._expect_fingerprint not in (None, result.fingerprint):
             raise FingerprintError(
-                f"vectors of model {self._expected} were expected. "
+                f"vectors of model {self._expect_fingerprint} were expected. "
                 f"Given: those of {result.fingerprint}, from {result.provider}"
             )
         return result
@@ -196,18 +196,18 @@ class Router:
         Raises:
             BGEError: see `errors.py`.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         result = self._answer(
             self._reranker,
             lambda client: client.rerank(query, documents, top_n=top_n),
             lambda client: client.rerank(query, documents, top_n=top_n),
         )
         if self._shadow is not None:
-            seconds = time.perf_counter() - began
-            self._offer(self._shadow, query, documents, top_n, result, seconds)
+            seconds = time.perf_counter() - start
+            self._offer_to_shadow(self._shadow, query, documents, top_n, result, seconds)
         return result
 
-    def _offer(
+    def _offer_to_shadow(
         self,
         shadow: Shadow,
         query: str,
@@ -223,19 +223,19 @@ class Router:
         if (result.provider == "jina") != (self._reranker.provider == "jina"):
             return
         # A copy: by the time it is compared the caller may have changed it.
-        listed = [documents] if isinstance(documents, str) else list(documents)
-        other = self._jina if result.provider == "bge" else self._reranker.bge
+        document_list = [documents] if isinstance(documents, str) else list(documents)
+        other_client = self._jina if result.provider == "bge" else self._reranker.bge
 
-        def asked() -> list[int]:
-            return _indices(_there(other).rerank(query, listed, top_n=top_n))
+        def other_ranking() -> list[int]:
+            return _indices(_required(other_client).rerank(query, document_list, top_n=top_n))
 
         shadow.offer(
             query,
             lambda: _indices(result),
-            asked,
+            other_ranking,
             live_seconds=seconds,
             names=("bge", "jina") if result.provider == "bge" else ("jina", "bge"),
-            pool=len(listed),
+            pool=len(document_list),
         )
 
     def _answer(
@@ -246,42 +246,42 @@ class Router:
     ) -> Result:
         """Of the route's providers; `jina` is None where only our endpoint will do."""
         if jina is None or self._jina is None:
-            return bge(_there(route.bge))
+            return bge(_required(route.bge))
         if route.provider == "jina" or route.bge is None:
             return jina(self._jina)
-        if route.provider == "auto" and not self._healthy(route.bge):
-            log.warning("%s come from Jina: the endpoint is not healthy", route.what)
+        if route.provider == "auto" and not self._is_healthy(route.bge):
+            log.warning("%s come from Jina: the endpoint is not healthy", route.name)
             return jina(self._jina)
         try:
             return bge(route.bge)
         except BGEError as error:
             if not route.fallback or isinstance(error, NO_FALLBACK_ERRORS):
                 raise
-            log.warning("%s come from Jina: %s", route.what, error)
+            log.warning("%s come from Jina: %s", route.name, error)
             try:
                 return jina(self._jina)
-            except BGEError as second:
-                raise second from error
+            except BGEError as jina_error:
+                raise jina_error from error
 
-    def _healthy(self, client: Client) -> bool:
+    def _is_healthy(self, client: Client) -> bool:
         """By `/health`, asked once a minute; by two threads perhaps twice."""
-        name = repr(client)
-        asked, healthy = self._health.get(name, (-HEALTH_KEPT, False))
-        if time.monotonic() - asked >= HEALTH_KEPT:
+        key = repr(client)
+        checked_at, is_healthy = self._health.get(key, (-HEALTH_TTL_SECONDS, False))
+        if time.monotonic() - checked_at >= HEALTH_TTL_SECONDS:
             try:
-                healthy = is_available(client.health(timeout=HEALTH_SECONDS))
+                is_healthy = is_available(client.health(timeout=HEALTH_TIMEOUT_SECONDS))
             except BGEError as error:
                 log.warning("%r does not answer /health: %s", client, error)
-                healthy = False
-            self._health[name] = time.monotonic(), healthy
-        return healthy
+                is_healthy = False
+            self._health[key] = time.monotonic(), is_healthy
+        return is_healthy
 
 
 def _indices(ranked: RerankResult) -> list[int]:
-    return [one.index for one in ranked]
+    return [document.index for document in ranked]
 
 
-def _there(client: AnyClient | None) -> AnyClient:
+def _required(client: AnyClient | None) -> AnyClient:
     if client is None:
         raise AssertionError("looked at when this router was made. This is a bug.")
     return client
@@ -292,7 +292,7 @@ def endpoint_of(env: Mapping[str, str], kind: str) -> str | None:
     return env.get(f"RUNPOD_{kind}_ENDPOINT") or env.get(f"BGE_{kind}_ENDPOINT") or None
 
 
-def _one_of(env: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+def _choice(env: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
     """The first is the default. Raises ConfigurationError: another value."""
     value = env.get(name) or choices[0]
     if value not in choices:

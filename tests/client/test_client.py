@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import bge_client
 from bge_client import Client, errors, transport
-from bge_client.split import PIECE_BYTES, PIECE_TEXTS, Limits, pieces
+from bge_client.split import MAX_CHUNK_BYTES, MAX_CHUNK_TEXTS, Limits, split_texts
 from fakes.scripted import (
     Action,
     Scripted,
@@ -48,7 +48,7 @@ SYNC, POLL, CANCEL = "POST /runsync", "GET /status/job-1", "POST /cancel/job-1"
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "MIN_PAUSE", 0.001)
-    monkeypatch.setattr(transport, "MIN_POLL", 0.001)
+    monkeypatch.setattr(transport, "MIN_POLL_PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -417,7 +417,7 @@ MANY = [f"текст {number}" for number in range(1000)]
 def test_many_texts_are_split_and_come_back_in_order(client: Client, endpoint: Scripted) -> None:
     check_vectors(client.embed(MANY), MANY)
     sizes = [len(seen.payload.get("texts", [])) for seen in endpoint.seen]
-    assert sorted(sizes) == [0, 1000 - 3 * PIECE_TEXTS, *[PIECE_TEXTS] * 3]
+    assert sorted(sizes) == [0, 1000 - 3 * MAX_CHUNK_TEXTS, *[MAX_CHUNK_TEXTS] * 3]
 
 
 def test_the_worker_s_own_limits_are_kept(client: Client, endpoint: Scripted) -> None:
@@ -519,7 +519,7 @@ def test_embed_iter_reads_and_sends_no_further_than_it_must(
     for number in range(1, 1001):
         np.testing.assert_array_equal(next(vectors).dense, vector_of(f"текст {number}"))
     vectors.close()  # type: ignore[attr-defined]
-    most = (2 * 8 + 8) * PIECE_TEXTS
+    most = (2 * 8 + 8) * MAX_CHUNK_TEXTS
     assert read < 1000 + most
     time.sleep(0.2)  # what was just being sent arrives
     before = len(endpoint.seen)
@@ -565,15 +565,15 @@ def test_pieces_are_all_the_texts_in_order_within_the_limits(
     texts: list[str], most_texts: int, most_bytes: int, most_tokens: int
 ) -> None:
     limits = Limits(most_texts, most_tokens, most_bytes)
-    found = list(pieces(texts, limits, reply_bytes=lambda t: 8 * len(t), tokens=len))
-    assert [text for piece in found for text in piece] == texts
-    for piece in found:
-        assert 1 <= len(piece) <= min(most_texts, PIECE_TEXTS)
-        if len(piece) > 1:
-            characters = sum(map(len, piece))
+    found = list(split_texts(texts, limits, reply_bytes=lambda t: 8 * len(t), tokens=len))
+    assert [text for chunk in found for text in chunk] == texts
+    for chunk in found:
+        assert 1 <= len(chunk) <= min(most_texts, MAX_CHUNK_TEXTS)
+        if len(chunk) > 1:
+            characters = sum(map(len, chunk))
             assert characters <= most_tokens
             assert 8 * characters <= most_bytes
-            assert sum(len(text.encode()) for text in piece) <= PIECE_BYTES
+            assert sum(len(text.encode()) for text in chunk) <= MAX_CHUNK_BYTES
 
 
 # --------------------------------------------------------------------------- the package

@@ -143,7 +143,7 @@ def test_auto_asks_for_health_once_a_minute(
     auto = route(provider="auto")
     assert [auto.embed(TEXTS).provider for _ in range(3)] == ["bge"] * 3
     assert endpoint.routes().count("GET /health") == 1
-    monkeypatch.setattr(router, "HEALTH_KEPT", 0)
+    monkeypatch.setattr(router, "HEALTH_TTL_SECONDS", 0)
     assert auto.embed(TEXTS).provider == "jina"
     endpoint.on("GET /health", status(404))
     assert auto.rerank("q", TEXTS).provider == "jina"

@@ -13,10 +13,17 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
 from bge_client import BGEError, EmbedResult, jina, router
-from bge_client.codec import EmbedOptions, about, embed_result, ranked
+from bge_client.codec import EmbedOptions, embed_result, ranked_documents, reply_metadata
 from bge_client.errors import job_error
 from bge_client.split import Limits
-from bge_client.transport import Answer, _checked, _said, _status_error, output, parse_object
+from bge_client.transport import (
+    Response,
+    _checked_job,
+    _error_message,
+    _status_error,
+    job_output,
+    parse_object,
+)
 from fuzz.duration import fuzz_settings, rounds
 from fuzz.mutation import mutated, mutated_bytes, odd_values
 
@@ -52,8 +59,8 @@ RANKING = {
 
 def received(job: Any) -> dict[str, Any]:
     """The output of a job that a server has written as JSON."""
-    answer = Answer(200, CaseInsensitiveDict(), json.dumps(job).encode())
-    return output(_checked(parse_object(answer)))
+    answer = Response(200, CaseInsensitiveDict(), json.dumps(job).encode())
+    return job_output(_checked_job(parse_object(answer)))
 
 
 def jobs(reply: Any) -> st.SearchStrategy[Any]:
@@ -99,7 +106,7 @@ def check_vectors(result: EmbedResult, options: EmbedOptions) -> None:
 def check_ranking(job: Any) -> None:
     try:
         reply = received(job)
-        found, told = ranked(reply, TEXTS, len(TEXTS)), about(reply, len(TEXTS))
+        found, told = ranked_documents(reply, TEXTS, len(TEXTS)), reply_metadata(reply, len(TEXTS))
     except BGEError:
         return
     assert sorted(one.index for one in found) == [0, 1, 2]
@@ -111,8 +118,8 @@ def check_ranking(job: Any) -> None:
 @fuzz_settings()
 @given(mutated_bytes(json.dumps(RANKING).encode()), st.integers(100, 599))
 def check_body(body: bytes, status: int) -> None:
-    answer = Answer(status, CaseInsensitiveDict(), body)
-    assert isinstance(_status_error(answer, _said(answer)), BGEError)
+    answer = Response(status, CaseInsensitiveDict(), body)
+    assert isinstance(_status_error(answer, _error_message(answer)), BGEError)
     with suppress(BGEError):
         assert isinstance(parse_object(answer), dict)
 
@@ -133,7 +140,7 @@ def check_the_rest(error: Any, health: Any, limits: Any) -> None:
 def check_jina(reply: Any) -> None:
     try:
         body = json.dumps(reply).encode()
-        parsed = parse_object(Answer(200, CaseInsensitiveDict(), body))
+        parsed = parse_object(Response(200, CaseInsensitiveDict(), body))
         dense = jina._dense(parsed, len(TEXTS))
     except BGEError:
         return

@@ -18,7 +18,17 @@ from tqdm import tqdm
 
 from ..client import Client
 from ..errors import ConfigurationError, FingerprintError
-from ..files import NOTHING, Done, Text, Wanted, encode, locked, read_texts, resume, write_npz
+from ..files import (
+    BEGINNING,
+    ResumePoint,
+    Text,
+    Wanted,
+    encode,
+    locked,
+    read_texts,
+    resume,
+    write_npz,
+)
 from ..results import Embedding
 from ..router import is_available
 from .command import UTF8, connected
@@ -88,7 +98,7 @@ def embed(
     with locked(target) as file:
         if npz and npz.exists() and not overwrite:
             raise ConfigurationError(f"{npz} is finished. Pass --overwrite to begin anew")
-        done = Done() if overwrite else resume(file, target, texts, wanted)
+        done = ResumePoint() if overwrite else resume(file, target, texts, wanted)
         if done.lines:
             click.echo(f"bge: {done.lines} texts are done already", err=True)
         append(client, source, texts, wanted, file, done, overwrite)
@@ -103,7 +113,7 @@ def append(
     texts: Iterator[Text],
     wanted: Wanted,
     out: IO[bytes],
-    done: Done = NOTHING,
+    done: ResumePoint = BEGINNING,
     overwrite: bool = False,
 ) -> None:
     """Write a line for each text; with `overwrite`, empty the file once the first vector is there.
