@@ -1,4 +1,4 @@
-"""The client: any number of texts in, numpy arrays out, whatever the network does in between."""
+"""The client of one endpoint: any number of texts in, numpy arrays out."""
 
 from __future__ import annotations
 
@@ -32,27 +32,26 @@ from .errors import (
     WorkerError,
 )
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, Usage, merge
-from .split import Limits, estimate_reply_bytes, estimate_tokens, split_texts
+from .split import RANKED_DOCUMENT_BYTES, Limits, estimate_reply_bytes, estimate_tokens, split_texts
 from .transport import Endpoint
 
 HEALTH_TIMEOUT_SECONDS = 10.0
 
 
 class Client:
-    """One endpoint: on RunPod, or `worker/server.py` on a machine of yours.
+    """A client of one endpoint: on RunPod, or of your own `worker/server.py`.
 
-    `endpoint` is a base address or a full `…/runsync` one; `api_key` RunPod's, or the server's
-    `BGE_API_KEY`. `timeout` seconds is all the time a call has, cold start, retries and splitting
-    included; each call can say another. Of a bulk call at most `max_in_flight` requests are open
-    at once. With `expect_fingerprint` no vector of another model is ever returned.
+    `endpoint` is the base address or ends with `/runsync`. `api_key` is RunPod's, or the server's
+    `BGE_API_KEY`. `timeout` limits a call in seconds, including cold start, retries and splitting;
+    each call can override it. A call has at most `max_in_flight` requests open at once. With
+    `expect_fingerprint`, vectors of any other model raise `FingerprintError`.
 
-    May be shared by threads, and by processes that fork. Looking the host's name up and connecting
-    may add seconds to `timeout`. A `session` of your own brings its proxies and certificates, but
-    not what cuts its connections: then a call may end later than its deadline, by one silence of
-    the server.
+    Threads may share a client, and so may processes after a fork. Name resolution and connecting
+    may exceed `timeout` by seconds. Pass a `session` for proxies and certificates; a deadline does
+    not close its connections, so a call may exceed it by one read timeout.
 
     Raises:
-        ConfigurationError: an argument is wrong.
+        ConfigurationError: an argument is invalid.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; not those of a session you brought."""
+        """Close the connections, except those of a `session` that you passed."""
         if self._owns_session:
             self._session.close()
 
@@ -101,14 +100,14 @@ class Client:
         dtype: Dtype | None = None,
         timeout: float | None = None,
     ) -> EmbedResult:
-        """The vectors of N texts, in their order.
+        """Return the vectors of `texts` in order.
 
-        `dtype` is that of the numbers on the wire: float32, or with ColBERT vectors float16, half
-        of a much larger reply. `dense` is float32 in any case, `colbert` as it came.
+        `dtype` is the type on the wire. The default is float16 if `colbert` is true, which halves
+        a large reply, else float32. `dense` is always float32; `colbert` keeps the wire type.
 
         Raises:
-            ValidationError: a text is empty, blank or none; or, with `truncate` false, too long.
-            BGEError: see `errors.py`; all of the call fails or none of it.
+            ValidationError: a text is empty, blank or no string, or too long if not `truncate`.
+            BGEError: see `errors.py`. The call returns all vectors or none.
         """
         options = _embed_options(dense, sparse, colbert, max_length, truncate, dtype)
         text_list = checked_texts(texts, "texts")
@@ -129,14 +128,13 @@ class Client:
         dtype: Dtype | None = None,
         timeout: float | None = None,
     ) -> Generator[Embedding, None, None]:
-        """The vectors of each text, in their order, while `texts` are read.
+        """Yield the vectors of each text in order, reading `texts` lazily.
 
-        For any number of texts in bounded memory: at most twice `max_in_flight` requests' worth
-        is on its way. `timeout` is the time of each request. Stop iterating, and what is on its
-        way is given up.
+        Memory is bounded: at most twice `max_in_flight` requests are queued or in flight. `timeout`
+        applies to each request. Closing the iterator cancels the requests in flight.
 
         Raises:
-            BGEError: as `embed`. What comes before a text at fault is yielded before it is raised.
+            BGEError: as `embed`, after the vectors of all texts before the invalid one.
         """
         options = _embed_options(dense, sparse, colbert, max_length, truncate, dtype)
         send = self._sender(options)
@@ -176,18 +174,18 @@ class Client:
         truncate: bool = True,
         timeout: float | None = None,
     ) -> RerankResult:
-        """The documents, the most relevant to `query` first; equal scores in the order given.
+        """Return the documents by descending relevance to `query`. Ties keep their input order.
 
         Raises:
             ConfigurationError: `top_n` is below 1.
-            ValidationError: query or a document is empty, blank or none.
+            ValidationError: `query` or a document is empty, blank or no string.
             BGEError: see `errors.py`.
         """
         if top_n is not None and top_n < 1:
             raise ConfigurationError(f"`top_n` must be at least 1. Given: {top_n}")
         options = RerankOptions(checked_text(query, "query"), raw_scores, max_length, truncate)
         document_list = checked_texts(documents, "documents")
-        model_check = _ModelCheck()  # not the embedder's
+        model_check = _ModelCheck()  # `expect_fingerprint` is the embedder's
 
         def send(deadline: Deadline, chunk: list[str]) -> RerankResult:
             reply = self._endpoint.run(deadline, options.payload(chunk))
@@ -200,24 +198,23 @@ class Client:
 
         with self._deadline(timeout) as deadline:
             chunks = self._document_chunks(deadline, document_list, options)
-            return _merge_rankings(
-                send_all(deadline, chunks, send_or_halve, self._max_in_flight), top_n
-            )
+            rankings = send_all(deadline, chunks, send_or_halve, self._max_in_flight)
+            return _merge_rankings(rankings, top_n)
 
     def info(self, timeout: float | None = None) -> dict[str, Any]:
-        """What the worker has loaded, on what, and its limits; the contract's `info`."""
+        """Return the worker's models, device and limits: the contract's `info`."""
         with self._deadline(timeout) as deadline:
             return self._endpoint.run(deadline, {"info": True})
 
     def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, Any]:
-        """RunPod's `/health`: `jobs` and `workers` by state. Does not wake a worker."""
+        """Return RunPod's `/health`: counts of `jobs` and `workers`. Starts no worker."""
         with Deadline(timeout) as deadline:
             return self._endpoint.health(deadline)
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self._timeout if timeout is None else _checked_timeout(timeout))
 
-    # ----------------------------------------------------------------------- pieces
+    # ----------------------------------------------------------------------- chunks
 
     def _sender(self, options: EmbedOptions) -> Send[EmbedResult]:
         model_check = _ModelCheck(self._expect_fingerprint)
@@ -247,15 +244,14 @@ class Client:
     def _document_chunks(
         self, deadline: Deadline, documents: list[str], options: RerankOptions
     ) -> Iterator[list[str]]:
-        max_length = options.max_length or 1024
-
-        def tokens(document: str) -> int:
-            return min(
-                max_length,
-                estimate_tokens(options.query, max_length) + estimate_tokens(document, max_length),
-            )
-
-        return self._split(lambda: self._worker_limits(deadline), documents, lambda _: 80, tokens)
+        limit = options.max_length or 1024
+        query_tokens = estimate_tokens(options.query, limit)
+        return self._split(
+            lambda: self._worker_limits(deadline),
+            documents,
+            lambda _: RANKED_DOCUMENT_BYTES,
+            lambda document: min(limit, query_tokens + estimate_tokens(document, limit)),
+        )
 
     def _split(
         self,
@@ -264,7 +260,7 @@ class Client:
         reply_bytes: Callable[[str], int],
         tokens: Callable[[str], int],
     ) -> Iterator[list[str]]:
-        """Texts in pieces; the worker is asked for its limits if there is more than one."""
+        """Split texts by the default limits; by the worker's, once there are two chunks."""
         chunks = split_texts(texts, Limits(), reply_bytes, tokens)
         first = next(chunks, None)
         if first is None:
@@ -279,26 +275,26 @@ class Client:
             raise second
 
     def _worker_limits(self, deadline: Deadline) -> Limits:
-        """The worker's own; the contract's, if it does not tell. Two threads may ask at once."""
+        """Return the worker's limits, or the contract's defaults if `info` fails."""
         if self._limits is None:
             try:
                 self._limits = Limits.of(self._endpoint.run(deadline, {"info": True}))
             except (WorkerError, JobError, ProtocolError) as error:
                 if error.retry:
                     return Limits()
-                self._limits = Limits()  # no worker of ours, or an older one
+                self._limits = Limits()  # a worker without `info`
         return self._limits
 
 
 def _checked_timeout(timeout: float) -> float:
-    """Raises ConfigurationError: no time at all."""
+    """Raises ConfigurationError if `timeout` is not a usable number of seconds."""
     if not 0 < timeout < threading.TIMEOUT_MAX:
         raise ConfigurationError(f"`timeout` must be above 0 seconds. Given: {timeout}")
     return timeout
 
 
 class _ModelCheck:
-    """All vectors of a call come from one model, and from the one expected, if any is."""
+    """Check that all replies of a call come from one model, and from the expected one if set."""
 
     def __init__(self, fingerprint: str | None = None) -> None:
         self._fingerprint = fingerprint
@@ -306,7 +302,7 @@ class _ModelCheck:
         self._lock = threading.Lock()
 
     def check(self, fingerprint: str, size: int | None) -> None:
-        """Raises FingerprintError, ProtocolError: another model, or another width."""
+        """Raises FingerprintError or ProtocolError for another model or vector size."""
         with self._lock:
             expected = self._fingerprint = self._fingerprint or fingerprint
             expected_size = self._size = self._size or size
@@ -315,9 +311,7 @@ class _ModelCheck:
                 f"vectors of model {expected} were expected. Given: those of {fingerprint}"
             )
         if size != expected_size:
-            raise ProtocolError(
-                f"vectors of {expected_size} dimensions were expected. Given: {size}"
-            )
+            raise ProtocolError(f"expected vectors of {expected_size} dimensions. Given: {size}")
 
 
 def _embed_options(
@@ -337,7 +331,7 @@ def _embed_options(
 
 
 def _merge_rankings(rankings: list[RerankResult], top_n: int | None = None) -> RerankResult:
-    """Rankings of consecutive slices of the documents as one."""
+    """Merge the rankings of consecutive slices of the documents."""
     usage, truncated, offset = Usage(), [], 0
     documents: list[RankedDocument] = []
     for ranking in rankings:

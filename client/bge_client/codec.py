@@ -1,4 +1,4 @@
-"""Requests as the contract has them, replies as arrays: nothing comes out that is not checked."""
+"""Build request payloads and decode replies into arrays. Every field of a reply is checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Reply = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """What is asked for each text, beside the text."""
+    """The options of an embedding request."""
 
     dense: bool = True
     sparse: bool = False
@@ -48,7 +48,7 @@ class EmbedOptions:
 
 @dataclass(frozen=True)
 class RerankOptions:
-    """What is asked for each document, beside query and document."""
+    """The options of a rerank request, and its query."""
 
     query: str
     raw_scores: bool = False
@@ -68,14 +68,14 @@ class RerankOptions:
 
 
 def checked_texts(texts: object, field: str) -> list[str]:
-    """A text or texts as a list, each one that a worker would take.
+    """Return a text or an iterable of texts as a list.
 
     Raises:
-        ValidationError: one of them is not; the whole call is refused before anything is sent.
+        ValidationError: there is no text, or one that a worker would refuse.
     """
     items = [texts] if isinstance(texts, str) else texts
     if isinstance(items, Mapping | bytes) or not hasattr(items, "__iter__"):
-        raise ValidationError(f"`{field}` must be texts. Given: {type(texts).__name__}")
+        raise ValidationError(f"`{field}` must hold strings. Given: {type(texts).__name__}")
     text_list = list(items)
     if not text_list:
         raise ValidationError(f"`{field}` must hold at least one text")
@@ -85,7 +85,7 @@ def checked_texts(texts: object, field: str) -> list[str]:
 
 
 def checked_text(text: object, field: str) -> str:
-    """Raises ValidationError: not a text that a worker would take."""
+    """Return `text`. Raises ValidationError if a worker would refuse it."""
     if not isinstance(text, str):
         raise ValidationError(f"`{field}` must be a string. Given: {type(text).__name__}")
     if not text or text.isspace():
@@ -100,7 +100,7 @@ def checked_text(text: object, field: str) -> str:
 
 
 def input_digest(payload: Mapping[str, Any]) -> str:
-    """Return what a worker's reply to this payload has as `input_digest`."""
+    """Return the `input_digest` that the reply to this payload must have."""
     texts = payload.get("texts") or payload.get("documents") or []
     if "query" in payload:
         texts = [payload["query"], *texts]
@@ -112,10 +112,10 @@ def input_digest(payload: Mapping[str, Any]) -> str:
 
 
 def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult:
-    """The worker's reply to `count` texts.
+    """Decode the reply to `count` texts.
 
     Raises:
-        ProtocolError: it is not what was asked for.
+        ProtocolError: the reply does not match the request or the contract.
     """
     width = _positive_integer(reply, "dimensions") if options.dense else None
     return EmbedResult(
@@ -135,19 +135,19 @@ def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult
 
 
 def ranked_documents(reply: Reply, documents: Sequence[str], count: int) -> list[RankedDocument]:
-    """A ranking of the best `count` of `documents`.
+    """Decode a ranking of the best `count` of `documents`.
 
     Raises:
-        ProtocolError: it is none.
+        ProtocolError: an index or a score is missing or invalid.
     """
     ranking = [_ranked_document(item, documents) for item in _items(reply, "results", count)]
     if len({document.index for document in ranking}) != count:
-        raise ProtocolError("`results` must name each document once")
+        raise ProtocolError("`results` must hold each `index` only once")
     return ranking
 
 
 def reply_metadata(reply: Reply, count: int) -> dict[str, Any]:
-    """What else a ranking's reply tells."""
+    """Decode the fields of a ranking's reply beside `results`."""
     return {
         "truncated": _truncated_indices(reply, count),
         "usage": _usage(reply),
@@ -181,18 +181,16 @@ def _dense(items: list[Any], width: int, options: EmbedOptions) -> Floats:
 def _sparse(item: object) -> SparseVector:
     if not isinstance(item, dict):
         raise ProtocolError("`sparse_embeddings` must hold objects")
-    columns: list[Any] = [item.get(name) for name in ("indices", "values")]
-    if any(not isinstance(column, list) for column in columns) or any(
-        type(i) is not int for i in columns[0]
-    ):
+    ids, weights = item.get("indices"), item.get("values")
+    if not isinstance(ids, list) or not isinstance(weights, list):
         raise ProtocolError("`sparse_embeddings` must hold `indices` and `values`")
-    if any(type(value) not in (int, float) for value in columns[1]):
+    if any(type(i) is not int for i in ids) or any(type(w) not in (int, float) for w in weights):
         raise ProtocolError("`sparse_embeddings` must hold numbers")
     try:
-        with np.errstate(over="ignore"):  # 1e300 becomes infinite, and is refused below
-            indices, values = np.array(columns[0], np.uint32), np.array(columns[1], np.float32)
+        with np.errstate(over="ignore"):  # 1e300 becomes infinite and is refused below
+            indices, values = np.array(ids, np.uint32), np.array(weights, np.float32)
     except OverflowError:
-        raise ProtocolError("`sparse_embeddings` must hold numbers of 32 bits") from None
+        raise ProtocolError("`sparse_embeddings` must hold 32-bit numbers") from None
     if indices.shape != values.shape or not np.isfinite(values).all():
         raise ProtocolError("`sparse_embeddings` must hold as many finite `values` as `indices`")
     if (indices[1:] <= indices[:-1]).any():
@@ -206,12 +204,12 @@ def _colbert(item: object, options: EmbedOptions) -> NDArray[Any]:
         raise ProtocolError("`colbert_embeddings` must hold objects with a `shape` of two")
     flat = _floats(item.get("data"), options.dtype)
     if any(type(side) is not int or side < 1 for side in shape) or shape[0] * shape[1] != len(flat):
-        raise ProtocolError(f"`colbert_embeddings` hold {len(flat)} numbers, not {shape}")
+        raise ProtocolError(f"`colbert_embeddings` hold {len(flat)} numbers for shape {shape}")
     return flat.reshape(shape)
 
 
 def _floats(item: object, dtype: Dtype) -> NDArray[Any]:
-    """base64, little-endian. Read-only: it is the very memory that was decoded."""
+    """Decode little-endian base64. The array is a read-only view of the decoded bytes."""
     try:
         raw = base64.b64decode(item, validate=True)  # type: ignore[arg-type]
         array = np.frombuffer(raw, np.dtype(dtype).newbyteorder("<"))
@@ -249,15 +247,13 @@ def _truncated_indices(reply: Reply, count: int) -> list[int]:
     if not isinstance(truncated, list) or any(
         type(i) is not int or not 0 <= i < count for i in truncated
     ):
-        raise ProtocolError(f"`truncated` must hold places below {count}")
+        raise ProtocolError(f"`truncated` must hold indices below {count}")
     return truncated
 
 
 def _usage(reply: Reply) -> Usage:
     usage = reply.get("usage")
-    counts: list[Any] = (
-        [usage.get(name) for name in Usage._fields] if isinstance(usage, dict) else [None]
-    )
+    counts: list[Any] = [usage.get(n) for n in Usage._fields] if isinstance(usage, dict) else [None]
     if any(type(count) is not int for count in counts):
         raise ProtocolError("`usage` must hold `prompt_tokens` and `total_tokens`")
     return Usage(*counts)

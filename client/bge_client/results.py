@@ -1,4 +1,4 @@
-"""What calls return: plain values, numpy arrays inside."""
+"""Results of client calls: plain values and numpy arrays."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Floats = NDArray[np.float32]
 
 
 class SparseVector(NamedTuple):
-    """Token ids, ascending and unique, and their weights: Qdrant takes both as they are."""
+    """Token ids, ascending and unique, and their weights. Qdrant accepts both unchanged."""
 
     indices: NDArray[np.uint32]
     values: Floats
 
 
 class Embedding(NamedTuple):
-    """One text's vectors, those that were asked for."""
+    """The requested vectors of one text."""
 
     dense: Floats | None  # [D]
     sparse: SparseVector | None
@@ -30,7 +30,7 @@ class Embedding(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Tokens, special ones included."""
+    """Token counts, special tokens included."""
 
     prompt_tokens: int = 0
     total_tokens: int = 0
@@ -41,11 +41,10 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """The vectors of N texts, in their order; a sequence of `Embedding`.
+    """The vectors of N texts in order; a sequence of `Embedding`.
 
-    `dense` is float32 [N, D], `colbert` one array [tokens - 1, D] for each text (float16 unless
-    asked otherwise), `truncated` the places of the texts that were cut. What was not asked for
-    is None.
+    `dense` is float32 [N, D]. `colbert` has one array [tokens - 1, D] for each text, by default
+    float16. `truncated` holds the indices of truncated texts. Vectors not requested are None.
     """
 
     dense: Floats | None
@@ -77,7 +76,7 @@ class EmbedResult:
 
 
 def merge(results: Sequence[EmbedResult]) -> EmbedResult:
-    """Results of consecutive slices of the texts as one."""
+    """Merge the results of consecutive slices of the texts."""
     if len(results) == 1:
         return results[0]
     first = results[0]
@@ -90,12 +89,8 @@ def merge(results: Sequence[EmbedResult]) -> EmbedResult:
         dense=None
         if first.dense is None
         else np.concatenate([result.dense for result in results if result.dense is not None]),
-        sparse=None
-        if first.sparse is None
-        else [vector for result in results for vector in result.sparse or ()],
-        colbert=None
-        if first.colbert is None
-        else [vector for result in results for vector in result.colbert or ()],
+        sparse=None if first.sparse is None else [v for r in results for v in r.sparse or ()],
+        colbert=None if first.colbert is None else [v for r in results for v in r.colbert or ()],
         truncated=truncated,
         usage=usage,
         model=first.model,
@@ -107,7 +102,7 @@ def merge(results: Sequence[EmbedResult]) -> EmbedResult:
 
 @dataclass(frozen=True)
 class RankedDocument:
-    """`index` is the place in `documents`; `relevance_score` in 0..1, or a logit."""
+    """`index` is its position in `documents`; `relevance_score` is in 0..1, or a logit."""
 
     index: int
     relevance_score: float
@@ -115,9 +110,9 @@ class RankedDocument:
 
 
 class RerankResult(list[RankedDocument]):
-    """The documents, best first: a list that also knows where its scores come from.
+    """A list of the documents, best first, with the model and usage behind the scores.
 
-    `truncated` are the places in `documents` of the pairs that were cut.
+    `truncated` holds the indices in `documents` of the truncated pairs.
     """
 
     def __init__(

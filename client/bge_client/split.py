@@ -19,6 +19,7 @@ MAX_CHUNK_TEXTS = 256
 MAX_CHUNK_BYTES = 4_000_000
 CHARACTERS_PER_TOKEN = 2.5
 DIMENSIONS = 1024  # bge-m3's
+RANKED_DOCUMENT_BYTES = 80  # of one document in the reply to a rerank request
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def test_a_wrong_argument_is_named(make: Any, sentence: str) -> None:
         (["a", " "], "`texts[1]` must not be empty or blank"),
         (["a", 5], "`texts[1]` must be a string. Given: int"),
         (["\ud800"], "`texts[0]` must be valid Unicode"),
-        (5, "`texts` must be texts. Given: int"),
+        (5, "`texts` must hold strings. Given: int"),
     ],
 )
 def test_what_no_worker_would_take_is_not_sent(
@@ -183,10 +183,10 @@ def test_what_may_pass_is_tried_again(first: Action, client: Client, endpoint: S
         (job("TIMED_OUT"), errors.JobTimedOutError, "took too long"),
         (job("COMPLETED"), errors.ProtocolError, "COMPLETED without output"),
         (job("SLEEPING"), errors.ProtocolError, "no known `status`"),
-        (raw(b"<html>Sign in</html>"), errors.ProtocolError, "an HTML page came"),
+        (raw(b"<html>Sign in</html>"), errors.ProtocolError, "an HTML page"),
         (raw(b'{"status": "COMPL'), errors.ProtocolError, "not JSON"),
         (raw(b'{"status": NaN}'), errors.ProtocolError, "NaN is not JSON"),
-        (raw(b"[]"), errors.ProtocolError, "a JSON object was expected, not list"),
+        (raw(b"[]"), errors.ProtocolError, "must be a JSON object, not list"),
         (raw(b"[" * 100_000), errors.ProtocolError, "nested deeper than 100"),
         (raw(b'{"a":' * 101 + b"1" + b"}" * 101), errors.ProtocolError, "nested deeper than 100"),
         (raw(b'{"id": %s}' % (b"9" * 5000)), errors.ProtocolError, "not JSON: Exceeds the limit"),

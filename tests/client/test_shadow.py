@@ -215,7 +215,7 @@ def hangs():
 
 shadow.offer("q", [1], hangs, live_seconds=0.0, names=("parent", "x"))
 asked.wait(10)
-with shadow._changed:
+with shadow._condition:
     child = os.fork()
 if child == 0:
     shadow.offer("q", [1], lambda: [1], live_seconds=0.0, names=("child", "x"))

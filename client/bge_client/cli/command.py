@@ -35,7 +35,7 @@ EXIT_CODES: list[tuple[type[BGEError], int]] = [
     (FingerprintError, 5),
     (MigrationError, 6),
 ]
-CLICK_S_OWN = (click.ClickException, click.exceptions.Exit, click.Abort)
+CLICK_ERRORS = (click.ClickException, click.exceptions.Exit, click.Abort)
 Command = TypeVar("Command", bound=Callable[..., Any])
 UTF8 = click.File("r", encoding="utf-8-sig")
 
@@ -57,7 +57,7 @@ def connected(
         )
         @click.option("--in-flight", default=8, show_default=True, help="Requests open at once.")
         @wraps(command)
-        def run(endpoint: str | None, timeout: float, in_flight: int, **given: Any) -> None:
+        def run(endpoint: str | None, timeout: float, in_flight: int, **options: Any) -> None:
             def client(kind: str) -> Client:
                 url = endpoint or endpoint_of(os.environ, kind)
                 url = url or endpoint_of(os.environ, "EMBEDDINGS")
@@ -68,27 +68,27 @@ def connected(
                 return stack.enter_context(made)
 
             with exit_codes(), ExitStack() as stack:
-                free = any(given.get(flag) for flag in unless)
-                asked = "RERANKER" if given.get("reranker") is True else kind
+                needs_no_client = any(options.get(flag) for flag in unless)
+                client_kind = "RERANKER" if options.get("reranker") is True else kind
                 if reranking:
-                    given["reranker"] = None if free else client("RERANKER")
-                command(client=None if free else client(asked), **given)
+                    options["reranker"] = None if needs_no_client else client("RERANKER")
+                command(client=None if needs_no_client else client(client_kind), **options)
 
         return run  # type: ignore[return-value]
 
     return decorate
 
 
-def refuse_unused(allowed: Iterable[str], what: str) -> None:
+def refuse_unused(allowed: Iterable[str], condition: str) -> None:
     """Raises ConfigurationError: an option was given that means nothing here."""
     context = click.get_current_context()
     for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-        if given and parameter.name not in allowed:
-            raise ConfigurationError(f"{parameter.opts[0]} means nothing {what}")
+        is_given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if is_given and parameter.name not in allowed:
+            raise ConfigurationError(f"{parameter.opts[0]} means nothing {condition}")
 
 
-def _end(message: str, code: int) -> NoReturn:
+def _exit(message: str, code: int) -> NoReturn:
     click.echo(f"bge: {redact(message)}", err=True)
     sys.exit(code)
 
@@ -103,21 +103,21 @@ class exit_codes(AbstractContextManager[None]):
         if isinstance(error, BGEError):
             codes = (code for kind, code in EXIT_CODES if isinstance(error, kind))
             code = next(codes, 4 if error.retry else 1)
-            _end(f"{type(error).__name__}: {error}", code)
+            _exit(f"{type(error).__name__}: {error}", code)
         if isinstance(error, KeyboardInterrupt):
-            _end("interrupted", 130)
+            _exit("interrupted", 130)
         if isinstance(error, BrokenPipeError):  # `bge embed … | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         if isinstance(error, UnicodeDecodeError):
-            _end(f"the input is not UTF-8: {error.reason}", 2)
+            _exit(f"the input is not UTF-8: {error.reason}", 2)
         if isinstance(error, UnicodeEncodeError):
-            _end(f"stdout cannot hold what there is to print, as {error.encoding}", 2)
+            _exit(f"stdout cannot hold what there is to print, as {error.encoding}", 2)
         if isinstance(error, OSError):
-            named = f"{error.filename}: " if error.filename is not None else ""
-            _end(f"{named}{error.strerror or error}", 2)
-        if isinstance(error, Exception) and not isinstance(error, CLICK_S_OWN):
-            _end("".join(traceback.format_exception(error)), 1)
+            prefix = f"{error.filename}: " if error.filename is not None else ""
+            _exit(f"{prefix}{error.strerror or error}", 2)
+        if isinstance(error, Exception) and not isinstance(error, CLICK_ERRORS):
+            _exit("".join(traceback.format_exception(error)), 1)
 
 
 @contextmanager

@@ -76,8 +76,8 @@ def embed(
       bge embed passages.jsonl --field body --sparse -o vectors.jsonl
       echo "море" | bge embed
     """
-    asked = {"dense": dense, "sparse": sparse, "colbert": colbert}
-    outputs = frozenset(name for name in asked if asked[name])
+    requested = {"dense": dense, "sparse": sparse, "colbert": colbert}
+    outputs = frozenset(name for name in requested if requested[name])
     npz = Path(output) if output.endswith(".npz") else None
     wanted = Wanted(outputs, max_length, exact or npz is not None)
     is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
@@ -98,10 +98,10 @@ def embed(
     with locked(target) as file:
         if npz and npz.exists() and not overwrite:
             raise ConfigurationError(f"{npz} is finished. Pass --overwrite to begin anew")
-        done = ResumePoint() if overwrite else resume(file, target, texts, wanted)
-        if done.lines:
-            click.echo(f"bge: {done.lines} texts are done already", err=True)
-        append(client, source, texts, wanted, file, done, overwrite)
+        point = ResumePoint() if overwrite else resume(file, target, texts, wanted)
+        if point.lines:
+            click.echo(f"bge: {point.lines} texts are done already", err=True)
+        append(client, source, texts, wanted, file, point, overwrite)
         if npz:
             write_npz(target, npz)
             target.unlink()
@@ -112,8 +112,8 @@ def append(
     source: IO[str],
     texts: Iterator[Text],
     wanted: Wanted,
-    out: IO[bytes],
-    done: ResumePoint = BEGINNING,
+    file: IO[bytes],
+    point: ResumePoint = BEGINNING,
     overwrite: bool = False,
 ) -> None:
     """Write a line for each text; with `overwrite`, empty the file once the first vector is there.
@@ -123,39 +123,39 @@ def append(
     """
     results = with_vectors(client, texts, wanted)
     first = next(results, None)
-    if first is None and done.lines == 0:
+    if first is None and point.lines == 0:
         raise ConfigurationError("SOURCE holds no text")
     if overwrite:
-        out.truncate(0)
-    for text, vectors in progress(chain([first] if first else [], results), source, done.lines):
-        if done.fingerprint not in (None, vectors.fingerprint):
+        file.truncate(0)
+    for text, vectors in progress(chain([first] if first else [], results), source, point.lines):
+        if point.fingerprint not in (None, vectors.fingerprint):
             raise FingerprintError(
-                f"{out.name} was begun with model {done.fingerprint}. Now there is "
+                f"{file.name} was begun with model {point.fingerprint}. Now there is "
                 f"{vectors.fingerprint}. Pass --overwrite to begin anew"
             )
-        out.write(encode(text, vectors, wanted).encode())
-        out.flush()
+        file.write(encode(text, vectors, wanted).encode())
+        file.flush()
 
 
 def with_vectors(
     client: Client, texts: Iterator[Text], wanted: Wanted
 ) -> Iterator[tuple[Text, Embedding]]:
     """Each text with its vectors, lazily; what is read ahead is remembered meanwhile."""
-    ahead: deque[Text] = deque()
+    texts_read: deque[Text] = deque()
 
-    def plain() -> Iterator[str]:
+    def strings() -> Iterator[str]:
         for text in texts:
-            ahead.append(text)
+            texts_read.append(text)
             yield text.text
 
     for vectors in client.embed_iter(
-        plain(),
+        strings(),
         dense="dense" in wanted.outputs,
         sparse="sparse" in wanted.outputs,
         colbert="colbert" in wanted.outputs,
         max_length=wanted.max_length,
     ):
-        yield ahead.popleft(), vectors
+        yield texts_read.popleft(), vectors
 
 
 def progress(results: Iterator[Result], source: IO[str], done: int) -> Iterator[Result]:
@@ -200,13 +200,13 @@ def rerank(
     if not texts:
         raise ConfigurationError("SOURCE holds no text")
     documents = [text.text for text in texts]
-    for one in client.rerank(query, documents, top_n=top_n, raw_scores=raw_scores):
-        text = texts[one.index]
+    for ranked in client.rerank(query, documents, top_n=top_n, raw_scores=raw_scores):
+        text = texts[ranked.index]
         if as_json:
-            line = {"line": text.line, "id": text.id, "relevance_score": one.relevance_score}
+            line = {"line": text.line, "id": text.id, "relevance_score": ranked.relevance_score}
             click.echo(json.dumps(line | {"document": text.text}, ensure_ascii=False))
         else:
-            click.echo(f"{one.relevance_score:8.4f}  {text.line + 1:6}  {text.text}")
+            click.echo(f"{ranked.relevance_score:8.4f}  {text.line + 1:6}  {text.text}")
 
 
 # --------------------------------------------------------------------------- info, health
@@ -225,9 +225,9 @@ def info(client: Client, reranker: bool) -> None:
 @connected("EMBEDDINGS")
 def health(client: Client, reranker: bool) -> None:
     """Jobs and workers of the endpoint; exit code 4 if it cannot answer. Wakes no worker."""
-    found = client.health()
-    click.echo(json.dumps(found, indent=2))
-    if not is_available(found):
+    response = client.health()
+    click.echo(json.dumps(response, indent=2))
+    if not is_available(response):
         sys.exit(4)
 
 
@@ -249,9 +249,9 @@ def bench(
     \b
       bge bench --requests 200 --concurrency 8 --texts 32
     """
-    batches = ([words_of(words, at * texts + i) for i in range(texts)] for at in range(requests))
+    batches = ([words_of(words, n * texts + i) for i in range(texts)] for n in range(requests))
 
-    def one(batch: list[str]) -> float:
+    def time_request(batch: list[str]) -> float:
         began = time.perf_counter()
         if reranker:
             client.rerank(words_of(words, 0), batch)
@@ -259,10 +259,10 @@ def bench(
             client.embed(batch)
         return time.perf_counter() - began
 
-    one(words_of(1, 0).split())  # the cold start is not what is measured
+    time_request(words_of(1, 0).split())  # the cold start is not what is measured
     began = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as pool:
-        bar = tqdm(pool.map(one, batches), total=requests, unit="request", disable=None)
+        bar = tqdm(pool.map(time_request, batches), total=requests, unit="request", disable=None)
         seconds = np.array(list(bar))
     wall = time.perf_counter() - began
     p50, p99 = (float(np.percentile(seconds, p)) for p in (50, 99))
@@ -278,6 +278,4 @@ WORDS = ("градиент", "function", "минимум", "course", "данны
 
 def words_of(length: int, start: int) -> str:
     """So many words, another text for each `start`."""
-    return " ".join(
-        WORDS[at % len(WORDS)] + str(start) for at, _ in zip(count(start), range(length))
-    )
+    return " ".join(WORDS[i % len(WORDS)] + str(start) for i, _ in zip(count(start), range(length)))
