@@ -54,7 +54,7 @@ class Deadline:
     def cancel(self) -> None:
         """Wake every thread that waits in this call.
 
-        Does nothing in the child of a fork: its parent uses the sockets.
+        Does nothing in the child of a fork, whose parent uses the sockets.
         """
         if os.getpid() != self._process_id:
             return
@@ -195,9 +195,7 @@ def _renew(manager: PoolManager) -> None:
         if (idle := pool.pool) is not None:
             for connection in filter(None, idle.queue):
                 connection.close()
-            type(idle).__init__(
-                idle, idle.maxsize
-            )  # new locks: urllib3 drains it when the pool is freed
+            type(idle).__init__(idle, idle.maxsize)  # new locks, for urllib3 drains it on deletion
 
 
 if sys.platform != "win32":

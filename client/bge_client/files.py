@@ -174,9 +174,6 @@ def _holder(path: Path) -> str:
     return "another process"
 
 
-BEGINNING = ResumePoint()
-
-
 def resume(file: IO[bytes], path: Path, texts: Iterator[Text], wanted: Wanted) -> ResumePoint:
     """Advance `texts` past the lines that an earlier run wrote. Truncate an incomplete last line.
 

@@ -1,8 +1,7 @@
 """Split texts into chunks that fit the limits of a worker and of the platform.
 
-Only the worker knows how many tokens a text has. The estimate made before sending is on the high
-side for Russian and English. A chunk that is too large all the same is refused with
-`TooLargeError`, and halved.
+Token counts are estimated, on the high side for Russian and English. A chunk that is too large all
+the same is refused with `TooLargeError`, and halved.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ RANKED_DOCUMENT_BYTES = 80  # of one document in the reply to a rerank request
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a worker. The defaults are the contract's."""
+    """The limits of a worker, by default the contract's."""
 
     max_texts: int = 2048
     max_request_tokens: int = 1_000_000
@@ -32,7 +31,7 @@ class Limits:
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Limits:
-        """Read them from a worker's `info`. An invalid or missing limit gets its default."""
+        """Read the limits in a worker's `info`. Invalid or missing ones get their defaults."""
         limits = info.get("limits")
         limits = limits if isinstance(limits, dict) else {}
         names = ("max_texts", "max_request_tokens", "max_reply_bytes")

@@ -1,4 +1,4 @@
-"""What every command of `bge` has: its client, and a sentence and an exit code for each error."""
+"""Shared by all commands of `bge`: the client, and a message and an exit code for each error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..errors import (
 from ..redaction import read_secret, redact
 from ..router import endpoint_of
 
-# Of several that fit, the first; of the rest, what may pass is 4 and what will not 1.
+# The first match applies. Any other error is 4 if it is transient, else 1.
 EXIT_CODES: list[tuple[type[BGEError], int]] = [
     (ConfigurationError, 2),
     (AuthenticationError, 3),
@@ -43,29 +43,30 @@ UTF8 = click.File("r", encoding="utf-8-sig")
 def connected(
     kind: str, unless: tuple[str, ...] = (), *, reranking: bool = False
 ) -> Callable[[Command], Command]:
-    """Give a command its `client` for EMBEDDINGS or RERANKER, and its errors their exit codes.
+    """Pass a command its `client` for EMBEDDINGS or RERANKER, and map its errors to exit codes.
 
-    With one of the flags `unless`, the command needs no endpoint and gets None. With `reranking`,
-    it also gets a `reranker`: the endpoint that the environment names for it, unless --endpoint
-    is given, which is for both.
+    If one of the options `unless` is set, the command needs no endpoint, and `client` is None. With
+    `reranking`, it also gets a `reranker`. --endpoint applies to both, the environment to each.
     """
 
     def decorate(command: Command) -> Command:
-        @click.option("--endpoint", help="Address of the endpoint, instead of the environment's.")
+        @click.option("--endpoint", help="Address of the endpoint. Overrides the environment.")
         @click.option(
             "--timeout", default=300.0, show_default=True, help="Seconds for one request."
         )
-        @click.option("--in-flight", default=8, show_default=True, help="Requests open at once.")
+        @click.option(
+            "--in-flight", default=8, show_default=True, help="Maximum of concurrent requests."
+        )
         @wraps(command)
         def run(endpoint: str | None, timeout: float, in_flight: int, **options: Any) -> None:
             def client(kind: str) -> Client:
                 url = endpoint or endpoint_of(os.environ, kind)
                 url = url or endpoint_of(os.environ, "EMBEDDINGS")
                 if url is None:
-                    raise ConfigurationError(f"say --endpoint, or set BGE_{kind}_ENDPOINT")
+                    raise ConfigurationError(f"pass --endpoint, or set BGE_{kind}_ENDPOINT")
                 key = read_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
-                made = Client(url, key, timeout=timeout, max_in_flight=in_flight)
-                return stack.enter_context(made)
+                connection = Client(url, key, timeout=timeout, max_in_flight=in_flight)
+                return stack.enter_context(connection)
 
             with exit_codes(), ExitStack() as stack:
                 needs_no_client = any(options.get(flag) for flag in unless)
@@ -80,7 +81,7 @@ def connected(
 
 
 def refuse_unused(allowed: Iterable[str], condition: str) -> None:
-    """Raises ConfigurationError: an option was given that means nothing here."""
+    """Raises ConfigurationError if an option was passed that has no effect under `condition`."""
     context = click.get_current_context()
     for parameter in context.command.params:
         is_given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
@@ -94,9 +95,9 @@ def _exit(message: str, code: int) -> NoReturn:
 
 
 class exit_codes(AbstractContextManager[None]):
-    """A sentence on stderr and an exit code in place of a traceback.
+    """Print a message and exit with a code instead of a traceback.
 
-    What nobody has foreseen keeps its traceback, redacted: a library's error may quote a key.
+    An unexpected error keeps its traceback, redacted: an error of a library may quote a key.
     """
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -112,7 +113,7 @@ class exit_codes(AbstractContextManager[None]):
         if isinstance(error, UnicodeDecodeError):
             _exit(f"the input is not UTF-8: {error.reason}", 2)
         if isinstance(error, UnicodeEncodeError):
-            _exit(f"stdout cannot hold what there is to print, as {error.encoding}", 2)
+            _exit(f"stdout cannot encode the output as {error.encoding}", 2)
         if isinstance(error, OSError):
             prefix = f"{error.filename}: " if error.filename is not None else ""
             _exit(f"{prefix}{error.strerror or error}", 2)
@@ -122,7 +123,7 @@ class exit_codes(AbstractContextManager[None]):
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Raises ConfigurationError: what is imported in here is not installed; says how to."""
+    """Raises ConfigurationError, naming the extra, if an import in the block fails."""
     try:
         yield
     except ImportError as error:

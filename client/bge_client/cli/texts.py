@@ -1,4 +1,4 @@
-"""`bge embed`, `rerank`, `info`, `health`, `bench`: the endpoint itself."""
+"""`bge embed`, `rerank`, `info`, `health`, `bench`: commands that need only the endpoint."""
 
 from __future__ import annotations
 
@@ -18,17 +18,7 @@ from tqdm import tqdm
 
 from ..client import Client
 from ..errors import ConfigurationError, FingerprintError
-from ..files import (
-    BEGINNING,
-    ResumePoint,
-    Text,
-    Wanted,
-    encode,
-    locked,
-    read_texts,
-    resume,
-    write_npz,
-)
+from ..files import ResumePoint, Text, Wanted, encode, locked, read_texts, resume, write_npz
 from ..results import Embedding
 from ..router import is_available
 from .command import UTF8, connected
@@ -44,17 +34,17 @@ Result = TypeVar("Result")
     "-o",
     "--output",
     default="-",
-    help="A .jsonl or .npz file, or - for stdout (the default). A .jsonl or .npz that a broken "
-    "run began is taken up where it stopped.",
+    help="A .jsonl or .npz file, or - for stdout (the default). An interrupted run is resumed "
+    "from its file.",
 )
-@click.option("--jsonl/--lines", default=None, help="What SOURCE holds; by its name if not said.")
-@click.option("--field", default="text", show_default=True, help="Of JSONL objects, the text.")
+@click.option("--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]")
+@click.option("--field", default="text", show_default=True, help="JSONL field with the text.")
 @click.option("--dense/--no-dense", default=True, show_default=True)
 @click.option("--sparse", is_flag=True)
 @click.option("--colbert", is_flag=True)
-@click.option("--max-length", type=int, help="Tokens of a text that are read; the rest is cut.")
+@click.option("--max-length", type=int, help="Truncate texts to this many tokens.")
 @click.option("--base64", "exact", is_flag=True, help="Exact vectors instead of rounded floats.")
-@click.option("--overwrite", is_flag=True, help="Begin anew whatever OUTPUT holds.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT instead of resuming.")
 @connected("EMBEDDINGS")
 def embed(
     client: Client,
@@ -83,7 +73,7 @@ def embed(
     is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
     texts = read_texts(source, jsonl=is_jsonl, field=field)
     if output == "-":
-        append(client, source, texts, wanted, sys.stdout.buffer)
+        append(client, source, texts, wanted, sys.stdout.buffer, ResumePoint())
         return
     target = Path(f"{output}.part" if npz else output)
     if target.exists() and Path(source.name).exists() and target.samefile(source.name):
@@ -91,16 +81,16 @@ def embed(
     if target.exists() and not target.is_file() and not target.is_dir():  # a device, a pipe
         try:
             with target.open("wb") as out:
-                append(client, source, texts, wanted, out)
+                append(client, source, texts, wanted, out, ResumePoint())
         except BrokenPipeError:
-            raise ConfigurationError(f"{target} has no reader any more") from None
+            raise ConfigurationError(f"the reader of {target} has closed it") from None
         return
     with locked(target) as file:
         if npz and npz.exists() and not overwrite:
-            raise ConfigurationError(f"{npz} is finished. Pass --overwrite to begin anew")
+            raise ConfigurationError(f"{npz} is complete. Pass --overwrite to start over")
         point = ResumePoint() if overwrite else resume(file, target, texts, wanted)
         if point.lines:
-            click.echo(f"bge: {point.lines} texts are done already", err=True)
+            click.echo(f"bge: resuming after {point.lines} texts", err=True)
         append(client, source, texts, wanted, file, point, overwrite)
         if npz:
             write_npz(target, npz)
@@ -113,13 +103,13 @@ def append(
     texts: Iterator[Text],
     wanted: Wanted,
     file: IO[bytes],
-    point: ResumePoint = BEGINNING,
+    point: ResumePoint,
     overwrite: bool = False,
 ) -> None:
-    """Write a line for each text; with `overwrite`, empty the file once the first vector is there.
+    """Write a line for each text. With `overwrite`, truncate the file after the first result.
 
     Raises:
-        FingerprintError: what is done is of another model.
+        FingerprintError: the lines up to `point` are of another model.
     """
     results = with_vectors(client, texts, wanted)
     first = next(results, None)
@@ -130,8 +120,8 @@ def append(
     for text, vectors in progress(chain([first] if first else [], results), source, point.lines):
         if point.fingerprint not in (None, vectors.fingerprint):
             raise FingerprintError(
-                f"{file.name} was begun with model {point.fingerprint}. Now there is "
-                f"{vectors.fingerprint}. Pass --overwrite to begin anew"
+                f"{file.name} was begun with model {point.fingerprint}. Given: vectors of "
+                f"{vectors.fingerprint}. Pass --overwrite to start over"
             )
         file.write(encode(text, vectors, wanted).encode())
         file.flush()
@@ -140,7 +130,7 @@ def append(
 def with_vectors(
     client: Client, texts: Iterator[Text], wanted: Wanted
 ) -> Iterator[tuple[Text, Embedding]]:
-    """Each text with its vectors, lazily; what is read ahead is remembered meanwhile."""
+    """Yield each text with its vectors, lazily. Texts read ahead are kept in a queue."""
     texts_read: deque[Text] = deque()
 
     def strings() -> Iterator[str]:
@@ -159,7 +149,7 @@ def with_vectors(
 
 
 def progress(results: Iterator[Result], source: IO[str], done: int) -> Iterator[Result]:
-    """The same results, counted on stderr if that is a terminal."""
+    """Show a progress bar on stderr if it is a terminal."""
     path = Path(source.name)
     total = None
     if path.is_file():
@@ -174,11 +164,11 @@ def progress(results: Iterator[Result], source: IO[str], done: int) -> Iterator[
 @click.command()
 @click.argument("query")
 @click.argument("source", type=UTF8, default="-")
-@click.option("--top-n", type=click.IntRange(1), help="Only the best so many.")
+@click.option("--top-n", type=click.IntRange(1), help="Print only the best N.")
 @click.option("--raw-scores", is_flag=True, help="Logits instead of scores from 0 to 1.")
-@click.option("--jsonl/--lines", default=None, help="What SOURCE holds; by its name if not said.")
-@click.option("--field", default="text", show_default=True, help="Of JSONL objects, the text.")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of columns.")
+@click.option("--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]")
+@click.option("--field", default="text", show_default=True, help="JSONL field with the text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of columns.")
 @connected("RERANKER")
 def rerank(
     client: Client,
@@ -190,7 +180,7 @@ def rerank(
     field: str,
     as_json: bool,
 ) -> None:
-    """Order the lines of SOURCE, a file or - for stdin, by their relevance to QUERY.
+    """Sort the lines of SOURCE, a file or - for stdin, by their relevance to QUERY.
 
     \b
       bge rerank "как найти минимум функции" passages.txt --top-n 5
@@ -213,18 +203,18 @@ def rerank(
 
 
 @click.command()
-@click.option("--reranker", is_flag=True, help="The endpoint for reranking, if it is another.")
+@click.option("--reranker", is_flag=True, help="Use the endpoint for reranking.")
 @connected("EMBEDDINGS")
 def info(client: Client, reranker: bool) -> None:
-    """What the endpoint has loaded, and its limits. Wakes a worker."""
+    """Print the models and limits of the endpoint. Starts a worker."""
     click.echo(json.dumps(client.info(), indent=2, ensure_ascii=False))
 
 
 @click.command()
-@click.option("--reranker", is_flag=True, help="The endpoint for reranking, if it is another.")
+@click.option("--reranker", is_flag=True, help="Use the endpoint for reranking.")
 @connected("EMBEDDINGS")
 def health(client: Client, reranker: bool) -> None:
-    """Jobs and workers of the endpoint; exit code 4 if it cannot answer. Wakes no worker."""
+    """Print jobs and workers of the endpoint. Exit code 4 if it cannot answer."""
     response = client.health()
     click.echo(json.dumps(response, indent=2))
     if not is_available(response):
@@ -237,14 +227,14 @@ def health(client: Client, reranker: bool) -> None:
 @click.command()
 @click.option("--requests", default=100, show_default=True, type=click.IntRange(1))
 @click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--texts", default=1, show_default=True, type=click.IntRange(1), help="In each.")
-@click.option("--words", default=10, show_default=True, type=click.IntRange(1), help="In each.")
-@click.option("--rerank", "reranker", is_flag=True, help="Score the texts instead.")
+@click.option("--texts", default=1, show_default=True, type=click.IntRange(1), help="Per request.")
+@click.option("--words", default=10, show_default=True, type=click.IntRange(1), help="Per text.")
+@click.option("--rerank", "reranker", is_flag=True, help="Rerank the texts instead.")
 @connected("EMBEDDINGS")
 def bench(
     client: Client, requests: int, concurrency: int, texts: int, words: int, reranker: bool
 ) -> None:
-    """Latency and throughput of an endpoint; the last line is JSON.
+    """Measure latency and throughput of an endpoint. The last line is JSON.
 
     \b
       bge bench --requests 200 --concurrency 8 --texts 32
@@ -259,7 +249,7 @@ def bench(
             client.embed(batch)
         return time.perf_counter() - began
 
-    time_request(words_of(1, 0).split())  # the cold start is not what is measured
+    time_request(words_of(1, 0).split())  # excludes the cold start
     began = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as pool:
         bar = tqdm(pool.map(time_request, batches), total=requests, unit="request", disable=None)
@@ -277,5 +267,5 @@ WORDS = ("градиент", "function", "минимум", "course", "данны
 
 
 def words_of(length: int, start: int) -> str:
-    """So many words, another text for each `start`."""
+    """Return a text of `length` words, different for each `start`."""
     return " ".join(WORDS[i % len(WORDS)] + str(start) for i, _ in zip(count(start), range(length)))

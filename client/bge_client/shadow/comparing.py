@@ -84,17 +84,13 @@ class Shadow:
         """Set the initial state, also in the child of a fork: no thread has survived there, and
         the inherited lock may stay locked."""
         self._repair = True  # the file may end with an incomplete line
-        self._condition = (
-            threading.Condition()
-        )  # guards all below; never held during a call or a write
+        self._condition = threading.Condition()  # guards all below; not held during calls or writes
         self._queue: deque[_Comparison] = deque()
         self._threads: list[threading.Thread] = []
         self._running = 0
         self._counts: Counter[str] = Counter()
         self._dropped_written = 0
-        self._unreported: tuple[str, str] | None = (
-            None  # counter and error type of the last failure
-        )
+        self._unreported: tuple[str, str] | None = None  # last failure: counter and error type
         self._warned_at = -WARN_SECONDS
 
     def __enter__(self) -> Shadow:
@@ -267,10 +263,7 @@ class Shadow:
         """Count a failure. `_report` logs it, so that a live query never runs a log handler."""
         with self._condition:
             self._counts[counter] += 1
-            self._unreported = (
-                counter,
-                type(error).__name__,
-            )  # its message may quote a query or a key
+            self._unreported = counter, type(error).__name__  # a message may quote a query or key
 
     def _report(self) -> None:
         """Log the last failure, at most one in `WARN_SECONDS`."""
