@@ -134,7 +134,7 @@ class Client:
         applies to each request. Closing the iterator cancels the requests in flight.
 
         Raises:
-            BGEError: as `embed`, after the vectors of all texts before the invalid one.
+            BGEError: as `embed`. The vectors of the texts before an invalid one are yielded first.
         """
         options = _embed_options(dense, sparse, colbert, max_length, truncate, dtype)
         send = self._sender(options)
@@ -149,11 +149,11 @@ class Client:
             for chunk in self._text_chunks(limits, checked, options):
                 yield Deadline(seconds), chunk
 
-        def send_in_time(deadline: Deadline, chunk: list[str], offset: int) -> EmbedResult:
+        def send_with_deadline(deadline: Deadline, chunk: list[str], offset: int) -> EmbedResult:
             with deadline:
                 return send(deadline, chunk, offset)
 
-        with closing(send_each(timed_chunks(), send_in_time, self._max_in_flight)) as results:
+        with closing(send_each(timed_chunks(), send_with_deadline, self._max_in_flight)) as results:
             process_id = os.getpid()
             for vectors in chain.from_iterable(results):
                 yield vectors

@@ -172,9 +172,9 @@ def _ranked_document(item: object, documents: Sequence[str]) -> RankedDocument:
 
 def _dense(items: list[Any], width: int, options: EmbedOptions) -> Floats:
     vectors = [_floats(item, options.dtype) for item in items]
-    wrong = next((len(vector) for vector in vectors if len(vector) != width), width)
-    if wrong != width:
-        raise ProtocolError(f"`embeddings` must have {width} dimensions each. Given: {wrong}")
+    size = next((len(vector) for vector in vectors if len(vector) != width), width)
+    if size != width:
+        raise ProtocolError(f"`embeddings` must have {width} dimensions each. Given: {size}")
     return np.stack(vectors).astype(np.float32, copy=False)
 
 
@@ -223,8 +223,8 @@ def _floats(item: object, dtype: Dtype) -> NDArray[Any]:
 def _items(reply: Reply, field: str, count: int) -> list[Any]:
     items = reply.get(field)
     if not isinstance(items, list) or len(items) != count:
-        given = len(items) if isinstance(items, list) else type(items).__name__
-        raise ProtocolError(f"`{field}` must hold {count} items. Given: {given}")
+        actual = len(items) if isinstance(items, list) else type(items).__name__
+        raise ProtocolError(f"`{field}` must hold {count} items. Given: {actual}")
     return items
 
 

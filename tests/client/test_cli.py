@@ -216,7 +216,7 @@ def test_output_of_another_model_is_not_resumed(bge: Bge, tmp_path: Path) -> Non
     target.write_text(json.dumps(first | {"fingerprint": "older"}) + "\n", "utf-8")
     run = bge("embed", "-o", str(target), stdin="море\nсуша\n")
     assert run.returncode == 5
-    assert "was begun with model older" in run.stderr
+    assert "has vectors of model older. Given: those of" in run.stderr
     assert len(lines_of(target)) == 1
 
 

@@ -136,13 +136,19 @@ def test_live_query_does_not_wait_for_the_comparison(path: Path, gate: threading
 def test_failures_are_counted_and_logged_once_a_minute_without_their_message(
     path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong() -> list[str]:
+    def failing() -> list[str]:
         raise PermissionError(f"{KEY} may not ask {SECRET}")
 
     with caplog.at_level(logging.DEBUG), Shadow(path, fraction=1) as shadow:
-        for other in (wrong, wrong, lambda: sys.exit(SECRET), lambda: [["no id"]], lambda: ["a"]):
+        for other in (
+            failing,
+            failing,
+            lambda: sys.exit(SECRET),
+            lambda: [["no id"]],
+            lambda: ["a"],
+        ):
             offer(shadow, other)
-        shadow.offer(SECRET, lambda: wrong(), list, live_seconds=0.0)
+        shadow.offer(SECRET, lambda: failing(), list, live_seconds=0.0)
     kinds = [line.get("error") for line in read_lines(path)]
     assert kinds == ["PermissionError", "PermissionError", "SystemExit", "TypeError", None]
     assert shadow.counts == Counter(failed=5, written=5)
@@ -155,8 +161,8 @@ def test_failures_are_counted_and_logged_once_a_minute_without_their_message(
 
     monkeypatch.setattr(comparing, "WARN_SECONDS", 0)
     with Shadow(path, fraction=1) as shadow:
-        offer(shadow, wrong)
-        offer(shadow, wrong)
+        offer(shadow, failing)
+        offer(shadow, failing)
     assert len(caplog.records) == 3
 
 
@@ -204,15 +210,15 @@ import os, sys, threading
 from bge_client import Shadow
 
 shadow = Shadow(sys.argv[1], fraction=1)
-gate, asked = threading.Event(), threading.Event()
+gate, called = threading.Event(), threading.Event()
 
 def hangs():
-    asked.set()
+    called.set()
     gate.wait(10)
     return [1]
 
 shadow.offer("q", [1], hangs, live_seconds=0.0, names=("parent", "x"))
-asked.wait(10)
+called.wait(10)
 with shadow._condition:
     child = os.fork()
 if child == 0:

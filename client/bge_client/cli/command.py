@@ -54,26 +54,24 @@ def connected(
         @click.option(
             "--timeout", default=300.0, show_default=True, help="Seconds for one request."
         )
-        @click.option(
-            "--in-flight", default=8, show_default=True, help="Maximum of concurrent requests."
-        )
+        @click.option("--in-flight", default=8, show_default=True, help="Concurrent requests.")
         @wraps(command)
         def run(endpoint: str | None, timeout: float, in_flight: int, **options: Any) -> None:
-            def client(kind: str) -> Client:
+            def connect(kind: str) -> Client:
                 url = endpoint or endpoint_of(os.environ, kind)
                 url = url or endpoint_of(os.environ, "EMBEDDINGS")
                 if url is None:
                     raise ConfigurationError(f"pass --endpoint, or set BGE_{kind}_ENDPOINT")
                 key = read_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
-                connection = Client(url, key, timeout=timeout, max_in_flight=in_flight)
-                return stack.enter_context(connection)
+                client = Client(url, key, timeout=timeout, max_in_flight=in_flight)
+                return stack.enter_context(client)
 
             with exit_codes(), ExitStack() as stack:
-                needs_no_client = any(options.get(flag) for flag in unless)
+                is_offline = any(options.get(flag) for flag in unless)
                 client_kind = "RERANKER" if options.get("reranker") is True else kind
                 if reranking:
-                    options["reranker"] = None if needs_no_client else client("RERANKER")
-                command(client=None if needs_no_client else client(client_kind), **options)
+                    options["reranker"] = None if is_offline else connect("RERANKER")
+                command(client=None if is_offline else connect(client_kind), **options)
 
         return run  # type: ignore[return-value]
 

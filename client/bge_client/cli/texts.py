@@ -120,7 +120,7 @@ def append(
     for text, vectors in progress(chain([first] if first else [], results), source, point.lines):
         if point.fingerprint not in (None, vectors.fingerprint):
             raise FingerprintError(
-                f"{file.name} was begun with model {point.fingerprint}. Given: vectors of "
+                f"{file.name} has vectors of model {point.fingerprint}. Given: those of "
                 f"{vectors.fingerprint}. Pass --overwrite to start over"
             )
         file.write(encode(text, vectors, wanted).encode())
@@ -242,19 +242,19 @@ def bench(
     batches = ([words_of(words, n * texts + i) for i in range(texts)] for n in range(requests))
 
     def time_request(batch: list[str]) -> float:
-        began = time.perf_counter()
+        start = time.perf_counter()
         if reranker:
             client.rerank(words_of(words, 0), batch)
         else:
             client.embed(batch)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     time_request(words_of(1, 0).split())  # excludes the cold start
-    began = time.perf_counter()
+    start = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as pool:
         bar = tqdm(pool.map(time_request, batches), total=requests, unit="request", disable=None)
         seconds = np.array(list(bar))
-    wall = time.perf_counter() - began
+    wall = time.perf_counter() - start
     p50, p99 = (float(np.percentile(seconds, p)) for p in (50, 99))
     rate = requests * texts / wall
     click.echo(f"{requests} requests of {texts} texts, {concurrency} at once")
