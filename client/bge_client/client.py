@@ -214,8 +214,6 @@ class Client:
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self._timeout if timeout is None else _checked_timeout(timeout))
 
-    # ----------------------------------------------------------------------- chunks
-
     def _sender(self, options: EmbedOptions) -> Send[EmbedResult]:
         model_check = _ModelCheck(self._expect_fingerprint)
 

@@ -172,7 +172,6 @@ class Router:
             BGEError: see `errors.py`.
         """
         text_list = [texts] if isinstance(texts, str) else list(texts)
-
         bge_only = self._bge_only or sparse or colbert
         if bge_only and self._embeddings.provider == "jina":
             raise ConfigurationError("Jina has neither `sparse` nor `colbert` vectors")

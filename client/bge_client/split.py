@@ -1,7 +1,6 @@
 """Split texts into chunks that fit the limits of a worker and of the platform.
 
-Token counts are estimated, on the high side for Russian and English. A chunk that is too large all
-the same is refused with `TooLargeError`, and halved.
+Token counts are estimated, high for Russian and English. A chunk still too large is halved.
 """
 
 from __future__ import annotations

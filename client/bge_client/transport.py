@@ -222,9 +222,8 @@ def parse_object(response: Response) -> dict[str, Any]:
     except ValueError as error:
         if response.body.lstrip()[:1] == b"<":
             raise ProtocolError("the response is an HTML page, not JSON") from None
-        raise ProtocolError(
-            f"the response is not JSON: {error}. Given: {len(response.body)} bytes"
-        ) from None
+        size = len(response.body)
+        raise ProtocolError(f"the response is not JSON: {error}. Given: {size} bytes") from None
     if not isinstance(value, dict):
         raise ProtocolError(f"the response must be a JSON object, not {type(value).__name__}")
     return value
