@@ -1,13 +1,13 @@
-"""What the client costs: `make bench-client`.
+"""Costs of the client: `make bench-client`.
 
-    imports    seconds to import it, and the packages it stands on, beside `runpod`'s
-    decode     2,000 dense vectors of 1,024 and 100 ColBERT arrays of 512 tokens, from base64 as the
-               client asks for them, beside the same as JSON floats
-    bulk       20,000 texts through `embed_iter` against the HTTP server: order, peak memory
-    workers    the same bulk through one and through three real queue workers behind one endpoint
+    imports    import time and number of required packages, compared with `runpod`
+    decode     decoding 2,000 dense vectors of 1,024 and 100 ColBERT arrays of 512 tokens, from
+               base64 and from JSON floats
+    bulk       20,000 texts through `embed_iter` and the HTTP server: order, throughput, peak memory
+    workers    throughput of one and of three queue workers behind one endpoint
 
-On the miniature, or what `BGE_EMBED_MODEL` and `BGE_RERANK_MODEL` name. The last line printed is
-one JSON object.
+Uses the miniature, or the models in `BGE_EMBED_MODEL` and `BGE_RERANK_MODEL`. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ def peak():
 with Client(sys.argv[1], timeout=600) as client:
     client.embed(["текст"])
     alone = {n: client.embed([f"текст номер {n}"]).dense[0] for n in range(0, texts, texts // 200)}
-    before, began, out_of_order = peak(), time.perf_counter(), 0
-    for number, one in enumerate(client.embed_iter(f"текст номер {n}" for n in range(texts))):
-        if number in alone and abs(one.dense - alone[number]).max() > 1e-5:
+    before, start, out_of_order = peak(), time.perf_counter(), 0
+    for number, vectors in enumerate(client.embed_iter(f"текст номер {n}" for n in range(texts))):
+        if number in alone and abs(vectors.dense - alone[number]).max() > 1e-5:
             out_of_order += 1
 assert number + 1 == texts and out_of_order == 0
 print(json.dumps({
     "texts": number + 1, "out of order": out_of_order,
-    "texts per second": round(texts / (time.perf_counter() - began)),
+    "texts per second": round(texts / (time.perf_counter() - start)),
     "peak memory before and after, MB": [round(before), round(peak())],
 }))
 """
 
 
 def imports() -> dict[str, Any]:
-    """Each in a process of its own, in turn; less what an empty process takes."""
+    """Time each import in a new process, minus the time of an empty process."""
     seconds: dict[str, list[float]] = {"pass": [], "import bge_client": [], "import runpod": []}
     for _ in range(ROUNDS):
-        for code, took in seconds.items():
-            began = time.perf_counter()
+        for code, times in seconds.items():
+            start = time.perf_counter()
             subprocess.run([sys.executable, "-c", code], check=True)
-            took.append(time.perf_counter() - began)
-    median = {code: statistics.median(took) for code, took in seconds.items()}
+            times.append(time.perf_counter() - start)
+    median = {code: statistics.median(times) for code, times in seconds.items()}
     return {
         "import bge_client, s": round(median["import bge_client"] - median["pass"], 2),
         "import runpod, s": round(median["import runpod"] - median["pass"], 2),
@@ -77,31 +77,31 @@ def imports() -> dict[str, Any]:
 
 
 def closure(package: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
-    """A package and all that it requires here, extras aside."""
+    """Return a package and its installed requirements, without extras."""
     name = re.sub(r"[-_.]+", "-", package).lower()
     if name in seen:
         return seen
     try:
-        needed = requires(name) or []
+        requirements = requires(name) or []
     except PackageNotFoundError:  # for another platform
         return seen
     seen |= {name}
-    for line in needed:
+    for line in requirements:
         if "extra ==" not in line:
             seen = closure(re.split(r"[^\w.-]", line, maxsplit=1)[0], seen)
     return seen
 
 
 def decode() -> dict[str, Any]:
-    draw = np.random.default_rng(0)
-    dense = draw.standard_normal((2000, 1024), np.float32)
-    colbert = draw.standard_normal((100, 512, 1024), np.float32).astype(np.float16)
-    head = {"model": "m", "fingerprint": "f", "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+    random = np.random.default_rng(0)
+    dense = random.standard_normal((2000, 1024), np.float32)
+    colbert = random.standard_normal((100, 512, 1024), np.float32).astype(np.float16)
+    metadata = {"model": "m", "fingerprint": "f", "usage": {"prompt_tokens": 1, "total_tokens": 1}}
     replies = {
-        "2,000 dense, base64 float32": head
-        | {"embeddings": [encoded(one) for one in dense], "dimensions": 1024},
-        "100 ColBERT, base64 float16": head
-        | {"colbert_embeddings": [{"shape": [512, 1024], "data": encoded(v)} for v in colbert]},
+        "2,000 dense, base64 float32": metadata
+        | {"embeddings": [encoded(vector) for vector in dense], "dimensions": 1024},
+        "100 ColBERT, base64 float16": metadata
+        | {"colbert_embeddings": [{"shape": [512, 1024], "data": encoded(c)} for c in colbert]},
     }
     options = [EmbedOptions(), EmbedOptions(dense=False, colbert=True, dtype="float16")]
     result = {}
@@ -118,25 +118,25 @@ def encoded(array: np.ndarray[Any, Any]) -> str:
     return base64.b64encode(array.tobytes()).decode()
 
 
-def timed(work: Any) -> float:
-    took = []
+def timed(action: Any) -> float:
+    times = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
-        work()
-        took.append(time.perf_counter() - began)
-    return round(statistics.median(took), 3)
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return round(statistics.median(times), 3)
 
 
 def bulk(texts: int) -> dict[str, Any]:
-    """The client in a process of its own, so that its memory is its own."""
+    """Run the client in a subprocess, to measure its memory alone."""
     with (
         tempfile.TemporaryDirectory() as folder,
         ServerProcess(models(), Path(folder) / "log") as server,
     ):
         server.wait_for(200)
         command = [sys.executable, "-c", BULK, server.url, str(texts)]
-        ran = subprocess.run(command, check=True, capture_output=True, text=True)
-    return dict(json.loads(ran.stdout))
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(process.stdout))
 
 
 def models() -> dict[str, str]:
@@ -144,30 +144,30 @@ def models() -> dict[str, str]:
 
 
 def workers(texts: int) -> dict[str, Any]:
-    """Texts a second through one and through three workers, each on one thread."""
-    one, three = (through(count, texts) for count in (1, 3))
+    """Measure the throughput of one and of three workers, each on one thread."""
+    single, triple = (throughput(count, texts) for count in (1, 3))
     return {
-        "one worker, texts/s": round(one),
-        "three workers, texts/s": round(three),
-        "ratio": round(three / one, 2),
+        "one worker, texts/s": round(single),
+        "three workers, texts/s": round(triple),
+        "ratio": round(triple / single, 2),
     }
 
 
-def through(count: int, texts: int) -> float:
+def throughput(count: int, texts: int) -> float:
     handler = ROOT / "worker" / "handler.py"
     with ExitStack() as stack:
         jobs = stack.enter_context(JobServer())
         env = models() | {"OMP_NUM_THREADS": "1"}
-        running = [stack.enter_context(WorkerProcess(handler, jobs, env)) for _ in range(count)]
-        for worker in running:
+        processes = [stack.enter_context(WorkerProcess(handler, jobs, env)) for _ in range(count)]
+        for worker in processes:
             worker.wait_ready(120)
         client = stack.enter_context(Client(jobs.url, timeout=600))
         batch = [f"текст номер {number} " * 30 for number in range(texts)]
         client.embed(batch[:64])
-        began = time.perf_counter()
+        start = time.perf_counter()
         received = sum(1 for _ in client.embed_iter(batch))
         assert received == texts
-        return texts / (time.perf_counter() - began)
+        return texts / (time.perf_counter() - start)
 
 
 def main() -> None:

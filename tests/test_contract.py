@@ -123,7 +123,7 @@ def test_a_reply_too_large_for_the_platform_comes_in_pieces(runpod: str, packed:
 def test_a_worker_that_dies_loses_nothing(
     runtimes: Any, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_client.split.PIECE_TEXTS", 50)  # enough for both to get some
+    monkeypatch.setattr("bge_client.split.MAX_CHUNK_TEXTS", 50)  # enough for both to get some
     models = settings_in(runtimes("packed"))
     env = {"BGE_EMBED_MODEL": str(models.embed_model), "BGE_RERANK_MODEL": str(models.rerank_model)}
     handler = ROOT / "worker" / "handler.py"
@@ -218,7 +218,7 @@ WAYS = ("dropped before", "dropped after", "cut", "delayed", "repeated", "an err
 def test_chaos_loses_nothing_and_mixes_nothing_up(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_client.split.PIECE_TEXTS", 20)
+    monkeypatch.setattr("bge_client.split.MAX_CHUNK_TEXTS", 20)
     monkeypatch.setattr(transport, "MIN_PAUSE", 0.01)
     texts = [f"текст {number}" for number in range(5000)]
     with Client(server, timeout=120) as client:

@@ -3,8 +3,8 @@
 from bge_client import Client
 
 with Client("http://127.0.0.1:8000") as client:
-    found = client.embed(["море", "суша"], sparse=True)
-    print(found.dense.shape, found.sparse[0].indices)
+    result = client.embed(["море", "суша"], sparse=True)
+    print(result.dense.shape, result.sparse[0].indices)
 """
 
 import logging as _logging
@@ -40,7 +40,7 @@ from .results import Embedding, EmbedResult, RankedDocument, RerankResult, Spars
 from .router import Route, Router
 from .shadow import Shadow, ShadowedSearch
 
-_logging.getLogger("bge_client").addFilter(_RedactingFilter())  # a job's id is a server's text
+_logging.getLogger("bge_client").addFilter(_RedactingFilter())  # a server chooses its job ids
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,4 +1,4 @@
-"""`bge`, or a word on what is missing for it."""
+"""Run `bge`, or name the extra to install for it."""
 
 from __future__ import annotations
 

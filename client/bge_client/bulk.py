@@ -1,4 +1,4 @@
-"""Pieces of a bulk call: sent at once, in order again, halved where one is too large."""
+"""Send the chunks of a call concurrently and return the results in order."""
 
 from __future__ import annotations
 
@@ -12,99 +12,99 @@ from typing import TypeVar
 from .deadline import Deadline
 from .errors import BGEError, TooLargeError, WorkerError
 
-Part = TypeVar("Part")
-Send = Callable[[Deadline, list[str], int], Part]  # call, texts, how many came before them
+Result = TypeVar("Result")
+Send = Callable[[Deadline, list[str], int], Result]  # deadline, chunk, index of its first text
 
 
 def send_all(
-    deadline: Deadline, cut: Iterator[list[str]], send: Send[Part], at_once: int
-) -> list[Part]:
-    """What `send` makes of each piece, in order; a single one is sent by this very thread.
+    deadline: Deadline, chunks: Iterator[list[str]], send: Send[Result], max_in_flight: int
+) -> list[Result]:
+    """Send all chunks and return their results in order. A single chunk needs no other thread.
 
-    The first that fails, whichever, ends it, and the others are given up at once.
+    The first failure, of whichever chunk, cancels the others and is raised.
     """
-    listed = list(cut)
-    if len(listed) == 1:
-        return [send(deadline, listed[0], 0)]
-    starts = accumulate((len(piece) for piece in listed), initial=0)
-    pool = ThreadPoolExecutor(at_once, "bge-client")
-    sent = [
-        pool.submit(send, deadline, piece, before)
-        for piece, before in zip(listed, starts, strict=False)
+    chunk_list = list(chunks)
+    if len(chunk_list) == 1:
+        return [send(deadline, chunk_list[0], 0)]
+    offsets = accumulate((len(chunk) for chunk in chunk_list), initial=0)
+    pool = ThreadPoolExecutor(max_in_flight, "bge-client")
+    futures = [
+        pool.submit(send, deadline, chunk, offset)
+        for chunk, offset in zip(chunk_list, offsets, strict=False)
     ]
     try:
-        ended = wait(sent, return_when=FIRST_EXCEPTION).done
-        return [part.result() for part in sent if part in ended]
+        done = wait(futures, return_when=FIRST_EXCEPTION).done
+        return [future.result() for future in futures if future in done]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        if not all(part.done() for part in sent):
-            deadline.cut()
+        if not all(future.done() for future in futures):
+            deadline.cancel()
 
 
 def send_each(
-    work: Iterator[tuple[Deadline, list[str]]], send: Send[Part], at_once: int
-) -> Generator[Part, None, None]:
-    """What `send` makes of each piece, in order, with twice `at_once` pieces on their way.
+    work: Iterator[tuple[Deadline, list[str]]], send: Send[Result], max_in_flight: int
+) -> Generator[Result, None, None]:
+    """Yield the results in order, with at most twice `max_in_flight` chunks queued or in flight.
 
-    If one fails, or nobody wants the rest, the others are given up at once; if `work` fails,
-    what it gave before is still sent.
+    A failure, or closing the generator, cancels all other chunks. If `work` raises, the chunks
+    before that are still sent, and the error is raised after their results.
     """
-    pool = ThreadPoolExecutor(at_once, "bge-client")
-    waiting: deque[tuple[Deadline, Future[Part]]] = deque()
-    before = 0
+    pool = ThreadPoolExecutor(max_in_flight, "bge-client")
+    pending: deque[tuple[Deadline, Future[Result]]] = deque()
+    offset = 0
     try:
-        while isinstance(ahead := next_or_error(work), tuple):
-            deadline, piece = ahead
-            while waiting and (len(waiting) >= 2 * at_once or waiting[0][1].done()):
-                yield waiting.popleft()[1].result()
-            waiting.append((deadline, pool.submit(send, deadline, piece, before)))
-            before += len(piece)
-        while waiting:
-            yield waiting.popleft()[1].result()
+        while isinstance(item := next_or_error(work), tuple):
+            deadline, chunk = item
+            while pending and (len(pending) >= 2 * max_in_flight or pending[0][1].done()):
+                yield pending.popleft()[1].result()
+            pending.append((deadline, pool.submit(send, deadline, chunk, offset)))
+            offset += len(chunk)
+        while pending:
+            yield pending.popleft()[1].result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for deadline, _ in waiting:
-            deadline.cut()
-    if isinstance(ahead, Exception):
-        raise ahead
+        for deadline, _ in pending:
+            deadline.cancel()
+    if isinstance(item, Exception):
+        raise item
 
 
-def send_halving(
-    send: Callable[[Deadline, list[str]], Part],
+def send_with_halving(
+    send: Callable[[Deadline, list[str]], Result],
     deadline: Deadline,
-    piece: list[str],
-    before: int,
+    chunk: list[str],
+    offset: int,
     field: str,
-) -> list[Part]:
-    """What `send` makes of a piece, or of its halves if it is too large; places as the caller's."""
+) -> list[Result]:
+    """Send a chunk, or its halves if it is too large. Errors count texts from the call's first."""
     try:
-        return [send(deadline, piece)]
+        return [send(deadline, chunk)]
     except BGEError as error:
-        if not isinstance(error, TooLargeError) or len(piece) == 1:
-            raise _placed(error, field, before) from None
-    middle = len(piece) // 2
+        if not isinstance(error, TooLargeError) or len(chunk) == 1:
+            raise _with_offset(error, field, offset) from None
+    middle = len(chunk) // 2
     return [
-        *send_halving(send, deadline, piece[:middle], before, field),
-        *send_halving(send, deadline, piece[middle:], before + middle, field),
+        *send_with_halving(send, deadline, chunk[:middle], offset, field),
+        *send_with_halving(send, deadline, chunk[middle:], offset + middle, field),
     ]
 
 
-def next_or_error(work: Iterator[Part]) -> Part | Exception | None:
-    """The next one, what was raised instead of it, or None at the end."""
+def next_or_error(work: Iterator[Result]) -> Result | Exception | None:
+    """Return the next item, the exception raised instead of it, or None at the end."""
     try:
         return next(work, None)
     except Exception as error:
         return error
 
 
-def _placed(error: BGEError, field: str, before: int) -> BGEError:
-    """The error, its `texts[3]` counted from the first text of the call."""
-    if not isinstance(error, WorkerError) or before == 0:
+def _with_offset(error: BGEError, field: str, offset: int) -> BGEError:
+    """Return the error with each `texts[3]` in its message moved by `offset`."""
+    if not isinstance(error, WorkerError) or offset == 0:
         return error
 
-    def counted(match: re.Match[str]) -> str:
-        return f"`{field}[{int(match[1]) + before}]"
+    def shift(match: re.Match[str]) -> str:
+        return f"`{field}[{int(match[1]) + offset}]"
 
-    moved = type(error)(re.sub(rf"`{field}\[(\d+)\]", counted, str(error)))
-    moved.retry_after = error.retry_after
-    return moved
+    shifted = type(error)(re.sub(rf"`{field}\[(\d+)\]", shift, str(error)))
+    shifted.retry_after = error.retry_after
+    return shifted

@@ -1,4 +1,4 @@
-"""The client: any number of texts in, numpy arrays out, whatever the network does in between."""
+"""The client of one endpoint: any number of texts in, numpy arrays out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import requests
 
-from .bulk import Send, next_or_error, send_all, send_each, send_halving
+from .bulk import Send, next_or_error, send_all, send_each, send_with_halving
 from .codec import (
     Dtype,
     EmbedOptions,
@@ -20,7 +20,7 @@ from .codec import (
     checked_text,
     checked_texts,
     embed_result,
-    ranked,
+    ranked_documents,
     reply_metadata,
 )
 from .deadline import Deadline, new_session
@@ -32,27 +32,26 @@ from .errors import (
     WorkerError,
 )
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, Usage, merge
-from .split import Limits, embedding_bytes, pieces, tokens_of
+from .split import RANKED_DOCUMENT_BYTES, Limits, estimate_reply_bytes, estimate_tokens, split_texts
 from .transport import Endpoint
 
-HEALTH_SECONDS = 10.0
+HEALTH_TIMEOUT_SECONDS = 10.0
 
 
 class Client:
-    """One endpoint: on RunPod, or `worker/server.py` on a machine of yours.
+    """A client of one endpoint: on RunPod, or of your own `worker/server.py`.
 
-    `endpoint` is a base address or a full `…/runsync` one; `api_key` RunPod's, or the server's
-    `BGE_API_KEY`. `timeout` seconds is all the time a call has, cold start, retries and splitting
-    included; each call can say another. Of a bulk call at most `max_in_flight` requests are open
-    at once. With `expect_fingerprint` no vector of another model is ever returned.
+    `endpoint` is the base address or ends with `/runsync`. `api_key` is RunPod's, or the server's
+    `BGE_API_KEY`. `timeout` limits a call in seconds, including cold start, retries and splitting;
+    each call can override it. A call has at most `max_in_flight` requests open at once. With
+    `expect_fingerprint`, vectors of any other model raise `FingerprintError`.
 
-    May be shared by threads, and by processes that fork. Looking the host's name up and connecting
-    may add seconds to `timeout`. A `session` of your own brings its proxies and certificates, but
-    not what cuts its connections: then a call may end later than its deadline, by one silence of
-    the server.
+    Threads may share a client, and so may processes after a fork. Name resolution and connecting
+    may exceed `timeout` by seconds. Pass a `session` for proxies and certificates; a deadline does
+    not close its connections, so a call may exceed it by one read timeout.
 
     Raises:
-        ConfigurationError: an argument is wrong.
+        ConfigurationError: an argument is invalid.
     """
 
     def __init__(
@@ -67,12 +66,12 @@ class Client:
     ) -> None:
         if max_in_flight < 1:
             raise ConfigurationError(f"`max_in_flight` must be at least 1. Given: {max_in_flight}")
-        self._own_session = session is None
+        self._owns_session = session is None
         self._session = session or new_session()
         self._endpoint = Endpoint(endpoint, api_key, self._session)
-        self._timeout = _seconds(timeout)
+        self._timeout = _checked_timeout(timeout)
         self._max_in_flight = max_in_flight
-        self._expected = expect_fingerprint
+        self._expect_fingerprint = expect_fingerprint
         self._limits: Limits | None = None
 
     def __repr__(self) -> str:
@@ -85,8 +84,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; not those of a session you brought."""
-        if self._own_session:
+        """Close the connections, except those of a `session` that you passed."""
+        if self._owns_session:
             self._session.close()
 
     def embed(
@@ -101,21 +100,21 @@ class Client:
         dtype: Dtype | None = None,
         timeout: float | None = None,
     ) -> EmbedResult:
-        """The vectors of N texts, in their order.
+        """Return the vectors of `texts` in order.
 
-        `dtype` is that of the numbers on the wire: float32, or with ColBERT vectors float16, half
-        of a much larger reply. `dense` is float32 in any case, `colbert` as it came.
+        `dtype` is the type on the wire. The default is float16 if `colbert` is true, which halves
+        a large reply, else float32. `dense` is always float32; `colbert` keeps the wire type.
 
         Raises:
-            ValidationError: a text is empty, blank or none; or, with `truncate` false, too long.
-            BGEError: see `errors.py`; all of the call fails or none of it.
+            ValidationError: a text is empty, blank or no string, or too long if not `truncate`.
+            BGEError: see `errors.py`. The call returns all vectors or none.
         """
-        options = _options(dense, sparse, colbert, max_length, truncate, dtype)
-        listed = checked_texts(texts, "texts")
+        options = _embed_options(dense, sparse, colbert, max_length, truncate, dtype)
+        text_list = checked_texts(texts, "texts")
         send = self._sender(options)
         with self._deadline(timeout) as deadline:
-            cut = self._pieces(lambda: self._known_limits(deadline), listed, options)
-            return merge(send_all(deadline, cut, send, self._max_in_flight))
+            chunks = self._text_chunks(lambda: self._worker_limits(deadline), text_list, options)
+            return merge(send_all(deadline, chunks, send, self._max_in_flight))
 
     def embed_iter(
         self,
@@ -129,37 +128,36 @@ class Client:
         dtype: Dtype | None = None,
         timeout: float | None = None,
     ) -> Generator[Embedding, None, None]:
-        """The vectors of each text, in their order, while `texts` are read.
+        """Yield the vectors of each text in order, reading `texts` lazily.
 
-        For any number of texts in bounded memory: at most twice `max_in_flight` requests' worth
-        is on its way. `timeout` is the time of each request. Stop iterating, and what is on its
-        way is given up.
+        Memory is bounded: at most twice `max_in_flight` requests are queued or in flight. `timeout`
+        applies to each request. Closing the iterator cancels the requests in flight.
 
         Raises:
-            BGEError: as `embed`. What comes before a text at fault is yielded before it is raised.
+            BGEError: as `embed`. The vectors of the texts before an invalid one are yielded first.
         """
-        options = _options(dense, sparse, colbert, max_length, truncate, dtype)
+        options = _embed_options(dense, sparse, colbert, max_length, truncate, dtype)
         send = self._sender(options)
-        seconds = self._timeout if timeout is None else _seconds(timeout)
-        checked = (checked_text(text, f"texts[{place}]") for place, text in enumerate(texts))
+        seconds = self._timeout if timeout is None else _checked_timeout(timeout)
+        checked = (checked_text(text, f"texts[{index}]") for index, text in enumerate(texts))
 
         def limits() -> Limits:
             with Deadline(seconds) as deadline:
-                return self._known_limits(deadline)
+                return self._worker_limits(deadline)
 
-        def timed() -> Iterator[tuple[Deadline, list[str]]]:
-            for piece in self._pieces(limits, checked, options):
-                yield Deadline(seconds), piece
+        def timed_chunks() -> Iterator[tuple[Deadline, list[str]]]:
+            for chunk in self._text_chunks(limits, checked, options):
+                yield Deadline(seconds), chunk
 
-        def in_time(deadline: Deadline, piece: list[str], before: int) -> EmbedResult:
+        def send_with_deadline(deadline: Deadline, chunk: list[str], offset: int) -> EmbedResult:
             with deadline:
-                return send(deadline, piece, before)
+                return send(deadline, chunk, offset)
 
-        with closing(send_each(timed(), in_time, self._max_in_flight)) as parts:
-            process = os.getpid()
-            for vectors in chain.from_iterable(parts):
+        with closing(send_each(timed_chunks(), send_with_deadline, self._max_in_flight)) as results:
+            process_id = os.getpid()
+            for vectors in chain.from_iterable(results):
                 yield vectors
-                if os.getpid() != process:
+                if os.getpid() != process_id:
                     raise ConfigurationError(
                         "this iterator belongs to the parent process. Call `embed_iter` again "
                         "after the fork"
@@ -176,142 +174,145 @@ class Client:
         truncate: bool = True,
         timeout: float | None = None,
     ) -> RerankResult:
-        """The documents, the most relevant to `query` first; equal scores in the order given.
+        """Return the documents by descending relevance to `query`. Ties keep their input order.
 
         Raises:
             ConfigurationError: `top_n` is below 1.
-            ValidationError: query or a document is empty, blank or none.
+            ValidationError: `query` or a document is empty, blank or no string.
             BGEError: see `errors.py`.
         """
         if top_n is not None and top_n < 1:
             raise ConfigurationError(f"`top_n` must be at least 1. Given: {top_n}")
         options = RerankOptions(checked_text(query, "query"), raw_scores, max_length, truncate)
-        listed = checked_texts(documents, "documents")
-        model = _OneModel()  # not the embedder's
+        document_list = checked_texts(documents, "documents")
+        model_check = _ModelCheck()  # `expect_fingerprint` is the embedder's
 
-        def send(deadline: Deadline, piece: list[str]) -> RerankResult:
-            reply = self._endpoint.run(deadline, options.payload(piece))
-            told = reply_metadata(reply, len(piece))
-            model.check(told["fingerprint"], None)
-            return RerankResult(ranked(reply, piece, len(piece)), **told)
+        def send(deadline: Deadline, chunk: list[str]) -> RerankResult:
+            reply = self._endpoint.run(deadline, options.payload(chunk))
+            metadata = reply_metadata(reply, len(chunk))
+            model_check.check(metadata["fingerprint"], None)
+            return RerankResult(ranked_documents(reply, chunk, len(chunk)), **metadata)
 
-        def halved(deadline: Deadline, piece: list[str], before: int) -> RerankResult:
-            return _ranking(send_halving(send, deadline, piece, before, "documents"))
+        def send_or_halve(deadline: Deadline, chunk: list[str], offset: int) -> RerankResult:
+            return _merge_rankings(send_with_halving(send, deadline, chunk, offset, "documents"))
 
         with self._deadline(timeout) as deadline:
-            cut = self._pair_pieces(deadline, listed, options)
-            return _ranking(send_all(deadline, cut, halved, self._max_in_flight), top_n)
+            chunks = self._document_chunks(deadline, document_list, options)
+            rankings = send_all(deadline, chunks, send_or_halve, self._max_in_flight)
+            return _merge_rankings(rankings, top_n)
 
     def info(self, timeout: float | None = None) -> dict[str, Any]:
-        """What the worker has loaded, on what, and its limits; the contract's `info`."""
+        """Return the worker's models, device and limits: the contract's `info`."""
         with self._deadline(timeout) as deadline:
             return self._endpoint.run(deadline, {"info": True})
 
-    def health(self, timeout: float = HEALTH_SECONDS) -> dict[str, Any]:
-        """RunPod's `/health`: `jobs` and `workers` by state. Does not wake a worker."""
+    def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, Any]:
+        """Return RunPod's `/health`: counts of `jobs` and `workers`. Starts no worker."""
         with Deadline(timeout) as deadline:
             return self._endpoint.health(deadline)
 
     def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self._timeout if timeout is None else _seconds(timeout))
-
-    # ----------------------------------------------------------------------- pieces
+        return Deadline(self._timeout if timeout is None else _checked_timeout(timeout))
 
     def _sender(self, options: EmbedOptions) -> Send[EmbedResult]:
-        model = _OneModel(self._expected)
+        model_check = _ModelCheck(self._expect_fingerprint)
 
-        def send(deadline: Deadline, piece: list[str]) -> EmbedResult:
-            reply = self._endpoint.run(deadline, options.payload(piece))
-            result = embed_result(reply, options, len(piece))
-            width = None if result.dense is None else result.dense.shape[1]
-            model.check(result.fingerprint, width)
+        def send(deadline: Deadline, chunk: list[str]) -> EmbedResult:
+            reply = self._endpoint.run(deadline, options.payload(chunk))
+            result = embed_result(reply, options, len(chunk))
+            size = None if result.dense is None else result.dense.shape[1]
+            model_check.check(result.fingerprint, size)
             return result
 
-        def halved(deadline: Deadline, piece: list[str], before: int) -> EmbedResult:
-            return merge(send_halving(send, deadline, piece, before, "texts"))
+        def send_or_halve(deadline: Deadline, chunk: list[str], offset: int) -> EmbedResult:
+            return merge(send_with_halving(send, deadline, chunk, offset, "texts"))
 
-        return halved
+        return send_or_halve
 
-    def _pieces(
+    def _text_chunks(
         self, limits: Callable[[], Limits], texts: Iterable[str], options: EmbedOptions
     ) -> Iterator[list[str]]:
-        def tokens(text: str) -> int:
-            return tokens_of(text, options.max_length)
+        return self._split(
+            limits,
+            texts,
+            lambda text: estimate_reply_bytes(text, options),
+            lambda text: estimate_tokens(text, options.max_length),
+        )
 
-        return self._cut(limits, texts, embedding_bytes(options), tokens)
-
-    def _pair_pieces(
+    def _document_chunks(
         self, deadline: Deadline, documents: list[str], options: RerankOptions
     ) -> Iterator[list[str]]:
-        length = options.max_length or 1024
+        limit = options.max_length or 1024
+        query_tokens = estimate_tokens(options.query, limit)
+        return self._split(
+            lambda: self._worker_limits(deadline),
+            documents,
+            lambda _: RANKED_DOCUMENT_BYTES,
+            lambda document: min(limit, query_tokens + estimate_tokens(document, limit)),
+        )
 
-        def tokens(document: str) -> int:
-            return min(length, tokens_of(options.query, length) + tokens_of(document, length))
-
-        return self._cut(lambda: self._known_limits(deadline), documents, lambda _: 80, tokens)
-
-    def _cut(
+    def _split(
         self,
         limits: Callable[[], Limits],
         texts: Iterable[str],
         reply_bytes: Callable[[str], int],
         tokens: Callable[[str], int],
     ) -> Iterator[list[str]]:
-        """Texts in pieces; the worker is asked for its limits if there is more than one."""
-        cut = pieces(texts, Limits(), reply_bytes, tokens)
-        first = next(cut, None)
+        """Split texts by the default limits; by the worker's, once there are two chunks."""
+        chunks = split_texts(texts, Limits(), reply_bytes, tokens)
+        first = next(chunks, None)
         if first is None:
             return
-        second = next_or_error(cut)
+        second = next_or_error(chunks)
         if isinstance(second, list):
-            rest = chain(first, second, chain.from_iterable(cut))
-            yield from pieces(rest, limits(), reply_bytes, tokens)
+            rest = chain(first, second, chain.from_iterable(chunks))
+            yield from split_texts(rest, limits(), reply_bytes, tokens)
             return
         yield first
         if second is not None:
             raise second
 
-    def _known_limits(self, deadline: Deadline) -> Limits:
-        """The worker's own; the contract's, if it does not tell. Two threads may ask at once."""
+    def _worker_limits(self, deadline: Deadline) -> Limits:
+        """Return the worker's limits, or the contract's defaults if `info` fails."""
         if self._limits is None:
             try:
                 self._limits = Limits.of(self._endpoint.run(deadline, {"info": True}))
             except (WorkerError, JobError, ProtocolError) as error:
                 if error.retry:
                     return Limits()
-                self._limits = Limits()  # no worker of ours, or an older one
+                self._limits = Limits()  # a worker without `info`
         return self._limits
 
 
-def _seconds(timeout: float) -> float:
-    """Raises ConfigurationError: no time at all."""
+def _checked_timeout(timeout: float) -> float:
+    """Raises ConfigurationError if `timeout` is not a usable number of seconds."""
     if not 0 < timeout < threading.TIMEOUT_MAX:
         raise ConfigurationError(f"`timeout` must be above 0 seconds. Given: {timeout}")
     return timeout
 
 
-class _OneModel:
-    """All vectors of a call come from one model, and from the one expected, if any is."""
+class _ModelCheck:
+    """Check that all replies of a call come from one model, and from the expected one if set."""
 
     def __init__(self, fingerprint: str | None = None) -> None:
         self._fingerprint = fingerprint
-        self._width: int | None = None
+        self._size: int | None = None
         self._lock = threading.Lock()
 
-    def check(self, fingerprint: str, width: int | None) -> None:
-        """Raises FingerprintError, ProtocolError: another model, or another width."""
+    def check(self, fingerprint: str, size: int | None) -> None:
+        """Raises FingerprintError or ProtocolError for another model or vector size."""
         with self._lock:
             expected = self._fingerprint = self._fingerprint or fingerprint
-            wide = self._width = self._width or width
+            expected_size = self._size = self._size or size
         if fingerprint != expected:
             raise FingerprintError(
                 f"vectors of model {expected} were expected. Given: those of {fingerprint}"
             )
-        if width != wide:
-            raise ProtocolError(f"vectors of {wide} dimensions were expected. Given: {width}")
+        if size != expected_size:
+            raise ProtocolError(f"expected vectors of {expected_size} dimensions. Given: {size}")
 
 
-def _options(
+def _embed_options(
     dense: bool,
     sparse: bool,
     colbert: bool,
@@ -323,23 +324,23 @@ def _options(
         raise ConfigurationError("at least one of `dense`, `sparse` and `colbert` must be true")
     if dtype not in (None, "float32", "float16"):
         raise ConfigurationError("`dtype` must be float32 or float16")
-    used: Dtype = dtype or ("float16" if colbert else "float32")
-    return EmbedOptions(dense, sparse, colbert, max_length, truncate, used)
+    wire_dtype: Dtype = dtype or ("float16" if colbert else "float32")
+    return EmbedOptions(dense, sparse, colbert, max_length, truncate, wire_dtype)
 
 
-def _ranking(parts: list[RerankResult], top_n: int | None = None) -> RerankResult:
-    """Rankings of consecutive slices of the documents as one."""
-    usage, truncated, before = Usage(), [], 0
-    found: list[RankedDocument] = []
-    for part in parts:
-        found += [replace(one, index=one.index + before) for one in part]
-        truncated += [before + place for place in part.truncated]
-        usage = usage.plus(part.usage)
-        before += len(part)
-    found.sort(key=lambda one: (-one.relevance_score, one.index))
-    first = parts[0]
+def _merge_rankings(rankings: list[RerankResult], top_n: int | None = None) -> RerankResult:
+    """Merge the rankings of consecutive slices of the documents."""
+    usage, truncated, offset = Usage(), [], 0
+    documents: list[RankedDocument] = []
+    for ranking in rankings:
+        documents += [replace(document, index=document.index + offset) for document in ranking]
+        truncated += [offset + index for index in ranking.truncated]
+        usage = usage.plus(ranking.usage)
+        offset += len(ranking)
+    documents.sort(key=lambda document: (-document.relevance_score, document.index))
+    first = rankings[0]
     return RerankResult(
-        found[:top_n],
+        documents[:top_n],
         usage=usage,
         truncated=truncated,
         model=first.model,

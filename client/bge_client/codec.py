@@ -1,4 +1,4 @@
-"""Requests as the contract has them, replies as arrays: nothing comes out that is not checked."""
+"""Build request payloads and decode replies into arrays. Every field of a reply is checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Reply = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """What is asked for each text, beside the text."""
+    """The options of an embedding request."""
 
     dense: bool = True
     sparse: bool = False
@@ -48,7 +48,7 @@ class EmbedOptions:
 
 @dataclass(frozen=True)
 class RerankOptions:
-    """What is asked for each document, beside query and document."""
+    """The options of a rerank request, and its query."""
 
     query: str
     raw_scores: bool = False
@@ -68,24 +68,24 @@ class RerankOptions:
 
 
 def checked_texts(texts: object, field: str) -> list[str]:
-    """A text or texts as a list, each one that a worker would take.
+    """Return a text or an iterable of texts as a list.
 
     Raises:
-        ValidationError: one of them is not; the whole call is refused before anything is sent.
+        ValidationError: there is no text, or one that a worker would refuse.
     """
-    given = [texts] if isinstance(texts, str) else texts
-    if isinstance(given, Mapping | bytes) or not hasattr(given, "__iter__"):
-        raise ValidationError(f"`{field}` must be texts. Given: {type(texts).__name__}")
-    listed = list(given)
-    if not listed:
+    items = [texts] if isinstance(texts, str) else texts
+    if isinstance(items, Mapping | bytes) or not hasattr(items, "__iter__"):
+        raise ValidationError(f"`{field}` must hold strings. Given: {type(texts).__name__}")
+    text_list = list(items)
+    if not text_list:
         raise ValidationError(f"`{field}` must hold at least one text")
-    for place, text in enumerate(listed):
-        checked_text(text, f"{field}[{place}]")
-    return listed
+    for index, text in enumerate(text_list):
+        checked_text(text, f"{field}[{index}]")
+    return text_list
 
 
 def checked_text(text: object, field: str) -> str:
-    """Raises ValidationError: not a text that a worker would take."""
+    """Return `text`. Raises ValidationError if a worker would refuse it."""
     if not isinstance(text, str):
         raise ValidationError(f"`{field}` must be a string. Given: {type(text).__name__}")
     if not text or text.isspace():
@@ -100,7 +100,7 @@ def checked_text(text: object, field: str) -> str:
 
 
 def input_digest(payload: Mapping[str, Any]) -> str:
-    """Return what a worker's reply to this payload has as `input_digest`."""
+    """Return the `input_digest` that the reply to this payload must have."""
     texts = payload.get("texts") or payload.get("documents") or []
     if "query" in payload:
         texts = [payload["query"], *texts]
@@ -112,12 +112,12 @@ def input_digest(payload: Mapping[str, Any]) -> str:
 
 
 def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult:
-    """The worker's reply to `count` texts.
+    """Decode the reply to `count` texts.
 
     Raises:
-        ProtocolError: it is not what was asked for.
+        ProtocolError: the reply does not match the request or the contract.
     """
-    width = _positive(reply, "dimensions") if options.dense else None
+    width = _positive_integer(reply, "dimensions") if options.dense else None
     return EmbedResult(
         dense=_dense(_items(reply, "embeddings", count), width, options) if width else None,
         sparse=[
@@ -126,7 +126,7 @@ def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult
         colbert=[
             _colbert(item, options) for item in _items(reply, "colbert_embeddings", count)
         ] if options.colbert else None,
-        truncated=_places(reply, count),
+        truncated=_truncated_indices(reply, count),
         usage=_usage(reply),
         model=_string(reply, "model"),
         fingerprint=_string(reply, "fingerprint"),
@@ -134,29 +134,29 @@ def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult
     )  # fmt: skip
 
 
-def ranked(reply: Reply, documents: Sequence[str], count: int) -> list[RankedDocument]:
-    """A ranking of the best `count` of `documents`.
+def ranked_documents(reply: Reply, documents: Sequence[str], count: int) -> list[RankedDocument]:
+    """Decode a ranking of the best `count` of `documents`.
 
     Raises:
-        ProtocolError: it is none.
+        ProtocolError: an index or a score is missing or invalid.
     """
-    found = [_ranked(item, documents) for item in _items(reply, "results", count)]
-    if len({one.index for one in found}) != count:
-        raise ProtocolError("`results` must name each document once")
-    return found
+    ranking = [_ranked_document(item, documents) for item in _items(reply, "results", count)]
+    if len({document.index for document in ranking}) != count:
+        raise ProtocolError("`results` must hold each `index` only once")
+    return ranking
 
 
 def reply_metadata(reply: Reply, count: int) -> dict[str, Any]:
-    """What else a ranking's reply tells."""
+    """Decode the fields of a ranking's reply beside `results`."""
     return {
-        "truncated": _places(reply, count),
+        "truncated": _truncated_indices(reply, count),
         "usage": _usage(reply),
         "model": _string(reply, "model"),
         "fingerprint": _string(reply, "fingerprint"),
     }
 
 
-def _ranked(item: object, documents: Sequence[str]) -> RankedDocument:
+def _ranked_document(item: object, documents: Sequence[str]) -> RankedDocument:
     index = item.get("index") if isinstance(item, dict) else None
     score: Any = item.get("relevance_score") if isinstance(item, dict) else None
     if type(index) is not int or not 0 <= index < len(documents):
@@ -171,26 +171,26 @@ def _ranked(item: object, documents: Sequence[str]) -> RankedDocument:
 
 
 def _dense(items: list[Any], width: int, options: EmbedOptions) -> Floats:
-    flat = [_floats(item, options.dtype) for item in items]
-    wrong = next((len(one) for one in flat if len(one) != width), width)
-    if wrong != width:
-        raise ProtocolError(f"`embeddings` must have {width} dimensions each. Given: {wrong}")
-    return np.stack(flat).astype(np.float32, copy=False)
+    vectors = [_floats(item, options.dtype) for item in items]
+    size = next((len(vector) for vector in vectors if len(vector) != width), width)
+    if size != width:
+        raise ProtocolError(f"`embeddings` must have {width} dimensions each. Given: {size}")
+    return np.stack(vectors).astype(np.float32, copy=False)
 
 
 def _sparse(item: object) -> SparseVector:
     if not isinstance(item, dict):
         raise ProtocolError("`sparse_embeddings` must hold objects")
-    given: list[Any] = [item.get(name) for name in ("indices", "values")]
-    if any(not isinstance(one, list) for one in given) or any(type(i) is not int for i in given[0]):
+    ids, weights = item.get("indices"), item.get("values")
+    if not isinstance(ids, list) or not isinstance(weights, list):
         raise ProtocolError("`sparse_embeddings` must hold `indices` and `values`")
-    if any(type(value) not in (int, float) for value in given[1]):
+    if any(type(i) is not int for i in ids) or any(type(w) not in (int, float) for w in weights):
         raise ProtocolError("`sparse_embeddings` must hold numbers")
     try:
-        with np.errstate(over="ignore"):  # 1e300 becomes infinite, and is refused below
-            indices, values = np.array(given[0], np.uint32), np.array(given[1], np.float32)
+        with np.errstate(over="ignore"):  # 1e300 becomes infinite and is refused below
+            indices, values = np.array(ids, np.uint32), np.array(weights, np.float32)
     except OverflowError:
-        raise ProtocolError("`sparse_embeddings` must hold numbers of 32 bits") from None
+        raise ProtocolError("`sparse_embeddings` must hold 32-bit numbers") from None
     if indices.shape != values.shape or not np.isfinite(values).all():
         raise ProtocolError("`sparse_embeddings` must hold as many finite `values` as `indices`")
     if (indices[1:] <= indices[:-1]).any():
@@ -204,12 +204,12 @@ def _colbert(item: object, options: EmbedOptions) -> NDArray[Any]:
         raise ProtocolError("`colbert_embeddings` must hold objects with a `shape` of two")
     flat = _floats(item.get("data"), options.dtype)
     if any(type(side) is not int or side < 1 for side in shape) or shape[0] * shape[1] != len(flat):
-        raise ProtocolError(f"`colbert_embeddings` hold {len(flat)} numbers, not {shape}")
+        raise ProtocolError(f"`colbert_embeddings` hold {len(flat)} numbers for shape {shape}")
     return flat.reshape(shape)
 
 
 def _floats(item: object, dtype: Dtype) -> NDArray[Any]:
-    """base64, little-endian. Read-only: it is the very memory that was decoded."""
+    """Decode little-endian base64. The array is a read-only view of the decoded bytes."""
     try:
         raw = base64.b64decode(item, validate=True)  # type: ignore[arg-type]
         array = np.frombuffer(raw, np.dtype(dtype).newbyteorder("<"))
@@ -223,12 +223,12 @@ def _floats(item: object, dtype: Dtype) -> NDArray[Any]:
 def _items(reply: Reply, field: str, count: int) -> list[Any]:
     items = reply.get(field)
     if not isinstance(items, list) or len(items) != count:
-        given = len(items) if isinstance(items, list) else type(items).__name__
-        raise ProtocolError(f"`{field}` must hold {count} items. Given: {given}")
+        actual = len(items) if isinstance(items, list) else type(items).__name__
+        raise ProtocolError(f"`{field}` must hold {count} items. Given: {actual}")
     return items
 
 
-def _positive(reply: Reply, field: str) -> int:
+def _positive_integer(reply: Reply, field: str) -> int:
     value = reply.get(field)
     if type(value) is not int or value < 1:
         raise ProtocolError(f"`{field}` must be a positive integer")
@@ -242,13 +242,13 @@ def _string(reply: Reply, field: str) -> str:
     return value
 
 
-def _places(reply: Reply, count: int) -> list[int]:
-    places = reply.get("truncated", [])
-    if not isinstance(places, list) or any(
-        type(place) is not int or not 0 <= place < count for place in places
+def _truncated_indices(reply: Reply, count: int) -> list[int]:
+    truncated = reply.get("truncated", [])
+    if not isinstance(truncated, list) or any(
+        type(i) is not int or not 0 <= i < count for i in truncated
     ):
-        raise ProtocolError(f"`truncated` must hold places below {count}")
-    return places
+        raise ProtocolError(f"`truncated` must hold indices below {count}")
+    return truncated
 
 
 def _usage(reply: Reply) -> Usage:

@@ -1,4 +1,4 @@
-"""The time a call has, and sessions: cut when it is over, and each process' own after a fork."""
+"""Deadlines that shut down sockets, and sessions that are safe to use after a fork."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from .errors import DeadlineError
 
-CONNECTIONS = 64  # kept open, of threads that share a client
+MAX_CONNECTIONS = 64  # kept open, for threads that share a client
 
 
 class Deadline:
-    """The time one call has. When it is over, or the caller gives up, its sockets are cut.
+    """The time limit of one call. At its end, or on `cancel`, the call's sockets are shut down.
 
-    A read timeout alone would not do: a server that sends a byte now and then never meets it.
+    A read timeout alone is not enough: it never expires if a server sends a byte now and then.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._ends = float("inf")  # until it begins
-        self._process = os.getpid()
-        self._over = threading.Event()
+        self._end_time = float("inf")  # until `__enter__`
+        self._process_id = os.getpid()
+        self._ended = threading.Event()
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}  # by thread
-        self._timer = threading.Timer(seconds, self.cut)
+        self._timer = threading.Timer(seconds, self.cancel)
         self._timer.daemon = True
 
     def __enter__(self) -> Deadline:
-        self._ends = time.monotonic() + self.seconds
+        self._end_time = time.monotonic() + self.seconds
         self._timer.start()
         return self
 
@@ -49,83 +49,83 @@ class Deadline:
 
     @property
     def remaining(self) -> float:
-        return max(0.0, self._ends - time.monotonic())
+        return max(0.0, self._end_time - time.monotonic())
 
-    def cut(self) -> None:
-        """End it: whoever waits for something in this call stops waiting.
+    def cancel(self) -> None:
+        """Wake every thread that waits in this call.
 
-        Does nothing in the child of a fork: the sockets are those its parent is using.
+        Does nothing in the child of a fork, whose parent uses the sockets.
         """
-        if os.getpid() != self._process:
+        if os.getpid() != self._process_id:
             return
         with self._lock:
-            self._over.set()
+            self._ended.set()
             for open_socket in self._sockets.values():
-                _shut(open_socket)
+                _shut_down(open_socket)
 
     def sleep(self, seconds: float) -> None:
-        """Raises DeadlineError: the time is over meanwhile."""
-        self._over.wait(seconds)
+        """Sleep. Raises DeadlineError if the deadline passes."""
+        self._ended.wait(seconds)
         self.check()
 
     def check(self, cause: BaseException | None = None) -> None:
-        """Raises DeadlineError: the time is over."""
-        if self._over.is_set() or self.remaining == 0:
+        """Raises DeadlineError if the deadline has passed or the call was cancelled."""
+        if self._ended.is_set() or self.remaining == 0:
             raise DeadlineError(f"not done within {self.seconds:g} seconds") from cause
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """The sockets this thread uses meanwhile belong to this call."""
-        _current.deadline = self
+    def tracking_sockets(self) -> Iterator[None]:
+        """Track the sockets that this thread uses inside the block."""
+        _thread_state.deadline = self
         try:
             yield
         finally:
-            _current.deadline = None
+            _thread_state.deadline = None
             with self._lock:
                 self._sockets.pop(threading.get_ident(), None)
 
-    def watch(self, used: socket.socket) -> None:
+    def track_socket(self, sock: socket.socket) -> None:
         with self._lock:
-            self._sockets[threading.get_ident()] = used
-            if self._over.is_set():
-                _shut(used)
+            self._sockets[threading.get_ident()] = sock
+            if self._ended.is_set():
+                _shut_down(sock)
 
 
-class _Current(threading.local):
+class _ThreadState(threading.local):
     deadline: Deadline | None = None
 
 
-_current = _Current()
+_thread_state = _ThreadState()
 
 
-def _shut(used: socket.socket) -> None:
+def _shut_down(sock: socket.socket) -> None:
     with suppress(OSError):  # closed already
-        socket.socket.shutdown(used, socket.SHUT_RDWR)  # past TLS: its own waits for the other end
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own: it waits for the peer
 
 
-class _Watched:
-    """A connection that tells the current call of its socket."""
+class _TrackedConnection:
+    """A connection that registers its socket with the deadline of the thread's current call."""
 
     sock: socket.socket | None
 
     def connect(self) -> None:
         super().connect()  # type: ignore[misc]
-        self._tell()
+        self._register_socket()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        self._tell()
+        self._register_socket()
         super().request(*args, **kwargs)  # type: ignore[misc]
 
-    def _tell(self) -> None:
-        if _current.deadline is not None and isinstance(self.sock, socket.socket):
-            _current.deadline.watch(self.sock)
+    def _register_socket(self) -> None:
+        if _thread_state.deadline is not None and isinstance(self.sock, socket.socket):
+            _thread_state.deadline.track_socket(self.sock)
 
 
-class _HTTPConnection(_Watched, HTTPConnection):
+class _HTTPConnection(_TrackedConnection, HTTPConnection):
     pass
 
 
-class _HTTPSConnection(_Watched, HTTPSConnection):
+class _HTTPSConnection(_TrackedConnection, HTTPSConnection):
     pass
 
 
@@ -140,23 +140,23 @@ class _HTTPSPool(HTTPSConnectionPool):
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
+        self.poolmanager.pool_classes_by_scheme = _POOL_CLASSES
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
+        manager.pool_classes_by_scheme = _POOL_CLASSES
         return manager
 
 
-_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+_POOL_CLASSES = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 def new_session() -> requests.Session:
-    """A session that threads can share and whose exchanges a `Call` can cut."""
+    """Return a session that threads can share and a `Deadline` can interrupt. Drops cookies."""
     session = requests.Session()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     for scheme in ("http://", "https://"):
-        session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=CONNECTIONS))
+        session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=MAX_CONNECTIONS))
     return session
 
 
@@ -167,9 +167,9 @@ _sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
 
 
 def renew_after_fork(session: requests.Session) -> None:
-    """Give the child of every fork connections of its own.
+    """Give the session new connections in the child of every fork.
 
-    With its parent's, either of the two would read what was answered to the other.
+    On shared connections parent and child would read each other's responses.
     """
     _sessions.add(session)
 
@@ -181,13 +181,13 @@ def _after_fork() -> None:
                 for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
                     _renew(manager)
         jar: Any = session.cookies
-        jar._cookies_lock = threading.RLock()  # a thread of the parent's may hold the old one
+        jar._cookies_lock = threading.RLock()  # a thread of the parent may have held the old one
 
 
 def _renew(manager: PoolManager) -> None:
-    """Leave the inherited pools without their locks: a thread of the parent's may hold them.
+    """Replace the inherited pools without taking their locks: a lost thread may hold them.
 
-    To close an inherited socket, or a TLS one, sends nothing: the parent's stays open.
+    Closing an inherited socket, TLS or not, sends nothing, so the parent's stays open.
     """
     inherited = manager.pools
     manager.pools = PoolManager(inherited._maxsize).pools
@@ -195,7 +195,7 @@ def _renew(manager: PoolManager) -> None:
         if (idle := pool.pool) is not None:
             for connection in filter(None, idle.queue):
                 connection.close()
-            type(idle).__init__(idle, idle.maxsize)  # urllib3 empties it when the pool is dropped
+            type(idle).__init__(idle, idle.maxsize)  # new locks, for urllib3 drains it on deletion
 
 
 if sys.platform != "win32":

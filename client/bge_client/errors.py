@@ -1,29 +1,29 @@
-"""Everything that can go wrong, as one tree.
+"""The exceptions of this package.
 
     BGEError
-    ├── ConfigurationError        an endpoint, a setting or an argument is wrong (a ValueError too)
-    ├── TransportError            no answer: refused, reset, cut off, no such host          retried
-    ├── DeadlineError             the call's time is over; its jobs are cancelled (a TimeoutError)
-    ├── HTTPStatusError           an HTTP status that says no; from 500 on it is           retried
+    ├── ConfigurationError        an invalid endpoint, setting or argument (also a ValueError)
+    ├── TransportError            no response: refused, reset, incomplete, unknown host     retried
+    ├── DeadlineError             the deadline has passed (also a TimeoutError)
+    ├── HTTPStatusError           an unsuccessful HTTP status; 408, 429 and 5xx are         retried
     │   ├── AuthenticationError   401, 403
     │   └── RateLimitError        429                                                       retried
-    ├── ProtocolError             what came back is not what the contract says
-    │   └── MixedUpReplyError     it is the reply to another request                        retried
-    ├── FingerprintError          vectors of another model than the one expected
-    ├── MigrationError            a copy of a collection is not what its source is
-    ├── JobError                  the job failed, and not with an error of the contract
-    │   ├── JobCancelledError     somebody cancelled it
+    ├── ProtocolError             the response breaks the contract
+    │   └── MixedUpReplyError     the response belongs to another request                   retried
+    ├── FingerprintError          vectors of another model than expected
+    ├── MigrationError            a copied collection differs from its source
+    ├── JobError                  the job failed with an error outside the contract
+    │   ├── JobCancelledError     it was cancelled
     │   ├── JobTimedOutError      the platform ended it
-    │   └── ResultExpiredError    the platform forgot it before it was fetched              retried
-    └── WorkerError               the worker's own answer, by the contract's types
+    │   └── ResultExpiredError    the platform deleted the result before it was fetched     retried
+    └── WorkerError               an error the worker reported, by the contract's types
         ├── ValidationError       the request breaks the contract
-        ├── TooLargeError         request or reply over a limit: halved, and tried again
-        ├── NotServedError        the worker does not load the model asked for
-        ├── OverloadedError       its queue is full                                         retried
-        ├── OutOfMemoryError      one text alone does not fit the device                    retried
-        └── InferenceError        anything else; the id in it is in the worker's log        retried
+        ├── TooLargeError         request or reply over a limit                             halved
+        ├── NotServedError        the worker does not serve the requested model
+        ├── OverloadedError       the worker's queue is full                                retried
+        ├── OutOfMemoryError      a single text does not fit the device                     retried
+        └── InferenceError        anything else; its message has an id of the worker's log  retried
 
-No message holds the key, or a text that this package or the worker was given.
+No message contains an API key, or a text sent to the worker.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from .redaction import redact
 
 
 class BGEError(Exception):
-    """Base of all.
+    """Base class.
 
-    `retry` says whether the same request may succeed later, `patient` that it surely will, and
-    `retry_after` after how many seconds, if the server said so.
+    `retry` is true if the same request may succeed later. `patient` errors, such as a rate limit,
+    are retried until the deadline. `retry_after` is the server's `Retry-After` in seconds.
     """
 
     retry = False
@@ -46,26 +46,26 @@ class BGEError(Exception):
     retry_after: float | None = None
 
     def __init__(self, *args: object) -> None:
-        """Whatever a message quotes, no key that was read is in it."""
+        """Redacts known keys in the message."""
         super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigurationError(BGEError, ValueError):
-    """An endpoint, a setting or an argument is wrong."""
+    """An endpoint, a setting or an argument is invalid."""
 
 
 class TransportError(BGEError):
-    """No answer, or half of one."""
+    """No response, or an incomplete one."""
 
     retry = True
 
 
 class DeadlineError(BGEError, TimeoutError):
-    """The time given to the call is over."""
+    """The deadline of the call has passed."""
 
 
 class HTTPStatusError(BGEError):
-    """An HTTP status that says no; `status` holds it."""
+    """An unsuccessful HTTP status, in `status`."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -77,7 +77,7 @@ class HTTPStatusError(BGEError):
 
 
 class AuthenticationError(HTTPStatusError):
-    """No key, or one that is not accepted."""
+    """The API key is missing or not accepted."""
 
 
 class RateLimitError(HTTPStatusError):
@@ -87,55 +87,55 @@ class RateLimitError(HTTPStatusError):
 
 
 class ProtocolError(BGEError):
-    """What came back is not what the contract says."""
+    """The response breaks the contract."""
 
 
 class MixedUpReplyError(ProtocolError):
-    """What came back is the reply to another request: a proxy or a shared connection did that."""
+    """The response belongs to another request, by fault of a proxy or a shared connection."""
 
     retry = True
 
 
 class FingerprintError(BGEError):
-    """Vectors of another model than the one expected: mixed into one index they would ruin it."""
+    """Vectors of another model than expected. Mixed into one index, they corrupt it."""
 
 
 class MigrationError(BGEError):
-    """A copy of a collection is not what its source is, or its source does not hold still."""
+    """A copied collection differs from its source, or the source keeps changing."""
 
 
 class JobError(BGEError):
-    """The job failed, and not with an error of the contract."""
+    """The job failed with an error outside the contract."""
 
 
 class JobCancelledError(JobError):
-    """Somebody cancelled the job."""
+    """The job was cancelled."""
 
 
 class JobTimedOutError(JobError):
-    """The platform ended the job: its execution timeout or time to live was over."""
+    """The platform ended the job at its execution timeout or time to live."""
 
 
 class ResultExpiredError(JobError):
-    """The platform forgot the job before its result was fetched."""
+    """The platform deleted the result before it was fetched."""
 
     retry = True
 
 
 class WorkerError(BGEError):
-    """The worker's own answer to the request."""
+    """An error that the worker reported."""
 
 
 class ValidationError(WorkerError):
-    """The request breaks the contract; sending it again cannot help."""
+    """The request breaks the contract."""
 
 
 class TooLargeError(WorkerError):
-    """One text's request or reply alone is over a limit."""
+    """The request or its reply is over a limit."""
 
 
 class NotServedError(WorkerError):
-    """The worker does not load the model asked for."""
+    """The worker does not serve the requested model."""
 
 
 class OverloadedError(WorkerError):
@@ -145,13 +145,13 @@ class OverloadedError(WorkerError):
 
 
 class OutOfMemoryError(WorkerError):
-    """One text alone does not fit the worker's device."""
+    """A single text does not fit the worker's device."""
 
     retry = True
 
 
 class InferenceError(WorkerError):
-    """Anything else that went wrong in the worker; the id in it is in the worker's log."""
+    """Any other failure in the worker. The message has an id to find in the worker's log."""
 
     retry = True
 
@@ -160,10 +160,9 @@ WORKER_ERRORS = {kind.__name__: kind for kind in WorkerError.__subclasses__()}
 
 
 def job_error(error: object) -> BGEError:
-    """The error of a failed job: `"Type: message"`, or what RunPod's SDK makes of an exception.
+    """Return the error of a failed job from `"Type: message"`, or from the JSON of RunPod's SDK.
 
-    Of the SDK's (a JSON string with type, message and traceback) only the type is kept: the rest
-    may quote the text that was sent.
+    Of the SDK's JSON only the exception type is kept: its message and traceback may quote a text.
     """
     if not isinstance(error, str):
         return JobError("the job failed without saying why")

@@ -1,7 +1,7 @@
-"""Texts from files, vectors into files; what a broken run left behind is taken up again.
+"""Read texts from files, write vectors to files, and resume interrupted runs.
 
-Each line that is written names its text's place and hash, the model's fingerprint and what was
-asked for: a later run can tell what is done, and whether it belongs to the same texts and options.
+Each output line records the line number and hash of its text, the model's fingerprint and the
+options. A later run checks that they match its own texts and options before it continues.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if sys.platform != "win32":
 
 log = logging.getLogger("bge_client")
 
-# Of file systems without locks: NFS without its lock service, Lustre.
+# Errors of file systems without locks: NFS without its lock service, Lustre.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 OUTPUTS = frozenset(("dense", "sparse", "colbert"))
 
 
 class Wanted(NamedTuple):
-    """What is asked for each text, and how it is written."""
+    """The requested vectors, and the format they are written in."""
 
     outputs: frozenset[str]  # of OUTPUTS
     max_length: int | None
     exact: bool  # base64 instead of rounded floats
 
-    def described(self) -> dict[str, Any]:
-        """As it stands in each line."""
+    def recorded_options(self) -> dict[str, Any]:
+        """Return the options that each output line records."""
         return {"max_length": self.max_length, "format": "base64" if self.exact else "float"}
 
 
 class Text(NamedTuple):
-    """A text, its line in the input (from 0), and the `id` its JSON object had."""
+    """A text, its line number in the input (from 0), and the `id` of its JSON object."""
 
     line: int
     text: str
@@ -60,22 +60,22 @@ class Text(NamedTuple):
 
 
 def read_texts(lines: IO[str], *, jsonl: bool, field: str) -> Iterator[Text]:
-    """A text from each line that is not blank; of JSONL, a string or an object's `field`.
+    """Yield the text of each line that is not blank. A JSONL line is a string or has `field`.
 
     Raises:
-        ValidationError: a line holds no text; names it, counted from 1.
+        ValidationError: a line has no valid text. The message names the line, counted from 1.
     """
     for number, line in enumerate(lines):
         if line.isspace() or not line:
             continue
-        value, given_id = line.rstrip("\r\n"), None
+        value, text_id = line.rstrip("\r\n"), None
         if jsonl:
-            value, given_id = _parsed(line, number, field)
+            value, text_id = _parse_line(line, number, field)
         checked_text(value, f"line {number + 1}")
-        yield Text(number, value, given_id)
+        yield Text(number, value, text_id)
 
 
-def _parsed(line: str, number: int, field: str) -> tuple[Any, Any]:
+def _parse_line(line: str, number: int, field: str) -> tuple[Any, Any]:
     try:
         value = strict_json.loads(line)
     except ValueError as error:
@@ -84,20 +84,21 @@ def _parsed(line: str, number: int, field: str) -> tuple[Any, Any]:
         return value, None
     if field not in value:
         raise ValidationError(f"line {number + 1} has no field `{field}`")
-    given_id = value.get("id")
+    text_id = value.get("id")
     try:
-        json.dumps(given_id, ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(text_id, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:  # a lone surrogate, or a number as large as 1e999
         raise ValidationError(f"line {number + 1}: `id` cannot be written as JSON") from None
-    return value[field], given_id
+    return value[field], text_id
 
 
 def encode(text: Text, vectors: Embedding, wanted: Wanted) -> str:
-    """One line of output. Floats are rounded to 7 decimals, as the contract's; base64 is exact."""
+    """Return one output line. Floats are rounded to 7 decimals, as in the contract."""
     line: dict[str, Any] = {"line": text.line}
     if text.id is not None:
         line["id"] = text.id
-    line |= {"text_sha256": text.hash, "fingerprint": vectors.fingerprint, **wanted.described()}
+    line |= {"text_sha256": text.hash, "fingerprint": vectors.fingerprint}
+    line |= wanted.recorded_options()
     if vectors.truncated:
         line["truncated"] = True
     numbers = _base64 if wanted.exact else _rounded
@@ -120,8 +121,8 @@ def _base64(array: np.ndarray[Any, Any]) -> dict[str, Any]:
     return {"dtype": str(array.dtype), "shape": list(array.shape), "data": data}
 
 
-class Done(NamedTuple):
-    """What a file of vectors holds: how many lines, and of which model."""
+class ResumePoint(NamedTuple):
+    """The number of complete lines in an output file, and the model's fingerprint."""
 
     lines: int = 0
     fingerprint: str | None = None
@@ -129,12 +130,12 @@ class Done(NamedTuple):
 
 @contextmanager
 def locked(path: Path) -> Iterator[IO[bytes]]:
-    """Open an output that one process at a time may read and add to.
+    """Open an output file for reading and appending, exclusively.
 
-    The lock is on the file itself: it ends with its process, and leaves nothing behind.
+    The lock is on the file itself and ends with the process. An empty new file is removed.
 
     Raises:
-        ConfigurationError: another process has it.
+        ConfigurationError: another process holds the lock.
     """
     is_new = not path.exists()
     with path.open("a+b") as file:
@@ -148,10 +149,10 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise
-                log.warning("%s cannot be locked: no other process may write it", path)
+                log.warning("%s cannot be locked: let no other process write to it", path)
             if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
                 raise ConfigurationError(
-                    f"{path} was removed or replaced by another process. Run the same again"
+                    f"{path} was removed or replaced by another process. Run the command again"
                 )
         try:
             yield file
@@ -161,7 +162,7 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _holder(path: Path) -> str:
-    """The process that has locked the file, where the system tells."""
+    """Return the process that holds the lock, if /proc/locks names it."""
     try:
         locks, inode_number = Path("/proc/locks").read_text().splitlines(), path.stat().st_ino
     except OSError:
@@ -173,48 +174,45 @@ def _holder(path: Path) -> str:
     return "another process"
 
 
-NOTHING = Done()
-
-
-def resume(file: IO[bytes], path: Path, texts: Iterator[Text], wanted: Wanted) -> Done:
-    """Read what an earlier run wrote and advance `texts` past it; half a last line is cut off.
+def resume(file: IO[bytes], path: Path, texts: Iterator[Text], wanted: Wanted) -> ResumePoint:
+    """Advance `texts` past the lines that an earlier run wrote. Truncate an incomplete last line.
 
     Raises:
-        ConfigurationError: it was made of other texts, or with other options; says where.
-        FingerprintError: its lines have vectors of two models.
+        ConfigurationError: a line has another text or other options. The message names it.
+        FingerprintError: the lines have vectors of two models.
     """
-    done, whole = Done(), 0
+    point, size = ResumePoint(), 0
     file.seek(0)
     for raw in file:
         if not raw.endswith(b"\n"):
             break
-        line = _line(raw, path, done.lines + 1)
-        _check_line(line, f"{path}, line {done.lines + 1},", next(texts, None), wanted)
-        if done.fingerprint not in (None, line["fingerprint"]):
+        line = _parse_output(raw, path, point.lines + 1)
+        _check_line(line, f"{path}, line {point.lines + 1},", next(texts, None), wanted)
+        if point.fingerprint not in (None, line["fingerprint"]):
             raise FingerprintError(
-                f"{path}, line {done.lines + 1}, has vectors of model {line['fingerprint']}, and "
-                f"those before it of {done.fingerprint}. Pass --overwrite to begin anew"
+                f"{path}, line {point.lines + 1}, has vectors of model {line['fingerprint']}, and "
+                f"those before it of {point.fingerprint}. Pass --overwrite to start over"
             )
-        done, whole = Done(done.lines + 1, line["fingerprint"]), whole + len(raw)
-    file.truncate(whole)
-    return done
+        point = ResumePoint(point.lines + 1, line["fingerprint"])
+        size += len(raw)
+    file.truncate(size)
+    return point
 
 
 def _check_line(line: dict[str, Any], where: str, text: Text | None, wanted: Wanted) -> None:
     if text is None or (line.get("line"), line.get("text_sha256")) != (text.line, text.hash):
         raise ConfigurationError(
-            f"{where} was made of another text: these are not the texts it was begun with. "
-            "Pass --overwrite to begin anew"
+            f"{where} was made of another text: the input differs from that of the earlier run. "
+            "Pass --overwrite to start over"
         )
-    described = {name: line.get(name) for name in wanted.described()}
-    if wanted.outputs != OUTPUTS & line.keys() or described != wanted.described():
+    recorded = {name: line.get(name) for name in wanted.recorded_options()}
+    if wanted.outputs != OUTPUTS & line.keys() or recorded != wanted.recorded_options():
         raise ConfigurationError(
-            f"{where} was written with other options: it holds other vectors than are asked for. "
-            "Pass --overwrite to begin anew"
+            f"{where} was written with other options than these. Pass --overwrite to start over"
         )
 
 
-def _line(raw: bytes, path: Path, number: int) -> dict[str, Any]:
+def _parse_output(raw: bytes, path: Path, number: int) -> dict[str, Any]:
     try:
         line = strict_json.loads(raw)
     except ValueError:
@@ -225,24 +223,24 @@ def _line(raw: bytes, path: Path, number: int) -> dict[str, Any]:
 
 
 def write_npz(lines: Path, target: Path) -> None:
-    """The exact vectors of a finished file of base64 lines as numpy arrays.
+    """Convert a complete file of base64 lines to an .npz file of exact vectors.
 
-    `line`, `id` (as JSON, `null` if there was none), `truncated` [N] and `fingerprint`; `dense`
-    [N, D]; sparse as CSR: `sparse_indptr` [N + 1], `sparse_indices`, `sparse_values`; ColBERT:
-    `colbert` [all tokens, D] and `colbert_indptr` [N + 1].
+    Its arrays: `line`, `id` (JSON, `null` if there was none) and `truncated` [N]; `fingerprint`;
+    `dense` [N, D]; sparse vectors as CSR: `sparse_indptr` [N + 1], `sparse_indices`,
+    `sparse_values`; ColBERT: `colbert` [all tokens, D] and `colbert_indptr` [N + 1].
     """
     columns: dict[str, list[Any]] = {name: [] for name in ("line", "id", "truncated")}
     fingerprint = ""
     with lines.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            line = _line(raw, lines, number)
+            line = _parse_output(raw, lines, number)
             fingerprint = line["fingerprint"]
             try:
-                _add(columns, line)
+                _append(columns, line)
             except (KeyError, TypeError, ValueError, OverflowError):
                 raise ConfigurationError(
-                    f"{lines}, line {number}, holds no vectors like those before it that `bge "
-                    "embed` wrote. Pass --overwrite to begin anew"
+                    f"{lines}, line {number}, has missing or invalid vectors. "
+                    "Pass --overwrite to start over"
                 ) from None
     arrays: dict[str, Any] = {name: np.array(columns[name]) for name in ("line", "id", "truncated")}
     arrays["fingerprint"] = np.array(fingerprint)
@@ -261,8 +259,8 @@ def write_npz(lines: Path, target: Path) -> None:
     unfinished.replace(target)
 
 
-def _add(columns: dict[str, list[Any]], line: dict[str, Any]) -> None:
-    """Raises KeyError, TypeError, ValueError, OverflowError: its vectors are not what we write."""
+def _append(columns: dict[str, list[Any]], line: dict[str, Any]) -> None:
+    """Raises KeyError, TypeError, ValueError or OverflowError if its vectors are invalid."""
     columns["line"].append(int(line["line"]))
     columns["id"].append(json.dumps(line.get("id"), ensure_ascii=False))
     columns["truncated"].append(bool(line.get("truncated", False)))

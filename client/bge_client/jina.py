@@ -1,7 +1,7 @@
-"""Jina's API behind the client's own calls: the other provider of the router.
+"""A client of Jina's API with the methods of `Client`: the router's second provider.
 
 https://api.jina.ai/redoc: `POST /v1/embeddings`, `POST /v1/rerank`; errors are `{"detail": …}`.
-Only dense vectors: Jina has no sparse ones, and its ColBERT model is another one.
+Dense vectors only: Jina has no sparse vectors, and ColBERT vectors only from a separate model.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any, Literal
 import numpy as np
 import requests
 
-from .codec import checked_text, checked_texts, ranked
+from .codec import checked_text, checked_texts, ranked_documents
 from .deadline import Deadline, new_session
 from .errors import ConfigurationError, ProtocolError
 from .redaction import read_secret
 from .results import EmbedResult, Floats, RerankResult, Usage, merge
-from .transport import Http, base_url
+from .transport import HTTPSession, base_url
 
-BASE = "https://api.jina.ai"
-BATCH = 128  # texts in one request
+BASE_URL = "https://api.jina.ai"
+BATCH_SIZE = 128  # texts in one request
 TASKS = {"query": "retrieval.query", "document": "retrieval.passage"}
 InputType = Literal["query", "document"]
 
@@ -29,14 +29,14 @@ class JinaClient:
     """Jina's hosted embeddings and reranker.
 
     Raises:
-        ConfigurationError: an argument is wrong.
+        ConfigurationError: an argument is invalid.
     """
 
     def __init__(
         self,
         api_key: str,
         *,
-        base: str = BASE,
+        base: str = BASE_URL,
         embedding_model: str = "jina-embeddings-v3",
         rerank_model: str = "jina-reranker-v2-base-multilingual",
         timeout: float = 60.0,
@@ -44,54 +44,54 @@ class JinaClient:
     ) -> None:
         key = read_secret(api_key, "JINA_API_KEY")
         if key is None:
-            raise ConfigurationError("`JINA_API_KEY` is needed for Jina")
-        self._own_session = session is None
+            raise ConfigurationError("set `JINA_API_KEY` to use Jina")
+        self._owns_session = session is None
         self._session = session or new_session()
-        self._http = Http(base_url(base), key, self._session)
+        self._http = HTTPSession(base_url(base), key, self._session)
         self._embedding_model = embedding_model
         self._rerank_model = rerank_model
         self._timeout = timeout
 
     def close(self) -> None:
-        if self._own_session:
+        if self._owns_session:
             self._session.close()
 
     def embed(
         self, texts: str | Iterable[str], *, input_type: InputType = "document"
     ) -> EmbedResult:
-        """Dense vectors. Jina embeds queries and documents each in its own way.
+        """Return dense vectors. Jina embeds queries and documents differently.
 
         Raises:
             BGEError: see `errors.py`.
         """
-        listed = checked_texts(texts, "texts")
-        batches = [listed[at : at + BATCH] for at in range(0, len(listed), BATCH)]
+        text_list = checked_texts(texts, "texts")
+        batches = [text_list[i : i + BATCH_SIZE] for i in range(0, len(text_list), BATCH_SIZE)]
         with Deadline(self._timeout) as deadline:
             return merge([self._embed(deadline, batch, input_type) for batch in batches])
 
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None
     ) -> RerankResult:
-        """The documents, best first.
+        """Return the documents, best first.
 
         Raises:
             BGEError: see `errors.py`.
         """
-        listed = checked_texts(documents, "documents")
+        texts = checked_texts(documents, "documents")
         payload: dict[str, Any] = {
             "model": self._rerank_model,
             "query": checked_text(query, "query"),
-            "documents": listed,
+            "documents": texts,
             "return_documents": False,
         }
         if top_n is not None:
             payload["top_n"] = top_n
         with Deadline(self._timeout) as deadline:
-            reply = self._http.ask_json(deadline, "POST", "/v1/rerank", payload)
+            reply = self._http.request_json(deadline, "POST", "/v1/rerank", payload)
         return RerankResult(
-            ranked(reply, listed, min(top_n or len(listed), len(listed))),
+            ranked_documents(reply, texts, min(top_n or len(texts), len(texts))),
             usage=_usage(reply),
-            truncated=[],  # it does not say
+            truncated=[],  # not in the reply
             model=self._rerank_model,
             fingerprint=f"jina/{self._rerank_model}",
             provider="jina",
@@ -104,7 +104,7 @@ class JinaClient:
             "truncate": True,
             "input": batch,
         }
-        reply = self._http.ask_json(deadline, "POST", "/v1/embeddings", payload)
+        reply = self._http.request_json(deadline, "POST", "/v1/embeddings", payload)
         dense = _dense(reply, len(batch))
         return EmbedResult(
             dense=dense,
@@ -123,13 +123,13 @@ def _dense(reply: dict[str, Any], count: int) -> Floats:
     try:
         items = sorted(reply["data"], key=lambda item: int(item["index"]))
         if [item["index"] for item in items] != list(range(count)):
-            raise ValueError("not each text once")
-        with np.errstate(over="ignore"):  # 1e300 becomes infinite, and is refused below
+            raise ValueError("each index must occur once")
+        with np.errstate(over="ignore"):  # 1e300 becomes infinite and is refused below
             dense = np.array([item["embedding"] for item in items], np.float32)
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise ProtocolError("Jina's reply holds no vectors of one width") from None
+        raise ProtocolError("Jina's reply must hold vectors of one size") from None
     if dense.ndim != 2 or len(dense) != count or not np.isfinite(dense).all():
-        raise ProtocolError(f"Jina's reply holds no {count} finite vectors")
+        raise ProtocolError(f"Jina's reply must hold {count} finite vectors")
     return dense
 
 

@@ -1,7 +1,7 @@
-"""Secrets: read once, and removed from every text that comes from elsewhere.
+"""Register secrets, and mask them in messages, log lines and exceptions.
 
-A library's error may quote the key or the URL it was given. Every message, log line and exception
-that holds such a text passes through `redact`.
+An error of a library may quote a key or a URL with a password. Every text from outside passes
+through `redact` before it is shown.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import traceback
 from urllib.parse import quote
 
 MASK = "***"
-MIN_SECRET_LENGTH = 8  # a shorter one would also be found inside ordinary words
+MIN_SECRET_LENGTH = 8  # a shorter one may occur in ordinary words
 _USER_INFO = re.compile(r"(?<=://)[^/?#\s\"'<>,]*@")  # `user:password@` of a URL
-_secrets: set[str] = set()  # of this process: a key is removed whoever quotes it
+_secrets: set[str] = set()  # of the whole process, whichever client read them
 
 
 def read_secret(value: str | None, name: str) -> str | None:
-    """Return `value` without white space at its edges, None if nothing is left.
+    """Return `value` stripped of white space, or None if it is empty, and register it for `redact`.
 
-    A key that is read from a file often ends with a newline. From now on `redact` removes it.
+    A key read from a file often ends with a newline.
 
     Raises:
-        ConfigurationError: no HTTP header can carry it; names it and does not quote it.
+        ConfigurationError: an HTTP header cannot carry it. The message does not quote it.
     """
     secret = (value or "").strip()
     if not secret:
         return None
-    from .errors import ConfigurationError  # here: every error redacts its message
+    from .errors import ConfigurationError  # circular: errors imports redact
 
     if not secret.isascii() or not secret.isprintable() or " " in secret:
         raise ConfigurationError(f"`{name}` must be printable ASCII without spaces")
@@ -39,7 +39,7 @@ def read_secret(value: str | None, name: str) -> str | None:
 
 
 def redact(text: str) -> str:
-    """Return `text` with every known secret and every user name and password of a URL masked."""
+    """Mask every registered secret and the credentials of every URL in `text`."""
     text = _USER_INFO.sub(f"{MASK}@", text)
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
@@ -47,16 +47,16 @@ def redact(text: str) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Redacts the log lines of other packages: add it to a handler."""
+    """Redacts log records. Add it to a handler to cover other packages too."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         try:
             message = record.getMessage()
-        except (TypeError, ValueError):  # the handler reports a call that is wrong
+        except (TypeError, ValueError):  # a malformed call: the handler reports it
             return True
         if (redacted := redact(message)) != message:
             record.msg, record.args = redacted, ()
-        if record.exc_info:  # a formatter takes the text that it finds here
+        if record.exc_info:  # a formatter uses this text if it is set
             lines = traceback.format_exception(*record.exc_info)
             record.exc_text = redact("".join(lines)).rstrip("\n")
         return True

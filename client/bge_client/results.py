@@ -1,4 +1,4 @@
-"""What calls return: plain values, numpy arrays inside."""
+"""Results of client calls: plain values and numpy arrays."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Floats = NDArray[np.float32]
 
 
 class SparseVector(NamedTuple):
-    """Token ids, ascending and unique, and their weights: Qdrant takes both as they are."""
+    """Token ids, ascending and unique, and their weights. Qdrant accepts both unchanged."""
 
     indices: NDArray[np.uint32]
     values: Floats
 
 
 class Embedding(NamedTuple):
-    """One text's vectors, those that were asked for."""
+    """The requested vectors of one text."""
 
     dense: Floats | None  # [D]
     sparse: SparseVector | None
@@ -30,7 +30,7 @@ class Embedding(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Tokens, special ones included."""
+    """Token counts, special tokens included."""
 
     prompt_tokens: int = 0
     total_tokens: int = 0
@@ -41,11 +41,10 @@ class Usage(NamedTuple):
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """The vectors of N texts, in their order; a sequence of `Embedding`.
+    """The vectors of N texts in order; a sequence of `Embedding`.
 
-    `dense` is float32 [N, D], `colbert` one array [tokens - 1, D] for each text (float16 unless
-    asked otherwise), `truncated` the places of the texts that were cut. What was not asked for
-    is None.
+    `dense` is float32 [N, D]. `colbert` has one array [tokens - 1, D] for each text, by default
+    float16. `truncated` holds the indices of truncated texts. Vectors not requested are None.
     """
 
     dense: Floats | None
@@ -61,49 +60,49 @@ class EmbedResult:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, place: int) -> Embedding:
-        if not -self.count <= place < self.count:
-            raise IndexError(place)
+    def __getitem__(self, index: int) -> Embedding:
+        if not -self.count <= index < self.count:
+            raise IndexError(index)
         return Embedding(
-            None if self.dense is None else self.dense[place],
-            None if self.sparse is None else self.sparse[place],
-            None if self.colbert is None else self.colbert[place],
-            place % self.count in self.truncated,
+            None if self.dense is None else self.dense[index],
+            None if self.sparse is None else self.sparse[index],
+            None if self.colbert is None else self.colbert[index],
+            index % self.count in self.truncated,
             self.fingerprint,
         )
 
     def __iter__(self) -> Iterator[Embedding]:
-        return (self[place] for place in range(self.count))
+        return (self[index] for index in range(self.count))
 
 
-def merge(parts: Sequence[EmbedResult]) -> EmbedResult:
-    """Results of consecutive slices of the texts as one."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    usage, truncated, before = Usage(), [], 0
-    for part in parts:
-        usage = usage.plus(part.usage)
-        truncated += [before + place for place in part.truncated]
-        before += part.count
+def merge(results: Sequence[EmbedResult]) -> EmbedResult:
+    """Merge the results of consecutive slices of the texts."""
+    if len(results) == 1:
+        return results[0]
+    first = results[0]
+    usage, truncated, offset = Usage(), [], 0
+    for result in results:
+        usage = usage.plus(result.usage)
+        truncated += [offset + index for index in result.truncated]
+        offset += result.count
     return EmbedResult(
         dense=None
         if first.dense is None
-        else np.concatenate([part.dense for part in parts if part.dense is not None]),
-        sparse=None if first.sparse is None else [one for p in parts for one in p.sparse or ()],
-        colbert=None if first.colbert is None else [one for p in parts for one in p.colbert or ()],
+        else np.concatenate([result.dense for result in results if result.dense is not None]),
+        sparse=None if first.sparse is None else [v for r in results for v in r.sparse or ()],
+        colbert=None if first.colbert is None else [v for r in results for v in r.colbert or ()],
         truncated=truncated,
         usage=usage,
         model=first.model,
         fingerprint=first.fingerprint,
-        count=before,
+        count=offset,
         provider=first.provider,
     )
 
 
 @dataclass(frozen=True)
 class RankedDocument:
-    """`index` is the place in `documents`; `relevance_score` in 0..1, or a logit."""
+    """`index` is its position in `documents`; `relevance_score` is in 0..1, or a logit."""
 
     index: int
     relevance_score: float
@@ -111,9 +110,9 @@ class RankedDocument:
 
 
 class RerankResult(list[RankedDocument]):
-    """The documents, best first: a list that also knows where its scores come from.
+    """A list of the documents, best first, with the model and usage behind the scores.
 
-    `truncated` are the places in `documents` of the pairs that were cut.
+    `truncated` holds the indices in `documents` of the truncated pairs.
     """
 
     def __init__(

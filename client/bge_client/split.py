@@ -1,7 +1,6 @@
-"""Any number of texts → pieces that a worker takes and whose replies a platform carries.
+"""Split texts into chunks that fit the limits of a worker and of the platform.
 
-How many tokens a text has only the worker knows; here it is estimated, on the high side for
-Russian and English. What is too large all the same comes back as `TooLargeError`, and is halved.
+Token counts are estimated, high for Russian and English. A chunk still too large is halved.
 """
 
 from __future__ import annotations
@@ -13,16 +12,17 @@ from typing import Any
 from .codec import EmbedOptions
 
 # Well below RunPod's own (10 MB by /run, 20 MB by /runsync), and enough for a worker to be busy
-# for seconds: larger pieces would only leave other workers idle and be dearer to send again.
-PIECE_TEXTS = 256
-PIECE_BYTES = 4_000_000
+# for seconds: larger chunks would leave other workers idle and cost more to send again.
+MAX_CHUNK_TEXTS = 256
+MAX_CHUNK_BYTES = 4_000_000
 CHARACTERS_PER_TOKEN = 2.5
-WIDTH = 1024  # bge-m3's
+DIMENSIONS = 1024  # bge-m3's
+RANKED_DOCUMENT_BYTES = 80  # of one document in the reply to a rerank request
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a worker takes; as it says itself, or the contract's defaults."""
+    """The limits of a worker, by default the contract's."""
 
     max_texts: int = 2048
     max_request_tokens: int = 1_000_000
@@ -30,59 +30,61 @@ class Limits:
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Limits:
-        told = info.get("limits")
-        told = told if isinstance(told, dict) else {}
+        """Read the limits in a worker's `info`. Invalid or missing ones get their defaults."""
+        limits = info.get("limits")
+        limits = limits if isinstance(limits, dict) else {}
         names = ("max_texts", "max_request_tokens", "max_reply_bytes")
-        return cls(**{n: told[n] for n in names if type(told.get(n)) is int and told[n] > 0})
+        return cls(**{n: limits[n] for n in names if type(limits.get(n)) is int and limits[n] > 0})
 
 
-def tokens_of(text: str, max_length: int | None) -> int:
+def estimate_tokens(text: str, max_length: int | None) -> int:
     return min(max_length or 8192, 2 + int(len(text) / CHARACTERS_PER_TOKEN))
 
 
-def embedding_bytes(options: EmbedOptions) -> Callable[[str], int]:
-    """Of a text, the bytes its vectors will take in a reply, about."""
-    vector = WIDTH * (2 if options.dtype == "float16" else 4) * 4 // 3
-
-    def size(text: str) -> int:
-        tokens = tokens_of(text, options.max_length)
-        return (
-            options.dense * (vector + 8)
-            + options.sparse * (32 + 20 * tokens)
-            + options.colbert * (64 + vector * tokens)
-        )
-
-    return size
+def estimate_reply_bytes(text: str, options: EmbedOptions) -> int:
+    """Estimate how many bytes the vectors of `text` take in a reply."""
+    vector = DIMENSIONS * (2 if options.dtype == "float16" else 4) * 4 // 3
+    tokens = estimate_tokens(text, options.max_length)
+    return (
+        options.dense * (vector + 8)
+        + options.sparse * (32 + 20 * tokens)
+        + options.colbert * (64 + vector * tokens)
+    )
 
 
-def pieces(
+def split_texts(
     texts: Iterable[str],
     limits: Limits,
     reply_bytes: Callable[[str], int],
     tokens: Callable[[str], int],
 ) -> Iterator[list[str]]:
-    """Consecutive texts that go together; lazily. A text too large for any piece goes alone."""
-    most_texts = min(PIECE_TEXTS, limits.max_texts)
-    most_bytes = min(PIECE_BYTES, limits.max_reply_bytes)
-    piece: list[str] = []
-    sent = returned = counted = 0
+    """Yield chunks of consecutive texts lazily. A text over a limit gets a chunk of its own.
+
+    If reading `texts` fails, the chunk read so far is yielded before the error is raised.
+    """
+    max_texts = min(MAX_CHUNK_TEXTS, limits.max_texts)
+    max_reply_bytes = min(MAX_CHUNK_BYTES, limits.max_reply_bytes)
+    chunk: list[str] = []
+    chunk_size = chunk_reply = chunk_tokens = 0
     try:
         for text in texts:
             size, reply, length = len(text.encode()) + 4, reply_bytes(text), tokens(text)
-            full = (
-                len(piece) == most_texts
-                or sent + size > PIECE_BYTES
-                or returned + reply > most_bytes
-                or counted + length > limits.max_request_tokens
+            is_full = (
+                len(chunk) == max_texts
+                or chunk_size + size > MAX_CHUNK_BYTES
+                or chunk_reply + reply > max_reply_bytes
+                or chunk_tokens + length > limits.max_request_tokens
             )
-            if piece and full:
-                yield piece
-                piece, sent, returned, counted = [], 0, 0, 0
-            piece.append(text)
-            sent, returned, counted = sent + size, returned + reply, counted + length
+            if chunk and is_full:
+                yield chunk
+                chunk, chunk_size, chunk_reply, chunk_tokens = [], 0, 0, 0
+            chunk.append(text)
+            chunk_size += size
+            chunk_reply += reply
+            chunk_tokens += length
     except Exception:
-        if piece:  # what came before the text that could not be read
-            yield piece
+        if chunk:
+            yield chunk
         raise
-    if piece:
-        yield piece
+    if chunk:
+        yield chunk

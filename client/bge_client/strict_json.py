@@ -1,19 +1,19 @@
-"""JSON that others wrote: no NaN, no integer without end, no deeper than what follows can bear."""
+"""Parse untrusted JSON: no NaN, no huge integers, no deep nesting."""
 
 from __future__ import annotations
 
 import json
 from typing import Any, NoReturn
 
-MAX_DEPTH = 100  # a Qdrant server takes 128, Python's own functions some hundreds
+MAX_DEPTH = 100  # a Qdrant server allows 128, recursive Python code some hundreds
 TOO_DEEP = f"nested deeper than {MAX_DEPTH}"
 
 
 def loads(text: str | bytes) -> Any:
-    """Return the value.
+    """Parse a JSON document.
 
     Raises:
-        ValueError: it is not JSON, or nested too deeply; the reason quotes nothing of it.
+        ValueError: it is not JSON, or nested too deeply. The message does not quote it.
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
@@ -31,7 +31,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _brackets(text: str | bytes) -> int:
-    """Count those that open: there is no deeper level than that."""
+    """Count the opening brackets, an upper bound of the depth."""
     if isinstance(text, bytes):
         return text.count(b"[") + text.count(b"{")
     return text.count("[") + text.count("{")

@@ -1,12 +1,11 @@
-"""One job at a RunPod-shaped endpoint: sent, waited for, sent again. The only HTTP there is.
+"""HTTP with retries, and the job protocol of a RunPod endpoint.
 
     run ─▶ POST /runsync ─▶ COMPLETED ─────────────────────────────▶ output
                          ─▶ IN_QUEUE, IN_PROGRESS ─▶ GET /status ─▶ …
-                         ─▶ FAILED with an error that passes, result expired ─▶ POST again
-                         ─▶ another request's reply ─▶ POST again, on another connection
+                         ─▶ FAILED with a transient error, result expired ─▶ POST again
+                         ─▶ reply to another request ─▶ POST again, on another connection
 
-Work on an endpoint is idempotent, so whatever may have been lost is sent again. A `Call` is the
-time there is for all of it, and what ends it early.
+Jobs are idempotent, so a lost request or response is retried. One `Deadline` limits it all.
 """
 
 from __future__ import annotations
@@ -47,26 +46,26 @@ from .redaction import read_secret, redact
 
 log = logging.getLogger("bge_client")
 
-RETRIES = 6  # of one exchange, and of one job; a rate limit is waited for until the deadline
+RETRIES = 6  # of one HTTP request, and of one job; rate limits are retried until the deadline
 MIN_PAUSE, MAX_PAUSE = 0.25, 10.0  # seconds before a retry, before the jitter
 CONNECT_SECONDS = 10.0
-# That a /runsync may hold its answer back. The platform would hold it for 90; but a job is given up
-# cleanly only once its id is known, and a cold start is said once the first answer is there.
-WAIT_SECONDS = 10.0
-GRACE_SECONDS = 10.0  # on top of that, for the answer to arrive
-MIN_POLL, MAX_POLL = 0.1, 1.0  # seconds between two looks at a job
+# How long /runsync waits for the result before it responds. The platform allows 90 s, but a job
+# can be cancelled, and a cold start logged, only after the first response.
+RUNSYNC_WAIT_SECONDS = 10.0
+GRACE_SECONDS = 10.0  # on top of that, for the response to arrive
+MIN_POLL_PAUSE, MAX_POLL_PAUSE = 0.1, 1.0  # seconds between two polls of a job
 CANCEL_SECONDS = 2.0
-MIN_TTL_MS = 10_000  # the platform's own minimum
-RUNNING = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
-STATUSES = (*RUNNING, "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
+MIN_TTL_MS = 10_000  # the platform's minimum
+UNFINISHED_STATUSES = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
+STATUSES = (*UNFINISHED_STATUSES, "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 T = TypeVar("T")
 
 
-class _Key(AuthBase):
-    """The key, as a header. An `auth` object also keeps requests from looking into ~/.netrc."""
+class _BearerAuth(AuthBase):
+    """Send the key as a bearer token. Any `auth` object keeps requests from reading ~/.netrc."""
 
     def __init__(self, key: str | None) -> None:
-        """Raises ConfigurationError: a key that no header can carry."""
+        """Raises ConfigurationError if an HTTP header cannot carry the key."""
         self._key = read_secret(key, "api_key")
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -79,10 +78,10 @@ class _Key(AuthBase):
 
 
 def retry(deadline: Deadline, action: Callable[[], T], kinds: tuple[type[BGEError], ...]) -> T:
-    """What `action` returns, tried again while it fails with a passing error of these kinds.
+    """Call `action`, and retry it on transient errors of these kinds.
 
     Raises:
-        BGEError: the last one, if there are no retries or there is no time left.
+        BGEError: the last error, once no retry or no time is left.
     """
     attempts = failures = 0
     while True:
@@ -91,15 +90,15 @@ def retry(deadline: Deadline, action: Callable[[], T], kinds: tuple[type[BGEErro
         except kinds as error:
             attempts += 1
             failures += not error.patient
-            pause = _pause(error, attempts)
+            pause = _retry_pause(error, attempts)
             if not error.retry or failures > RETRIES or pause >= deadline.remaining:
                 raise
-            log.warning("%s; trying again in %.1f s", error, pause)
+            log.warning("%s; retrying in %.1f s", error, pause)
             deadline.sleep(pause)
 
 
-def _pause(error: BGEError, attempts: int) -> float:
-    """Seconds: what the server asks for, or twice as long each time; never all at one moment."""
+def _retry_pause(error: BGEError, attempts: int) -> float:
+    """Return `Retry-After`, or an exponential backoff, in seconds and with jitter."""
     if error.retry_after is not None:
         return error.retry_after + random.uniform(0, MIN_PAUSE)
     pause = min(MAX_PAUSE, MIN_PAUSE * 2.0 ** min(attempts, 10))
@@ -110,155 +109,157 @@ def _pause(error: BGEError, attempts: int) -> float:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back over HTTP."""
+class Response:
+    """An HTTP response, read to its end."""
 
     status: int
     headers: requests.structures.CaseInsensitiveDict[str]
     body: bytes
 
 
-ENDS = ("Content-Length", "Transfer-Encoding")  # one of them says where a body ends
+LENGTH_HEADERS = ("Content-Length", "Transfer-Encoding")
 
 
-class Http:
-    """Exchanges with one server. Neither its key nor what is sent shows in an error."""
+class HTTPSession:
+    """Requests to one server. No error quotes the key or a request body."""
 
     def __init__(self, base: str, key: str | None, session: requests.Session) -> None:
         self.base = base
-        self._key = _Key(key)
+        self._key = _BearerAuth(key)
         self._session = session
         renew_after_fork(session)
 
-    def ask(
+    def request(
         self,
         deadline: Deadline,
         method: str,
         path: str,
         body: bytes | None = None,
-        wait: float = 30.0,
-    ) -> Answer:
-        """One exchange, of which each silence may last `wait` seconds.
+        read_timeout: float = 30.0,
+    ) -> Response:
+        """Send one request. `read_timeout` limits each wait for bytes, in seconds.
 
         Raises:
-            TransportError: no answer, or half of one.
-            DeadlineError: the call's time is over.
+            TransportError: no response, or an incomplete one.
+            DeadlineError: the deadline has passed.
         """
         deadline.check()
-        left = deadline.remaining
+        remaining = deadline.remaining
         try:
-            with deadline.watching():
-                reply = self._session.request(
+            with deadline.tracking_sockets():
+                response = self._session.request(
                     method,
                     self.base + path,
                     data=body,
                     headers={"Content-Type": "application/json"} if body is not None else {},
                     auth=self._key,
-                    timeout=(min(CONNECT_SECONDS, left), min(wait, left)),
-                    allow_redirects=False,  # a redirected POST arrives as a GET
+                    timeout=(min(CONNECT_SECONDS, remaining), min(read_timeout, remaining)),
+                    allow_redirects=False,  # a redirected POST becomes a GET
                 )
-                answer = Answer(reply.status_code, reply.headers, reply.content)
-        except (requests.RequestException, ValueError) as error:  # ValueError: TLS, when cut
+                result = Response(response.status_code, response.headers, response.content)
+        except (requests.RequestException, ValueError) as error:  # ValueError: TLS, when shut down
             deadline.check(error)
             raise _transport_error(self.base, error) from None
-        deadline.check()  # a head that was cut looks like one that has ended
-        if answer.status == 200 and not answer.body and not any(n in answer.headers for n in ENDS):
-            raise TransportError(f"no answer from {self.base}: cut off in its head")
-        return answer
+        deadline.check()  # a truncated head looks like a complete one
+        has_length = any(name in result.headers for name in LENGTH_HEADERS)
+        if result.status == 200 and not result.body and not has_length:
+            raise TransportError(f"no response from {self.base}: its head is incomplete")
+        return result
 
-    def ask_json(
-        self, deadline: Deadline, method: str, path: str, payload: object = None, wait: float = 30.0
+    def request_json(
+        self, deadline: Deadline, method: str, path: str, payload: object = None
     ) -> dict[str, Any]:
-        """The JSON object a server answers with, persistently.
+        """Send a request with retries and return the JSON object of the response.
 
         Raises:
-            HTTPStatusError: it says no.
-            ProtocolError: it says something else.
+            HTTPStatusError: the status is not 2xx.
+            ProtocolError: the body is not a JSON object.
         """
         body = None if payload is None else json.dumps(payload, ensure_ascii=False).encode()
 
-        def once() -> dict[str, Any]:
-            answer = self.ask(deadline, method, path, body, wait)
-            if answer.status // 100 == 2:
-                return parse_object(answer)
-            raise self.error_of(answer)
+        def attempt() -> dict[str, Any]:
+            response = self.request(deadline, method, path, body)
+            if response.status // 100 == 2:
+                return parse_object(response)
+            raise self.error_from(response)
 
-        return retry(deadline, once, (TransportError, HTTPStatusError, WorkerError))
+        return retry(deadline, attempt, (TransportError, HTTPStatusError, WorkerError))
 
     def drop_connections(self) -> None:
-        """Close those that are idle; the session opens others."""
+        """Close the idle connections. The session opens new ones."""
         self._session.close()
 
-    def error_of(self, answer: Answer) -> BGEError:
-        """The error of an HTTP status that says no; the worker's own, if the body holds one."""
-        error = _status_error(answer, _said(answer))
-        error.retry_after = _retry_after(answer)
+    def error_from(self, response: Response) -> BGEError:
+        """Return the error of an unsuccessful response: the worker's, if the body holds one."""
+        error = _status_error(response, _error_message(response))
+        error.retry_after = _retry_after(response)
         return error
 
 
 def _transport_error(base: str, error: Exception) -> TransportError:
-    """By the innermost cause: what requests wraps around it repeats the address three times."""
+    """Name the innermost cause: the messages of requests repeat the address three times."""
     cause: BaseException = error
-    while (inner := _inner(cause)) is not None:
-        cause = inner
-    said = getattr(cause, "strerror", None) or type(cause).__name__
-    silent = isinstance(error, requests.Timeout)
-    failure = TransportError(f"no answer from {base}: {'timed out' if silent else said}")
-    hopeless = isinstance(error, requests.exceptions.InvalidURL)
-    failure.retry = not hopeless and "CERTIFICATE_VERIFY_FAILED" not in str(error)
+    while (wrapped := _wrapped_error(cause)) is not None:
+        cause = wrapped
+    reason = getattr(cause, "strerror", None) or type(cause).__name__
+    is_timeout = isinstance(error, requests.Timeout)
+    failure = TransportError(f"no response from {base}: {'timed out' if is_timeout else reason}")
+    is_permanent = isinstance(error, requests.exceptions.InvalidURL)
+    failure.retry = not is_permanent and "CERTIFICATE_VERIFY_FAILED" not in str(error)
     return failure
 
 
-def _inner(error: BaseException) -> BaseException | None:
-    """What requests and urllib3 have wrapped; not `__context__`, which may be the caller's."""
-    wrapped = (getattr(error, "reason", None), error.__cause__, *error.args)
-    return next((one for one in wrapped if isinstance(one, BaseException)), None)
+def _wrapped_error(error: BaseException) -> BaseException | None:
+    """Return the error that requests or urllib3 wrapped. `__context__` may be the caller's."""
+    candidates = (getattr(error, "reason", None), error.__cause__, *error.args)
+    return next((cause for cause in candidates if isinstance(cause, BaseException)), None)
 
 
-def parse_object(answer: Answer) -> dict[str, Any]:
-    """Raises ProtocolError: the body is not one strict JSON object."""
+def parse_object(response: Response) -> dict[str, Any]:
+    """Parse the body. Raises ProtocolError if it is not one strict JSON object."""
     try:
-        value = strict_json.loads(answer.body)
+        value = strict_json.loads(response.body)
     except ValueError as error:
-        if answer.body.lstrip()[:1] == b"<":
-            raise ProtocolError("an HTML page came instead of JSON") from None
-        raise ProtocolError(
-            f"what came is not JSON: {error}. Given: {len(answer.body)} bytes"
-        ) from None
+        if response.body.lstrip()[:1] == b"<":
+            raise ProtocolError("the response is an HTML page, not JSON") from None
+        size = len(response.body)
+        raise ProtocolError(f"the response is not JSON: {error}. Given: {size} bytes") from None
     if not isinstance(value, dict):
-        raise ProtocolError(f"a JSON object was expected, not {type(value).__name__}")
+        raise ProtocolError(f"the response must be a JSON object, not {type(value).__name__}")
     return value
 
 
-def _status_error(answer: Answer, said: str) -> BGEError:
-    kind, _, message = said.partition(": ")
+def _status_error(response: Response, text: str) -> BGEError:
+    kind, _, message = text.partition(": ")
     if kind in WORKER_ERRORS:
         return WORKER_ERRORS[kind](message)
-    if answer.status == 413:
-        return TooLargeError(said or "the request is larger than the server takes")
-    text = f"HTTP {answer.status}" + (f": {said}" if said else "")
-    if answer.status in (401, 403):
-        return AuthenticationError(f"the key is missing or not accepted ({text})", answer.status)
-    if answer.status == 429:
-        return RateLimitError(text, 429)
-    return HTTPStatusError(text, answer.status)
+    if response.status == 413:
+        return TooLargeError(text or "the request exceeds the server's size limit")
+    summary = f"HTTP {response.status}" + (f": {text}" if text else "")
+    if response.status in (401, 403):
+        message = f"the key is missing or not accepted ({summary})"
+        return AuthenticationError(message, response.status)
+    if response.status == 429:
+        return RateLimitError(summary, 429)
+    return HTTPStatusError(summary, response.status)
 
 
-def _said(answer: Answer) -> str:
-    """The sentence in an error's body, if there is one: RunPod's, ours, Jina's, OpenAI's."""
+def _error_message(response: Response) -> str:
+    """Return the message in an error body, or "": RunPod's, this server's, Jina's or OpenAI's."""
     try:
-        body = parse_object(answer)
+        body = parse_object(response)
     except ProtocolError:
         return ""
-    said = next((body[name] for name in ("error", "detail", "message") if body.get(name)), "")
-    if isinstance(said, dict):
-        said = said.get("message", "")
-    return redact(said)[:500] if isinstance(said, str) else ""  # no half of a key
+    message = next((body[name] for name in ("error", "detail", "message") if body.get(name)), "")
+    if isinstance(message, dict):
+        message = message.get("message", "")
+    # Redact before cutting, so that no part of a key remains.
+    return redact(message)[:500] if isinstance(message, str) else ""
 
 
-def _retry_after(answer: Answer) -> float | None:
-    """In seconds; a date is not worth reading another clock for."""
-    value = answer.headers.get("Retry-After", "")
+def _retry_after(response: Response) -> float | None:
+    """Return `Retry-After` in seconds. A date is ignored: it would depend on two clocks."""
+    value = response.headers.get("Retry-After", "")
     return float(value) if value.isascii() and value.isdigit() else None
 
 
@@ -266,109 +267,109 @@ def _retry_after(answer: Answer) -> float | None:
 
 
 class Endpoint:
-    """A RunPod endpoint, or a server that speaks like one."""
+    """A RunPod endpoint, or a server with the same API."""
 
     def __init__(self, url: str, key: str | None, session: requests.Session) -> None:
-        """Raises ConfigurationError: `url` is no address of an endpoint."""
-        self._http = Http(base_url(url), key, session)
+        """Raises ConfigurationError if `url` is not the address of an endpoint."""
+        self._http = HTTPSession(base_url(url), key, session)
 
     @property
     def url(self) -> str:
         return self._http.base
 
     def run(self, deadline: Deadline, payload: dict[str, Any]) -> dict[str, Any]:
-        """The output of the job that does `payload`.
+        """Submit `payload` as a job, wait for it, and return its output. Retries transient errors.
 
         Raises:
-            BGEError: whatever it failed with in the end.
+            BGEError: the last error.
         """
         digest = input_digest(payload)
 
-        def once() -> dict[str, Any]:
+        def attempt() -> dict[str, Any]:
             reply = self._follow(deadline, self._submit(deadline, payload))
-            if reply.get("input_digest") not in (None, digest):  # None: an older worker's
-                self._http.drop_connections()  # one of them is an answer behind
+            if reply.get("input_digest") not in (None, digest):  # older workers send none
+                self._http.drop_connections()  # one of them is a response behind
                 raise MixedUpReplyError(
                     "the reply belongs to another request: `input_digest` differs"
                 )
             return reply
 
-        return retry(deadline, once, (WorkerError, ResultExpiredError, MixedUpReplyError))
+        return retry(deadline, attempt, (WorkerError, ResultExpiredError, MixedUpReplyError))
 
     def health(self, deadline: Deadline) -> dict[str, Any]:
-        return self._http.ask_json(deadline, "GET", "/health")
+        return self._http.request_json(deadline, "GET", "/health")
 
     def _submit(self, deadline: Deadline, payload: dict[str, Any]) -> dict[str, Any]:
-        def once() -> dict[str, Any]:
-            # A second before the deadline at the latest: only what has an id can be cancelled.
-            wait = min(WAIT_SECONDS, max(1.0, deadline.remaining - 1))
-            ttl = max(MIN_TTL_MS, round(deadline.remaining * 1e3))  # cancels it if we cannot
-            order = json.dumps({"input": payload, "policy": {"ttl": ttl}}, ensure_ascii=False)
+        def attempt() -> dict[str, Any]:
+            # End a second before the deadline: a job can be cancelled only once its id is known.
+            wait = min(RUNSYNC_WAIT_SECONDS, max(1.0, deadline.remaining - 1))
+            ttl = max(MIN_TTL_MS, round(deadline.remaining * 1e3))  # in case cancelling fails
+            body = json.dumps({"input": payload, "policy": {"ttl": ttl}}, ensure_ascii=False)
             path = f"/runsync?wait={wait * 1e3:.0f}"
-            return self._job(deadline, "POST", path, order.encode(), wait + GRACE_SECONDS)
+            return self._request_job(deadline, "POST", path, body.encode(), wait + GRACE_SECONDS)
 
-        return retry(deadline, once, (TransportError, HTTPStatusError))
+        return retry(deadline, attempt, (TransportError, HTTPStatusError))
 
     def _follow(self, deadline: Deadline, job: dict[str, Any]) -> dict[str, Any]:
-        """Poll a job until it is over; cancel it if nobody will wait for it any more."""
-        pause, said = MIN_POLL, ""
+        """Poll a job until it ends. Cancel it if the caller stops waiting."""
+        pause, logged_status = MIN_POLL_PAUSE, ""
         try:
-            while job["status"] in RUNNING:
-                if said != job["status"]:
-                    said = job["status"]
-                    state = "waiting for a worker" if said == "IN_QUEUE" else "running"
-                    # A cold start, or a queue, or a long job: it is waited for, and said.
+            while job["status"] in UNFINISHED_STATUSES:
+                if logged_status != job["status"]:
+                    logged_status = job["status"]
+                    state = "waiting for a worker" if logged_status == "IN_QUEUE" else "running"
                     log.info("job %s is %s; %.0f s left", job.get("id"), state, deadline.remaining)
                 deadline.sleep(pause)
-                pause = min(MAX_POLL, pause * 1.5)
-                job = self._look(deadline, _id(job))
+                pause = min(MAX_POLL_PAUSE, pause * 1.5)
+                job = self._poll(deadline, _job_id(job))
         except ResultExpiredError:
             raise
         except BaseException:
             self._cancel(job)
             raise
-        return output(job)
+        return job_output(job)
 
-    def _look(self, deadline: Deadline, job_id: str) -> dict[str, Any]:
-        def once() -> dict[str, Any]:
-            return self._job(deadline, "GET", f"/status/{job_id}")
+    def _poll(self, deadline: Deadline, job_id: str) -> dict[str, Any]:
+        def attempt() -> dict[str, Any]:
+            return self._request_job(deadline, "GET", f"/status/{job_id}")
 
-        return retry(deadline, once, (TransportError, HTTPStatusError))
+        return retry(deadline, attempt, (TransportError, HTTPStatusError))
 
-    def _job(
+    def _request_job(
         self,
         deadline: Deadline,
         method: str,
         path: str,
         body: bytes | None = None,
-        wait: float = 30.0,
+        read_timeout: float = 30.0,
     ) -> dict[str, Any]:
-        """A job's state, as the platform tells it, with whatever HTTP status."""
-        answer = self._http.ask(deadline, method, path, body, wait)
+        """Return a job's state. The platform may send it with an unsuccessful HTTP status."""
+        response = self._http.request(deadline, method, path, body, read_timeout)
         try:
-            return _checked(parse_object(answer))
+            return _checked_job(parse_object(response))
         except ProtocolError:
-            if answer.status // 100 == 2:
+            if response.status // 100 == 2:
                 raise
-            if method == "GET" and answer.status == 404:
-                raise ResultExpiredError("the result was not kept until it was fetched") from None
-            raise self._http.error_of(answer) from None
+            if method == "GET" and response.status == 404:
+                raise ResultExpiredError("the result expired before it was fetched") from None
+            raise self._http.error_from(response) from None
 
     def _cancel(self, job: dict[str, Any]) -> None:
-        """Best effort, in little time of its own: the call's is over."""
+        """Try to cancel, under a short deadline of its own: the call's has passed."""
         try:
             with Deadline(CANCEL_SECONDS) as deadline:
-                self._http.ask(deadline, "POST", f"/cancel/{_id(job)}", b"{}", CANCEL_SECONDS)
-            log.info("job %s was cancelled", job["id"])
+                path = f"/cancel/{_job_id(job)}"
+                self._http.request(deadline, "POST", path, b"{}", CANCEL_SECONDS)
+            log.info("cancelled job %s", job["id"])
         except BGEError as error:
-            log.warning("job %s could not be cancelled: %s", job.get("id"), error)
+            log.warning("could not cancel job %s: %s", job.get("id"), error)
 
 
 def base_url(url: str) -> str:
-    """An endpoint's address, without `/runsync` or `/run` at its end.
+    """Return the address of an endpoint without a trailing `/runsync` or `/run`.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: it is not an http(s) address.
     """
     parts = split_url(url, "endpoint")
     if parts.scheme not in ("http", "https"):
@@ -376,8 +377,8 @@ def base_url(url: str) -> str:
             "`endpoint` must be an http(s) address, like https://api.runpod.ai/v2/<id>"
         )
     path = parts.path.rstrip("/")
-    for end in ("/runsync", "/run"):
-        path = path.removesuffix(end)
+    for suffix in ("/runsync", "/run"):
+        path = path.removesuffix(suffix)
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
@@ -385,14 +386,14 @@ def split_url(url: str, field: str) -> SplitResult:
     """Split an address.
 
     Raises:
-        ConfigurationError: it is none, or holds credentials; does not quote it.
+        ConfigurationError: it is invalid or holds credentials. The message does not quote it.
     """
     try:
         parts = urlsplit(url.strip())
-        usable = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", parts.netloc)
-    except ValueError:  # no host or no port; its message quotes the password
-        usable = False
-    if not usable:
+        is_valid = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", parts.netloc)
+    except ValueError:  # its message quotes the password
+        is_valid = False
+    if not is_valid:
         raise ConfigurationError(
             f"`{field}` must be an http(s) address, like http://127.0.0.1:8000"
         )
@@ -401,25 +402,25 @@ def split_url(url: str, field: str) -> SplitResult:
     return parts
 
 
-def _checked(job: dict[str, Any]) -> dict[str, Any]:
-    """Raises ProtocolError: not a job's state."""
+def _checked_job(job: dict[str, Any]) -> dict[str, Any]:
+    """Raises ProtocolError if this is not the state of a job."""
     if job.get("status") not in STATUSES:
-        raise ProtocolError("the answer is no job: it has no known `status`")
+        raise ProtocolError("the response is not a job: it has no known `status`")
     return job
 
 
-def _id(job: dict[str, Any]) -> str:
+def _job_id(job: dict[str, Any]) -> str:
     job_id = job.get("id")
     if not isinstance(job_id, str) or not job_id or "/" in job_id:
         raise ProtocolError("the job has no `id`")
     return job_id
 
 
-def output(job: dict[str, Any]) -> dict[str, Any]:
-    """The output of a job that is over.
+def job_output(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the output of a job that has ended.
 
     Raises:
-        BGEError: there is none; says why.
+        BGEError: it has none. The message says why.
     """
     if job["status"] == "CANCELLED":
         raise JobCancelledError("the job was cancelled")

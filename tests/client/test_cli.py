@@ -1,4 +1,4 @@
-"""`bge` as a shell runs it: what it prints, its exit codes, and what a broken run leaves behind."""
+"""`bge` run from a shell: output, exit codes, and resuming an interrupted run."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def url(packed: Engine) -> Iterator[str]:
 
 
 def environment(url: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
-    return kept | {"BGE_EMBEDDINGS_ENDPOINT": url}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
+    return inherited | {"BGE_EMBEDDINGS_ENDPOINT": url}
 
 
 @pytest.fixture
@@ -58,30 +58,30 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def test_lines_become_vectors_on_stdout(bge: Bge) -> None:
-    ran = bge("embed", "--sparse", stdin="море\n\nсуша\n")
-    assert ran.returncode == 0, ran.stderr
-    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+def test_embed_writes_a_line_for_each_text_to_stdout(bge: Bge) -> None:
+    run = bge("embed", "--sparse", stdin="море\n\nсуша\n")
+    assert run.returncode == 0, run.stderr
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
     assert [line["line"] for line in lines] == [0, 2]
     assert lines[0]["sparse"]["indices"] == sorted(lines[0]["sparse"]["indices"])
     assert len(lines[0]["dense"]) == 512
-    assert ran.stderr == ""  # no bar where there is no terminal
+    assert run.stderr == ""  # no progress bar without a terminal
 
 
-def test_jsonl_keeps_its_ids(bge: Bge, tmp_path: Path) -> None:
+def test_embed_keeps_ids_of_jsonl(bge: Bge, tmp_path: Path) -> None:
     source = tmp_path / "passages.jsonl"
     source.write_text('{"id": 7, "body": "море"}\n{"id": "b", "body": "суша"}\n', "utf-8")
-    ran = bge("embed", str(source), "--field", "body", "--no-dense", "--colbert")
-    assert [json.loads(line)["id"] for line in ran.stdout.splitlines()] == [7, "b"]
-    ran = bge("embed", str(source))
-    assert (ran.returncode, ran.stderr) == (1, "bge: ValidationError: line 1 has no field `text`\n")
+    run = bge("embed", str(source), "--field", "body", "--no-dense", "--colbert")
+    assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == [7, "b"]
+    run = bge("embed", str(source))
+    assert (run.returncode, run.stderr) == (1, "bge: ValidationError: line 1 has no field `text`\n")
 
 
-def test_npz_holds_the_exact_vectors(bge: Bge, tmp_path: Path) -> None:
+def test_npz_holds_exact_vectors(bge: Bge, tmp_path: Path) -> None:
     target = tmp_path / "vectors.npz"
     texts = '{"text": "море", "id": 7}\n"суша и море"\n'
-    ran = bge("embed", "--jsonl", "-o", str(target), "--sparse", "--colbert", stdin=texts)
-    assert ran.returncode == 0, ran.stderr
+    run = bge("embed", "--jsonl", "-o", str(target), "--sparse", "--colbert", stdin=texts)
+    assert run.returncode == 0, run.stderr
     with np.load(target) as arrays:
         assert arrays["dense"].shape == (2, 512)
         assert arrays["id"].tolist() == ["7", "null"]
@@ -92,78 +92,75 @@ def test_npz_holds_the_exact_vectors(bge: Bge, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vectors.npz"]
 
 
-def test_a_killed_run_goes_on_where_it_stopped(
-    bge: Bge, url: str, source: Path, tmp_path: Path
-) -> None:
-    whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
-    assert bge("embed", str(source), "-o", str(whole)).returncode == 0
-    command = [sys.executable, "-m", "bge_client", "embed", str(source), "-o", str(broken)]
-    with subprocess.Popen(command, env=environment(url)) as process:
-        while not broken.exists() or broken.read_bytes().count(b"\n") < 3:
+def test_killed_run_is_resumed(bge: Bge, url: str, source: Path, tmp_path: Path) -> None:
+    complete, interrupted = tmp_path / "complete.jsonl", tmp_path / "interrupted.jsonl"
+    assert bge("embed", str(source), "-o", str(complete)).returncode == 0
+    command = [sys.executable, "-m", "bge_client", "embed", str(source), "-o", str(interrupted)]
+    with subprocess.Popen(command, env=environment(url)) as killed:
+        while not interrupted.exists() or interrupted.read_bytes().count(b"\n") < 3:
             time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    content = broken.read_bytes()
-    broken.write_bytes(content[: len(content) * 2 // 3])  # in the middle of a line
-    ran = bge("embed", str(source), "-o", str(broken))
-    assert ran.returncode == 0, ran.stderr
-    assert "texts are done already" in ran.stderr
-    ours, theirs = lines_of(broken), lines_of(whole)
-    assert [line["line"] for line in ours] == list(range(len(TEXTS)))
+        killed.send_signal(signal.SIGKILL)
+    content = interrupted.read_bytes()
+    interrupted.write_bytes(content[: len(content) * 2 // 3])  # within a line
+    run = bge("embed", str(source), "-o", str(interrupted))
+    assert run.returncode == 0, run.stderr
+    assert "resuming after" in run.stderr
+    resumed, uninterrupted = lines_of(interrupted), lines_of(complete)
+    assert [line["line"] for line in resumed] == list(range(len(TEXTS)))
     np.testing.assert_allclose(
-        [line["dense"] for line in ours], [line["dense"] for line in theirs], atol=1e-5
+        [line["dense"] for line in resumed], [line["dense"] for line in uninterrupted], atol=1e-5
     )
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.npz"])
-def test_an_output_has_one_writer_and_the_next_is_told_which(
+def test_output_is_locked_and_the_error_names_the_holder(
     bge: Bge, tmp_path: Path, name: str
 ) -> None:
     target = tmp_path / (f"{name}.part" if name.endswith("npz") else name)
     with target.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        ran = bge("embed", "-o", str(tmp_path / name), stdin="море\n")
-    assert ran.returncode == 2
-    assert f"{target} is being written by process {os.getpid()}" in ran.stderr
+        run = bge("embed", "-o", str(tmp_path / name), stdin="море\n")
+    assert run.returncode == 2
+    assert f"{target} is being written by process {os.getpid()}" in run.stderr
     assert target.read_bytes() == b""
     assert bge("embed", "-o", str(tmp_path / name), stdin="море\n").returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_two_runs_at_once_write_each_line_once(url: str, source: Path, tmp_path: Path) -> None:
+def test_concurrent_runs_write_each_line_once(url: str, source: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     command = [sys.executable, "-m", "bge_client", "embed", str(source), "-o", str(target)]
     runs = [
         subprocess.Popen(command, env=environment(url), stderr=subprocess.DEVNULL) for _ in "ab"
     ]
-    assert sorted(run.wait(60) for run in runs) in ([0, 2], [0, 0])  # 0: it began after the other
+    assert sorted(run.wait(60) for run in runs) in ([0, 2], [0, 0])  # 2: at the same time
     assert [line["line"] for line in lines_of(target)] == list(range(len(TEXTS)))
 
 
 @pytest.mark.parametrize("output", ["/dev/null", "{}/fifo", "{}", "{}/no/such/x", "/dev/full"])
-def test_an_output_that_is_no_file_is_written_or_refused_in_a_sentence(
-    bge: Bge, tmp_path: Path, output: str
-) -> None:
+def test_special_output_is_written_or_refused(bge: Bge, tmp_path: Path, output: str) -> None:
     os.mkfifo(tmp_path / "fifo")
     reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
-    ran = bge("embed", "-o", output.format(tmp_path), stdin="море\n")
+    run = bge("embed", "-o", output.format(tmp_path), stdin="море\n")
     read = os.read(reader, 1_000_000)
     os.close(reader)
-    written = output in ("/dev/null", "{}/fifo")
-    assert (ran.returncode, ran.stderr.count("\n")) == ((0, 0) if written else (2, 1)), ran.stderr
+    is_written = output in ("/dev/null", "{}/fifo")
+    expected = (0, 0) if is_written else (2, 1)
+    assert (run.returncode, run.stderr.count("\n")) == expected, run.stderr
     assert (b"dense" in read) == (output == "{}/fifo")
 
 
-def test_lines_of_two_models_are_not_gone_on_with(bge: Bge, tmp_path: Path) -> None:
+def test_output_with_vectors_of_two_models_is_not_resumed(bge: Bge, tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     assert bge("embed", "-o", str(target), stdin="море\nсуша\n").returncode == 0
     first, second = lines_of(target)
     lines = [json.dumps(line) + "\n" for line in (first, second | {"fingerprint": "older"})]
     target.write_text("".join(lines), "utf-8")
-    ran = bge("embed", "-o", str(target), stdin="море\nсуша\nлес\n")
-    assert (ran.returncode, "line 2, has vectors of model older" in ran.stderr) == (5, True)
+    run = bge("embed", "-o", str(target), stdin="море\nсуша\nлес\n")
+    assert (run.returncode, "line 2, has vectors of model older" in run.stderr) == (5, True)
 
 
-def test_what_another_run_began_is_not_taken_up(bge: Bge, source: Path, tmp_path: Path) -> None:
+def test_output_of_another_run_is_not_resumed(bge: Bge, source: Path, tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     assert bge("embed", "-o", str(target), stdin="море\nсуша\n").returncode == 0
     other_texts = bge("embed", "-o", str(target), stdin="море\nлес\n")
@@ -172,60 +169,60 @@ def test_what_another_run_began_is_not_taken_up(bge: Bge, source: Path, tmp_path
         True,
     )
     other_outputs = bge("embed", "-o", str(target), "--sparse", stdin="море\nсуша\n")
-    assert "other vectors than are asked for" in other_outputs.stderr
+    assert "with other options" in other_outputs.stderr
     target.write_text("важное\n", "utf-8")
     assert "was not written by `bge embed`" in bge("embed", str(source), "-o", str(target)).stderr
     assert target.read_text("utf-8") == "важное\n"
     assert bge("embed", "-o", str(target), "--overwrite", stdin="лес\n").returncode == 0
 
 
-def test_another_length_or_format_does_not_go_on_with_a_file(bge: Bge, tmp_path: Path) -> None:
+def test_output_of_another_length_or_format_is_not_resumed(bge: Bge, tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     assert bge("embed", "-o", str(target), "--max-length", "8", stdin="море\n").returncode == 0
     for options in ((), ("--max-length", "8", "--base64")):
-        ran = bge("embed", "-o", str(target), *options, stdin="море\nсуша\n")
-        assert (ran.returncode, "with other options" in ran.stderr) == (2, True)
+        run = bge("embed", "-o", str(target), *options, stdin="море\nсуша\n")
+        assert (run.returncode, "with other options" in run.stderr) == (2, True)
 
 
-def test_what_comes_before_a_bad_line_is_written(bge: Bge, tmp_path: Path) -> None:
+def test_texts_before_an_invalid_line_are_written(bge: Bge, tmp_path: Path) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     good = [json.dumps({"text": f"текст {number}"}) for number in range(300)]
     source.write_text("\n".join([*good, '{"txt": "?"}']), "utf-8")
-    ran = bge("embed", str(source), "-o", str(target))
-    assert (ran.returncode, ran.stderr) == (
+    run = bge("embed", str(source), "-o", str(target))
+    assert (run.returncode, run.stderr) == (
         1,
         "bge: ValidationError: line 301 has no field `text`\n",
     )
     assert len(lines_of(target)) == 300
 
 
-def test_a_file_is_not_overwritten_with_itself_or_before_there_is_something(
+def test_overwrite_spares_the_source_and_waits_for_the_first_vector(
     bge: Bge, source: Path, tmp_path: Path
 ) -> None:
     assert "are the same file" in bge("embed", str(source), "-o", str(source), "--overwrite").stderr
     assert source.read_text("utf-8").splitlines() == TEXTS
-    nobody = "http://127.0.0.1:9"
-    ran = bge(
-        *("embed", "-o", str(source), "--overwrite", "--timeout", "1"), stdin="море", at=nobody
+    closed_port = "http://127.0.0.1:9"
+    run = bge(
+        *("embed", "-o", str(source), "--overwrite", "--timeout", "1"), stdin="море", at=closed_port
     )
-    assert ran.returncode == 4
+    assert run.returncode == 4
     assert source.read_text("utf-8").splitlines() == TEXTS
 
 
-def test_another_model_does_not_go_on_with_a_file(bge: Bge, tmp_path: Path) -> None:
+def test_output_of_another_model_is_not_resumed(bge: Bge, tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     bge("embed", "-o", str(target), stdin="море\n")
     first = lines_of(target)[0]
     target.write_text(json.dumps(first | {"fingerprint": "older"}) + "\n", "utf-8")
-    ran = bge("embed", "-o", str(target), stdin="море\nсуша\n")
-    assert ran.returncode == 5
-    assert "was begun with model older" in ran.stderr
+    run = bge("embed", "-o", str(target), stdin="море\nсуша\n")
+    assert run.returncode == 5
+    assert "has vectors of model older. Given: those of" in run.stderr
     assert len(lines_of(target)) == 1
 
 
 def test_rerank_prints_the_best_first(bge: Bge) -> None:
-    ran = bge("rerank", "море", "--top-n", "1", stdin="суша\nо море\n")
-    score, number, text = ran.stdout.split(maxsplit=2)
+    run = bge("rerank", "море", "--top-n", "1", stdin="суша\nо море\n")
+    score, number, text = run.stdout.split(maxsplit=2)
     assert (number, text.strip()) == ("2", "о море")
     as_json = json.loads(bge("rerank", "море", "--json", stdin="о море\n").stdout)
     assert as_json["document"] == "о море"
@@ -267,20 +264,18 @@ def test_info_health_and_bench(bge: Bge) -> None:
         "folder",
     ],
 )
-def test_exit_codes_tell_scripts_what_to_do(
-    arguments: tuple[str, ...], answer: Any, code: int, bge: Bge
-) -> None:
+def test_exit_codes(arguments: tuple[str, ...], answer: Any, code: int, bge: Bge) -> None:
     with Scripted() as endpoint:
         endpoint.on("POST /runsync", answer)
         endpoint.on("GET /health", answer)
-        ran = bge(*arguments, stdin="море" if "-o" in arguments else "", at=endpoint.url)
-    assert ran.returncode == code, ran.stderr
-    assert "Traceback" not in ran.stderr
+        run = bge(*arguments, stdin="море" if "-o" in arguments else "", at=endpoint.url)
+    assert run.returncode == code, run.stderr
+    assert "Traceback" not in run.stderr
 
 
-def test_without_its_extra_bge_says_what_to_install() -> None:
+def test_missing_extra_is_named() -> None:
     hide = "import sys; sys.modules['tqdm'] = None; from bge_client.__main__ import main; main()"
     env = environment("")
-    ran = subprocess.run([sys.executable, "-c", hide], env=env, capture_output=True, text=True)
-    assert ran.returncode == 1
-    assert "pip install 'bge-client[cli]'" in ran.stderr
+    run = subprocess.run([sys.executable, "-c", hide], env=env, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "pip install 'bge-client[cli]'" in run.stderr

@@ -1,4 +1,4 @@
-"""The client against an endpoint that follows a script: what is sent, polled, retried, raised."""
+"""The client against a scripted endpoint: requests, polling, retries, errors."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from hypothesis import strategies as st
 
 import bge_client
 from bge_client import Client, errors, transport
-from bge_client.split import PIECE_BYTES, PIECE_TEXTS, Limits, pieces
+from bge_client.split import MAX_CHUNK_BYTES, MAX_CHUNK_TEXTS, Limits, split_texts
 from fakes.scripted import (
     Action,
     Scripted,
     completed,
+    completed_for,
     completed_with,
-    done,
-    dripping,
     failed,
-    half,
+    half_body,
     job,
     raw,
     reset,
     silence,
+    slow_headers,
     status,
     vector_of,
 )
 
 NAN = base64.b64encode(np.full(8, np.nan, np.float32).tobytes()).decode()
-KEY = "a-key-nobody-may-see"
+KEY = "a-secret-key"
 TEXTS = ["море", "суша"]
 PAYLOAD = {"texts": TEXTS}
-UNASKED = status(404)
+UNUSED = status(404)
 SYNC, POLL, CANCEL = "POST /runsync", "GET /status/job-1", "POST /cancel/job-1"
 
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "MIN_PAUSE", 0.001)
-    monkeypatch.setattr(transport, "MIN_POLL", 0.001)
+    monkeypatch.setattr(transport, "MIN_POLL_PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def check_vectors(result: Any, texts: list[str]) -> None:
     np.testing.assert_array_equal(result.dense, [vector_of(text) for text in texts])
 
 
-def test_a_request_is_the_contract_s_and_brings_the_key(client: Client, endpoint: Scripted) -> None:
+def test_request_matches_the_contract(client: Client, endpoint: Scripted) -> None:
     check_vectors(client.embed(TEXTS, max_length=100), TEXTS)
     (seen,) = endpoint.seen
     assert seen.headers["Authorization"] == f"Bearer {KEY}"
@@ -85,7 +85,7 @@ def test_a_request_is_the_contract_s_and_brings_the_key(client: Client, endpoint
     assert seen.body["policy"]["ttl"] >= 10_000
 
 
-def test_a_netrc_s_password_does_not_take_the_key_s_place(
+def test_netrc_does_not_replace_the_key(
     client: Client, endpoint: Scripted, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else")
@@ -95,14 +95,14 @@ def test_a_netrc_s_password_does_not_take_the_key_s_place(
 
 
 @pytest.mark.parametrize("url", ["{}", "{}/", "{}/runsync", "{}/run/"])
-def test_an_endpoint_is_a_base_or_a_full_address(url: str, endpoint: Scripted) -> None:
+def test_endpoint_may_end_with_run_or_runsync(url: str, endpoint: Scripted) -> None:
     with Client(url.format(endpoint.url)) as client:
         client.embed("море")
     assert endpoint.routes() == [SYNC]
 
 
 @pytest.mark.parametrize(
-    ("make", "sentence"),
+    ("make", "message"),
     [
         (lambda: Client("abc123"), "`endpoint` must be an http(s) address"),
         (lambda: Client("https://user:secret@host/x"), "neither a user, a query"),
@@ -114,40 +114,40 @@ def test_an_endpoint_is_a_base_or_a_full_address(url: str, endpoint: Scripted) -
         (lambda: Client("http://x").rerank("q", ["a"], top_n=0), "`top_n` must be at least 1"),
     ],
 )
-def test_a_wrong_argument_is_named(make: Any, sentence: str) -> None:
+def test_invalid_argument_is_named(make: Any, message: str) -> None:
     with pytest.raises(errors.ConfigurationError) as caught:
         make()
-    assert sentence in str(caught.value)
+    assert message in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("texts", "sentence"),
+    ("texts", "message"),
     [
         ([], "`texts` must hold at least one text"),
         (["a", " "], "`texts[1]` must not be empty or blank"),
         (["a", 5], "`texts[1]` must be a string. Given: int"),
         (["\ud800"], "`texts[0]` must be valid Unicode"),
-        (5, "`texts` must be texts. Given: int"),
+        (5, "`texts` must hold strings. Given: int"),
     ],
 )
-def test_what_no_worker_would_take_is_not_sent(
-    texts: Any, sentence: str, client: Client, endpoint: Scripted
+def test_invalid_texts_are_not_sent(
+    texts: Any, message: str, client: Client, endpoint: Scripted
 ) -> None:
     with pytest.raises(errors.ValidationError) as caught:
         client.embed(texts)
-    assert sentence in str(caught.value)
+    assert message in str(caught.value)
     assert not endpoint.seen
 
 
-# -------------------------------------------------------------------- tried again, or not
+# ------------------------------------------------------------------- retries and errors
 
 
 @pytest.mark.parametrize(
     "first",
     [
         status(429), status(500), status(503), status(408), raw(b"<html>Bad gateway</html>", 502),
-        reset, half, status(429, {"error": "OverloadedError: 512 requests are waiting"}),
+        reset, half_body, status(429, {"error": "OverloadedError: 512 requests are waiting"}),
         failed("OverloadedError: 512 requests are waiting; try again later"),
         failed("OutOfMemoryError: `texts[0]` has 8192 tokens and does not fit the device"),
         failed("InferenceError: the log tells more under 0123"),
@@ -157,18 +157,18 @@ def test_what_no_worker_would_take_is_not_sent(
         *("overloaded", "out-of-memory", "inference"),
     ],
 )  # fmt: skip
-def test_what_may_pass_is_tried_again(first: Action, client: Client, endpoint: Scripted) -> None:
+def test_transient_errors_are_retried(first: Action, client: Client, endpoint: Scripted) -> None:
     endpoint.on(SYNC, first, first, completed)
     check_vectors(client.embed(TEXTS), TEXTS)
     assert endpoint.routes() == [SYNC] * 3
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "sentence"),
+    ("answer", "kind", "message"),
     [
         (status(401), errors.AuthenticationError, "the key is missing or not accepted (HTTP 401"),
         (status(403), errors.AuthenticationError, "HTTP 403"),
-        (status(400), errors.HTTPStatusError, "HTTP 400: said by the platform"),
+        (status(400), errors.HTTPStatusError, "HTTP 400: from the platform"),
         (status(302, Location="http://x"), errors.HTTPStatusError, "HTTP 302"),
         (status(422, {"error": "ValidationError: `texts`"}), errors.ValidationError, "`texts`"),
         (failed("ValidationError: `texts[1]` must"), errors.ValidationError, "`texts[1]` must"),
@@ -183,10 +183,10 @@ def test_what_may_pass_is_tried_again(first: Action, client: Client, endpoint: S
         (job("TIMED_OUT"), errors.JobTimedOutError, "took too long"),
         (job("COMPLETED"), errors.ProtocolError, "COMPLETED without output"),
         (job("SLEEPING"), errors.ProtocolError, "no known `status`"),
-        (raw(b"<html>Sign in</html>"), errors.ProtocolError, "an HTML page came"),
+        (raw(b"<html>Sign in</html>"), errors.ProtocolError, "an HTML page"),
         (raw(b'{"status": "COMPL'), errors.ProtocolError, "not JSON"),
         (raw(b'{"status": NaN}'), errors.ProtocolError, "NaN is not JSON"),
-        (raw(b"[]"), errors.ProtocolError, "a JSON object was expected, not list"),
+        (raw(b"[]"), errors.ProtocolError, "must be a JSON object, not list"),
         (raw(b"[" * 100_000), errors.ProtocolError, "nested deeper than 100"),
         (raw(b'{"a":' * 101 + b"1" + b"}" * 101), errors.ProtocolError, "nested deeper than 100"),
         (raw(b'{"id": %s}' % (b"9" * 5000)), errors.ProtocolError, "not JSON: Exceeds the limit"),
@@ -201,14 +201,14 @@ def test_what_may_pass_is_tried_again(first: Action, client: Client, endpoint: S
         (completed_with(truncated=[7]), errors.ProtocolError, "`truncated`"),
     ],
 )  # fmt: skip
-def test_what_will_not_pass_is_raised_at_once(
-    answer: Action, kind: type[errors.BGEError], sentence: str, client: Client, endpoint: Scripted
+def test_permanent_errors_are_raised_at_once(
+    answer: Action, kind: type[errors.BGEError], message: str, client: Client, endpoint: Scripted
 ) -> None:
     endpoint.on(SYNC, answer)
     with pytest.raises(kind) as caught:
         client.embed(TEXTS, dtype="float32")
     assert type(caught.value) is kind
-    assert sentence in str(caught.value)
+    assert message in str(caught.value)
     assert "секрет" not in str(caught.value)
     assert set(endpoint.routes()) == {SYNC}
     assert len(endpoint.seen) == (2 if kind is errors.TooLargeError else 1)
@@ -219,7 +219,7 @@ def test_what_will_not_pass_is_raised_at_once(
     [10**400, -(10**400), True, "0.5", None],
     ids=["huge", "minus huge", "bool", "string", "null"],
 )
-def test_a_score_that_is_no_number_is_refused(
+def test_score_that_is_not_a_number_is_refused(
     score: Any, client: Client, endpoint: Scripted
 ) -> None:
     endpoint.on(SYNC, completed_with(results=[{"index": 0, "relevance_score": score}]))
@@ -227,51 +227,49 @@ def test_a_score_that_is_no_number_is_refused(
         client.rerank("q", ["a"])
 
 
-def test_a_rate_limit_is_waited_for_as_long_as_it_says(client: Client, endpoint: Scripted) -> None:
+def test_retry_after_is_respected(client: Client, endpoint: Scripted) -> None:
     endpoint.on(SYNC, status(429, Retry_After="1"), completed)
-    began = time.monotonic()
+    start = time.monotonic()
     client.embed(TEXTS)
-    assert time.monotonic() - began >= 1
+    assert time.monotonic() - start >= 1
 
 
-def test_a_rate_limit_longer_than_the_deadline_is_raised_at_once(endpoint: Scripted) -> None:
+def test_retry_after_beyond_the_deadline_is_raised_at_once(endpoint: Scripted) -> None:
     endpoint.on(SYNC, status(429, Retry_After="3600"))
     with Client(endpoint.url, timeout=10) as client, pytest.raises(errors.RateLimitError):
         client.embed(TEXTS)
 
 
-def test_what_fails_for_good_is_given_up(client: Client, endpoint: Scripted) -> None:
+def test_retries_are_limited(client: Client, endpoint: Scripted) -> None:
     endpoint.on(SYNC, status(500))
     with pytest.raises(errors.HTTPStatusError, match="HTTP 500"):
         client.embed(TEXTS)
     assert len(endpoint.seen) == 1 + transport.RETRIES
 
 
-def test_nobody_there_is_said() -> None:
+def test_refused_connection_is_reported() -> None:
     refused = pytest.raises(errors.TransportError, match=r"127\.0\.0\.1:9: Connection refused")
     with Client("http://127.0.0.1:9", timeout=10) as client, refused:
         client.info()
 
 
-# ------------------------------------------------------------------- whose reply it is
+# ------------------------------------------------------------------------ input_digest
 
 
 def digest_of(*texts: str) -> str:
-    """As the contract has it."""
+    """Compute `input_digest` as the contract defines it."""
     parts = [len(t.encode()).to_bytes(8, "little") + t.encode() for t in texts]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
-def test_a_reply_that_names_its_input_is_taken(client: Client, endpoint: Scripted) -> None:
+def test_reply_with_matching_input_digest_is_accepted(client: Client, endpoint: Scripted) -> None:
     endpoint.on(SYNC, completed_with(input_digest=digest_of(*TEXTS)))
     check_vectors(client.embed(TEXTS), TEXTS)
     endpoint.on(SYNC, completed_with(input_digest=digest_of("вода", *TEXTS)))
     assert len(client.rerank("вода", TEXTS)) == 2
 
 
-def test_another_request_s_reply_is_asked_for_again_on_a_new_connection(
-    client: Client, endpoint: Scripted
-) -> None:
+def test_mixed_up_reply_is_retried_on_a_new_connection(client: Client, endpoint: Scripted) -> None:
     ports = []
 
     def mixed_up(exchange: Any) -> None:
@@ -284,7 +282,7 @@ def test_another_request_s_reply_is_asked_for_again_on_a_new_connection(
     assert len(set(ports)) == 2
 
 
-def test_replies_of_other_requests_alone_are_refused(client: Client, endpoint: Scripted) -> None:
+def test_repeatedly_mixed_up_replies_are_refused(client: Client, endpoint: Scripted) -> None:
     endpoint.on(SYNC, completed_with(input_digest=digest_of(*TEXTS[::-1])))
     with pytest.raises(errors.MixedUpReplyError, match="belongs to another request"):
         client.embed(TEXTS)
@@ -292,14 +290,15 @@ def test_replies_of_other_requests_alone_are_refused(client: Client, endpoint: S
         client.rerank(TEXTS[1], TEXTS[:1] * 2)
 
 
-# ------------------------------------------------------------------------- waiting for a job
+# ----------------------------------------------------------------------------- polling
 
 
-def test_a_job_that_waits_is_polled(
+def test_queued_job_is_polled(
     client: Client, endpoint: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint.on(SYNC, job("IN_QUEUE"))
-    endpoint.on(POLL, job("IN_QUEUE"), status(502), reset, job("IN_PROGRESS"), done(PAYLOAD))
+    done = completed_for(PAYLOAD)
+    endpoint.on(POLL, job("IN_QUEUE"), status(502), reset, job("IN_PROGRESS"), done)
     with caplog.at_level(logging.INFO, "bge_client"):
         check_vectors(client.embed(TEXTS), TEXTS)
     assert endpoint.routes() == [SYNC] + [POLL] * 5
@@ -308,16 +307,14 @@ def test_a_job_that_waits_is_polled(
     assert KEY not in caplog.text
 
 
-def test_a_result_that_expired_is_asked_for_again(client: Client, endpoint: Scripted) -> None:
+def test_expired_result_is_requested_again(client: Client, endpoint: Scripted) -> None:
     endpoint.on(SYNC, job("IN_PROGRESS"), completed)
     endpoint.on(POLL, status(404))
     check_vectors(client.embed(TEXTS), TEXTS)
     assert endpoint.routes() == [SYNC, POLL, SYNC]
 
 
-def test_a_job_that_fails_while_it_is_polled_is_not_cancelled(
-    client: Client, endpoint: Scripted
-) -> None:
+def test_job_that_fails_while_polled_is_not_cancelled(client: Client, endpoint: Scripted) -> None:
     endpoint.on(SYNC, job("IN_QUEUE"))
     endpoint.on(POLL, failed("NotServedError: no model"))
     with pytest.raises(errors.NotServedError):
@@ -325,7 +322,7 @@ def test_a_job_that_fails_while_it_is_polled_is_not_cancelled(
     assert endpoint.routes() == [SYNC, POLL]
 
 
-def test_a_job_sent_again_has_only_the_time_that_is_left(endpoint: Scripted) -> None:
+def test_retried_job_has_only_the_remaining_time(endpoint: Scripted) -> None:
     def late_reset(exchange: Any) -> None:
         time.sleep(1)
         reset(exchange)
@@ -337,7 +334,7 @@ def test_a_job_sent_again_has_only_the_time_that_is_left(endpoint: Scripted) -> 
     assert second < first - 500
 
 
-def test_a_key_that_a_server_repeats_is_not_passed_on(
+def test_key_in_a_response_is_redacted(
     client: Client, endpoint: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
     queued = status(200, {"id": f"job-{KEY}", "status": "IN_QUEUE"})
@@ -352,7 +349,7 @@ def test_a_key_that_a_server_repeats_is_not_passed_on(
     assert KEY not in str(caught.value) + caplog.text + repr(client)
 
 
-def test_an_empty_refusal_is_one_too(client: Client, endpoint: Scripted) -> None:
+def test_error_response_without_body_is_handled(client: Client, endpoint: Scripted) -> None:
     def empty(exchange: Any) -> None:
         exchange.handler.wfile.write(b"HTTP/1.1 401 No\r\nConnection: close\r\n\r\n")
         exchange.handler.close_connection = True
@@ -362,7 +359,7 @@ def test_an_empty_refusal_is_one_too(client: Client, endpoint: Scripted) -> None
         client.embed(TEXTS)
 
 
-def test_a_cause_of_the_caller_s_own_is_not_blamed() -> None:
+def test_exception_context_of_the_caller_is_ignored() -> None:
     with Client("http://127.0.0.1:9", timeout=1) as client:
         try:
             raise KeyError("the caller's")
@@ -379,31 +376,31 @@ def test_errors_can_be_pickled() -> None:
 @pytest.mark.parametrize(
     ("sync", "poll"),
     [
-        (silence, UNASKED), (dripping, UNASKED), (status(429), UNASKED),
+        (silence, UNUSED), (slow_headers, UNUSED), (status(429), UNUSED),
         (job("IN_QUEUE"), job("IN_QUEUE")), (job("IN_QUEUE"), silence),
-        (job("IN_QUEUE"), dripping), (job("IN_PROGRESS"), status(429)),
+        (job("IN_QUEUE"), slow_headers), (job("IN_PROGRESS"), status(429)),
     ],
     ids=[
         *("silent", "dripping-head", "backing-off", "queued", "silent-poll", "dripping-poll"),
         "polls-refused",
     ],
 )  # fmt: skip
-def test_the_deadline_holds_in_every_phase_and_the_job_is_cancelled(
+def test_deadline_holds_in_every_phase_and_the_job_is_cancelled(
     sync: Action, poll: Action, endpoint: Scripted
 ) -> None:
     endpoint.on(SYNC, sync)
     endpoint.on(POLL, poll)
     endpoint.on(CANCEL, job("CANCELLED"))
     with Client(endpoint.url, KEY) as client:
-        began = time.monotonic()
+        start = time.monotonic()
         with pytest.raises((errors.DeadlineError, errors.RateLimitError)):
             client.embed(TEXTS, timeout=0.4)
-        assert time.monotonic() - began < 2
-    known = sync not in (silence, dripping) and poll is not UNASKED
-    assert (CANCEL in endpoint.routes()) == known
+        assert time.monotonic() - start < 2
+    has_job_id = sync not in (silence, slow_headers) and poll is not UNUSED
+    assert (CANCEL in endpoint.routes()) == has_job_id
 
 
-def test_a_deadline_is_a_timeout_error() -> None:
+def test_errors_have_builtin_bases() -> None:
     assert issubclass(errors.DeadlineError, TimeoutError)
     assert issubclass(errors.ConfigurationError, ValueError)
 
@@ -417,10 +414,10 @@ MANY = [f"текст {number}" for number in range(1000)]
 def test_many_texts_are_split_and_come_back_in_order(client: Client, endpoint: Scripted) -> None:
     check_vectors(client.embed(MANY), MANY)
     sizes = [len(seen.payload.get("texts", [])) for seen in endpoint.seen]
-    assert sorted(sizes) == [0, 1000 - 3 * PIECE_TEXTS, *[PIECE_TEXTS] * 3]
+    assert sorted(sizes) == [0, 1000 - 3 * MAX_CHUNK_TEXTS, *[MAX_CHUNK_TEXTS] * 3]
 
 
-def test_the_worker_s_own_limits_are_kept(client: Client, endpoint: Scripted) -> None:
+def test_limits_of_the_worker_are_respected(client: Client, endpoint: Scripted) -> None:
     def limited(exchange: Any) -> None:
         changes = {"limits": {"max_texts": 100}} if "info" in exchange.payload else {}
         assert len(exchange.payload.get("texts", [])) <= 100
@@ -432,7 +429,7 @@ def test_the_worker_s_own_limits_are_kept(client: Client, endpoint: Scripted) ->
     assert sum("info" in seen.payload for seen in endpoint.seen) == 1
 
 
-def test_what_is_too_large_is_halved(client: Client, endpoint: Scripted) -> None:
+def test_chunk_that_is_too_large_is_halved(client: Client, endpoint: Scripted) -> None:
     def small_only(exchange: Any) -> None:
         size = len(exchange.payload.get("texts", []))
         action = status(413) if size > 40 else completed
@@ -442,14 +439,12 @@ def test_what_is_too_large_is_halved(client: Client, endpoint: Scripted) -> None
     check_vectors(client.embed(MANY[:200]), MANY[:200])
 
 
-def test_a_place_in_an_error_is_counted_from_the_first_text(
-    client: Client, endpoint: Scripted
-) -> None:
+def test_index_in_an_error_counts_from_the_first_text(client: Client, endpoint: Scripted) -> None:
     def last_refused(exchange: Any) -> None:
         texts = exchange.payload.get("texts", [])
-        place = texts.index(MANY[-1]) if MANY[-1] in texts else None
-        refusal = failed(f"ValidationError: `texts[{place}]` has 9 tokens")
-        (completed if place is None else refusal)(exchange)
+        index = texts.index(MANY[-1]) if MANY[-1] in texts else None
+        refusal = failed(f"ValidationError: `texts[{index}]` has 9 tokens")
+        (completed if index is None else refusal)(exchange)
 
     endpoint.on(SYNC, last_refused)
     with pytest.raises(errors.ValidationError, match=r"`texts\[999\]` has 9 tokens"):
@@ -457,18 +452,16 @@ def test_a_place_in_an_error_is_counted_from_the_first_text(
 
 
 @pytest.mark.parametrize("bad", [0, 768])
-def test_the_first_failure_ends_the_whole_call(
-    bad: int, client: Client, endpoint: Scripted
-) -> None:
-    def one_bad(exchange: Any) -> None:
+def test_first_failure_ends_the_call(bad: int, client: Client, endpoint: Scripted) -> None:
+    def refuse_one_chunk(exchange: Any) -> None:
         first = exchange.payload.get("texts", [""])[0]
         (status(401) if first == MANY[bad] else silence if first else completed)(exchange)
 
-    endpoint.on(SYNC, one_bad)
-    began = time.monotonic()
+    endpoint.on(SYNC, refuse_one_chunk)
+    start = time.monotonic()
     with pytest.raises(errors.AuthenticationError):
         client.embed(MANY)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - start < 5
 
 
 def test_vectors_of_two_models_are_not_mixed(client: Client, endpoint: Scripted) -> None:
@@ -483,30 +476,28 @@ def test_vectors_of_two_models_are_not_mixed(client: Client, endpoint: Scripted)
         list(client.embed_iter(MANY))
 
 
-def test_a_client_bound_to_a_model_returns_no_other_s_vectors(endpoint: Scripted) -> None:
+def test_vectors_of_an_unexpected_model_are_refused(endpoint: Scripted) -> None:
     refused = pytest.raises(errors.FingerprintError, match="model another were expected")
     with Client(endpoint.url, expect_fingerprint="another") as client, refused:
-        client.rerank("q", TEXTS)  # another model's, in any case
+        client.rerank("q", TEXTS)  # of another model in any case
         client.embed(TEXTS)
 
 
-def test_a_ranking_is_split_and_merged(client: Client, endpoint: Scripted) -> None:
+def test_ranking_is_split_and_merged(client: Client, endpoint: Scripted) -> None:
     documents = ["x" * (1 + number * 7919 % 1000) for number in range(1000)]
-    found = client.rerank("q", documents, top_n=3)
-    assert [one.relevance_score for one in found] == [1000, 999, 998]
-    assert all(documents[one.index] == one.document for one in found)
-    assert found.fingerprint == "r"
+    ranking = client.rerank("q", documents, top_n=3)
+    assert [document.relevance_score for document in ranking] == [1000, 999, 998]
+    assert all(documents[document.index] == document.document for document in ranking)
+    assert ranking.fingerprint == "r"
     assert len([seen for seen in endpoint.seen if "query" in seen.payload]) == 4
 
 
 def test_equal_scores_keep_the_order_of_the_documents(client: Client) -> None:
-    found = client.rerank("q", ["bb", "a", "cc", "d"])
-    assert [one.index for one in found] == [0, 2, 1, 3]
+    ranking = client.rerank("q", ["bb", "a", "cc", "d"])
+    assert [document.index for document in ranking] == [0, 2, 1, 3]
 
 
-def test_embed_iter_reads_and_sends_no_further_than_it_must(
-    client: Client, endpoint: Scripted
-) -> None:
+def test_embed_iter_reads_and_sends_lazily(client: Client, endpoint: Scripted) -> None:
     read = 0
 
     def endless() -> Iterator[str]:
@@ -519,15 +510,15 @@ def test_embed_iter_reads_and_sends_no_further_than_it_must(
     for number in range(1, 1001):
         np.testing.assert_array_equal(next(vectors).dense, vector_of(f"текст {number}"))
     vectors.close()  # type: ignore[attr-defined]
-    most = (2 * 8 + 8) * PIECE_TEXTS
-    assert read < 1000 + most
-    time.sleep(0.2)  # what was just being sent arrives
+    limit = (2 * 8 + 8) * MAX_CHUNK_TEXTS
+    assert read < 1000 + limit
+    time.sleep(0.2)  # requests in flight arrive
     before = len(endpoint.seen)
     time.sleep(0.2)
     assert len(endpoint.seen) == before
 
 
-def test_embed_iter_gives_what_came_before_a_bad_text(client: Client) -> None:
+def test_embed_iter_yields_the_texts_before_an_invalid_one(client: Client) -> None:
     vectors = client.embed_iter([*MANY, " "])
     for text in MANY:
         np.testing.assert_array_equal(next(vectors).dense, vector_of(text))
@@ -535,7 +526,7 @@ def test_embed_iter_gives_what_came_before_a_bad_text(client: Client) -> None:
         next(vectors)
 
 
-def test_a_slow_source_does_not_use_up_a_request_s_time(client: Client) -> None:
+def test_slow_source_does_not_use_up_the_timeout(client: Client) -> None:
     def slow() -> Iterator[str]:
         for number in range(300):
             time.sleep(0.002)
@@ -544,14 +535,14 @@ def test_a_slow_source_does_not_use_up_a_request_s_time(client: Client) -> None:
     assert len(list(client.embed_iter(slow(), timeout=0.3))) == 300
 
 
-def test_one_call_s_deadline_does_not_hang_on_another_s(client: Client, endpoint: Scripted) -> None:
+def test_deadlines_of_two_calls_are_independent(client: Client, endpoint: Scripted) -> None:
     endpoint.on(SYNC, silence)
     with ThreadPoolExecutor(1) as pool:
         patient = pool.submit(client.embed, MANY, timeout=3)
-        began = time.monotonic()
+        start = time.monotonic()
         with pytest.raises(errors.DeadlineError):
             client.embed(MANY, timeout=0.3)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - start < 2
         with pytest.raises(errors.DeadlineError):
             patient.result()
 
@@ -561,32 +552,32 @@ def test_one_call_s_deadline_does_not_hang_on_another_s(client: Client, endpoint
     st.lists(st.text(max_size=400), max_size=600),
     st.integers(1, 300), st.integers(1, 100_000), st.integers(1, 10_000),
 )  # fmt: skip
-def test_pieces_are_all_the_texts_in_order_within_the_limits(
-    texts: list[str], most_texts: int, most_bytes: int, most_tokens: int
+def test_chunks_hold_all_texts_in_order_within_the_limits(
+    texts: list[str], max_texts: int, max_bytes: int, max_tokens: int
 ) -> None:
-    limits = Limits(most_texts, most_tokens, most_bytes)
-    found = list(pieces(texts, limits, reply_bytes=lambda t: 8 * len(t), tokens=len))
-    assert [text for piece in found for text in piece] == texts
-    for piece in found:
-        assert 1 <= len(piece) <= min(most_texts, PIECE_TEXTS)
-        if len(piece) > 1:
-            characters = sum(map(len, piece))
-            assert characters <= most_tokens
-            assert 8 * characters <= most_bytes
-            assert sum(len(text.encode()) for text in piece) <= PIECE_BYTES
+    limits = Limits(max_texts, max_tokens, max_bytes)
+    chunks = list(split_texts(texts, limits, reply_bytes=lambda t: 8 * len(t), tokens=len))
+    assert [text for chunk in chunks for text in chunk] == texts
+    for chunk in chunks:
+        assert 1 <= len(chunk) <= min(max_texts, MAX_CHUNK_TEXTS)
+        if len(chunk) > 1:
+            characters = sum(map(len, chunk))
+            assert characters <= max_tokens
+            assert 8 * characters <= max_bytes
+            assert sum(len(text.encode()) for text in chunk) <= MAX_CHUNK_BYTES
 
 
 # --------------------------------------------------------------------------- the package
 
 
-def test_all_is_what_the_readme_may_promise() -> None:
+def test_all_names_every_export_and_error() -> None:
     assert sorted(bge_client.__all__) == bge_client.__all__
     assert all(hasattr(bge_client, name) for name in bge_client.__all__)
     raised = {name for name in dir(errors) if name.endswith("Error")}
     assert raised <= set(bge_client.__all__)
 
 
-def test_the_tree_of_errors_is_the_one_in_the_docstring() -> None:
+def test_docstring_draws_the_tree_of_errors() -> None:
     drawn = errors.__doc__ or ""
     tree = [errors.BGEError]
     for kind in tree:
@@ -594,6 +585,6 @@ def test_the_tree_of_errors_is_the_one_in_the_docstring() -> None:
         tree += kind.__subclasses__()
 
 
-def test_health_is_runpod_s(client: Client, endpoint: Scripted) -> None:
+def test_health_returns_runpod_s_reply(client: Client, endpoint: Scripted) -> None:
     endpoint.on("GET /health", status(200, {"jobs": {}, "workers": {"idle": 1}}))
     assert client.health()["workers"] == {"idle": 1}

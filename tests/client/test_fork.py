@@ -1,6 +1,6 @@
-"""A client that was used before a fork: the child shares no connection and no lock with its parent.
+"""A client used before a fork shares no connection and no lock with the child.
 
-Each test is a program of its own that forks: pytest's process has threads.
+Each test forks in a subprocess, because pytest's process has threads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def in_child(action):
         sys.exit(0)
     return pid
 
-def ended(pid):
+def exit_code(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 """
 MANY_CALLS = """
@@ -45,7 +45,7 @@ def calls(name):
 calls("before")
 children = [in_child(lambda name=name: calls(f"child {name}")) for name in range(4)]
 calls("parent")
-print([ended(child) for child in children])
+print([exit_code(child) for child in children])
 """
 LOCKS_HELD = """
 client = Client(url, timeout=10)
@@ -65,23 +65,23 @@ held.wait()
 child = in_child(lambda: client.embed("child"))
 forked.set()
 client.embed("parent")
-print([ended(child)])
+print([exit_code(child)])
 """
 HALF_ITERATED = """
 client = Client(url, timeout=10)
 vectors = client.embed_iter(f"text {number}" for number in range(10_000))
 np.testing.assert_array_equal(next(vectors).dense, vector_of("text 0"))
 
-def go_on():
+def resume():
     try:
         next(vectors)
     except ConfigurationError:
         sys.exit(7)
 
-child = in_child(go_on)
-codes = [ended(child)]
-for number, found in enumerate(vectors, 1):
-    np.testing.assert_array_equal(found.dense, vector_of(f"text {number}"))
+child = in_child(resume)
+codes = [exit_code(child)]
+for number, embedding in enumerate(vectors, 1):
+    np.testing.assert_array_equal(embedding.dense, vector_of(f"text {number}"))
 print(codes)
 """
 STORE = """
@@ -93,8 +93,8 @@ def calls(name):
     for number in range(50):
         point = {"id": number + 1, "vector": {}, "payload": {"name": name}}
         store.ask("upsert", collection_name=name, points=[point])
-        (found,) = store.ask("retrieve", collection_name=name, ids=[number + 1])
-        assert found.payload == {"name": name}, found
+        (record,) = store.ask("retrieve", collection_name=name, ids=[number + 1])
+        assert record.payload == {"name": name}, record
 
 names = ["parent", "one", "two", "three", "four"]
 for name in names:
@@ -102,7 +102,7 @@ for name in names:
 store.ask("get_collections")
 children = [in_child(lambda name=name: calls(name)) for name in names[1:]]
 calls("parent")
-print([ended(child) for child in children])
+print([exit_code(child) for child in children])
 """
 FOLDER = """
 from bge_client.qdrant import Store
@@ -117,7 +117,7 @@ def use():
         store.close()
         sys.exit(7)
 
-codes = [ended(in_child(use))]
+codes = [exit_code(in_child(use))]
 try:
     Store.open(path=url)
 except ConfigurationError:
@@ -127,48 +127,48 @@ store.close()
 """
 
 
-def forking(program: str, argument: str) -> tuple[str, str]:
-    """What the program printed on stdout and on stderr."""
-    ran = subprocess.run(
+def run_forking(program: str, argument: str) -> tuple[str, str]:
+    """Run the program and return its stdout and stderr."""
+    run = subprocess.run(
         [sys.executable, "-c", FORKING + program, argument],
         cwd=ROOT / "tests",  # for `fakes`
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.strip(), ran.stderr
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip(), run.stderr
 
 
-@pytest.mark.parametrize("session", ["None", "requests.Session()"], ids=["ours", "the caller's"])
-def test_four_children_and_their_parent_each_get_their_own_vectors(session: str) -> None:
+@pytest.mark.parametrize("session", ["None", "requests.Session()"], ids=["own", "passed"])
+def test_children_and_parent_get_their_own_vectors(session: str) -> None:
     with Scripted() as endpoint:
         endpoint.on("POST /runsync", completed)
-        out, err = forking(MANY_CALLS.replace("SESSION", session), endpoint.url)
+        out, err = run_forking(MANY_CALLS.replace("SESSION", session), endpoint.url)
     assert out == "[0, 0, 0, 0]", err
 
 
-def test_a_lock_held_by_another_thread_at_the_fork_does_not_hold_up_the_child() -> None:
+def test_lock_held_at_the_fork_does_not_block_the_child() -> None:
     with Scripted() as endpoint:
         endpoint.on("POST /runsync", completed)
-        out, err = forking(LOCKS_HELD, endpoint.url)
+        out, err = run_forking(LOCKS_HELD, endpoint.url)
     assert out == "[0]", err
 
 
-def test_an_iteration_goes_on_in_the_process_that_began_it_alone() -> None:
+def test_iterator_continues_only_in_its_own_process() -> None:
     with Scripted() as endpoint:
         endpoint.on("POST /runsync", completed)
-        out, err = forking(HALF_ITERATED, endpoint.url)
+        out, err = run_forking(HALF_ITERATED, endpoint.url)
     assert out == "[7]", err
 
 
-def test_a_store_s_children_have_connections_of_their_own() -> None:
-    with QdrantServer() as server:  # on localhost Qdrant's client keeps no connection: 127.1 is it
-        out, err = forking(STORE, server.url.replace("127.0.0.1", "127.1"))
+def test_store_has_its_own_connections_in_each_child() -> None:
+    with QdrantServer() as server:  # not "127.0.0.1": Qdrant's client pools no connections to it
+        out, err = run_forking(STORE, server.url.replace("127.0.0.1", "127.1"))
     assert out == "[0, 0, 0, 0]", err
 
 
-def test_a_folder_in_local_mode_stays_its_parent_s(tmp_path: Path) -> None:
-    out, err = forking(FOLDER, str(tmp_path))
+def test_local_mode_folder_stays_with_the_parent(tmp_path: Path) -> None:
+    out, err = run_forking(FOLDER, str(tmp_path))
     assert out == "[7, 'locked'] {}", err
     assert "open a Store after the fork" in err

@@ -8,32 +8,32 @@ from bge_client import ConfigurationError
 from bge_client.redaction import RedactingFilter, read_secret, redact
 
 
-def test_white_space_at_the_edges_of_a_secret_is_dropped() -> None:
+def test_secret_is_stripped() -> None:
     assert read_secret("rpa_edge\r\n", "RUNPOD_API_KEY") == "rpa_edge"
     assert read_secret(" \n", "RUNPOD_API_KEY") is None
     assert read_secret(None, "RUNPOD_API_KEY") is None
 
 
 @pytest.mark.parametrize("value", ["two words", "line\nbreak", "ключ", "bell\x07"])
-def test_a_secret_that_no_header_can_carry_is_refused_and_not_quoted(value: str) -> None:
+def test_secret_that_no_header_can_carry_is_refused_and_not_quoted(value: str) -> None:
     with pytest.raises(ConfigurationError, match="`JINA_API_KEY`") as refused:
         read_secret(value, "JINA_API_KEY")
     assert value not in str(refused.value)
 
 
-def test_a_secret_is_masked_as_it_is_and_percent_encoded() -> None:
+def test_secret_is_masked_plain_and_percent_encoded() -> None:
     read_secret("jina/1+2=3", "JINA_API_KEY")
     text = "header 'Bearer jina/1+2=3' of https://host/?key=jina%2F1%2B2%3D3"
     assert redact(text) == "header 'Bearer ***' of https://host/?key=***"
 
 
-def test_the_user_and_password_of_a_url_are_masked() -> None:
+def test_user_and_password_of_a_url_are_masked() -> None:
     assert redact("no answer from http://me:p@ss@mirror:80/x") == (
         "no answer from http://***@mirror:80/x"
     )
 
 
-def test_a_log_call_that_is_wrong_is_left_to_its_handler() -> None:
+def test_malformed_log_call_is_left_to_its_handler() -> None:
     record = logging.LogRecord("other", 20, "", 0, "%s %s", (1,), None)
     assert RedactingFilter().filter(record)
     assert record.args == (1,)

@@ -1,4 +1,4 @@
-"""Which provider answers, and that vectors of two never mix; Jina's API as it is documented."""
+"""Choice of the provider, vectors of two models never mixed, and Jina's documented API."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def endpoint() -> Iterator[Scripted]:
-    """Ours; a stand-in for Jina answers at its other paths."""
+    """A fake BGE endpoint that serves Jina's paths too."""
     with Scripted() as endpoint:
         endpoint.on("POST /runsync", completed)
         endpoint.on("POST /v1/embeddings", jina_embeddings)
@@ -51,28 +51,26 @@ def endpoint() -> Iterator[Scripted]:
 
 @pytest.fixture
 def route(endpoint: Scripted) -> Iterator[Any]:
-    """A router whose two routes are alike."""
+    """A function that makes a router of two equal routes."""
     routers = []
 
-    def made(expect_fingerprint: str | None = None, **options: Any) -> Router:
-        one = Route("embeddings", Client(endpoint.url, timeout=10), **options)
-        made = Router(
-            one, one, JinaClient("key", base=endpoint.url), expect_fingerprint=expect_fingerprint
-        )
-        routers.append(made)
-        return made
+    def make_router(expect_fingerprint: str | None = None, **options: Any) -> Router:
+        route = Route("embeddings", Client(endpoint.url, timeout=10), **options)
+        jina = JinaClient("key", base=endpoint.url)
+        routers.append(Router(route, route, jina, expect_fingerprint=expect_fingerprint))
+        return routers[-1]
 
-    yield made
-    for one in routers:
-        one.close()
+    yield make_router
+    for made in routers:
+        made.close()
 
 
-def test_ours_answers_unless_told_otherwise(route: Any) -> None:
+def test_bge_is_the_default_provider(route: Any) -> None:
     result = route().embed(TEXTS)
     assert (result.provider, result.fingerprint) == ("bge", "f")
 
 
-def test_jina_s_request_and_reply_are_as_documented(route: Any, endpoint: Scripted) -> None:
+def test_jina_requests_and_replies_match_its_documentation(route: Any, endpoint: Scripted) -> None:
     result = route(provider="jina").embed(TEXTS, input_type="query")
     assert (result.provider, result.fingerprint) == ("jina", JINA)
     np.testing.assert_array_equal(result.dense, [-vector_of(text) for text in TEXTS])
@@ -85,7 +83,8 @@ def test_jina_s_request_and_reply_are_as_documented(route: Any, endpoint: Script
         "input": TEXTS,
     }
     ranked = route(provider="jina").rerank("q", TEXTS, top_n=2)
-    assert [(one.index, one.document) for one in ranked] == [(1, "суша"), (0, "море")]
+    assert [document.index for document in ranked] == [1, 0]
+    assert [document.document for document in ranked] == ["суша", "море"]
     assert ranked.provider == "jina"
 
 
@@ -107,7 +106,7 @@ def test_many_texts_go_to_jina_in_batches(route: Any, endpoint: Scripted) -> Non
         (status(200, {"data": [{"index": 1, "embedding": [1.0]}] * 2}), errors.ProtocolError),
     ],
 )
-def test_jina_s_errors_are_ours(
+def test_jina_errors_are_bge_errors(
     answer: Any, kind: type[errors.BGEError], route: Any, endpoint: Scripted
 ) -> None:
     endpoint.on("POST /v1/embeddings", answer)
@@ -115,7 +114,7 @@ def test_jina_s_errors_are_ours(
         route(provider="jina").embed(TEXTS)
 
 
-def test_jina_answers_for_ours_only_when_asked(
+def test_fallback_to_jina_is_opt_in(
     route: Any, endpoint: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint.on("POST /runsync", status(400))
@@ -128,30 +127,26 @@ def test_jina_answers_for_ours_only_when_asked(
     assert route(fallback=True).rerank("q", TEXTS).provider == "jina"
 
 
-def test_what_is_wrong_with_the_request_itself_does_not_go_to_jina(
-    route: Any, endpoint: Scripted
-) -> None:
+def test_invalid_request_does_not_fall_back_to_jina(route: Any, endpoint: Scripted) -> None:
     endpoint.on("POST /runsync", failed("ValidationError: `texts[0]` has 9000 tokens"))
     with pytest.raises(errors.ValidationError):
         route(fallback=True).embed(TEXTS)
 
 
-def test_auto_asks_for_health_once_a_minute(
+def test_auto_checks_health_once_a_minute(
     route: Any, endpoint: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endpoint.on("GET /health", HEALTHY, BROKEN)
     auto = route(provider="auto")
     assert [auto.embed(TEXTS).provider for _ in range(3)] == ["bge"] * 3
     assert endpoint.routes().count("GET /health") == 1
-    monkeypatch.setattr(router, "HEALTH_KEPT", 0)
+    monkeypatch.setattr(router, "HEALTH_TTL_SECONDS", 0)
     assert auto.embed(TEXTS).provider == "jina"
     endpoint.on("GET /health", status(404))
     assert auto.rerank("q", TEXTS).provider == "jina"
 
 
-def test_a_router_bound_to_a_model_returns_no_other_s_vectors(
-    route: Any, endpoint: Scripted
-) -> None:
+def test_vectors_of_an_unexpected_model_are_refused(route: Any, endpoint: Scripted) -> None:
     bound = route(expect_fingerprint="f", fallback=True)
     assert bound.embed(TEXTS).fingerprint == "f"
     endpoint.on("POST /runsync", status(400))
@@ -164,7 +159,7 @@ def test_a_router_bound_to_a_model_returns_no_other_s_vectors(
         route(expect_fingerprint="jina/other/8", provider="jina").embed(TEXTS)
 
 
-def test_jina_is_not_asked_for_what_it_has_not(route: Any, endpoint: Scripted) -> None:
+def test_sparse_vectors_are_never_requested_from_jina(route: Any, endpoint: Scripted) -> None:
     with pytest.raises(errors.ConfigurationError, match="neither `sparse` nor `colbert`"):
         route(provider="jina").embed(TEXTS, sparse=True)
     endpoint.on("POST /runsync", status(400))
@@ -174,7 +169,7 @@ def test_jina_is_not_asked_for_what_it_has_not(route: Any, endpoint: Scripted) -
 
 
 @pytest.mark.parametrize(
-    ("env", "sentence"),
+    ("env", "message"),
     [
         ({}, "`BGE_EMBEDDINGS_ENDPOINT` is not set"),
         ({"EMBEDDINGS_PROVIDER": "openai"}, "`EMBEDDINGS_PROVIDER` must be one of bge, jina, auto"),
@@ -183,14 +178,14 @@ def test_jina_is_not_asked_for_what_it_has_not(route: Any, endpoint: Scripted) -
         ({"RERANKER_FALLBACK_TO_JINA": "true"}, "set `JINA_API_KEY`"),
     ],
 )
-def test_a_wrong_variable_is_named(env: dict[str, str], sentence: str) -> None:
-    given = {"BGE_EMBEDDINGS_ENDPOINT": "http://x"} | env if env else {}
+def test_invalid_variable_is_named(env: dict[str, str], message: str) -> None:
+    variables = {"BGE_EMBEDDINGS_ENDPOINT": "http://x"} | env if env else {}
     with pytest.raises(errors.ConfigurationError) as caught:
-        Router.from_env(given)
-    assert sentence in str(caught.value)
+        Router.from_env(variables)
+    assert message in str(caught.value)
 
 
-def test_the_variables_of_the_contract_are_read(endpoint: Scripted) -> None:
+def test_variables_of_the_contract_are_read(endpoint: Scripted) -> None:
     env = {
         "BGE_EMBEDDINGS_ENDPOINT": "http://127.0.0.1:9",
         "RUNPOD_EMBEDDINGS_ENDPOINT": f"{endpoint.url}/runsync",

@@ -1,4 +1,4 @@
-"""Keys and passwords, and every way by which one could be shown: a canary in each of them."""
+"""Keys and passwords must not appear in errors, logs or output. A canary stands for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fakes.qdrant_server import QdrantServer, refusing
 from fakes.scripted import Action, Scripted, completed, failed, job, status
 
 CANARY = "canary-4f1c/9+x"
-LONG = "x" * (195 - len(CANARY) // 2)  # messages are cut at 200, 300, 500: in the middle of it
+PADDING = "x" * (195 - len(CANARY) // 2)  # messages are cut at 200, 300, 500: within the canary
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ LONG = "x" * (195 - len(CANARY) // 2)  # messages are cut at 200, 300, 500: in t
         status(400, {"error": f"no {CANARY}"}),
         status(400, {"detail": "x" * 495 + CANARY}),
         failed(f"the key {CANARY} ran out"),
-        failed(f"{LONG}{CANARY}"),
+        failed(f"{PADDING}{CANARY}"),
         failed(f"ValidationError: `{CANARY}`"),
         failed('{"error_type": "' + CANARY + '"}'),
         job("COMPLETED", output={"error": CANARY}),
     ],
 )
-def test_no_error_of_an_endpoint_shows_the_key(answer: Action) -> None:
+def test_endpoint_errors_do_not_show_the_key(answer: Action) -> None:
     with Scripted() as endpoint, Client(endpoint.url, CANARY, timeout=5) as client:
         endpoint.on("POST /runsync", answer)
         with pytest.raises(BGEError) as caught:
@@ -42,20 +42,20 @@ def test_no_error_of_an_endpoint_shows_the_key(answer: Action) -> None:
     assert "canary" not in str(caught.value) + repr(caught.value)
 
 
-def test_no_error_of_jina_or_qdrant_shows_the_key() -> None:
+def test_jina_and_qdrant_errors_do_not_show_the_key() -> None:
     with Scripted() as endpoint:
         endpoint.on("POST /v1/embeddings", status(400, {"detail": f"no {CANARY}"}))
         with pytest.raises(BGEError) as jina:
             JinaClient(CANARY, base=endpoint.url.removesuffix("/v2/some-id")).embed("море")
     with QdrantServer(api_key=CANARY) as server:
-        server.fail(refusing(400, f"{LONG}{'x' * 100}{CANARY}"), on="*")
+        server.fail(refusing(400, f"{PADDING}{'x' * 100}{CANARY}"), on="*")
         with Store.open(url=server.url, api_key=CANARY) as store, pytest.raises(BGEError) as qdrant:
             store.aliases()
     assert "canary" not in str(jina.value) + repr(qdrant.value)
 
 
 @pytest.mark.parametrize("edge", ["\n", " \r\n"])
-def test_white_space_at_the_edges_of_a_key_is_not_sent(edge: str) -> None:
+def test_key_is_sent_stripped(edge: str) -> None:
     with Scripted() as endpoint:
         endpoint.on("POST /runsync", completed)
         env = {"BGE_EMBEDDINGS_ENDPOINT": endpoint.url, "RUNPOD_API_KEY": CANARY + edge}
@@ -82,13 +82,13 @@ def test_white_space_at_the_edges_of_a_key_is_not_sent(edge: str) -> None:
         lambda: JinaClient(f"{CANARY}\x00"),
     ],
 )
-def test_what_cannot_be_used_is_refused_at_once_and_not_quoted(make: Callable[[], object]) -> None:
+def test_invalid_url_or_key_is_refused_and_not_quoted(make: Callable[[], object]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         make()
     assert "canary" not in repr(caught.value)
 
 
-def test_a_logged_traceback_is_redacted() -> None:
+def test_logged_traceback_is_redacted() -> None:
     read_secret(CANARY, "QDRANT_API_KEY")
     try:
         raise RuntimeError(CANARY)
@@ -103,7 +103,7 @@ def test_a_logged_traceback_is_redacted() -> None:
 # ------------------------------------------------------------------------------------ bge
 
 
-LOUD = """
+LEAKY_HEALTH = """
 import logging, os
 from bge_client.client import Client
 from bge_client.__main__ import main
@@ -119,29 +119,29 @@ main()
 
 
 def bge(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
-    env = {"RUNPOD_API_KEY": f"{CANARY}\n"} | env
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
+    env = inherited | {"RUNPOD_API_KEY": f"{CANARY}\n"} | env
     return subprocess.run(
-        [sys.executable, *arguments], env=kept | env, capture_output=True, text=True, timeout=60
+        [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=60
     )
 
 
-def test_neither_a_log_line_nor_a_traceback_of_bge_shows_a_key() -> None:
-    ran = bge("-c", LOUD, "-v", "health", "--endpoint", "http://127.0.0.1:9")
-    assert ran.returncode == 1
-    assert "api-key: ***" in ran.stderr
-    assert "Illegal header value ***" in ran.stderr
-    assert "canary" not in ran.stdout + ran.stderr
+def test_logs_and_tracebacks_of_bge_do_not_show_the_key() -> None:
+    run = bge("-c", LEAKY_HEALTH, "-v", "health", "--endpoint", "http://127.0.0.1:9")
+    assert run.returncode == 1
+    assert "api-key: ***" in run.stderr
+    assert "Illegal header value ***" in run.stderr
+    assert "canary" not in run.stdout + run.stderr
 
 
-def test_bge_takes_a_qdrant_key_from_a_file_and_refuses_a_password_in_its_url(
+def test_bge_strips_the_qdrant_key_and_refuses_a_password_in_the_url(
     tmp_path: Path,
 ) -> None:
     search: tuple[str, ...] = ("-m", "bge_client", "-v", "migrate", "--rollback", "--alias", "a")
     with QdrantServer(api_key=CANARY) as server:
         keys: dict[str, Any] = {"QDRANT_API_KEY": f"{CANARY}\n"}
-        ran = bge(*search, QDRANT_URL=f"{server.url}\n", **keys)
-        assert (ran.returncode, "there is no alias `a`" in ran.stderr) == (2, True)
+        run = bge(*search, QDRANT_URL=f"{server.url}\n", **keys)
+        assert (run.returncode, "there is no alias `a`" in run.stderr) == (2, True)
         refused = bge(*search, QDRANT_URL=server.url.replace("//", "//me:canary-pw@"), **keys)
     assert (refused.returncode, "neither a user" in refused.stderr) == (2, True)
-    assert "canary" not in ran.stdout + ran.stderr + refused.stdout + refused.stderr
+    assert "canary" not in run.stdout + run.stderr + refused.stdout + refused.stderr

@@ -8,7 +8,7 @@ from typing import Self
 
 
 class LoopbackServer(ThreadingHTTPServer):
-    """Its handlers find it as `self.server`."""
+    """A threading server on a free port. Handlers access it as `self.server`."""
 
     daemon_threads = True
 

@@ -1,9 +1,9 @@
-"""RunPod's REST API, version 2, on this machine: serverless endpoints and registry credentials.
+"""A fake of RunPod's REST API, version 2: serverless endpoints and registry credentials.
 
-It keeps what is created and notes each write in `writes`. It refuses what RunPod's OpenAPI document
-refuses: `CREATE_ENDPOINT` and `UPDATE_ENDPOINT` say in JSON Schema's words which fields there are
-(`tests/fakes/test_runpod_api.py` compares them with the document), `conflicts` holds the rules
-that the document has in prose.
+It stores created endpoints and records each write in `writes`. It validates requests as RunPod's
+OpenAPI document does: `CREATE_ENDPOINT` and `UPDATE_ENDPOINT` are JSON Schemas, which
+`tests/fakes/test_runpod_api.py` compares with the document. `conflicts` has the rules that the
+document states in prose.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 NAME = TEXT | {"minLength": 1}
 TEXTS: Schema = {"type": "array", "items": TEXT}
-WHOLE: Schema = {"type": "integer"}
-POSITIVE = WHOLE | {"minimum": 1}
-NATURAL = WHOLE | {"minimum": 0}
+INTEGER: Schema = {"type": "integer"}
+POSITIVE = INTEGER | {"minimum": 1}
+NATURAL = INTEGER | {"minimum": 0}
 VERSION = r"^\d+\.\d+$"
 
 
@@ -36,7 +36,7 @@ def choice(*values: str) -> Schema:
 
 
 def record(required: str = "", **properties: Schema) -> Schema:
-    """An object of these fields and no others."""
+    """Return the schema of an object with these fields and no others."""
     return {"type": "object", "properties": properties, "required": required.split()}
 
 
@@ -48,7 +48,7 @@ GPU = {
     "count": POSITIVE,
     "allowedCudaVersions": CUDA_VERSIONS,
 }
-CPU = record("id vcpuCount", id=NAME, vcpuCount=WHOLE | {"minimum": 2})
+CPU = record("id vcpuCount", id=NAME, vcpuCount=INTEGER | {"minimum": 2})
 QUEUE_DELAY = record(
     "type queueDelay",
     type=choice("QUEUE_DELAY"),
@@ -68,7 +68,7 @@ ENDPOINT = {
     "name": NAME,
     "networkVolumes": TEXTS,
     "scaling": {"oneOf": [QUEUE_DELAY, REQUEST_COUNT]},
-    "timeout": WHOLE,
+    "timeout": INTEGER,
     "workers": record(min=NATURAL, max=NATURAL, idleTimeout=POSITIVE | {"maximum": 3600}),
 }
 CREATE_ENDPOINT = record(
@@ -94,7 +94,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def violations(schema: Schema, value: Any, path: str = "$") -> Iterator[str]:
-    """What of `value` the schema refuses."""
+    """Yield each violation of the schema in `value`."""
     if "oneOf" in schema:
         if not any(not [*violations(option, value)] for option in schema["oneOf"]):
             yield f"{path}: matches none of the variants"
@@ -103,9 +103,9 @@ def violations(schema: Schema, value: Any, path: str = "$") -> Iterator[str]:
     if isinstance(value, bool) or not any(isinstance(value, TYPES[name]) for name in names):
         yield f"{path}: got {type(value).__name__}, want {' or '.join(names)}"
         return
-    low, high = schema.get("minimum", value), schema.get("maximum", value)
+    minimum, maximum = schema.get("minimum", value), schema.get("maximum", value)
     length = len(value) if isinstance(value, str | list) else 0
-    if isinstance(value, int | float) and not low <= value <= high:
+    if isinstance(value, int | float) and not minimum <= value <= maximum:
         yield f"{path}: {value} is out of range"
     if length < schema.get("minLength", 0) or length < schema.get("minItems", 0):
         yield f"{path}: too short"
@@ -123,24 +123,24 @@ def violations(schema: Schema, value: Any, path: str = "$") -> Iterator[str]:
 
 
 def field_violations(schema: Schema, value: dict[str, Any], path: str) -> Iterator[str]:
-    properties, others = schema.get("properties", {}), schema.get("additionalProperties")
+    properties, additional = schema.get("properties", {}), schema.get("additionalProperties")
     for name in schema.get("required", ()):
         if name not in value:
             yield f"{path}: missing property '{name}'"
     for name, field in value.items():
-        if field_schema := properties.get(name, others):
+        if field_schema := properties.get(name, additional):
             yield from violations(field_schema, field, f"{path}.{name}")
         else:
             yield f"{path}: additional properties '{name}' not allowed"
 
 
-def conflicts(body: dict[str, Any], kept: dict[str, Any] | None) -> Iterator[str]:
-    """The rules that the document has in prose; `kept` is the endpoint that is changed."""
+def conflicts(body: dict[str, Any], existing: dict[str, Any] | None) -> Iterator[str]:
+    """Yield violations of the rules stated in prose. `existing` is the endpoint to update."""
     gpu = body.get("gpu", {})
-    cuda = (kept or {}).get("gpu", {}) | gpu
+    cuda = (existing or {}).get("gpu", {}) | gpu
     if cuda.get("minCudaVersion") and cuda.get("allowedCudaVersions"):
         yield "gpu.minCudaVersion and gpu.allowedCudaVersions are mutually exclusive"
-    if kept is None:
+    if existing is None:
         if ("gpu" in body) == ("cpu" in body):
             yield "exactly one of gpu and cpu"
         if not {"image", "templateId"} & body.keys():
@@ -153,7 +153,7 @@ def conflicts(body: dict[str, Any], kept: dict[str, Any] | None) -> Iterator[str
         yield from (
             f"the endpoint has no {name}"
             for name in ("gpu", "cpu")
-            if name in body.keys() - kept.keys()
+            if name in body.keys() - existing.keys()
         )
 
 
@@ -175,7 +175,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Answer(NamedTuple):
-    """Given in place of the account's own answer."""
+    """A fault, sent instead of the regular response."""
 
     status: int
     body: str = ""
@@ -184,7 +184,7 @@ class Answer(NamedTuple):
 
 
 class RunPodApi(LoopbackServer):
-    """An account that is empty at first. `answers` are faults, by method and path."""
+    """An initially empty account. `answers` maps "METHOD /path" to faults."""
 
     def __init__(self) -> None:
         super().__init__(_Handler)
@@ -208,55 +208,56 @@ class RunPodApi(LoopbackServer):
             return problem(422, "Unprocessable Entity", "Request validation failed.", errors)
         if errors := [*conflicts(body, None)]:
             return problem(400, "Bad Request", errors[0])
-        given_id = f"ep{next(self._numbers):08}"
+        endpoint_id = f"ep{next(self._numbers):08}"
         workers = {"min": 0, "max": 3, "idleTimeout": 10} | body.get("workers", {})
-        self.endpoints[given_id] = {
+        self.endpoints[endpoint_id] = {
             **DEFAULTS,
             **body,
-            "id": given_id,
-            "requestUrls": request_urls(given_id),
+            "id": endpoint_id,
+            "requestUrls": request_urls(endpoint_id),
             "workers": workers,
         }
-        self._place(given_id, body, {"count": 1, "allowedCudaVersions": [], "minCudaVersion": None})
-        self.writes.append((given_id, body))
-        return 201, self.endpoints[given_id]
+        gpu = {"count": 1, "allowedCudaVersions": [], "minCudaVersion": None}
+        self._set_gpu(endpoint_id, body, gpu)
+        self.writes.append((endpoint_id, body))
+        return 201, self.endpoints[endpoint_id]
 
-    def update(self, given_id: str, body: dict[str, Any]) -> tuple[int, Any]:
-        if given_id not in self.endpoints:
+    def update(self, endpoint_id: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if endpoint_id not in self.endpoints:
             return problem(404, "Not Found", "endpoint not found")
         if errors := [*violations(UPDATE_ENDPOINT, body)]:
             return problem(422, "Unprocessable Entity", "Request validation failed.", errors)
-        kept = self.endpoints[given_id]
-        if errors := [*conflicts(body, kept)]:
+        existing = self.endpoints[endpoint_id]
+        if errors := [*conflicts(body, existing)]:
             return problem(400, "Bad Request", errors[0])
-        workers = kept["workers"] | body.get("workers", {})
-        gpu = kept["gpu"]
+        workers = existing["workers"] | body.get("workers", {})
+        gpu = existing["gpu"]
         if "pools" in body.get("gpu", {}):
             gpu = {name: value for name, value in gpu.items() if name != "excludedTypes"}
-        self.endpoints[given_id] = {**kept, **body, "workers": workers}
-        self._place(given_id, body, gpu)
-        self.writes.append((given_id, body))
-        return 200, self.endpoints[given_id]
+        self.endpoints[endpoint_id] = {**existing, **body, "workers": workers}
+        self._set_gpu(endpoint_id, body, gpu)
+        self.writes.append((endpoint_id, body))
+        return 200, self.endpoints[endpoint_id]
 
-    def _place(self, given_id: str, body: dict[str, Any], before: dict[str, Any]) -> None:
-        """The GPUs as RunPod gives them back: nothing for no exclusions, null for no floor."""
-        gpu = before | body.get("gpu", {})
+    def _set_gpu(self, endpoint_id: str, body: dict[str, Any], previous: dict[str, Any]) -> None:
+        """Store `gpu` as RunPod returns it, with empty `excludedTypes` removed."""
+        gpu = previous | body.get("gpu", {})
         gpu["minCudaVersion"] = gpu["minCudaVersion"] or None
         if not gpu.get("excludedTypes"):
             gpu.pop("excludedTypes", None)
-        self.endpoints[given_id]["gpu"] = gpu
+        self.endpoints[endpoint_id]["gpu"] = gpu
 
 
 def problem(
     status: int, title: str, detail: str, errors: list[str] | None = None
 ) -> tuple[int, Any]:
-    """RFC 9457."""
+    """Return a problem response of RFC 9457."""
     body = {"title": title, "status": status, "detail": detail}
     return status, body | ({"errors": errors} if errors else {})
 
 
-def request_urls(given_id: str) -> dict[str, str]:
-    base = f"https://api.runpod.ai/v2/{given_id}"
+def request_urls(endpoint_id: str) -> dict[str, str]:
+    base = f"https://api.runpod.ai/v2/{endpoint_id}"
     return {
         **{name: f"{base}/{name}" for name in ("run", "health")},
         **{name: f"{base}/{name}/{{job_id}}" for name in ("status", "stream", "cancel", "retry")},
@@ -289,8 +290,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.command == "POST" and path == "/serverless":
             self._reply(*self.server.create(json.loads(body)))
         else:
-            given_id = path.removeprefix("/serverless/")
-            self._reply(*self.server.update(given_id, json.loads(body)))
+            endpoint_id = path.removeprefix("/serverless/")
+            self._reply(*self.server.update(endpoint_id, json.loads(body)))
 
     def _reply(self, status: int, body: object) -> None:
         kind = "application/json" if status < 400 else "application/problem+json"
@@ -307,4 +308,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's own output readable."""
+        """Log nothing."""

@@ -1,9 +1,9 @@
-"""An endpoint that does what a test has written down, exchange by exchange.
+"""A fake endpoint that follows a script of actions for each route.
 
     endpoint.on("POST /runsync", reset, status(429), completed)
 
-answers the first with a reset connection, the second with 429, and every later one with the output
-of a worker whose vectors can be told from the text alone.
+resets the connection of the first request, answers the second with 429, and all later ones with
+the output of a fake worker. Its vectors depend on the text alone.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ Action = Callable[["Exchange"], None]
 
 
 def vector_of(text: str) -> np.ndarray[Any, Any]:
-    """float32 [WIDTH], of length one, another for each text."""
+    """Return a unit vector, float32 [WIDTH], different for each text."""
     digest = hashlib.sha256(text.encode()).digest()[:WIDTH]
     vector = np.frombuffer(digest, np.uint8).astype(np.float32) + 1
     return vector / np.linalg.norm(vector)
 
 
 def output_of(payload: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """A worker's reply in the contract's shape; a document's score is its length."""
+    """Return a worker's reply. The score of a document is its length."""
     usage = {"prompt_tokens": 1, "total_tokens": 1}
     reply = {"model": "m", "fingerprint": "f", "usage": usage, "truncated": []}
     if "info" in payload:
         return {"limits": {"max_texts": 2048}} | changes
     if "query" in payload:
         scores = [(index, float(len(text))) for index, text in enumerate(payload["documents"])]
-        scores.sort(key=lambda one: -one[1])
+        scores.sort(key=lambda scored: -scored[1])
         results = [{"index": index, "relevance_score": score} for index, score in scores]
         return reply | {"model": "r", "fingerprint": "r", "results": results} | changes
     vectors = [base64.b64encode(vector_of(t).tobytes()).decode() for t in payload["texts"]]
@@ -53,7 +53,7 @@ def output_of(payload: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One request, and the means to answer it."""
+    """A request, and the handler to answer it with."""
 
     method: str
     path: str
@@ -76,8 +76,8 @@ class Exchange:
 # --------------------------------------------------------------------------------- actions
 
 
-def status(code: int, said: object = None, **headers: str) -> Action:
-    body = json.dumps(said or {"error": "said by the platform"}).encode()
+def status(code: int, body_json: object = None, **headers: str) -> Action:
+    body = json.dumps(body_json or {"error": "from the platform"}).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda exchange: exchange.reply(code, body, named)
 
@@ -95,7 +95,7 @@ def failed(error: Any) -> Action:
 
 
 def completed(exchange: Exchange) -> None:
-    """What a worker makes of the payload."""
+    """Answer with the output of the payload."""
     job("COMPLETED", output=output_of(exchange.payload))(exchange)
 
 
@@ -105,44 +105,44 @@ def completed_with(**changes: Any) -> Action:
     )
 
 
-def done(payload: dict[str, Any]) -> Action:
-    """For a poll, which brings no payload."""
+def completed_for(payload: dict[str, Any]) -> Action:
+    """Answer a poll with the output of the payload: a poll has none of its own."""
     return job("COMPLETED", output=output_of(payload))
 
 
 def reset(exchange: Exchange) -> None:
     linger = struct.pack("ii", 1, 0)
     exchange.handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-    os.close(exchange.handler.connection.detach())  # at once, whoever else holds it
+    os.close(exchange.handler.connection.detach())  # even if another object holds it
 
 
-def half(exchange: Exchange) -> None:
+def half_body(exchange: Exchange) -> None:
     body = json.dumps({"id": "job-1", "status": "COMPLETED", "output": {}}).encode()
     exchange.reply(200, body[: len(body) // 2], {"Content-Length": str(len(body))})
     exchange.handler.close_connection = True
 
 
 def silence(exchange: Exchange) -> None:
-    """Nothing, until the other end is gone."""
+    """Send nothing until the client disconnects."""
     exchange.handler.connection.recv(1)
 
 
-def dripping(exchange: Exchange) -> None:
-    """A head that never ends, a line now and then."""
+def slow_headers(exchange: Exchange) -> None:
+    """Send an endless head, one line at a time."""
     try:
         exchange.handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
         for number in range(1000):
             exchange.handler.wfile.write(f"X-{number}: x\r\n".encode())
             time.sleep(0.02)
     except OSError:
-        pass  # cut, as it should be
+        pass  # expected: the client disconnects
 
 
 # --------------------------------------------------------------------------------- server
 
 
 class Scripted(LoopbackServer):
-    """The endpoint; `seen` are the requests that came, in their order."""
+    """The endpoint. `seen` holds its requests in order."""
 
     def __init__(self) -> None:
         super().__init__(_Handler)
@@ -152,15 +152,15 @@ class Scripted(LoopbackServer):
         self._lock = threading.Lock()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that a script has broken, or a client that was told to give up."""
+        """Ignore connections that an action or the client has closed."""
 
     def on(self, route: str, *actions: Action) -> None:
-        """What to do at "METHOD /path", the last again and again."""
+        """Set the actions for "METHOD /path". The last one repeats."""
         self._script[route] = list(actions)
 
     def routes(self) -> list[str]:
-        """Those asked for, in their order."""
-        return [f"{one.method} {one.path}" for one in self.seen]
+        """Return the routes requested so far, in order."""
+        return [f"{exchange.method} {exchange.path}" for exchange in self.seen]
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         length = int(handler.headers.get("Content-Length") or 0)
@@ -176,7 +176,7 @@ class Scripted(LoopbackServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer, in two writes, takes 40 ms
+    disable_nagle_algorithm = True  # otherwise each response, in two writes, takes 40 ms
     server: Scripted
 
     def do_GET(self) -> None:
@@ -185,4 +185,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's own output readable."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""`python worker/server.py` as an operator runs it: its own process, steered from outside."""
+"""`python worker/server.py` as a subprocess."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SERVER = ROOT / "worker" / "server.py"
 
 
 class ServerProcess:
-    """The server on a port of its own; killed on the way out."""
+    """The server on a free port. Killed at the end of the block."""
 
     def __init__(
         self, env: dict[str, str], log: Path, *arguments: str, descriptors: int | None = None
     ) -> None:
-        """`descriptors` is the most that the process may have open."""
+        """`descriptors` limits the open files of the process."""
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._env = {n: v for n, v in os.environ.items() if not n.startswith(("BGE_", "PORT"))}
@@ -60,15 +60,15 @@ class ServerProcess:
             return None
 
     def wait_for(self, status: int, timeout: float = 60.0) -> list[int | None]:
-        """Ping until `status` comes; every answer on the way."""
-        seen: list[int | None] = []
+        """Ping until the response is `status`. Returns all statuses, None for no response."""
+        statuses: list[int | None] = []
         deadline = time.monotonic() + timeout
-        while not seen or seen[-1] != status:
+        while not statuses or statuses[-1] != status:
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
-            seen.append(self.ping())
+            statuses.append(self.ping())
             time.sleep(0.01)
-        return seen
+        return statuses
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The stand-in of RunPod's API knows the fields that RunPod's own OpenAPI document has."""
+"""The fake of RunPod's API has the fields of RunPod's OpenAPI document."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from conftest import ROOT
 from fakes.runpod_api import CREATE_ENDPOINT, UPDATE_ENDPOINT, RunPodApi, Schema
 
 DOCUMENT = ROOT.parent / "shared" / "runpod-rest-v2.openapi.json"
-KEPT = {"type", "enum", "pattern", "minimum", "maximum", "minLength", "minItems", "uniqueItems"}
+KEYWORDS = {"type", "enum", "pattern", "minimum", "maximum", "minLength", "minItems", "uniqueItems"}
 
 
-@pytest.mark.skipif(not DOCUMENT.exists(), reason="RunPod's OpenAPI document is not beside this")
+@pytest.mark.skipif(not DOCUMENT.exists(), reason="needs RunPod's OpenAPI document")
 @pytest.mark.parametrize(
-    ("name", "ours"),
+    ("name", "fake"),
     [("CreateEndpointRequest", CREATE_ENDPOINT), ("UpdateEndpointRequest", UPDATE_ENDPOINT)],
 )
-def test_the_stand_in_has_the_documented_fields(name: str, ours: Schema) -> None:
+def test_fake_has_the_documented_fields(name: str, fake: Schema) -> None:
     schemas = json.loads(DOCUMENT.read_bytes())["components"]["schemas"]
-    assert sorted_fields(plain(schemas[name], schemas)) == sorted_fields(ours)
+    assert sorted_fields(resolved(schemas[name], schemas)) == sorted_fields(fake)
 
 
-SMALLEST = {
+MINIMAL = {
     "name": "x",
     "type": "QUEUE",
     "image": "x",
@@ -58,9 +58,9 @@ BOTH = {"pools": ["ADA_24"], "minCudaVersion": "13.0", "allowedCudaVersions": ["
         ({"cpu": [{"id": "cpu5c", "vcpuCount": 2}]}, 400),
     ],
 )
-def test_it_creates_only_what_the_document_allows(fields: dict[str, Any], status: int) -> None:
+def test_create_accepts_only_what_the_document_allows(fields: dict[str, Any], status: int) -> None:
     with RunPodApi() as api:
-        assert api.create(SMALLEST | fields)[0] == status
+        assert api.create(MINIMAL | fields)[0] == status
         assert len(api.writes) == (status == 201)
 
 
@@ -75,40 +75,40 @@ def test_it_creates_only_what_the_document_allows(fields: dict[str, Any], status
         ({"cpu": [{"id": "cpu5c", "vcpuCount": 2}]}, 400),
     ],
 )
-def test_it_updates_only_what_the_document_allows(fields: dict[str, Any], status: int) -> None:
+def test_update_accepts_only_what_the_document_allows(fields: dict[str, Any], status: int) -> None:
     gpu = {"pools": ["ADA_24"], "minCudaVersion": "13.0"}
     with RunPodApi() as api:
-        endpoint = api.create(SMALLEST | {"gpu": gpu})[1]
+        endpoint = api.create(MINIMAL | {"gpu": gpu})[1]
         assert api.update(endpoint["id"], fields)[0] == status
         assert api.update("nowhere", fields)[0] == 404
 
 
-def plain(schema: Any, schemas: dict[str, Any]) -> Schema:
-    """Without references, compositions and prose."""
+def resolved(schema: Any, schemas: dict[str, Any]) -> Schema:
+    """Resolve references and compositions, and drop prose."""
     if reference := schema.get("$ref"):
-        return plain(schemas[reference.rpartition("/")[2]], schemas)
+        return resolved(schemas[reference.rpartition("/")[2]], schemas)
     if options := schema.get("oneOf"):
-        return {"oneOf": [plain(option, schemas) for option in options]}
-    result: Schema = {name: schema[name] for name in KEPT & schema.keys()}
+        return {"oneOf": [resolved(option, schemas) for option in options]}
+    result: Schema = {name: schema[name] for name in KEYWORDS & schema.keys()}
     required, properties = {*schema.get("required", ())}, {}
     for part in schema.get("allOf", ()):
-        merged = plain(part, schemas)
+        merged = resolved(part, schemas)
         required |= {*merged.pop("required", ())}
         properties |= merged.pop("properties", {})
         result |= merged
     for field, content in schema.get("properties", {}).items():
-        properties[field] = properties.get(field, {}) | plain(content, schemas)
+        properties[field] = properties.get(field, {}) | resolved(content, schemas)
     if properties:
         result |= {"properties": properties, "required": [*required]}
     if "items" in schema:
-        result["items"] = plain(schema["items"], schemas)
+        result["items"] = resolved(schema["items"], schemas)
     if isinstance(schema.get("additionalProperties"), dict):
-        result["additionalProperties"] = plain(schema["additionalProperties"], schemas)
+        result["additionalProperties"] = resolved(schema["additionalProperties"], schemas)
     return result
 
 
 def sorted_fields(schema: Schema) -> Schema:
-    """In one order: names of fields and what is required."""
+    """Sort the fields and the `required` lists, for comparison."""
     return json.loads(
         json.dumps(schema, sort_keys=True),
         object_hook=lambda part: {

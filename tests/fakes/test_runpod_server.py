@@ -1,4 +1,4 @@
-"""The fake is held to the SDK's own worker loop, and its bookkeeping to a worker moved by hand."""
+"""The fake against the SDK's worker loop, and its bookkeeping against a manual worker."""
 
 import json
 import socket
@@ -29,14 +29,14 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def server() -> Iterator[JobServer]:
-    """For workers moved by hand: an empty poll is over soon."""
+    """For manual workers: an empty poll returns soon."""
     with JobServer(poll_seconds=0.05) as server:
         yield server
 
 
 @pytest.fixture
-def cloud() -> Iterator[JobServer]:
-    """For the SDK: polls stay open for a while, as the platform's do."""
+def slow_server() -> Iterator[JobServer]:
+    """For the SDK: polls stay open for a while, as on the platform."""
     with JobServer() as server:
         yield server
 
@@ -48,8 +48,8 @@ def echo(tmp_path: Path) -> Path:
     return script
 
 
-class HandWorker:
-    """Asks what the SDK asks, one request at a time."""
+class ManualWorker:
+    """Sends the requests of the SDK one at a time."""
 
     def __init__(self, server: JobServer) -> None:
         self._variables = server.environment()
@@ -69,8 +69,8 @@ class HandWorker:
         url = self._url("POST_OUTPUT").replace("$ID", job_id)
         self._request(f"{url}&isStream=false", raw)
 
-    def ask_and_die(self, server: JobServer) -> None:
-        """Open a poll for work, and be gone before there is any."""
+    def poll_and_disconnect(self, server: JobServer) -> None:
+        """Poll for a job and disconnect before there is one."""
         url = urlsplit(self._url("GET_JOB"))
         with socket.create_connection((url.hostname, url.port)) as connection:
             connection.sendall(f"GET {url.path}?{url.query} HTTP/1.1\r\n\r\n".encode())
@@ -89,8 +89,8 @@ class HandWorker:
             return None if response.status == 204 else json.loads(response.read())
 
 
-def test_jobs_are_handed_out_in_order_and_no_more_than_asked_for(server: JobServer) -> None:
-    worker = HandWorker(server)
+def test_jobs_are_handed_out_in_order_and_up_to_the_batch_size(server: JobServer) -> None:
+    worker = ManualWorker(server)
     jobs = [server.submit({"n": n}) for n in range(4)]
 
     assert worker.take_batch(3) == [{"id": jobs[n], "input": {"n": n}} for n in range(3)]
@@ -99,10 +99,10 @@ def test_jobs_are_handed_out_in_order_and_no_more_than_asked_for(server: JobServ
     assert server.taken == jobs
 
 
-def test_a_waiting_job_is_withdrawn_and_a_taken_one_stopped_where_it_runs(
+def test_cancel_withdraws_a_waiting_job_and_stops_a_running_one(
     server: JobServer,
 ) -> None:
-    worker, bystander = HandWorker(server), HandWorker(server)
+    worker, bystander = ManualWorker(server), ManualWorker(server)
     running, waiting = server.submit({}), server.submit({})
     worker.take()
 
@@ -114,8 +114,8 @@ def test_a_waiting_job_is_withdrawn_and_a_taken_one_stopped_where_it_runs(
     assert worker.take() is None
 
 
-def test_an_answered_job_is_not_stopped(server: JobServer) -> None:
-    worker = HandWorker(server)
+def test_answered_job_is_not_stopped(server: JobServer) -> None:
+    worker = ManualWorker(server)
     job = server.submit({})
     worker.take()
     worker.answer(job, "{}")
@@ -126,7 +126,7 @@ def test_an_answered_job_is_not_stopped(server: JobServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "complaint"),
+    ("raw", "message"),
     [
         ('{"output": NaN}', "NaN is not JSON"),
         ('{"output": -Infinity}', "-Infinity is not JSON"),
@@ -135,22 +135,20 @@ def test_an_answered_job_is_not_stopped(server: JobServer) -> None:
         ('{"error": {"message": "no"}}', "`error` must be a string"),
     ],
 )
-def test_a_reply_the_platform_would_lose_fails_its_job(
-    server: JobServer, raw: str, complaint: str
-) -> None:
-    worker = HandWorker(server)
+def test_invalid_reply_fails_its_job(server: JobServer, raw: str, message: str) -> None:
+    worker = ManualWorker(server)
     job = server.submit({})
     worker.take()
     worker.answer(job, raw)
 
-    with pytest.raises(AssertionError, match=complaint):
+    with pytest.raises(AssertionError, match=message):
         server.result(job)
     assert len(server.violations) == 1
     assert job not in server.results
 
 
-def test_every_answer_is_kept_and_a_second_one_noted(server: JobServer) -> None:
-    worker = HandWorker(server)
+def test_second_answer_is_kept_and_is_a_violation(server: JobServer) -> None:
+    worker = ManualWorker(server)
     job = server.submit({})
     worker.take()
     worker.answer(job, '{"output": 1}')
@@ -163,7 +161,7 @@ def test_every_answer_is_kept_and_a_second_one_noted(server: JobServer) -> None:
 
 
 def test_only_the_worker_that_took_a_job_may_answer_it(server: JobServer) -> None:
-    worker, stranger = HandWorker(server), HandWorker(server)
+    worker, stranger = ManualWorker(server), ManualWorker(server)
     job = server.submit({})
     worker.take()
     stranger.answer(job, "{}")
@@ -175,24 +173,24 @@ def test_only_the_worker_that_took_a_job_may_answer_it(server: JobServer) -> Non
     ]
 
 
-def test_a_job_nobody_answers_says_how_far_it_came(server: JobServer) -> None:
+def test_timeout_of_a_job_names_its_state(server: JobServer) -> None:
     job = server.submit({})
 
     with pytest.raises(TimeoutError, match=f"{job}: not taken"):
         server.result(job, timeout=0.01)
-    HandWorker(server).take()
+    ManualWorker(server).take()
     with pytest.raises(TimeoutError, match=f"{job}: taken"):
         server.result(job, timeout=0.01)
 
 
-def test_a_worker_that_died_in_mid_poll_swallows_no_job(cloud: JobServer) -> None:
-    HandWorker(cloud).ask_and_die(cloud)
-    job = cloud.submit({})
+def test_worker_killed_while_polling_loses_no_job(slow_server: JobServer) -> None:
+    ManualWorker(slow_server).poll_and_disconnect(slow_server)
+    job = slow_server.submit({})
 
-    assert HandWorker(cloud).take()["id"] == job
+    assert ManualWorker(slow_server).take()["id"] == job
 
 
-def test_a_script_that_fails_to_start_shows_why(server: JobServer, tmp_path: Path) -> None:
+def test_output_of_a_script_that_fails_to_start_is_shown(server: JobServer, tmp_path: Path) -> None:
     script = tmp_path / "broken.py"
     script.write_text("raise SystemExit('no model here')")
 
@@ -202,51 +200,49 @@ def test_a_script_that_fails_to_start_shows_why(server: JobServer, tmp_path: Pat
     assert "no model here" in str(failure.value)
 
 
-def test_the_sdk_answers_each_job_once_with_its_own_payload(cloud: JobServer, echo: Path) -> None:
-    # After taking as many jobs as it has slots for, the SDK sleeps a second: with 4 slots these
-    # 50 jobs would need 13 of them.
-    with WorkerProcess(echo, cloud, {"SLOTS": "32"}) as worker:
+def test_sdk_answers_each_job_once_with_its_own_payload(slow_server: JobServer, echo: Path) -> None:
+    # The SDK sleeps for a second each time its slots are full: 4 slots would take 13 s.
+    with WorkerProcess(echo, slow_server, {"SLOTS": "32"}) as worker:
         worker.wait_ready()
-        jobs = {cloud.submit({"n": n}): n for n in range(50)}
+        jobs = {slow_server.submit({"n": n}): n for n in range(50)}
 
-        replies = {job: cloud.result(job) for job in jobs}
+        replies = {job: slow_server.result(job) for job in jobs}
 
     assert replies == {job: {"output": {"echo": {"n": n}}} for job, n in jobs.items()}
-    assert all(len(answers) == 1 for answers in cloud.results.values())
-    assert sorted(cloud.taken) == sorted(jobs)
-    assert cloud.violations == []
+    assert all(len(answers) == 1 for answers in slow_server.results.values())
+    assert sorted(slow_server.taken) == sorted(jobs)
+    assert slow_server.violations == []
 
 
-def test_the_sdk_stops_a_cancelled_job_and_uses_its_slot(cloud: JobServer, echo: Path) -> None:
-    held = [cloud.submit({"seconds": 60}) for _ in range(4)]
-    with WorkerProcess(echo, cloud, {"SLOTS": "4"}) as worker:
-        _wait_in_progress(cloud, held)
-        waiting = cloud.submit({"n": 1})
+def test_sdk_stops_a_cancelled_job_and_reuses_its_slot(slow_server: JobServer, echo: Path) -> None:
+    held = [slow_server.submit({"seconds": 60}) for _ in range(4)]
+    with WorkerProcess(echo, slow_server, {"SLOTS": "4"}) as worker:
+        _wait_in_progress(slow_server, held)
+        waiting = slow_server.submit({"n": 1})
 
-        cloud.cancel(held[0])
+        slow_server.cancel(held[0])
 
-        assert cloud.result(waiting) == {"output": {"echo": {"n": 1}}}
+        assert slow_server.result(waiting) == {"output": {"echo": {"n": 1}}}
         assert "Job stopped." in worker.stdout
-    assert set(cloud.results) == {waiting}  # the SDK posts nothing for a job it stopped
-    assert cloud.violations == []
+    assert set(slow_server.results) == {waiting}  # the SDK posts nothing for a job it stopped
+    assert slow_server.violations == []
 
 
-def test_the_sdk_answers_what_it_took_before_sigterm_ends_it(cloud: JobServer, echo: Path) -> None:
-    # All slots are full, so no poll is open: a job that an open one brings after the signal is
-    # taken and never answered.
-    running = [cloud.submit({"seconds": 2, "n": n}) for n in range(4)]
-    with WorkerProcess(echo, cloud, {"SLOTS": "4"}) as worker:
-        _wait_in_progress(cloud, running)
+def test_sdk_answers_its_jobs_after_sigterm(slow_server: JobServer, echo: Path) -> None:
+    # All slots are full, so no poll is open: the SDK never answers a job polled after the signal.
+    running = [slow_server.submit({"seconds": 2, "n": n}) for n in range(4)]
+    with WorkerProcess(echo, slow_server, {"SLOTS": "4"}) as worker:
+        _wait_in_progress(slow_server, running)
         worker.terminate()
-        late = cloud.submit({})
+        late = slow_server.submit({})
 
         assert worker.wait() == 0
 
-    assert {job: len(answers) for job, answers in cloud.results.items()} == dict.fromkeys(
+    assert {job: len(answers) for job, answers in slow_server.results.items()} == dict.fromkeys(
         running, 1
     )
-    assert late not in cloud.taken
-    assert cloud.violations == []
+    assert late not in slow_server.taken
+    assert slow_server.violations == []
 
 
 def _wait_in_progress(server: JobServer, jobs: list[str]) -> None:

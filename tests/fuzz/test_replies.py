@@ -1,4 +1,4 @@
-"""Whatever a server answers: a result that keeps its promises, or an error of ours."""
+"""Fuzz server replies: the client returns a valid result or raises a `BGEError`."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
 from bge_client import BGEError, EmbedResult, jina, router
-from bge_client.codec import EmbedOptions, about, embed_result, ranked
+from bge_client.codec import EmbedOptions, embed_result, ranked_documents, reply_metadata
 from bge_client.errors import job_error
 from bge_client.split import Limits
-from bge_client.transport import Answer, _checked, _said, _status_error, output, parse_object
+from bge_client.transport import (
+    Response,
+    _checked_job,
+    _error_message,
+    _status_error,
+    job_output,
+    parse_object,
+)
 from fuzz.duration import fuzz_settings, rounds
 from fuzz.mutation import mutated, mutated_bytes, odd_values
 
 WIDTH, TEXTS = 4, ["море", "суша", "лес"]
 
 
-def encoded(*shape: int, dtype: str) -> str:
+def to_base64(*shape: int, dtype: str) -> str:
     return base64.b64encode(np.ones(shape, dtype).tobytes()).decode()
 
 
 def valid_embedding(dtype: str) -> dict[str, Any]:
-    vectors = [{"shape": [2, WIDTH], "data": encoded(2, WIDTH, dtype=dtype)} for _ in TEXTS]
+    vectors = [{"shape": [2, WIDTH], "data": to_base64(2, WIDTH, dtype=dtype)} for _ in TEXTS]
     return {
         "model": "m",
         "fingerprint": "f",
         "dimensions": WIDTH,
-        "embeddings": [encoded(WIDTH, dtype=dtype) for _ in TEXTS],
+        "embeddings": [to_base64(WIDTH, dtype=dtype) for _ in TEXTS],
         "sparse_embeddings": [{"indices": [3, 7], "values": [0.5, 0.25]} for _ in TEXTS],
         "colbert_embeddings": vectors,
         "usage": {"prompt_tokens": 9, "total_tokens": 9},
@@ -50,10 +57,10 @@ RANKING = {
 }
 
 
-def received(job: Any) -> dict[str, Any]:
-    """The output of a job that a server has written as JSON."""
-    answer = Answer(200, CaseInsensitiveDict(), json.dumps(job).encode())
-    return output(_checked(parse_object(answer)))
+def parse_job(job: Any) -> dict[str, Any]:
+    """Return the output of a job sent as JSON."""
+    answer = Response(200, CaseInsensitiveDict(), json.dumps(job).encode())
+    return job_output(_checked_job(parse_object(answer)))
 
 
 def jobs(reply: Any) -> st.SearchStrategy[Any]:
@@ -66,7 +73,7 @@ def check_embedding(data: st.DataObject, dtype: Any, sparse: bool, colbert: bool
     job = data.draw(jobs(valid_embedding(dtype)))
     options = EmbedOptions(data.draw(st.booleans()), sparse, colbert, dtype=dtype)
     try:
-        result = embed_result(received(job), options, len(TEXTS))
+        result = embed_result(parse_job(job), options, len(TEXTS))
     except BGEError:
         return
     check_vectors(result, options)
@@ -98,28 +105,29 @@ def check_vectors(result: EmbedResult, options: EmbedOptions) -> None:
 @given(jobs(RANKING))
 def check_ranking(job: Any) -> None:
     try:
-        reply = received(job)
-        found, told = ranked(reply, TEXTS, len(TEXTS)), about(reply, len(TEXTS))
+        reply = parse_job(job)
+        ranking = ranked_documents(reply, TEXTS, len(TEXTS))
+        metadata = reply_metadata(reply, len(TEXTS))
     except BGEError:
         return
-    assert sorted(one.index for one in found) == [0, 1, 2]
-    assert all(type(one.relevance_score) is float for one in found)
-    assert np.isfinite([one.relevance_score for one in found]).all()
-    assert isinstance(told["fingerprint"], str)
+    assert sorted(document.index for document in ranking) == [0, 1, 2]
+    assert all(type(document.relevance_score) is float for document in ranking)
+    assert np.isfinite([document.relevance_score for document in ranking]).all()
+    assert isinstance(metadata["fingerprint"], str)
 
 
 @fuzz_settings()
 @given(mutated_bytes(json.dumps(RANKING).encode()), st.integers(100, 599))
 def check_body(body: bytes, status: int) -> None:
-    answer = Answer(status, CaseInsensitiveDict(), body)
-    assert isinstance(_status_error(answer, _said(answer)), BGEError)
+    answer = Response(status, CaseInsensitiveDict(), body)
+    assert isinstance(_status_error(answer, _error_message(answer)), BGEError)
     with suppress(BGEError):
         assert isinstance(parse_object(answer), dict)
 
 
 @fuzz_settings()
 @given(odd_values, mutated({"workers": {"idle": 1, "throttled": 0}}), mutated(Limits().__dict__))
-def check_the_rest(error: Any, health: Any, limits: Any) -> None:
+def check_errors_health_and_limits(error: Any, health: Any, limits: Any) -> None:
     assert isinstance(job_error(error), BGEError)
     assert isinstance(job_error(f'{{"error_type": {json.dumps(error)}}}'), BGEError)
     assert Limits.of({"limits": limits}).max_texts > 0
@@ -133,7 +141,7 @@ def check_the_rest(error: Any, health: Any, limits: Any) -> None:
 def check_jina(reply: Any) -> None:
     try:
         body = json.dumps(reply).encode()
-        parsed = parse_object(Answer(200, CaseInsensitiveDict(), body))
+        parsed = parse_object(Response(200, CaseInsensitiveDict(), body))
         dense = jina._dense(parsed, len(TEXTS))
     except BGEError:
         return
@@ -159,7 +167,7 @@ def test_bodies_of_any_bytes() -> None:
 
 def test_errors_health_and_limits() -> None:
     for _ in rounds():
-        check_the_rest()
+        check_errors_health_and_limits()
 
 
 def test_replies_of_jina() -> None:

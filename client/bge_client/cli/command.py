@@ -1,4 +1,4 @@
-"""What every command of `bge` has: its client, and a sentence and an exit code for each error."""
+"""Shared by all commands of `bge`: the client, and a message and an exit code for each error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..errors import (
 from ..redaction import read_secret, redact
 from ..router import endpoint_of
 
-# Of several that fit, the first; of the rest, what may pass is 4 and what will not 1.
+# The first match applies. Any other error is 4 if it is transient, else 1.
 EXIT_CODES: list[tuple[type[BGEError], int]] = [
     (ConfigurationError, 2),
     (AuthenticationError, 3),
@@ -35,7 +35,7 @@ EXIT_CODES: list[tuple[type[BGEError], int]] = [
     (FingerprintError, 5),
     (MigrationError, 6),
 ]
-CLICK_S_OWN = (click.ClickException, click.exceptions.Exit, click.Abort)
+CLICK_ERRORS = (click.ClickException, click.exceptions.Exit, click.Abort)
 Command = TypeVar("Command", bound=Callable[..., Any])
 UTF8 = click.File("r", encoding="utf-8-sig")
 
@@ -43,86 +43,85 @@ UTF8 = click.File("r", encoding="utf-8-sig")
 def connected(
     kind: str, unless: tuple[str, ...] = (), *, reranking: bool = False
 ) -> Callable[[Command], Command]:
-    """Give a command its `client` for EMBEDDINGS or RERANKER, and its errors their exit codes.
+    """Pass a command its `client` for EMBEDDINGS or RERANKER, and map its errors to exit codes.
 
-    With one of the flags `unless`, the command needs no endpoint and gets None. With `reranking`,
-    it also gets a `reranker`: the endpoint that the environment names for it, unless --endpoint
-    is given, which is for both.
+    If one of the options `unless` is set, the command needs no endpoint, and `client` is None. With
+    `reranking`, it also gets a `reranker`. --endpoint applies to both, the environment to each.
     """
 
     def decorate(command: Command) -> Command:
-        @click.option("--endpoint", help="Address of the endpoint, instead of the environment's.")
+        @click.option("--endpoint", help="Address of the endpoint. Overrides the environment.")
         @click.option(
             "--timeout", default=300.0, show_default=True, help="Seconds for one request."
         )
-        @click.option("--in-flight", default=8, show_default=True, help="Requests open at once.")
+        @click.option("--in-flight", default=8, show_default=True, help="Concurrent requests.")
         @wraps(command)
-        def run(endpoint: str | None, timeout: float, in_flight: int, **given: Any) -> None:
-            def client(kind: str) -> Client:
+        def run(endpoint: str | None, timeout: float, in_flight: int, **options: Any) -> None:
+            def connect(kind: str) -> Client:
                 url = endpoint or endpoint_of(os.environ, kind)
                 url = url or endpoint_of(os.environ, "EMBEDDINGS")
                 if url is None:
-                    raise ConfigurationError(f"say --endpoint, or set BGE_{kind}_ENDPOINT")
+                    raise ConfigurationError(f"pass --endpoint, or set BGE_{kind}_ENDPOINT")
                 key = read_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
-                made = Client(url, key, timeout=timeout, max_in_flight=in_flight)
-                return stack.enter_context(made)
+                client = Client(url, key, timeout=timeout, max_in_flight=in_flight)
+                return stack.enter_context(client)
 
             with exit_codes(), ExitStack() as stack:
-                free = any(given.get(flag) for flag in unless)
-                asked = "RERANKER" if given.get("reranker") is True else kind
+                is_offline = any(options.get(flag) for flag in unless)
+                client_kind = "RERANKER" if options.get("reranker") is True else kind
                 if reranking:
-                    given["reranker"] = None if free else client("RERANKER")
-                command(client=None if free else client(asked), **given)
+                    options["reranker"] = None if is_offline else connect("RERANKER")
+                command(client=None if is_offline else connect(client_kind), **options)
 
         return run  # type: ignore[return-value]
 
     return decorate
 
 
-def refuse_unused(allowed: Iterable[str], what: str) -> None:
-    """Raises ConfigurationError: an option was given that means nothing here."""
+def refuse_unused(allowed: Iterable[str], condition: str) -> None:
+    """Raises ConfigurationError if an option was passed that has no effect under `condition`."""
     context = click.get_current_context()
     for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-        if given and parameter.name not in allowed:
-            raise ConfigurationError(f"{parameter.opts[0]} means nothing {what}")
+        is_given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if is_given and parameter.name not in allowed:
+            raise ConfigurationError(f"{parameter.opts[0]} means nothing {condition}")
 
 
-def _end(message: str, code: int) -> NoReturn:
+def _exit(message: str, code: int) -> NoReturn:
     click.echo(f"bge: {redact(message)}", err=True)
     sys.exit(code)
 
 
 class exit_codes(AbstractContextManager[None]):
-    """A sentence on stderr and an exit code in place of a traceback.
+    """Print a message and exit with a code instead of a traceback.
 
-    What nobody has foreseen keeps its traceback, redacted: a library's error may quote a key.
+    An unexpected error keeps its traceback, redacted: an error of a library may quote a key.
     """
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, BGEError):
             codes = (code for kind, code in EXIT_CODES if isinstance(error, kind))
             code = next(codes, 4 if error.retry else 1)
-            _end(f"{type(error).__name__}: {error}", code)
+            _exit(f"{type(error).__name__}: {error}", code)
         if isinstance(error, KeyboardInterrupt):
-            _end("interrupted", 130)
+            _exit("interrupted", 130)
         if isinstance(error, BrokenPipeError):  # `bge embed … | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         if isinstance(error, UnicodeDecodeError):
-            _end(f"the input is not UTF-8: {error.reason}", 2)
+            _exit(f"the input is not UTF-8: {error.reason}", 2)
         if isinstance(error, UnicodeEncodeError):
-            _end(f"stdout cannot hold what there is to print, as {error.encoding}", 2)
+            _exit(f"stdout cannot encode the output as {error.encoding}", 2)
         if isinstance(error, OSError):
-            named = f"{error.filename}: " if error.filename is not None else ""
-            _end(f"{named}{error.strerror or error}", 2)
-        if isinstance(error, Exception) and not isinstance(error, CLICK_S_OWN):
-            _end("".join(traceback.format_exception(error)), 1)
+            prefix = f"{error.filename}: " if error.filename is not None else ""
+            _exit(f"{prefix}{error.strerror or error}", 2)
+        if isinstance(error, Exception) and not isinstance(error, CLICK_ERRORS):
+            _exit("".join(traceback.format_exception(error)), 1)
 
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Raises ConfigurationError: what is imported in here is not installed; says how to."""
+    """Raises ConfigurationError, naming the extra, if an import in the block fails."""
     try:
         yield
     except ImportError as error:

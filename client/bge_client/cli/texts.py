@@ -1,4 +1,4 @@
-"""`bge embed`, `rerank`, `info`, `health`, `bench`: the endpoint itself."""
+"""`bge embed`, `rerank`, `info`, `health`, `bench`: commands that need only the endpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..client import Client
 from ..errors import ConfigurationError, FingerprintError
-from ..files import NOTHING, Done, Text, Wanted, encode, locked, read_texts, resume, write_npz
+from ..files import ResumePoint, Text, Wanted, encode, locked, read_texts, resume, write_npz
 from ..results import Embedding
 from ..router import is_available
 from .command import UTF8, connected
@@ -34,17 +34,17 @@ Result = TypeVar("Result")
     "-o",
     "--output",
     default="-",
-    help="A .jsonl or .npz file, or - for stdout (the default). A .jsonl or .npz that a broken "
-    "run began is taken up where it stopped.",
+    help="A .jsonl or .npz file, or - for stdout (the default). An interrupted run is resumed "
+    "from its file.",
 )
-@click.option("--jsonl/--lines", default=None, help="What SOURCE holds; by its name if not said.")
-@click.option("--field", default="text", show_default=True, help="Of JSONL objects, the text.")
+@click.option("--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]")
+@click.option("--field", default="text", show_default=True, help="JSONL field with the text.")
 @click.option("--dense/--no-dense", default=True, show_default=True)
 @click.option("--sparse", is_flag=True)
 @click.option("--colbert", is_flag=True)
-@click.option("--max-length", type=int, help="Tokens of a text that are read; the rest is cut.")
+@click.option("--max-length", type=int, help="Truncate texts to this many tokens.")
 @click.option("--base64", "exact", is_flag=True, help="Exact vectors instead of rounded floats.")
-@click.option("--overwrite", is_flag=True, help="Begin anew whatever OUTPUT holds.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT instead of resuming.")
 @connected("EMBEDDINGS")
 def embed(
     client: Client,
@@ -66,14 +66,14 @@ def embed(
       bge embed passages.jsonl --field body --sparse -o vectors.jsonl
       echo "море" | bge embed
     """
-    asked = {"dense": dense, "sparse": sparse, "colbert": colbert}
-    outputs = frozenset(name for name in asked if asked[name])
+    requested = {"dense": dense, "sparse": sparse, "colbert": colbert}
+    outputs = frozenset(name for name in requested if requested[name])
     npz = Path(output) if output.endswith(".npz") else None
     wanted = Wanted(outputs, max_length, exact or npz is not None)
     is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
     texts = read_texts(source, jsonl=is_jsonl, field=field)
     if output == "-":
-        append(client, source, texts, wanted, sys.stdout.buffer)
+        append(client, source, texts, wanted, sys.stdout.buffer, ResumePoint())
         return
     target = Path(f"{output}.part" if npz else output)
     if target.exists() and Path(source.name).exists() and target.samefile(source.name):
@@ -81,17 +81,17 @@ def embed(
     if target.exists() and not target.is_file() and not target.is_dir():  # a device, a pipe
         try:
             with target.open("wb") as out:
-                append(client, source, texts, wanted, out)
+                append(client, source, texts, wanted, out, ResumePoint())
         except BrokenPipeError:
-            raise ConfigurationError(f"{target} has no reader any more") from None
+            raise ConfigurationError(f"the reader of {target} has closed it") from None
         return
     with locked(target) as file:
         if npz and npz.exists() and not overwrite:
-            raise ConfigurationError(f"{npz} is finished. Pass --overwrite to begin anew")
-        done = Done() if overwrite else resume(file, target, texts, wanted)
-        if done.lines:
-            click.echo(f"bge: {done.lines} texts are done already", err=True)
-        append(client, source, texts, wanted, file, done, overwrite)
+            raise ConfigurationError(f"{npz} is complete. Pass --overwrite to start over")
+        point = ResumePoint() if overwrite else resume(file, target, texts, wanted)
+        if point.lines:
+            click.echo(f"bge: resuming after {point.lines} texts", err=True)
+        append(client, source, texts, wanted, file, point, overwrite)
         if npz:
             write_npz(target, npz)
             target.unlink()
@@ -102,54 +102,54 @@ def append(
     source: IO[str],
     texts: Iterator[Text],
     wanted: Wanted,
-    out: IO[bytes],
-    done: Done = NOTHING,
+    file: IO[bytes],
+    point: ResumePoint,
     overwrite: bool = False,
 ) -> None:
-    """Write a line for each text; with `overwrite`, empty the file once the first vector is there.
+    """Write a line for each text. With `overwrite`, truncate the file after the first result.
 
     Raises:
-        FingerprintError: what is done is of another model.
+        FingerprintError: the lines up to `point` are of another model.
     """
     results = with_vectors(client, texts, wanted)
     first = next(results, None)
-    if first is None and done.lines == 0:
+    if first is None and point.lines == 0:
         raise ConfigurationError("SOURCE holds no text")
     if overwrite:
-        out.truncate(0)
-    for text, vectors in progress(chain([first] if first else [], results), source, done.lines):
-        if done.fingerprint not in (None, vectors.fingerprint):
+        file.truncate(0)
+    for text, vectors in progress(chain([first] if first else [], results), source, point.lines):
+        if point.fingerprint not in (None, vectors.fingerprint):
             raise FingerprintError(
-                f"{out.name} was begun with model {done.fingerprint}. Now there is "
-                f"{vectors.fingerprint}. Pass --overwrite to begin anew"
+                f"{file.name} has vectors of model {point.fingerprint}. Given: those of "
+                f"{vectors.fingerprint}. Pass --overwrite to start over"
             )
-        out.write(encode(text, vectors, wanted).encode())
-        out.flush()
+        file.write(encode(text, vectors, wanted).encode())
+        file.flush()
 
 
 def with_vectors(
     client: Client, texts: Iterator[Text], wanted: Wanted
 ) -> Iterator[tuple[Text, Embedding]]:
-    """Each text with its vectors, lazily; what is read ahead is remembered meanwhile."""
-    ahead: deque[Text] = deque()
+    """Yield each text with its vectors, lazily. Texts read ahead are kept in a queue."""
+    texts_read: deque[Text] = deque()
 
-    def plain() -> Iterator[str]:
+    def strings() -> Iterator[str]:
         for text in texts:
-            ahead.append(text)
+            texts_read.append(text)
             yield text.text
 
     for vectors in client.embed_iter(
-        plain(),
+        strings(),
         dense="dense" in wanted.outputs,
         sparse="sparse" in wanted.outputs,
         colbert="colbert" in wanted.outputs,
         max_length=wanted.max_length,
     ):
-        yield ahead.popleft(), vectors
+        yield texts_read.popleft(), vectors
 
 
 def progress(results: Iterator[Result], source: IO[str], done: int) -> Iterator[Result]:
-    """The same results, counted on stderr if that is a terminal."""
+    """Show a progress bar on stderr if it is a terminal."""
     path = Path(source.name)
     total = None
     if path.is_file():
@@ -164,11 +164,11 @@ def progress(results: Iterator[Result], source: IO[str], done: int) -> Iterator[
 @click.command()
 @click.argument("query")
 @click.argument("source", type=UTF8, default="-")
-@click.option("--top-n", type=click.IntRange(1), help="Only the best so many.")
+@click.option("--top-n", type=click.IntRange(1), help="Print only the best N.")
 @click.option("--raw-scores", is_flag=True, help="Logits instead of scores from 0 to 1.")
-@click.option("--jsonl/--lines", default=None, help="What SOURCE holds; by its name if not said.")
-@click.option("--field", default="text", show_default=True, help="Of JSONL objects, the text.")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of columns.")
+@click.option("--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]")
+@click.option("--field", default="text", show_default=True, help="JSONL field with the text.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of columns.")
 @connected("RERANKER")
 def rerank(
     client: Client,
@@ -180,7 +180,7 @@ def rerank(
     field: str,
     as_json: bool,
 ) -> None:
-    """Order the lines of SOURCE, a file or - for stdin, by their relevance to QUERY.
+    """Sort the lines of SOURCE, a file or - for stdin, by their relevance to QUERY.
 
     \b
       bge rerank "как найти минимум функции" passages.txt --top-n 5
@@ -190,34 +190,34 @@ def rerank(
     if not texts:
         raise ConfigurationError("SOURCE holds no text")
     documents = [text.text for text in texts]
-    for one in client.rerank(query, documents, top_n=top_n, raw_scores=raw_scores):
-        text = texts[one.index]
+    for ranked in client.rerank(query, documents, top_n=top_n, raw_scores=raw_scores):
+        text = texts[ranked.index]
         if as_json:
-            line = {"line": text.line, "id": text.id, "relevance_score": one.relevance_score}
+            line = {"line": text.line, "id": text.id, "relevance_score": ranked.relevance_score}
             click.echo(json.dumps(line | {"document": text.text}, ensure_ascii=False))
         else:
-            click.echo(f"{one.relevance_score:8.4f}  {text.line + 1:6}  {text.text}")
+            click.echo(f"{ranked.relevance_score:8.4f}  {text.line + 1:6}  {text.text}")
 
 
 # --------------------------------------------------------------------------- info, health
 
 
 @click.command()
-@click.option("--reranker", is_flag=True, help="The endpoint for reranking, if it is another.")
+@click.option("--reranker", is_flag=True, help="Use the endpoint for reranking.")
 @connected("EMBEDDINGS")
 def info(client: Client, reranker: bool) -> None:
-    """What the endpoint has loaded, and its limits. Wakes a worker."""
+    """Print the models and limits of the endpoint. Starts a worker."""
     click.echo(json.dumps(client.info(), indent=2, ensure_ascii=False))
 
 
 @click.command()
-@click.option("--reranker", is_flag=True, help="The endpoint for reranking, if it is another.")
+@click.option("--reranker", is_flag=True, help="Use the endpoint for reranking.")
 @connected("EMBEDDINGS")
 def health(client: Client, reranker: bool) -> None:
-    """Jobs and workers of the endpoint; exit code 4 if it cannot answer. Wakes no worker."""
-    found = client.health()
-    click.echo(json.dumps(found, indent=2))
-    if not is_available(found):
+    """Print jobs and workers of the endpoint. Exit code 4 if it cannot answer."""
+    response = client.health()
+    click.echo(json.dumps(response, indent=2))
+    if not is_available(response):
         sys.exit(4)
 
 
@@ -227,34 +227,34 @@ def health(client: Client, reranker: bool) -> None:
 @click.command()
 @click.option("--requests", default=100, show_default=True, type=click.IntRange(1))
 @click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1))
-@click.option("--texts", default=1, show_default=True, type=click.IntRange(1), help="In each.")
-@click.option("--words", default=10, show_default=True, type=click.IntRange(1), help="In each.")
-@click.option("--rerank", "reranker", is_flag=True, help="Score the texts instead.")
+@click.option("--texts", default=1, show_default=True, type=click.IntRange(1), help="Per request.")
+@click.option("--words", default=10, show_default=True, type=click.IntRange(1), help="Per text.")
+@click.option("--rerank", "reranker", is_flag=True, help="Rerank the texts instead.")
 @connected("EMBEDDINGS")
 def bench(
     client: Client, requests: int, concurrency: int, texts: int, words: int, reranker: bool
 ) -> None:
-    """Latency and throughput of an endpoint; the last line is JSON.
+    """Measure latency and throughput of an endpoint. The last line is JSON.
 
     \b
       bge bench --requests 200 --concurrency 8 --texts 32
     """
-    batches = ([words_of(words, at * texts + i) for i in range(texts)] for at in range(requests))
+    batches = ([words_of(words, n * texts + i) for i in range(texts)] for n in range(requests))
 
-    def one(batch: list[str]) -> float:
-        began = time.perf_counter()
+    def time_request(batch: list[str]) -> float:
+        start = time.perf_counter()
         if reranker:
             client.rerank(words_of(words, 0), batch)
         else:
             client.embed(batch)
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
-    one(words_of(1, 0).split())  # the cold start is not what is measured
-    began = time.perf_counter()
+    time_request(words_of(1, 0).split())  # excludes the cold start
+    start = time.perf_counter()
     with ThreadPoolExecutor(concurrency) as pool:
-        bar = tqdm(pool.map(one, batches), total=requests, unit="request", disable=None)
+        bar = tqdm(pool.map(time_request, batches), total=requests, unit="request", disable=None)
         seconds = np.array(list(bar))
-    wall = time.perf_counter() - began
+    wall = time.perf_counter() - start
     p50, p99 = (float(np.percentile(seconds, p)) for p in (50, 99))
     rate = requests * texts / wall
     click.echo(f"{requests} requests of {texts} texts, {concurrency} at once")
@@ -267,7 +267,5 @@ WORDS = ("градиент", "function", "минимум", "course", "данны
 
 
 def words_of(length: int, start: int) -> str:
-    """So many words, another text for each `start`."""
-    return " ".join(
-        WORDS[at % len(WORDS)] + str(start) for at, _ in zip(count(start), range(length))
-    )
+    """Return a text of `length` words, different for each `start`."""
+    return " ".join(WORDS[i % len(WORDS)] + str(start) for i, _ in zip(count(start), range(length)))

@@ -1,4 +1,4 @@
-"""Shadow mode: live answers compared with another provider's, in the background."""
+"""Shadow mode: compare live results with another provider's in the background."""
 
 from .agreement import agreement, kendall_tau, rank_biased_overlap
 from .comparing import Names, Shadow, ShadowedSearch

@@ -1,4 +1,4 @@
-"""How alike two orders of the same things are."""
+"""Similarity measures of two rankings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 
 Id = str | int
 Ranking = Sequence[Id]  # best first
-PERSISTENCE = 0.9  # of the rank-biased overlap: the first ten ranks have 86 % of the weight
+PERSISTENCE = 0.9  # of RBO: the first ten ranks have 86 % of the weight
 
 
 class Agreement(NamedTuple):
-    """How alike two orders are, down to one depth; an id that comes twice counts once.
+    """The similarity of two rankings down to one depth. Repeated ids count once.
 
-    `overlap` is the share of ids in common, of as many as the longer order has, None where all
-    there are must be in both; `rbo` see `rank_biased_overlap`; `tau` see `kendall_tau`;
-    `same_first` whether both begin alike. Two empty orders agree.
+    `overlap` is the number of common ids divided by the length of the longer ranking; None if both
+    rankings hold every candidate. `rbo` and `tau` are those of `rank_biased_overlap` and
+    `kendall_tau`. `same_first` is true if both have the same first id. Two empty rankings agree.
     """
 
     overlap: float | None
@@ -27,28 +27,28 @@ class Agreement(NamedTuple):
 
 
 def agreement(
-    one: Iterable[Id], two: Iterable[Id], depth: int, pool: int | None = None
+    first: Iterable[Id], second: Iterable[Id], depth: int, pool: int | None = None
 ) -> Agreement:
-    """`pool` is how many ids there are to be ordered, where that is known."""
-    first, second = (list(dict.fromkeys(order))[:depth] for order in (one, two))
-    longer = max(len(first), len(second))
-    common = len(set(first) & set(second))
+    """Compare two rankings down to `depth`. `pool` is the number of candidates, if known."""
+    a, b = (list(dict.fromkeys(ranking))[:depth] for ranking in (first, second))
+    longer = max(len(a), len(b))
+    common = len(set(a) & set(b))
     overlap = common / longer if longer else 1.0
     return Agreement(
         overlap=None if pool is not None and pool <= longer else overlap,
-        rbo=rank_biased_overlap(first, second),
-        tau=kendall_tau(first, second),
-        same_first=first[:1] == second[:1],
+        rbo=rank_biased_overlap(a, b),
+        tau=kendall_tau(a, b),
+        same_first=a[:1] == b[:1],
     )
 
 
-def rank_biased_overlap(one: Ranking, two: Ranking, p: float = PERSISTENCE) -> float:
-    """RBO_ext in 0..1 of two orders without repetitions, of any two lengths.
+def rank_biased_overlap(first: Ranking, second: Ranking, p: float = PERSISTENCE) -> float:
+    """Return RBO_ext, in 0..1, of two rankings of any length without repetitions.
 
     Equation 32 of Webber, Moffat, Zobel: A similarity measure for indefinite rankings, ACM TOIS
-    28(4), 2010. The agreement seen down to the end is taken to go on below it.
+    28(4), 2010. It extrapolates the agreement seen so far below the end of the rankings.
     """
-    short, long = sorted((one, two), key=len)
+    short, long = sorted((first, second), key=len)
     if not short:
         return 0.0 if long else 1.0
     s, shared, common = len(short), 0, 0
@@ -61,22 +61,22 @@ def rank_biased_overlap(one: Ranking, two: Ranking, p: float = PERSISTENCE) -> f
             common += short[depth - 1] in seen[0] and short[depth - 1] != item
         common += item in seen[1]
         if depth == s:
-            shared = common  # X_s: what lies below the shorter order's end would hold as much
+            shared = common  # X_s: assumed to hold below the end of the shorter ranking
         below = max(0, depth - s)
         total += (common + shared * below / s) / depth * p**depth
     tail = ((common - shared) / len(long) + shared / s) * p ** len(long)
-    return min(1.0, (1 - p) / p * total + tail)  # rounding errors may pass 1
+    return min(1.0, (1 - p) / p * total + tail)  # rounding may exceed 1
 
 
-def kendall_tau(one: Ranking, two: Ranking) -> float | None:
-    """Kendall's tau of the common items, -1..1; None if fewer than two are common.
+def kendall_tau(first: Ranking, second: Ranking) -> float | None:
+    """Return Kendall's tau of the common items, in -1..1, or None if fewer than two are common.
 
-    It is tau-b, which equals tau-a here: no two items of an order have the same rank.
+    Without ties, tau-b equals tau-a.
     """
-    places = {item: place for place, item in enumerate(two)}
-    ranks = np.array([places[item] for item in one if item in places])
+    positions = {item: position for position, item in enumerate(second)}
+    ranks = np.array([positions[item] for item in first if item in positions])
     if len(ranks) < 2:
         return None
-    signs = np.sign(ranks[None, :] - ranks[:, None])  # [i, j]: 1 if both orders have i above j
+    signs = np.sign(ranks[None, :] - ranks[:, None])  # [i, j]: 1 if both rank i above j
     pairs = len(ranks) * (len(ranks) - 1) / 2
     return float(np.triu(signs).sum() / pairs)

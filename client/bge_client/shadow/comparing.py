@@ -1,12 +1,12 @@
-"""Shadow mode: a share of the live queries also goes to the other provider, in the background.
+"""Shadow mode: send a sample of the live queries to a second provider in the background.
 
-    live call ── answered ──► offer ──(sampled, a place is free)──► waiting ──► thread: the other
-                                │                                              provider, then one
-                                └── otherwise nothing, and nothing is waited for       line of JSON
+    live call ── result ──► offer ──(sampled, queue not full)──► queue ──► thread: second provider,
+                              │                                            then one line of JSON
+                              └── otherwise returns at once
 
-The live query never waits for a comparison and never fails by one: whatever goes wrong here is
-counted, and logged by that thread, by its type alone. The file holds no query, only a hash of it,
-and no document; who can guess a query can tell whether it was asked.
+A live query never waits for a comparison and never fails because of one. Failures are counted, and
+logged by the thread with their type alone. The file holds a hash of each query and no document.
+Anyone who guesses a query can check its hash.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from .agreement import Ranking, agreement
 
 log = logging.getLogger("bge_client")
 
-Names = tuple[str, str]  # the provider that answered, and the other
+Names = tuple[str, str]  # the live provider and the other
 Result = TypeVar("Result")
 
-WARN_SECONDS = 60.0  # between two warnings
+WARN_SECONDS = 60.0  # minimum between two warnings
 CLOSE_SECONDS = 5.0
 
 
-class _Job(NamedTuple):
-    line: dict[str, Any]  # what is known of it before it is done
+class _Comparison(NamedTuple):
+    line: dict[str, Any]  # the fields known before the comparison
     live: Ranking
     other: Callable[[], Ranking]
     pool: int | None
 
 
 class Shadow:
-    """Compares a share of live answers with another provider's, and writes a file of it.
+    """Compares a sample of live results with another provider's and writes them to a file.
 
-    `fraction` of the queries, 0..1, is compared down to rank `depth`, by `workers` threads; while
-    `max_waiting` comparisons wait, more are dropped. The threads begin with the first comparison;
-    after a fork the child starts its own, and what waited is compared by the parent alone. Several
-    processes may share one file at `path`; it is opened for each line, and may be moved away.
+    A `fraction` of the queries, 0..1, is compared down to rank `depth` by `workers` threads. While
+    `max_waiting` comparisons are queued, new ones are dropped. The first comparison starts the
+    threads. After a fork the child starts its own; the parent alone handles the queue. Several
+    processes may share the file at `path`. It is opened for each line, so it may be rotated.
 
     Raises:
-        ConfigurationError: an argument is wrong. What is wrong with the file is only logged.
+        ConfigurationError: an argument is invalid. File errors are only logged.
     """
 
     def __init__(
@@ -76,22 +76,22 @@ class Shadow:
         self._fraction, self._depth = fraction, depth
         self._max_waiting, self._workers = max_waiting, workers
         self._random = random.Random(seed)
-        self._closing = self._over = False
-        self._begin()
+        self._closing = self._closed = False
+        self._reset()
         _SHADOWS.add(self)
 
-    def _begin(self) -> None:
-        """With nothing waiting; again in the child of a fork, where no thread has survived and the
-        lock may be one that nobody will ever release."""
-        self._half = True  # the file may end with half a line: an earlier process was killed
-        self._changed = threading.Condition()  # guards all below; held for no call and no file
-        self._waiting: deque[_Job] = deque()
+    def _reset(self) -> None:
+        """Set the initial state, also in the child of a fork: no thread has survived there, and
+        the inherited lock may stay locked."""
+        self._repair = True  # the file may end with an incomplete line
+        self._condition = threading.Condition()  # guards all below; not held during calls or writes
+        self._queue: deque[_Comparison] = deque()
         self._threads: list[threading.Thread] = []
-        self._at_work = 0
+        self._running = 0
         self._counts: Counter[str] = Counter()
         self._dropped_written = 0
-        self._untold: tuple[str, str] | None = None  # what went wrong last, and its type
-        self._warned = -WARN_SECONDS
+        self._unreported: tuple[str, str] | None = None  # last failure: counter and error type
+        self._warned_at = -WARN_SECONDS
 
     def __enter__(self) -> Shadow:
         return self
@@ -101,9 +101,9 @@ class Shadow:
 
     @property
     def counts(self) -> Counter[str]:
-        """Comparisons so far: `written`, `dropped`, `failed` (an error in place of an answer) and
-        `unwritten` (by an error of the file)."""
-        with self._changed:
+        """Comparisons so far: `written`, `dropped`, `failed` (the provider raised an error) and
+        `unwritten` (the file could not be written)."""
+        with self._condition:
             return self._counts.copy()
 
     def offer(
@@ -116,46 +116,46 @@ class Shadow:
         names: Names = ("bge", "jina"),
         pool: int | None = None,
     ) -> None:
-        """Perhaps compare `live`, the answer just given in `live_seconds`, with that of `other`.
+        """Queue a comparison of the ranking `live` with that of `other`, if the query is sampled.
 
-        `other` is called in another thread, after this returns. A function for `live` is called
-        at once, and only if there is a comparison. `pool` is how many ids both had to order, where
-        that is known. Raises nothing.
+        A thread calls `other` later. If `live` is a function, it is called at once, and only for a
+        sampled query. `live_seconds` is the latency of `live`. `pool` is the number of candidates
+        that both providers rank, if known. Never raises.
         """
         if self._random.random() >= self._fraction:
             return
         try:
-            order = live() if callable(live) else live
-            if isinstance(order, Iterator):
-                raise TypeError("to look at it would empty what the caller has")
-            line = self._begun(query, live_seconds, names)
-            self._take(_Job(line, tuple(order), other, pool))
+            ranking = live() if callable(live) else live
+            if isinstance(ranking, Iterator):
+                raise TypeError("reading an iterator would exhaust the caller's result")
+            line = self._new_line(query, live_seconds, names)
+            self._enqueue(_Comparison(line, tuple(ranking), other, pool))
         except Exception as error:
-            self._went_wrong("failed", error)
-            with suppress(Exception):  # no thread is to be had
-                self._start()
+            self._record_failure("failed", error)
+            with suppress(Exception):  # a thread cannot be started
+                self._start_threads()
 
     def close(self, timeout: float = CLOSE_SECONDS) -> None:
-        """Compare what waits, for at most `timeout` seconds; the rest is dropped, and said to be.
+        """Process the queue for at most `timeout` seconds. Drops the rest and records the count.
 
-        A comparison that does not end in that time is left behind and writes nothing.
+        A comparison still running after that is abandoned and writes nothing.
         """
-        ends = time.monotonic() + timeout
-        with self._changed:
+        deadline = time.monotonic() + timeout
+        with self._condition:
             if self._closing:
                 return
             self._closing = True
-            self._changed.notify_all()
+            self._condition.notify_all()
         for thread in self._threads:
-            thread.join(max(0.0, ends - time.monotonic()))
-        with self._changed:
-            self._over = True
-            self._counts["dropped"] += len(self._waiting) + self._at_work
-            self._waiting.clear()
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with self._condition:
+            self._closed = True
+            self._counts["dropped"] += len(self._queue) + self._running
+            self._queue.clear()
         self._write_dropped()
-        self._tell()
+        self._report()
 
-    def _begun(self, query: str, live_seconds: float, names: Names) -> dict[str, Any]:
+    def _new_line(self, query: str, live_seconds: float, names: Names) -> dict[str, Any]:
         return {
             "kind": "comparison",
             "time": _utc(time.time()),
@@ -166,117 +166,117 @@ class Shadow:
             "live_ms": round(live_seconds * 1000, 3),
         }
 
-    def _take(self, job: _Job) -> None:
-        self._start()
-        with self._changed:
+    def _enqueue(self, comparison: _Comparison) -> None:
+        self._start_threads()
+        with self._condition:
             if self._closing:
                 return
-            if len(self._waiting) >= self._max_waiting:
+            if len(self._queue) >= self._max_waiting:
                 self._counts["dropped"] += 1
                 return
-            self._waiting.append(job)
-            self._changed.notify()
+            self._queue.append(comparison)
+            self._condition.notify()
 
-    def _start(self) -> None:
-        """The threads that are not there yet; one of them looks at what there is to tell."""
-        with self._changed:
+    def _start_threads(self) -> None:
+        """Start missing threads, and wake one if a failure is to be reported."""
+        with self._condition:
             while len(self._threads) < self._workers and not self._closing:
-                thread = threading.Thread(target=self._work, name="bge-shadow", daemon=True)
+                thread = threading.Thread(target=self._run, name="bge-shadow", daemon=True)
                 thread.start()
                 self._threads.append(thread)
-            if self._untold:
-                self._changed.notify()
+            if self._unreported:
+                self._condition.notify()
 
-    def _work(self) -> None:
-        while self._is_needed():
-            if (job := self._next()) is not None and not self._done(job):
-                return  # close() has counted it as dropped
-            self._tell()
+    def _run(self) -> None:
+        while self._wait_for_work():
+            if (comparison := self._dequeue()) is not None and not self._finish(comparison):
+                return  # `close` has counted it as dropped
+            self._report()
 
-    def _is_needed(self) -> bool:
-        """Once there is something to do; False when there will be no more."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._untold or self._closing)
-            return bool(self._waiting or self._untold)
+    def _wait_for_work(self) -> bool:
+        """Block until there is work. Returns False after `close`."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._queue or self._unreported or self._closing)
+            return bool(self._queue or self._unreported)
 
-    def _next(self) -> _Job | None:
-        with self._changed:
-            if not self._waiting:
+    def _dequeue(self) -> _Comparison | None:
+        with self._condition:
+            if not self._queue:
                 return None
-            self._at_work += 1
-            return self._waiting.popleft()
+            self._running += 1
+            return self._queue.popleft()
 
-    def _done(self, job: _Job) -> bool:
-        """Whether that was before the end."""
-        line = self._compared(job)
-        with self._changed:
-            if self._over:
+    def _finish(self, comparison: _Comparison) -> bool:
+        """Compare and write. Returns False if `close` has timed out meanwhile."""
+        line = self._compare(comparison)
+        with self._condition:
+            if self._closed:
                 return False
-            self._at_work -= 1
+            self._running -= 1
         if self._write(line):
             self._count("written")
         self._write_dropped()
         return True
 
-    def _compared(self, job: _Job) -> dict[str, Any]:
-        """The line about it."""
-        began = time.perf_counter()
+    def _compare(self, comparison: _Comparison) -> dict[str, Any]:
+        """Return the line to write."""
+        start = time.perf_counter()
         try:
-            order = tuple(job.other())
-            seconds = time.perf_counter() - began
-            found = agreement(job.live, order, self._depth, job.pool)
-        except BaseException as error:  # SystemExit too: it would end this thread and no more
-            self._went_wrong("failed", error)
-            return job.line | {"error": type(error).__name__}
-        measures = {
+            ranking = tuple(comparison.other())
+            seconds = time.perf_counter() - start
+            measures = agreement(comparison.live, ranking, self._depth, comparison.pool)
+        except BaseException as error:  # even SystemExit: it would end only this thread
+            self._record_failure("failed", error)
+            return comparison.line | {"error": type(error).__name__}
+        fields = {
             name: round(value, 6) if isinstance(value, float) else value
-            for name, value in found._asdict().items()
+            for name, value in measures._asdict().items()
         }
-        return job.line | {"other_ms": round(seconds * 1000, 3)} | measures
+        return comparison.line | {"other_ms": round(seconds * 1000, 3)} | fields
 
     def _write(self, line: dict[str, Any]) -> bool:
-        """Whether it was written."""
+        """Append the line to the file. Returns whether it was written."""
         try:
-            _append(self._path, json.dumps(line).encode() + b"\n", self._half)
+            _append_line(self._path, json.dumps(line).encode() + b"\n", self._repair)
         except Exception as error:
-            self._half = True
-            self._went_wrong("unwritten", error)
+            self._repair = True
+            self._record_failure("unwritten", error)
             return False
-        self._half = False
+        self._repair = False
         return True
 
     def _write_dropped(self) -> None:
-        """As many as were dropped since this was last written: a killed process closes nothing."""
-        with self._changed:
+        """Write the number dropped since the last write, in case the process is killed."""
+        with self._condition:
             count = self._counts["dropped"] - self._dropped_written
             self._dropped_written += count
         line = {"kind": "dropped", "time": _utc(time.time()), "count": count}
         if count and not self._write(line):
-            with self._changed:
+            with self._condition:
                 self._dropped_written -= count
 
-    def _count(self, what: str) -> None:
-        with self._changed:
-            self._counts[what] += 1
+    def _count(self, counter: str) -> None:
+        with self._condition:
+            self._counts[counter] += 1
 
-    def _went_wrong(self, what: str, error: BaseException) -> None:
-        """Count it. To tell it is left to `_tell`: a live query must not meet a log handler."""
-        with self._changed:
-            self._counts[what] += 1
-            self._untold = what, type(error).__name__  # its message may hold anything
+    def _record_failure(self, counter: str, error: BaseException) -> None:
+        """Count a failure. `_report` logs it, so that a live query never runs a log handler."""
+        with self._condition:
+            self._counts[counter] += 1
+            self._unreported = counter, type(error).__name__  # a message may quote a query or key
 
-    def _tell(self) -> None:
-        """Warn of what went wrong, unless there was a warning a short while ago."""
-        with self._changed:
-            untold, self._untold = self._untold, None
+    def _report(self) -> None:
+        """Log the last failure, at most one in `WARN_SECONDS`."""
+        with self._condition:
+            unreported, self._unreported = self._unreported, None
             now = time.monotonic()
-            if untold is None or now - self._warned < WARN_SECONDS:
+            if unreported is None or now - self._warned_at < WARN_SECONDS:
                 return
-            self._warned = now
-            what, kind = untold
-            count = self._counts[what]
-        with suppress(BaseException):  # of a handler: it would end this thread
-            log.warning("shadow: comparisons %s: %d by now, the last by %s", what, count, kind)
+            self._warned_at = now
+            counter, kind = unreported
+            count = self._counts[counter]
+        with suppress(BaseException):  # a handler's error would end this thread
+            log.warning("shadow: %d comparisons %s so far, the last by %s", count, counter, kind)
 
 
 _SHADOWS: weakref.WeakSet[Shadow] = weakref.WeakSet()
@@ -284,30 +284,30 @@ _SHADOWS: weakref.WeakSet[Shadow] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for shadow in list(_SHADOWS):
-        shadow._begin()
+        shadow._reset()
 
 
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _append(path: Path, line: bytes, half: bool) -> None:
-    """In one write at the end of the file, which several processes may share.
+def _append_line(path: Path, line: bytes, repair: bool) -> None:
+    """Append a line in a single write, so that several processes can share the file.
 
-    With `half`, after a line break if the file ends without one; not for each line, since that of
-    another process, just being written, looks like half a line too.
+    With `repair`, start with a line break if the file ends without one. This is not done for each
+    line: another process may be in the middle of a write.
 
     Raises:
-        OSError: it could not be written, or not whole.
+        OSError: the line could not be written completely.
     """
     with path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        if half and size:
+        if repair and size:
             file.seek(size - 1)
             if file.read(1) != b"\n":
                 line = b"\n" + line
         if file.write(line) != len(line):
-            raise OSError("the line was cut off")
+            raise OSError("the line was written incompletely")
 
 
 def _utc(seconds: float) -> str:
@@ -315,11 +315,11 @@ def _utc(seconds: float) -> str:
 
 
 class ShadowedSearch(Generic[Result]):
-    """A search whose results are, now and then, compared with those of another.
+    """A search function, a sample of whose results is compared with another's.
 
-    For embeddings: vectors of two models cannot be compared, what is found with them can. `live`
-    and `other` find ids, best first, or something that `ids` takes them from. Without `ids`, only
-    a sequence is compared, and an iterator never is: it could be read only once.
+    Vectors of two models cannot be compared, but their search results can. `live` and `other`
+    return ids, best first, or a result from which `ids` extracts them. Without `ids`, only
+    sequences are compared. Iterators never are, because they can be read only once.
     """
 
     def __init__(
@@ -335,23 +335,23 @@ class ShadowedSearch(Generic[Result]):
         self._names, self._ids = names, ids
 
     def search(self, query: str) -> Result:
-        """What `live` finds, untouched."""
-        began = time.perf_counter()
-        found = self._live(query)
+        """Return the result of `live` unchanged."""
+        start = time.perf_counter()
+        result = self._live(query)
         self._shadow.offer(
             query,
-            lambda: self._live_ids(found),
-            lambda: self._taken(self._other(query)),
-            live_seconds=time.perf_counter() - began,
+            lambda: self._live_ranking(result),
+            lambda: self._ranking(self._other(query)),
+            live_seconds=time.perf_counter() - start,
             names=self._names,
         )
-        return found
+        return result
 
-    def _live_ids(self, found: Any) -> Ranking:
-        """Raises TypeError: to look at it might empty what the caller has."""
-        if isinstance(found, Iterator) or not (self._ids or isinstance(found, Sequence)):
-            raise TypeError("neither a sequence, nor something that `ids` could be taken from")
-        return self._taken(found)
+    def _live_ranking(self, result: Any) -> Ranking:
+        """Raises TypeError if reading the result might exhaust it for the caller."""
+        if isinstance(result, Iterator) or not (self._ids or isinstance(result, Sequence)):
+            raise TypeError("the result must be a sequence, or `ids` must be set")
+        return self._ranking(result)
 
-    def _taken(self, found: Any) -> Ranking:
-        return self._ids(found) if self._ids else list(found)
+    def _ranking(self, result: Any) -> Ranking:
+        return self._ids(result) if self._ids else list(result)

@@ -1,4 +1,4 @@
-"""What a file that a `Shadow` has written says."""
+"""Summarize the file that a `Shadow` wrote."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import ConfigurationError
 from .agreement import Agreement
 from .comparing import Names
 
-START = b'{"kind": "'  # how each line begins, so that half a line is known for one of ours
+START = b'{"kind": "'  # how each line begins: identifies an incomplete line
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Pair:
-    """What was compared of one provider's answers, `live`, with those of `other`.
+    """The comparisons of the live provider `live` with `other`.
 
-    `count` comparisons were made, and `errors`, by their type, stand where the other one did not
-    answer. The live one's latency is what the caller waited; the other's is of answers only.
+    `count` comparisons succeeded. `errors` counts the failures of `other` by type. `live_ms` covers
+    all queries, `other_ms` only the successful ones.
     """
 
     live: str
@@ -49,17 +49,17 @@ class Pair:
     overlap: Spread | None
     rbo: Spread | None
     tau: Spread | None
-    same_first: float | None  # share
+    same_first: float | None  # share of comparisons
     live_ms: Latency
     other_ms: Latency | None
 
 
 @dataclass(frozen=True)
 class ShadowSummary:
-    """What a file of comparisons says, by pair of providers; None where nothing was measured.
+    """The comparisons in a file, by pair of providers. A value without measurements is None.
 
-    `count` and `errors` are of all pairs; `dropped` were given up, `broken` lines are half ones,
-    of killed processes.
+    `count` and `errors` cover all pairs. `dropped` counts dropped comparisons; `broken` counts
+    incomplete lines of killed processes.
     """
 
     count: int
@@ -73,8 +73,8 @@ class ShadowSummary:
 
 
 @dataclass
-class _Lines:
-    """What the lines so far hold of one pair."""
+class _PairLines:
+    """The values read so far for one pair."""
 
     errors: Counter[str] = field(default_factory=Counter)
     live_ms: list[float] = field(default_factory=list)
@@ -110,64 +110,64 @@ class _Lines:
 
 
 @dataclass
-class _Read:
-    """What the lines so far hold."""
+class _Contents:
+    """The values read so far."""
 
     dropped: int = 0
     broken: int = 0
-    pairs: dict[Names, _Lines] = field(default_factory=dict)
+    pairs: dict[Names, _PairLines] = field(default_factory=dict)
 
     def add(self, line: dict[str, Any]) -> None:
-        """Raises KeyError, TypeError, ValueError: not a line of ours."""
+        """Raises KeyError, TypeError or ValueError if a `Shadow` did not write the line."""
         if line["kind"] == "dropped":
             self.dropped += int(line["count"])
         elif line["kind"] == "comparison":
             names = str(line["live"]), str(line["other"])
-            self.pairs.setdefault(names, _Lines()).add(line)
+            self.pairs.setdefault(names, _PairLines()).add(line)
         else:
-            raise ValueError("another kind")
+            raise ValueError("unknown kind")
 
 
 def summarize(path: str | os.PathLike[str]) -> ShadowSummary:
-    """What the file that a `Shadow` wrote says; half lines are skipped and counted.
+    """Summarize the file that a `Shadow` wrote. Incomplete lines are skipped and counted.
 
     Raises:
-        ConfigurationError: a line is of something else; names it, counted from 1.
+        ConfigurationError: a `Shadow` did not write a line. The message names it, counted from 1.
         OSError: the file cannot be read.
     """
-    read = _read(Path(path))
-    pairs = [lines.pair(*names) for names, lines in sorted(read.pairs.items())]
-    errors = sum((lines.errors for lines in read.pairs.values()), Counter[str]())
+    contents = _read_file(Path(path))
+    pairs = [lines.pair(*names) for names, lines in sorted(contents.pairs.items())]
+    errors = sum((lines.errors for lines in contents.pairs.values()), Counter[str]())
     return ShadowSummary(
         count=sum(pair.count for pair in pairs),
         errors=dict(errors.most_common()),
-        dropped=read.dropped,
-        broken=read.broken,
+        dropped=contents.dropped,
+        broken=contents.broken,
         pairs=pairs,
     )
 
 
-def _read(path: Path) -> _Read:
-    read = _Read()
+def _read_file(path: Path) -> _Contents:
+    contents = _Contents()
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if raw.isspace():
-                continue  # two processes at once saw half a line
+                continue  # two processes repaired the same incomplete line
             try:
-                line = _parsed(raw)
+                line = _parse_line(raw)
                 if line is None:
-                    read.broken += 1
+                    contents.broken += 1
                 else:
-                    read.add(line)
+                    contents.add(line)
             except (KeyError, TypeError, ValueError, OverflowError):
                 raise ConfigurationError(
                     f"{path}, line {number}, was not written by a `Shadow`"
                 ) from None
-    return read
+    return contents
 
 
-def _parsed(raw: bytes) -> Any:
-    """None: it is half of a line of ours. Raises ValueError: no JSON, and not ours."""
+def _parse_line(raw: bytes) -> Any:
+    """Parse a line. Returns None if it is incomplete. Raises ValueError if it is foreign."""
     try:
         return strict_json.loads(raw)
     except ValueError:
@@ -177,7 +177,7 @@ def _parsed(raw: bytes) -> Any:
 
 
 def _finite(value: Any) -> float:
-    """Raises TypeError, ValueError, OverflowError: it is no such number."""
+    """Return a float. Raises TypeError, ValueError or OverflowError if it is not finite."""
     number = float(value)
     if not math.isfinite(number):
         raise ValueError("not finite")
