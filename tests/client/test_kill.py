@@ -54,7 +54,7 @@ def put(store: Store, points: Iterator[tuple[int, dict[str, Any]]]) -> None:
         seed = zlib.crc32(repr(payload).encode())
         vector = np.random.default_rng(seed).normal(size=WIDTH).tolist()
         structs.append(models.PointStruct(id=id, vector=vector, payload=payload))
-    store.ask("upsert", collection_name="old", points=structs)
+    store.upsert("old", structs)
 
 
 def change(path: Path, chance: random.Random, size: int) -> None:
@@ -74,7 +74,7 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
     chance = random.Random(11)
     with Store.open(path=tmp_path) as store:
         params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)
-        store.ask("create_collection", collection_name="old", vectors_config=params)
+        store.create_collection("old", vectors_config=params)
         put(store, ((number, text_of(chance, number)) for number in range(size)))
         store.point_alias("live", "old")
     killed, most = 0, 4.0 if size > 1000 else 1.8

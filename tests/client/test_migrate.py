@@ -42,13 +42,13 @@ def foreign(payload: Payload) -> list[float]:
 def put(store: Store, *points: tuple[Any, dict[str, Any]]) -> None:
     """Into the collection `old`."""
     structs = [models.PointStruct(id=id, vector=foreign(p), payload=p) for id, p in points]
-    store.ask("upsert", collection_name="old", points=structs)
+    store.upsert("old", structs)
 
 
 def make_old(store: Store, passages: list[dict[str, Any]]) -> Store:
     """The collection `old`, in use as `live`."""
     params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)
-    store.ask("create_collection", collection_name="old", vectors_config=params)
+    store.create_collection("old", vectors_config=params)
     put(store, *enumerate(passages))
     store.point_alias("live", "old")
     return store
@@ -77,13 +77,13 @@ def test_the_copy_has_every_point_and_the_alias_points_to_it(old: Store, worker:
 def test_the_source_is_never_written_to(old: Store, worker: Client) -> None:
     reads = {"scroll", "retrieve", "count", "query_points", "get_collection", "collection_exists"}
     asked: list[tuple[str, Any]] = []
-    ask = old.ask
+    call = old._call
 
-    def spy(method: str, **given: Any) -> Any:
-        asked.append((method, given.get("collection_name")))
-        return ask(method, **given)
+    def spy(method: str, **arguments: Any) -> Any:
+        asked.append((method, arguments.get("collection_name")))
+        return call(method, **arguments)
 
-    old.ask = spy  # type: ignore[method-assign]
+    old._call = spy  # type: ignore[method-assign]
     Migration(old, worker, "live", "new").run()
     assert {method for method, name in asked if name == "old"} <= reads
 
@@ -157,7 +157,7 @@ def test_what_changes_meanwhile_is_followed(
     assert payloads(old, "new") == payloads(old, "old")
     clean = Store(QdrantClient(":memory:"))
     params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)
-    clean.ask("create_collection", collection_name="old", vectors_config=params)
+    clean.create_collection("old", vectors_config=params)
     put(clean, *payloads(old, "old").items())
     Migration(clean, worker, "old", "new").run()
     assert_equal(contents(old, "new"), contents(clean, "new"))
@@ -309,7 +309,7 @@ def test_a_copy_that_was_tampered_with_is_mended_or_refused(
         assert old.aliases() == {"live": "old"}
         return
     if spoil == "payload":
-        old.ask("set_payload", collection_name="new", payload={"more": 1}, points=[3])
+        old.set_payload("new", [3], {"more": 1})
     elif spoil == "missing":
         old.delete("new", [3])
     else:
@@ -427,7 +427,7 @@ def test_a_collection_of_ours_with_cut_colbert_vectors_is_a_source_too(
 ) -> None:
     documents = [{"id": 1, "text": "море", COLBERT_CUT: True}, {"id": 2, "text": "суша"}]
     index(store, worker, "ours", documents)
-    store.ask("set_payload", collection_name="ours", payload={COLBERT_CUT: True}, points=[2])
+    store.set_payload("ours", [2], {COLBERT_CUT: True})
     assert Migration(store, worker, "ours", "new").run().passes == 3
     assert payloads(store, "new") == {1: {"id": 1, "text": "море"}, 2: {"id": 2, "text": "суша"}}
 
@@ -461,7 +461,7 @@ def dense_only(store: Store, worker: Client, passages: list[dict[str, Any]], nam
     """A collection of bge-m3's dense vectors, as a user of FlagEmbedding may have it."""
     params = models.VectorParams(size=512, distance=models.Distance.COSINE)
     config = {name: params} if name else params
-    store.ask("create_collection", collection_name="mine", vectors_config=config)
+    store.create_collection("mine", vectors_config=config)
     dense = worker.embed([passage["text"] for passage in passages]).dense
     assert dense is not None
     points = [
@@ -470,7 +470,7 @@ def dense_only(store: Store, worker: Client, passages: list[dict[str, Any]], nam
         )
         for n, (passage, vector) in enumerate(zip(passages, dense, strict=True))
     ]
-    store.ask("upsert", collection_name="mine", points=points)
+    store.upsert("mine", points)
     return store
 
 
@@ -512,12 +512,12 @@ def test_dense_vectors_of_another_model_are_left_alone(
     store: Store, worker: Client, passages: list[dict[str, Any]]
 ) -> None:
     params = models.VectorParams(size=512, distance=models.Distance.COSINE)
-    store.ask("create_collection", collection_name="mine", vectors_config=params)
+    store.create_collection("mine", vectors_config=params)
     points = [
         models.PointStruct(id=n, vector=foreign(p)[:512], payload=p)
         for n, p in enumerate(passages[:20])
     ]
-    store.ask("upsert", collection_name="mine", points=points)
+    store.upsert("mine", points)
     before = contents(store, "mine")
     message = "of 20 dense vectors of `mine`, 20 are not what miniature/bge-m3 makes of their texts"
     with pytest.raises(FingerprintError, match=message):
@@ -548,6 +548,6 @@ def test_a_collection_that_holds_another_model_s_vectors_too_is_left_alone(
         models.PointStruct(id=n, vector=foreign(passages[n])[:512], payload=passages[n])
         for n in range(100, 140)
     ]
-    store.ask("upsert", collection_name="mine", points=wrong)
+    store.upsert("mine", wrong)
     with pytest.raises(FingerprintError, match="of 140 dense vectors of `mine`, 40 are not what"):
         add_in_place(store, worker, "mine")

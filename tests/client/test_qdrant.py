@@ -228,7 +228,7 @@ def test_writes_are_bounded_by_points_and_by_bytes(
 def jina(store: Store) -> Store:
     """A collection as Jina's users have it."""
     params = models.VectorParams(size=512, distance=models.Distance.COSINE)
-    store.ask("create_collection", collection_name="jina", vectors_config=params)
+    store.create_collection("jina", vectors_config=params)
     return store
 
 
@@ -363,9 +363,9 @@ def test_a_collection_that_was_dropped_a_moment_ago_is_looked_up_again(
     engine = HybridSearch(store, worker, "live", Plan(rerank=1))
     index(store, worker, "two", [{"_id": "new", "text": "море"}])
     store.point_alias("live", "two")
-    store.ask("delete_collection", collection_name="one")
+    store.delete_collection("one")
     assert ids(engine.search("море", explain=True)) == ["new"]
-    store.ask("delete_collection", collection_name="two")
+    store.delete_collection("two")
     with pytest.raises(BGEError):
         engine.search("море")
 

@@ -103,8 +103,7 @@ def asked_of_edge(shard: Any, request: dict[str, Any]) -> dict[Any, float]:
 
 
 def asked_of_local(course: Store, request: dict[str, Any]) -> dict[Any, float]:
-    found = course.ask("query_points", collection_name="course", **request).points
-    return {str(point.id): point.score for point in found}
+    return {str(point.id): point.score for point in course.query("course", **request)}
 
 
 def embed(worker: Client, query: str) -> Embedding:

@@ -220,7 +220,7 @@ def test_over_rest_vectors_are_added_in_place(
     server: QdrantServer, remote: Store, worker: Client, passages: list[Any]
 ) -> None:
     params = models.VectorParams(size=512, distance=models.Distance.COSINE)
-    remote.ask("create_collection", collection_name="mine", vectors_config=params)
+    remote.create_collection("mine", vectors_config=params)
     found = worker.embed([passage["text"] for passage in passages[:20]]).dense
     assert found is not None
     points = [
@@ -237,9 +237,8 @@ def test_a_collection_is_made_as_its_source_is_and_only_dense_vectors_are_quanti
     server: QdrantServer, remote: Store, worker: Client
 ) -> None:
     params = models.VectorParams(size=8, distance=models.Distance.COSINE)
-    remote.ask(
-        "create_collection",
-        collection_name="old",
+    remote.create_collection(
+        "old",
         vectors_config=params,
         shard_number=4,
         replication_factor=3,

@@ -257,15 +257,13 @@ class Builder:
             began = time.perf_counter()
             embedded = jina.embed(query, input_type="query")
             model = time.perf_counter() - began
-            found = self._store.ask(
-                "query_points",
-                collection_name=collection,
+            points = self._store.query(
+                collection,
                 query=embedded[0].dense.tolist(),  # type: ignore[union-attr]
                 using=self._vector or None,
                 limit=limit,
-                with_payload=True,
             )
-            ranking = [(self._document_id(p.payload or {}, p.id), p.score) for p in found.points]
+            ranking = [(self._document_id(p.payload or {}, p.id), p.score) for p in points]
             return Answer(ranking, model, embedded.usage.total_tokens)
 
         about: dict[str, str | int | float] = {"collection": collection, "model": probe.model}
@@ -280,7 +278,7 @@ class Builder:
             FingerprintError: they are ours.
             ConfigurationError: `--vector` does not say which.
         """
-        from ..qdrant.schema import METADATA
+        from ..qdrant.metadata import METADATA
 
         config = self._store.info(collection).config
         if METADATA in (config.metadata or {}):

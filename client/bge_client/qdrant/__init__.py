@@ -20,8 +20,9 @@ except ImportError:
 from .cutover import drop_old, roll_back
 from .index import IndexReport, index
 from .inplace import InPlaceReport, add_in_place
+from .metadata import CollectionMetadata
 from .migrate import Estimate, Migration, MigrationReport
-from .schema import CollectionMetadata, Schema
+from .schema import Schema
 from .search import Hit, HybridSearch, Plan, SearchResult, Stage
 from .store import Store
 

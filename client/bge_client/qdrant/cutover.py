@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import ConfigurationError, MigrationError
-from .schema import METADATA, CollectionMetadata
+from .metadata import METADATA, CollectionMetadata
 from .similarity import named
 from .store import PointId, Store
 from .sync import is_current
@@ -50,7 +50,7 @@ def drop_old(store: Store, alias: str) -> str:
             f"{len(late)} points of `{source}` changed at the moment of the swap{named(late)}. "
             f"Bring them into `{collection}`, or delete them from `{source}`, first"
         )
-    store.ask("delete_collection", collection_name=source)
+    store.delete_collection(source)
     return source
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..client import Client
 from .documents import documents_of
-from .schema import CollectionMetadata, Schema
+from .metadata import CollectionMetadata
+from .schema import Schema
 from .store import Store
 from .sync import Progress, SyncReport, no_progress, sync
 

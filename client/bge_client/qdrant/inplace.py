@@ -17,13 +17,12 @@ from ..client import Client
 from ..errors import ConfigurationError, FingerprintError, HTTPStatusError
 from ..results import Embedding
 from .documents import Document, usable_text
+from .metadata import METADATA, CollectionMetadata
 from .schema import (
     COLBERT,
     COLBERT_CUT,
     MAX_SIM,
-    METADATA,
     SPARSE,
-    CollectionMetadata,
     extra_vectors,
     is_colbert_cut,
 )
@@ -123,13 +122,7 @@ def _vectors(
         report.truncated.add(document.id)
     if is_colbert_cut(found, metadata):
         report.colbert_cut.add(document.id)
-        store.ask(
-            "set_payload",
-            collection_name=collection,
-            payload={COLBERT_CUT: True},
-            points=[document.id],
-            wait=True,
-        )
+        store.set_payload(collection, [document.id], {COLBERT_CUT: True})
     return models.PointVectors(id=document.id, vector=extra_vectors(found, metadata))
 
 
@@ -191,12 +184,7 @@ def _add_names(store: Store, collection: str, metadata: CollectionMetadata) -> N
         if name in there:
             continue
         try:
-            store.ask(
-                "create_vector_name",
-                collection_name=collection,
-                vector_name=name,
-                vector_name_config=configs[name],
-            )
+            store.create_vector_name(collection, name, configs[name])
         except HTTPStatusError:  # made, and the answer was lost
             if name not in _names(store, collection):
                 raise

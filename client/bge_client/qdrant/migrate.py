@@ -23,7 +23,8 @@ from qdrant_client import models
 from ..client import Client
 from ..errors import ConfigurationError, MigrationError
 from .documents import Document, usable_text
-from .schema import CollectionMetadata, Schema
+from .metadata import CollectionMetadata
+from .schema import Schema
 from .similarity import NAMED, SAME, named, no_text, similarities
 from .store import Payload, PointId, Store
 from .sync import (
@@ -278,13 +279,8 @@ class Migration:
         indexed = self._store.info(self._target).payload_schema
         for name, index in self._config.payload_schema.items():  # filters must be as fast as before
             if name not in indexed:
-                self._store.ask(
-                    "create_payload_index",
-                    collection_name=self._target,
-                    field_name=name,
-                    field_schema=index.params or index.data_type,
-                    wait=True,
-                )
+                field_schema = index.params or index.data_type
+                self._store.create_payload_index(self._target, name, field_schema)
         return there
 
     def _check_texts(self) -> None:
@@ -374,9 +370,7 @@ class Migration:
     def _only_in_target(self) -> Iterator[PointId]:
         for records in self._store.scroll(self._target, with_payload=False):
             ids = [record.id for record in records]
-            there = self._store.ask(
-                "retrieve", collection_name=self._source, ids=ids, with_payload=False
-            )
+            there = self._store.retrieve(self._source, ids, with_payload=False)
             yield from set(ids) - {record.id for record in there}
 
     # ---------------------------------------------------------------------------- compare

@@ -1,113 +1,23 @@
-"""The layout of a collection of BGE vectors, and the model it is bound to.
-
-A collection says in its metadata which model its vectors are of. Whoever writes to it or asks it
-compares that with the vectors at hand first: two models' vectors in one index ruin it silently,
-and Jina's have the same 1,024 dimensions as bge-m3's.
-"""
+"""The layout of a collection of BGE vectors, and an embedding as a point's vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from dataclasses import fields as dataclass_fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from qdrant_client import models
 
-from ..client import Client
-from ..errors import ConfigurationError, FingerprintError, HTTPStatusError, ProtocolError
+from ..errors import ConfigurationError, HTTPStatusError, ProtocolError
 from ..results import Embedding
+from .metadata import DENSE, CollectionMetadata
 from .store import Store
 
-DENSE, SPARSE, COLBERT = "dense", "sparse", "colbert"
-METADATA = "bge"  # the key of ours among a collection's metadata
+SPARSE, COLBERT = "sparse", "colbert"
 COLBERT_CUT = "_colbert_cut"  # in a payload, true: only the first of its ColBERT vectors are kept
 MULTIVECTOR_FLOATS = 1_048_576  # Qdrant's limit for one multivector, itself excluded
 MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
 Quantization = Literal["none", "scalar", "binary"]
-
-
-@dataclass(frozen=True)
-class CollectionMetadata:
-    """What a collection's vectors are of. `dense` is the name of its dense vector.
-
-    Of a migration's target: what it was made from, whether it has been in use, and which points
-    of the source changed at the moment of the swap.
-    """
-
-    fingerprint: str
-    model: str
-    dimensions: int
-    colbert: bool = False
-    dense: str = DENSE
-    max_length: int | None = None
-    text_fields: tuple[str, ...] = ("text",)
-    migrated_from: str | None = None
-    in_use: bool = False
-    late: tuple[str, ...] = ()
-
-    @classmethod
-    def probe(cls, client: Client, **more: Any) -> CollectionMetadata:
-        """Of the model that an endpoint serves."""
-        found = client.embed("fingerprint")
-        if found.dense is None:
-            raise AssertionError("dense vectors were asked for. This is a bug.")
-        return cls(found.fingerprint, found.model, int(found.dense.shape[1]), **more)
-
-    @classmethod
-    def of(cls, store: Store, collection: str) -> CollectionMetadata:
-        """What the collection says of itself.
-
-        Raises:
-            FingerprintError: it does not say.
-        """
-        told = (store.info(collection).config.metadata or {}).get(METADATA)
-        if not isinstance(told, Mapping):
-            raise FingerprintError(
-                f"collection `{collection}` does not say which model its vectors are of. If they "
-                f"are another model's, `bge migrate {collection} NEW` makes a collection of BGE "
-                f"vectors from its texts. If they are bge-m3's, `bge migrate {collection} "
-                "--in-place` checks them and adds the sparse ones"
-            )
-        known = {one.name for one in dataclass_fields(cls)} & told.keys()  # not a later version's
-        found = {name: told[name] for name in known}
-        try:
-            lists = {"text_fields": tuple(found["text_fields"]), "late": tuple(found["late"])}
-            return cls(**found | lists)
-        except (KeyError, TypeError):
-            raise ConfigurationError(
-                f"the metadata `{METADATA}` of collection `{collection}` is not what we write"
-            ) from None
-
-    def check(self, fingerprint: str, collection: str) -> None:
-        """Raises FingerprintError: those vectors do not belong there."""
-        if fingerprint != self.fingerprint:
-            raise FingerprintError(
-                f"collection `{collection}` holds vectors of {self.model}, {self.fingerprint}. "
-                f"Given: those of {fingerprint}. Use the endpoint it was made with, or "
-                f"`bge migrate {collection} NEW` to make a collection for this one"
-            )
-
-    def check_options(self, collection: str, **asked: Any) -> None:
-        """Raises ConfigurationError: the collection was made with another value of one of these.
-
-        What is None was not asked for.
-        """
-        for name, value in asked.items():
-            there = getattr(self, name)
-            if value is not None and value != there:
-                raise ConfigurationError(
-                    f"collection `{collection}` was made with `{name}` {there!r}. Given: {value!r}"
-                )
-
-    def as_metadata(self) -> dict[str, Any]:
-        lists = {"text_fields": list(self.text_fields), "late": list(self.late)}
-        return {METADATA: {**asdict(self), **lists}}
-
-    def save(self, store: Store, collection: str) -> None:
-        """Into the metadata of a collection that is there."""
-        store.ask("update_collection", collection_name=collection, metadata=self.as_metadata())
 
 
 @dataclass(frozen=True)
@@ -160,9 +70,8 @@ class Schema:
         )
         if self.on_disk:
             settings["on_disk_payload"] = True
-        store.ask(
-            "create_collection",
-            collection_name=collection,
+        store.create_collection(
+            collection,
             vectors_config=self._vectors(metadata.dimensions),
             sparse_vectors_config={SPARSE: sparse},
             metadata=metadata.as_metadata(),

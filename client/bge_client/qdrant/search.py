@@ -21,7 +21,8 @@ from ..client import Client
 from ..errors import ConfigurationError, HTTPStatusError
 from ..results import Embedding, Floats
 from .documents import text_at
-from .schema import COLBERT, DENSE, SPARSE, CollectionMetadata, max_colbert_vectors, sparse_vector
+from .metadata import DENSE, CollectionMetadata
+from .schema import COLBERT, SPARSE, max_colbert_vectors, sparse_vector
 from .store import Payload, PointId, Store
 
 FUSED, RERANK = "fused", "rerank"
@@ -215,15 +216,8 @@ class HybridSearch:
     def _query(
         self, request: dict[str, Any], filter: models.Filter | None
     ) -> list[models.ScoredPoint]:
-        answer = self._store.ask(
-            "query_points",
-            collection_name=self.collection,
-            query_filter=filter,
-            with_payload=True,
-            **_filtered(request, filter),
-        )
-        points: list[models.ScoredPoint] = answer.points
-        return points
+        request = _filtered(request, filter)
+        return self._store.query(self.collection, query_filter=filter, **request)
 
     def _stages(
         self, asked: Requests, filter: models.Filter | None

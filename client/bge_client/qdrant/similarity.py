@@ -9,7 +9,7 @@ import numpy as np
 
 from ..client import Client
 from .documents import Document
-from .schema import CollectionMetadata
+from .metadata import CollectionMetadata
 from .store import PointId, Store
 from .sync import pages
 
@@ -27,13 +27,8 @@ def similarities(
 ) -> Iterator[tuple[Document, float]]:
     """Of each document the cosine of its stored dense vector and a new one; -1 if there is none."""
     for page in pages(documents, PAGE):
-        records = store.ask(
-            "retrieve",
-            collection_name=collection,
-            ids=[document.id for document in page],
-            with_payload=False,
-            with_vectors=True,
-        )
+        ids = [document.id for document in page]
+        records = store.retrieve(collection, ids, with_payload=False, with_vectors=True)
         stored = {record.id: dense_of(record.vector, metadata.dense) for record in records}
         texts = [document.text for document in page]
         found = client.embed(texts, max_length=metadata.max_length)

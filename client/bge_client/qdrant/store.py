@@ -45,7 +45,7 @@ PointId = int | str | UUID
 
 
 class Store:
-    """`ask` is the only way to Qdrant. One thread at a time, since local mode bears no more."""
+    """Qdrant as the library uses it. Not thread-safe, because local mode is not."""
 
     def __init__(self, client: QdrantClient, *, patience: float = PATIENCE) -> None:
         self._client = client
@@ -115,8 +115,8 @@ class Store:
         if self._inherited is not self._client:
             self._client.close()
 
-    def ask(self, method: str, **given: Any) -> Any:
-        """What `QdrantClient.<method>(**given)` returns, tried again while the server is busy.
+    def _call(self, method: str, **arguments: Any) -> Any:
+        """Return `QdrantClient.<method>(**arguments)`. Retries while the server is busy.
 
         Raises:
             HTTPStatusError: the server says no; RateLimitError, AuthenticationError among them.
@@ -128,7 +128,7 @@ class Store:
 
         def once() -> Any:
             try:
-                return getattr(client, method)(**given)
+                return getattr(client, method)(**arguments)
             except (UnexpectedResponse, ResponseHandlingException, ResourceExhaustedResponse) as e:
                 raise _said_by_server(e, method) from None
             except sqlite3.Error as error:  # local mode
@@ -150,7 +150,7 @@ class Store:
 
     def check_version(self) -> None:
         """Raises ConfigurationError: the server is older than what we ask of it."""
-        told = str(self.ask("info").version)
+        told = str(self._call("info").version)
         numbers = tuple(int(part) for part in re.findall(r"\d+", told)[:2])
         if numbers and numbers < MIN_VERSION:
             least = ".".join(map(str, MIN_VERSION))
@@ -160,21 +160,49 @@ class Store:
 
     def exists(self, collection: str) -> bool:
         """Of a collection, or of an alias."""
-        return bool(self.ask("collection_exists", collection_name=collection))
+        return bool(self._call("collection_exists", collection_name=collection))
 
     def info(self, collection: str) -> models.CollectionInfo:
         """Raises ConfigurationError: there is none of that name."""
         if not self.exists(collection):
-            there = [c.name for c in self.ask("get_collections").collections]
+            there = [c.name for c in self._call("get_collections").collections]
             raise ConfigurationError(
                 f"there is no collection `{collection}`. There are: {', '.join(there) or 'none'}"
             )
-        found: models.CollectionInfo = self.ask("get_collection", collection_name=collection)
-        return found
+        info: models.CollectionInfo = self._call("get_collection", collection_name=collection)
+        return info
+
+    def create_collection(self, collection: str, **settings: Any) -> None:
+        """Create it with the keyword arguments of `QdrantClient.create_collection`."""
+        self._call("create_collection", collection_name=collection, **settings)
+
+    def update_metadata(self, collection: str, metadata: dict[str, Any]) -> None:
+        self._call("update_collection", collection_name=collection, metadata=metadata)
+
+    def delete_collection(self, collection: str) -> None:
+        self._call("delete_collection", collection_name=collection)
+
+    def create_vector_name(self, collection: str, name: str, config: Any) -> None:
+        """Add a named vector to an existing collection. Needs Qdrant 1.18."""
+        self._call(
+            "create_vector_name",
+            collection_name=collection,
+            vector_name=name,
+            vector_name_config=config,
+        )
+
+    def create_payload_index(self, collection: str, field: str, field_schema: Any) -> None:
+        self._call(
+            "create_payload_index",
+            collection_name=collection,
+            field_name=field,
+            field_schema=field_schema,
+            wait=True,
+        )
 
     def aliases(self) -> dict[str, str]:
         """Of each alias, its collection."""
-        return {a.alias_name: a.collection_name for a in self.ask("get_aliases").aliases}
+        return {a.alias_name: a.collection_name for a in self._call("get_aliases").aliases}
 
     def resolve(self, name: str) -> str:
         """The collection of an alias; any other name as it is."""
@@ -185,30 +213,38 @@ class Store:
         operation = models.CreateAliasOperation(
             create_alias=models.CreateAlias(collection_name=collection, alias_name=alias)
         )
-        self.ask("update_collection_aliases", change_aliases_operations=[operation])
+        self._call("update_collection_aliases", change_aliases_operations=[operation])
 
     # ------------------------------------------------------------------------------ points
 
     def count(self, collection: str) -> int:
-        found = self.ask("count", collection_name=collection, exact=True)
+        found = self._call("count", collection_name=collection, exact=True)
         return int(found.count)
 
-    def payloads(self, collection: str, ids: list[PointId]) -> dict[PointId, Payload]:
-        """Of those points that there are."""
-        found = self.ask("retrieve", collection_name=collection, ids=ids, with_payload=True)
-        return {record.id: record.payload or {} for record in found}
+    def retrieve(
+        self, collection: str, ids: Sequence[PointId], **options: bool
+    ) -> list[models.Record]:
+        """Return the points that exist, in any order. `options`: with_payload, with_vectors."""
+        records: list[models.Record] = self._call(
+            "retrieve", collection_name=collection, ids=ids, **options
+        )
+        return records
+
+    def payloads(self, collection: str, ids: Sequence[PointId]) -> dict[PointId, Payload]:
+        """Return the payloads of the points that exist."""
+        return {record.id: record.payload or {} for record in self.retrieve(collection, ids)}
+
+    def query(self, collection: str, **request: Any) -> list[models.ScoredPoint]:
+        """Return the points, with payloads, for the arguments of `QdrantClient.query_points`."""
+        response = self._call(
+            "query_points", collection_name=collection, with_payload=True, **request
+        )
+        return list(response.points)
 
     def sample(self, collection: str, count: int) -> list[models.ScoredPoint]:
-        """Points at random, with their payloads."""
+        """Return random points with their payloads."""
         query = models.SampleQuery(sample=models.Sample.RANDOM)
-        found = self.ask(
-            "query_points",
-            collection_name=collection,
-            query=query,
-            limit=count,
-            with_payload=True,
-        )
-        return list(found.points)
+        return self.query(collection, query=query, limit=count)
 
     def scroll(
         self, collection: str, *, page: int = 256, **more: Any
@@ -216,7 +252,7 @@ class Store:
         """All points in the order of their ids, a page at a time. Bears writes meanwhile."""
         offset = None
         while True:
-            records, offset = self.ask(
+            records, offset = self._call(
                 "scroll", collection_name=collection, offset=offset, limit=page, **more
             )
             if records:
@@ -243,7 +279,7 @@ class Store:
 
     def _write(self, method: str, collection: str, points: Sequence[Any]) -> None:
         try:
-            self.ask(method, collection_name=collection, points=points, wait=True)
+            self._call(method, collection_name=collection, points=points, wait=True)
         except TooLargeError:
             if len(points) == 1:
                 raise TooLargeError(
@@ -254,9 +290,15 @@ class Store:
             self._write(method, collection, points[:middle])
             self._write(method, collection, points[middle:])
 
+    def set_payload(self, collection: str, ids: list[PointId], payload: Payload) -> None:
+        """Set these keys of the points' payloads, and keep the other keys."""
+        self._call(
+            "set_payload", collection_name=collection, payload=payload, points=ids, wait=True
+        )
+
     def delete(self, collection: str, ids: list[PointId]) -> None:
         selector = models.PointIdsList(points=ids)
-        self.ask("delete", collection_name=collection, points_selector=selector, wait=True)
+        self._call("delete", collection_name=collection, points_selector=selector, wait=True)
 
 
 _stores: weakref.WeakSet[Store] = weakref.WeakSet()

@@ -25,7 +25,8 @@ from ..client import Client
 from ..errors import WorkerError
 from ..results import Embedding
 from .documents import Document, check_notation, uuid_in
-from .schema import COLBERT_CUT, CollectionMetadata, is_colbert_cut, point_vectors
+from .metadata import CollectionMetadata
+from .schema import COLBERT_CUT, is_colbert_cut, point_vectors
 from .store import Payload, PointId, Store
 
 PAGE = 256  # points looked up or written at once
