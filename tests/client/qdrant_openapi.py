@@ -32,61 +32,61 @@ class OpenApi:
 
     def __init__(self, definitions: dict[str, Any]) -> None:
         self._definitions = definitions
-        self._validator = cache(self._compiled)
+        self._validator = cache(self._validator_for)
 
     @classmethod
-    def fetched(cls) -> OpenApi:
+    def fetch(cls) -> OpenApi:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "package.json").write_text('{"private": true}')
             quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
             install = ["npm", "install", *quiet, *PACKAGES]
             subprocess.run(install, cwd=folder, check=True, stdout=subprocess.DEVNULL)
             types = Path(folder, TYPES).read_text("utf-8")
-            Path(folder, "flat.ts").write_text(flattened(types), "utf-8")
+            Path(folder, "flat.ts").write_text(flatten(types), "utf-8")
             generate = ["npx", "--no-install", "ts-json-schema-generator", "--no-type-check"]
             generate += ["--path", "flat.ts", "--type", "paths", "--out", "schema.json"]
             subprocess.run(generate, cwd=folder, check=True)
             schema = json.loads(Path(folder, "schema.json").read_text("utf-8"))
         return cls(schema["definitions"])
 
-    def misfits(self, call: dict[str, Any]) -> Iterator[str]:
+    def errors(self, call: dict[str, Any]) -> Iterator[str]:
         """What is wrong with a call."""
-        line = f"{call['method']} {call['path']}"
+        call_line = f"{call['method']} {call['path']}"
         operation = self._operation(call["method"].lower(), call["path"])
         if operation is None:
-            yield f"{line}: no such operation"
+            yield f"{call_line}: no such operation"
             return
-        query = {name: _typed(value) for name, value in call["query"].items()}
+        query = {name: _parse_parameter(value) for name, value in call["query"].items()}
         parameters = self._validator(operation, "parameters", "query")
         body = self._validator(operation, "requestBody", "content", "application/json")
-        for validator, given in [(parameters, query), (body, call["body"])]:
+        for validator, value in [(parameters, query), (body, call["body"])]:
             if validator:
-                for error in validator.iter_errors(given):
-                    where = ".".join(map(str, error.instance_path))
-                    yield f"{line}: {where}: {error.message[:300]}"
-            elif given:
-                yield f"{line}: takes no such thing as {given}"
+                for error in validator.iter_errors(value):
+                    path = ".".join(map(str, error.instance_path))
+                    yield f"{call_line}: {path}: {error.message[:300]}"
+            elif value:
+                yield f"{call_line}: takes no such thing as {value}"
 
     def _operation(self, method: str, path: str) -> str | None:
         """Its name; a path without a variable goes before one with it."""
         paths = self._definitions["paths"]["properties"]
-        for template in sorted(paths, key=lambda one: one.count("{")):
+        for template in sorted(paths, key=lambda template: template.count("{")):
             if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
-                found = paths[template]["properties"].get(method)
-                if found:
-                    return str(found["$ref"]).removeprefix("#/definitions/")
+                operation = paths[template]["properties"].get(method)
+                if operation:
+                    return str(operation["$ref"]).removeprefix("#/definitions/")
         return None
 
-    def _compiled(self, operation: str, *where: str) -> Validator | None:
-        found = self._definitions[operation]
-        for name in where:
-            found = found["properties"].get(name)
-            if found is None:
+    def _validator_for(self, operation: str, *path: str) -> Validator | None:
+        schema = self._definitions[operation]
+        for name in path:
+            schema = schema["properties"].get(name)
+            if schema is None:
                 return None
-        return validator_for({"allOf": [found], "definitions": self._definitions})
+        return validator_for({"allOf": [schema], "definitions": self._definitions})
 
 
-def flattened(types: str) -> str:
+def flatten(types: str) -> str:
     """The types with names of their own, which the generator needs where one holds itself."""
     # What may be null in the specification is declared as null or any object whatever.
     types = types.replace("(Record<string, unknown> | null)", "null")
@@ -101,7 +101,7 @@ def flattened(types: str) -> str:
     return "".join([helpers, paths, schemas, operations])
 
 
-def _typed(value: str) -> Any:
+def _parse_parameter(value: str) -> Any:
     """A parameter of the query string as the value it stands for."""
     return json.loads(value) if re.fullmatch(r"true|false|-?[0-9]+", value) else value
 
@@ -110,11 +110,11 @@ def main() -> None:
     lines = [line for name in sys.argv[1:] for line in Path(name).read_text("utf-8").splitlines()]
     if not lines:
         sys.exit("usage: qdrant_openapi.py CALLS.jsonl, with at least one call in it")
-    api = OpenApi.fetched()
-    found = [misfit for line in lines for misfit in api.misfits(json.loads(line))]
-    print("".join(f"{misfit}\n" for misfit in found), end="")
-    print(f"{len(lines)} calls against the OpenAPI of {PACKAGES[0]}: {len(found)} misfits")
-    sys.exit(bool(found))
+    api = OpenApi.fetch()
+    errors = [error for line in lines for error in api.errors(json.loads(line))]
+    print("".join(f"{error}\n" for error in errors), end="")
+    print(f"{len(lines)} calls against the OpenAPI of {PACKAGES[0]}: {len(errors)} misfits")
+    sys.exit(bool(errors))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..client import Client
 from ..errors import ConfigurationError, MigrationError
 from .command import connected, refuse_unused
-from .qdrant import PRICE, layout, say, stored, text_options
+from .qdrant import WORKER_PRICE, print_json, schema_options, text_options, with_store
 
 if TYPE_CHECKING:
     from ..qdrant import Schema, Store
@@ -32,13 +32,15 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Say what it would take, from a sample; write nothing."
 )
-@click.option("--price", default=PRICE, show_default=True, help="Dollars a second of a worker.")
+@click.option(
+    "--price", default=WORKER_PRICE, show_default=True, help="Dollars a second of a worker."
+)
 @click.option("--rollback", is_flag=True, help="Point --alias back to what it pointed to before.")
 @click.option("--drop-old", is_flag=True, help="Delete the collection --alias pointed to before.")
 @connected("EMBEDDINGS", unless=("rollback", "drop_old"))
-@stored()
-@layout
-def migrate(client: Client, store: Store, **given: Any) -> None:
+@with_store()
+@schema_options
+def migrate(client: Client, store: Store, **args: Any) -> None:
     """Make of the collection SOURCE, whatever its vectors, a collection TARGET of BGE vectors.
 
     The source is only read. The copy is compared with it, and the alias moved in one step. Killed
@@ -53,20 +55,20 @@ def migrate(client: Client, store: Store, **given: Any) -> None:
       bge migrate --drop-old --alias courses
       bge migrate courses --in-place                     # it holds bge-m3's dense vectors
     """
-    modes = [mode for mode in MODES if mode is not None and given[mode]]
+    modes = [mode for mode in MODES if mode is not None and args[mode]]
     if len(modes) > 1:
         raise ConfigurationError(f"say only one of {', '.join(map(_flag, modes))}")
     mode = modes[0] if modes else None
-    refuse_unused(EVERY | MODES[mode], f"with {_flag(mode)}" if mode else "without --in-place")
-    chosen = {name: given[name] for name in MODES[mode] if name in given}
-    MIGRATE[mode](client, store, **chosen)
+    refuse_unused(COMMON | MODES[mode], f"with {_flag(mode)}" if mode else "without --in-place")
+    options = {name: args[name] for name in MODES[mode] if name in args}
+    COMMANDS[mode](client, store, **options)
 
 
-EVERY = {"path", "qdrant_url", "endpoint", "timeout", "in_flight"}
-LAYOUT = {"colbert", "on_disk", "quantization", "schema"}
+COMMON = {"path", "qdrant_url", "endpoint", "timeout", "in_flight"}
+SCHEMA = {"colbert", "on_disk", "quantization", "schema"}
 TEXTS = {"text_fields", "max_length"}
 MODES: dict[str | None, set[str]] = {  # of each, what else may be said
-    None: {"source", "target", "alias"} | TEXTS | LAYOUT,
+    None: {"source", "target", "alias"} | TEXTS | SCHEMA,
     "dry_run": {"dry_run", "source", "target", "alias", "price", "colbert", "schema"} | TEXTS,
     "in_place": {"in_place", "source", "dense_name", "colbert", "schema"} | TEXTS,
     "rollback": {"rollback", "alias"},
@@ -78,7 +80,7 @@ def _flag(mode: str) -> str:
     return "--" + mode.replace("_", "-")
 
 
-def _alias(alias: str | None) -> str:
+def _required_alias(alias: str | None) -> str:
     if alias is None:
         raise ConfigurationError("say --alias")
     return alias
@@ -87,13 +89,13 @@ def _alias(alias: str | None) -> str:
 def roll_back(client: None, store: Store, alias: str | None, rollback: bool) -> None:
     from .. import qdrant
 
-    say({"alias": alias, "points_to": qdrant.roll_back(store, _alias(alias))})
+    print_json({"alias": alias, "points_to": qdrant.roll_back(store, _required_alias(alias))})
 
 
 def drop(client: None, store: Store, alias: str | None, drop_old: bool) -> None:
     from .. import qdrant
 
-    say({"alias": alias, "dropped": qdrant.drop_old(store, _alias(alias))})
+    print_json({"alias": alias, "dropped": qdrant.drop_old(store, _required_alias(alias))})
 
 
 def in_place(
@@ -121,10 +123,10 @@ def in_place(
             max_length=max_length,
             progress=bar.update,
         )
-    say(report.as_dict())
+    print_json(report.as_dict())
 
 
-def copy(
+def run_migration(
     client: Client,
     store: Store,
     source: str | None,
@@ -134,7 +136,7 @@ def copy(
     max_length: int | None,
     schema: Schema,
     dry_run: bool = False,
-    price: float = PRICE,
+    price: float = WORKER_PRICE,
 ) -> None:
     from ..qdrant import Migration
 
@@ -153,10 +155,10 @@ def copy(
             progress=bar.update,
         )
         if dry_run:
-            say(migration.estimate(price).as_dict())
+            print_json(migration.estimate(price).as_dict())
             return
         report = migration.run()
-    say(report.as_dict())
+    print_json(report.as_dict())
     if report.late:
         raise MigrationError(
             f"{len(report.late)} points of `{report.source}` changed at the moment of the swap; "
@@ -164,9 +166,9 @@ def copy(
         )
 
 
-MIGRATE: dict[str | None, Callable[..., None]] = {
-    None: copy,
-    "dry_run": copy,
+COMMANDS: dict[str | None, Callable[..., None]] = {
+    None: run_migration,
+    "dry_run": run_migration,
     "in_place": in_place,
     "rollback": roll_back,
     "drop_old": drop,

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from ..qdrant import Plan, SearchResult, Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-PRICE = 0.00019  # dollars a second of RunPod's 24 GB class, flex
-SHOWN = 100  # characters of a text in a terminal
+WORKER_PRICE = 0.00019  # dollars a second of RunPod's 24 GB class, flex
+MAX_TEXT_CHARACTERS = 100  # characters of a text in a terminal
 
 
-def stored(unless: tuple[str, ...] = (), *, new: bool = False) -> Callable[[Command], Command]:
+def with_store(
+    unless: tuple[str, ...] = (), *, create: bool = False
+) -> Callable[[Command], Command]:
     """Give a command its `store`, from --path, --qdrant-url or the environment.
 
     With one of the options `unless`, the command needs none and gets None. Only where it may be
@@ -38,9 +40,9 @@ def stored(unless: tuple[str, ...] = (), *, new: bool = False) -> Callable[[Comm
         @click.option("--path", help="A folder of Qdrant's local mode.")
         @click.option("--qdrant-url", help="A Qdrant server, instead of QDRANT_URL.")
         @wraps(command)
-        def run(path: str | None, qdrant_url: str | None, **given: Any) -> None:
-            if any(given.get(option) for option in unless):
-                command(store=None, **given)
+        def run(path: str | None, qdrant_url: str | None, **args: Any) -> None:
+            if any(args.get(option) for option in unless):
+                command(store=None, **args)
                 return
             with needs("qdrant"):
                 from ..qdrant import Store
@@ -49,18 +51,18 @@ def stored(unless: tuple[str, ...] = (), *, new: bool = False) -> Callable[[Comm
                 raise ConfigurationError("say --path FOLDER, or --qdrant-url, or set QDRANT_URL")
             if path and qdrant_url:
                 raise ConfigurationError("say either --path or --qdrant-url")
-            if path and not new and not Path(path, "meta.json").exists():
+            if path and not create and not Path(path, "meta.json").exists():
                 raise ConfigurationError(f"there are no collections in {path}")
             key = os.environ.get("QDRANT_API_KEY") or None
             with Store.open(url=url, path=path, api_key=key) as store:
-                command(store=store, **given)
+                command(store=store, **args)
 
         return run  # type: ignore[return-value]
 
     return decorate
 
 
-def layout(command: Command) -> Command:
+def schema_options(command: Command) -> Command:
     """Options of a collection that is to be made, as a `schema`."""
 
     @click.option(
@@ -75,10 +77,10 @@ def layout(command: Command) -> Command:
         help="Small copies of the dense vectors in memory.",
     )
     @wraps(command)
-    def run(colbert: bool, on_disk: bool, quantization: Any, **given: Any) -> None:
+    def run(colbert: bool, on_disk: bool, quantization: Any, **args: Any) -> None:
         from ..qdrant import Schema
 
-        command(schema=Schema(colbert, on_disk, quantization), **given)
+        command(schema=Schema(colbert, on_disk, quantization), **args)
 
     return run  # type: ignore[return-value]
 
@@ -104,8 +106,8 @@ def text_options(command: Command) -> Command:
 @click.option("--collection", required=True, help="Made if there is none.")
 @text_options
 @connected("EMBEDDINGS")
-@stored(new=True)
-@layout
+@with_store(create=True)
+@schema_options
 def index(
     client: Client,
     store: Store,
@@ -136,10 +138,10 @@ def index(
             max_length=max_length,
             progress=bar.update,
         )
-    say(report.as_dict())
+    print_json(report.as_dict())
 
 
-def say(report: dict[str, Any]) -> None:
+def print_json(report: dict[str, Any]) -> None:
     """The last line on stdout is the report, as JSON."""
     click.echo(json.dumps(report, ensure_ascii=False, default=str))
 
@@ -147,7 +149,7 @@ def say(report: dict[str, Any]) -> None:
 # --------------------------------------------------------------------------------- search
 
 
-def planned(command: Command) -> Command:
+def plan_options(command: Command) -> Command:
     """Options of a search, as a `plan`."""
 
     @click.option(
@@ -174,13 +176,13 @@ def planned(command: Command) -> Command:
     )
     @click.option("--candidates", default=100, show_default=True, help="Of dense and sparse each.")
     @wraps(command)
-    def run(mode: str, **given: Any) -> None:
+    def run(mode: str, **args: Any) -> None:
         from ..qdrant import Plan
 
         names = ("colbert", "rerank", "fusion", "rrf_k", "weights", "candidates")
-        options = {name: given.pop(name) for name in names}
+        options = {name: args.pop(name) for name in names}
         plan = Plan(dense=mode != "sparse", sparse=mode != "dense", **options)
-        command(plan=plan, **given)
+        command(plan=plan, **args)
 
     return run  # type: ignore[return-value]
 
@@ -191,14 +193,14 @@ def planned(command: Command) -> Command:
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(1))
 @click.option(
     "--filter",
-    "filtered",
+    "filter_json",
     help='Qdrant\'s, as JSON: {"must": [{"key": "lang", "match": {"value": "ru"}}]}',
 )
 @click.option("--explain", is_flag=True, help="Show where each stage put each hit.")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines instead of columns.")
 @connected("EMBEDDINGS", reranking=True)
-@stored()
-@planned
+@with_store()
+@plan_options
 def search(
     client: Client,
     reranker: Client,
@@ -206,7 +208,7 @@ def search(
     query: str,
     collection: str,
     limit: int,
-    filtered: str | None,
+    filter_json: str | None,
     explain: bool,
     as_json: bool,
     plan: Plan,
@@ -220,40 +222,41 @@ def search(
     from ..qdrant import HybridSearch
 
     engine = HybridSearch(store, client, collection, plan, reranker=reranker)
-    found = engine.search(query, limit, filter=_filter(filtered), explain=explain)
+    result = engine.search(query, limit, filter=_parse_filter(filter_json), explain=explain)
     if as_json:
-        for hit in found:
+        for hit in result:
             stages = {name: [stage.rank, stage.score] for name, stage in hit.stages.items()}
-            say({"id": hit.id, "score": hit.score, "stages": stages, "payload": hit.payload})
+            print_json({"id": hit.id, "score": hit.score, "stages": stages, "payload": hit.payload})
         return
-    show(found)
+    print_hits(result)
 
 
-def show(found: SearchResult) -> None:
+def print_hits(result: SearchResult) -> None:
     """Hits in columns, and below what each stage took."""
-    stages = list({name: None for hit in found for name in hit.stages})
-    head = "".join(f"{name:>16}" for name in stages)
-    click.echo(f"{'':4}{'score':>8}{head}  document")
-    for rank, hit in enumerate(found, 1):
-        told = (hit.stages.get(name) for name in stages)
-        cells = "".join(f"{f'{one.rank}. {one.score:.4f}' if one else '-':>16}" for one in told)
-        text = " ".join((hit.text or "").split())[:SHOWN]
-        click.echo(f"{rank:3} {hit.score:8.4f}{cells}  {hit.document_id}  {text}")
-    took = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in found.seconds.items())
-    click.echo(f"bge: {took}", err=True)
+    stages = list({name: None for hit in result for name in hit.stages})
+    header = "".join(f"{name:>16}" for name in stages)
+    click.echo(f"{'':4}{'score':>8}{header}  document")
+    for rank, hit in enumerate(result, 1):
+        hit_stages = (hit.stages.get(name) for name in stages)
+        cells = (f"{stage.rank}. {stage.score:.4f}" if stage else "-" for stage in hit_stages)
+        row = "".join(f"{cell:>16}" for cell in cells)
+        text = " ".join((hit.text or "").split())[:MAX_TEXT_CHARACTERS]
+        click.echo(f"{rank:3} {hit.score:8.4f}{row}  {hit.document_id}  {text}")
+    times = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in result.seconds.items())
+    click.echo(f"bge: {times}", err=True)
 
 
-def _filter(given: str | None) -> Any:
+def _parse_filter(filter_json: str | None) -> Any:
     from pydantic import ValidationError
     from qdrant_client import models
 
-    if given is None:
+    if filter_json is None:
         return None
     try:
-        return models.Filter.model_validate_json(given)
+        return models.Filter.model_validate_json(filter_json)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "it"
+        location = ".".join(map(str, first["loc"])) or "it"
         raise ConfigurationError(
-            f"`--filter` is not a filter of Qdrant's: {place}: {first['msg']}"
+            f"`--filter` is not a filter of Qdrant's: {location}: {first['msg']}"
         ) from None

@@ -93,7 +93,7 @@ class Check:
     low: float | None = None  # of a ratio, to where its 95% interval reaches down
 
     @property
-    def asked_text(self) -> str:
+    def required_text(self) -> str:
         return f"below {self.asked:g} ms" if self.unit == "ms" else f"at least {self._percent:g}%"
 
     @property
@@ -102,25 +102,25 @@ class Check:
         if self.measured is None:
             return "–"
         if self.unit == "ms":
-            return f"{_beside(self.asked, self.measured)} ms"
-        return f"{_beside(self._percent, self.measured * 100)}%"
+            return f"{_format_measured(self.asked, self.measured)} ms"
+        return f"{_format_measured(self._percent, self.measured * 100)}%"
 
     @property
     def doubt(self) -> str:
         """Of a check that passed, perhaps by luck: to where the interval reaches; else empty."""
         if not self.passed or self.low is None or self.low >= self.asked - ROUNDING:
             return ""
-        return f"{self.name} down to {_beside(self._percent, self.low * 100)}%"
+        return f"{self.name} down to {_format_measured(self._percent, self.low * 100)}%"
 
     @property
     def _percent(self) -> float:
         return round(self.asked * 100, 9)
 
 
-def _beside(limit: float, measured: float) -> str:
+def _format_measured(limit: float, measured: float) -> str:
     """`measured` to one decimal; to more, if it would seem to be on the limit and is not."""
-    written = (f"{measured:.{decimals}f}" for decimals in range(1, 10))
-    return next((one for one in written if float(one) != limit), f"{measured:.1f}")
+    candidates = (f"{measured:.{decimals}f}" for decimals in range(1, 10))
+    return next((text for text in candidates if float(text) != limit), f"{measured:.1f}")
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Report:
         """All of it, as JSON can hold it."""
         return asdict(self)
 
-    def of(self, name: str) -> Measured:
+    def system(self, name: str) -> Measured:
         return next(system for system in self.systems if system.name == name)
 
 
@@ -182,15 +182,15 @@ def compare(
     Raises:
         ConfigurationError: the runs do not fit each other, or the judgements.
     """
-    ids = _comparable(runs, qrels, baseline)
-    systems = [_measured(run, qrels, ids) for run in runs]
+    ids = _judged_query_ids(runs, qrels, baseline)
+    systems = [_system_metrics(run, qrels, ids) for run in runs]
     (base,) = (system for system in systems if system.name == baseline)
     candidates = [system for system in systems if system is not base]
     comparisons = []
-    for candidate, own in zip(candidates, _differences(base, candidates), strict=True):
-        checks = _checks(candidate, own, thresholds)
+    for candidate, differences in zip(candidates, _differences(base, candidates), strict=True):
+        checks = _checks(candidate, differences, thresholds)
         verdict = _verdict(candidate.name, baseline, checks, len(ids))
-        comparisons.append(Comparison(candidate.name, own, verdict))
+        comparisons.append(Comparison(candidate.name, differences, verdict))
     return Report(
         baseline,
         systems,
@@ -206,7 +206,7 @@ def compare(
     )
 
 
-def _comparable(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[str]:
+def _judged_query_ids(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[str]:
     """The ids of the judged queries, in the order they were asked."""
     names = [run.name for run in runs]
     check_names(names)
@@ -228,12 +228,12 @@ def _comparable(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[str]:
     return [query_id for query_id in first.queries if query_id in qrels]
 
 
-def _measured(run: Run, qrels: Qrels, ids: Sequence[str]) -> Measured:
+def _system_metrics(run: Run, qrels: Qrels, ids: Sequence[str]) -> Measured:
     scores = _scores(run, qrels, ids)
-    timed = [run.answers[query_id] for query_id in ids]
-    p50, p99 = np.percentile([one.seconds for one in timed], (50, 99))
-    model_seconds = float(np.mean([one.answer.model_seconds for one in timed]))
-    tokens = float(np.mean([one.answer.tokens for one in timed]))
+    answers = [run.answers[query_id] for query_id in ids]
+    p50, p99 = np.percentile([timed.seconds for timed in answers], (50, 99))
+    model_seconds = float(np.mean([timed.answer.model_seconds for timed in answers]))
+    tokens = float(np.mean([timed.answer.tokens for timed in answers]))
     return Measured(
         run.name,
         {**run.system.about, **run.system.price.about},
@@ -243,7 +243,7 @@ def _measured(run: Run, qrels: Qrels, ids: Sequence[str]) -> Measured:
         p99_ms=float(p99) * 1e3,
         model_ms=model_seconds * 1e3,
         tokens=tokens,
-        cost=run.system.price.of_thousand(model_seconds, tokens),
+        cost=run.system.price.per_thousand_queries(model_seconds, tokens),
     )
 
 
@@ -254,8 +254,8 @@ def _scores(run: Run, qrels: Qrels, ids: Sequence[str]) -> dict[str, dict[str, f
     # for the score, so that what it sees is the order the user would have seen.
     ranked = {
         query_id: {
-            document_id: -float(place)
-            for place, (document_id, _) in enumerate(run.answers[query_id].answer.ranking)
+            document_id: -float(index)
+            for index, (document_id, _) in enumerate(run.answers[query_id].answer.ranking)
         }
         for query_id in ids
     }
@@ -274,17 +274,17 @@ def _differences(base: Measured, candidates: Sequence[Measured]) -> list[dict[st
     pairs = [(candidate, metric) for candidate in candidates for metric in METRICS]
     gaps = [_gaps(candidate.scores[metric], base.scores[metric]) for candidate, metric in pairs]
     ps = [paired_p(gap) for gap in gaps]
-    found: dict[str, dict[str, Difference]] = {candidate.name: {} for candidate in candidates}
+    differences: dict[str, dict[str, Difference]] = {candidate.name: {} for candidate in candidates}
     for (candidate, metric), gap, p, p_holm in zip(pairs, gaps, ps, holm(ps), strict=True):
         means = candidate.means[metric], base.means[metric]
-        found[candidate.name][metric] = _difference(*means, gap, p, p_holm)
-    return list(found.values())
+        differences[candidate.name][metric] = _difference(*means, gap, p, p_holm)
+    return list(differences.values())
 
 
-def _difference(own: float, base: float, gap: Values, p: float, p_holm: float) -> Difference:
+def _difference(candidate: float, base: float, gap: Values, p: float, p_holm: float) -> Difference:
     low, high = interval(gap)
     return Difference(
-        ratio=own / base if base else None,
+        ratio=candidate / base if base else None,
         mean=float(gap.mean()),
         low=low,
         high=high,
@@ -319,11 +319,11 @@ def paired_p(gaps: Values) -> float:
 
     `gaps` [N] are the differences, one for each query. Zeros say nothing and are left aside.
     """
-    told = gaps[gaps != 0]
-    if len(told) < 2:  # of one sign, either is as far from zero as the other
+    nonzero = gaps[gaps != 0]
+    if len(nonzero) < 2:  # of one sign, either is as far from zero as the other
         return 1.0
-    tested = stats.permutation_test(
-        (told,),
+    result = stats.permutation_test(
+        (nonzero,),
         np.mean,
         permutation_type="samples",  # of a single sample: its signs are what is permuted
         vectorized=True,
@@ -331,15 +331,15 @@ def paired_p(gaps: Values) -> float:
         batch=500,  # bounds the memory: batch × N numbers
         rng=np.random.default_rng(SEED),
     )
-    return float(tested.pvalue)
+    return float(result.pvalue)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
     """Holm's correction: at most 5% of reports then have a p below 0.05 by chance alone."""
-    corrected, least = [0.0] * len(ps), 0.0
-    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        least = max(least, min(1.0, (len(ps) - rank) * ps[place]))
-        corrected[place] = least
+    corrected, minimum = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        minimum = max(minimum, min(1.0, (len(ps) - rank) * ps[index]))
+        corrected[index] = minimum
     return corrected
 
 
@@ -350,37 +350,39 @@ def _checks(
     candidate: Measured, differences: Mapping[str, Difference], thresholds: Thresholds
 ) -> list[Check]:
     checks = []
-    for metric, asked in thresholds.ratios().items():
+    for metric, minimum in thresholds.ratios().items():
         ratio = differences[metric].ratio
-        passed = ratio is not None and ratio >= asked - ROUNDING
+        passed = ratio is not None and ratio >= minimum - ROUNDING
         low = differences[metric].low_ratio
-        checks.append(Check(metric, asked, ratio, "of the baseline", passed, low))
-    for name, measured, below in (
+        checks.append(Check(metric, minimum, ratio, "of the baseline", passed, low))
+    for name, measured, limit in (
         ("p50", candidate.p50_ms, thresholds.p50_ms),
         ("p99", candidate.p99_ms, thresholds.p99_ms),
     ):
-        checks.append(Check(name, below, measured, "ms", measured < below))
+        checks.append(Check(name, limit, measured, "ms", measured < limit))
     return checks
 
 
 def _verdict(name: str, baseline: str, checks: list[Check], queries: int) -> Verdict:
     failed = [check for check in checks if not check.passed]
     if failed:
-        told = ", ".join(f"{_said(one, baseline)} (asked: {one.asked_text})" for one in failed)
-        sentence = f"{name} falls short in {len(failed)} of {len(checks)} checks: {told}."
+        reasons = ", ".join(
+            f"{_check_text(check, baseline)} (asked: {check.required_text})" for check in failed
+        )
+        sentence = f"{name} falls short in {len(failed)} of {len(checks)} checks: {reasons}."
     else:
-        told = ", ".join(_said(check, baseline) for check in checks)
-        sentence = f"{name} passes all {len(checks)} checks: {told}."
+        reasons = ", ".join(_check_text(check, baseline) for check in checks)
+        sentence = f"{name} passes all {len(checks)} checks: {reasons}."
     doubts = ", ".join(check.doubt for check in checks if check.doubt)
     if doubts:
         sentence += f" That is not certain: the 95% interval reaches for {doubts}."
     if queries < MIN_QUERIES:
-        few = f"{queries} queries are too few to tell, at least {MIN_QUERIES} are needed."
-        return Verdict("too few queries", f"{few} As measured, {sentence}", checks)
+        prefix = f"{queries} queries are too few to tell, at least {MIN_QUERIES} are needed."
+        return Verdict("too few queries", f"{prefix} As measured, {sentence}", checks)
     return Verdict("fail" if failed else "pass", sentence, checks)
 
 
-def _said(check: Check, baseline: str) -> str:
+def _check_text(check: Check, baseline: str) -> str:
     if check.unit == "ms":
         return f"{check.name} {check.measured_text}"
     if check.measured is None:

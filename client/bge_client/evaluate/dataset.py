@@ -32,12 +32,12 @@ class Dataset:
     qrels: dict[str, dict[str, int]]
     left_out: int = 0
 
-    def drawn(self, count: int | None) -> dict[str, str]:
+    def draw(self, count: int | None) -> dict[str, str]:
         """So many of the queries, always the same ones, in the file's order; None: all."""
         if count is None or count >= len(self.queries):
             return self.queries
-        chosen = set(random.Random(SEED).sample(list(self.queries), count))
-        return {query_id: text for query_id, text in self.queries.items() if query_id in chosen}
+        drawn = set(random.Random(SEED).sample(list(self.queries), count))
+        return {query_id: text for query_id, text in self.queries.items() if query_id in drawn}
 
 
 def read_beir(folder: str | Path, split: str = "test") -> Dataset:
@@ -51,14 +51,16 @@ def read_beir(folder: str | Path, split: str = "test") -> Dataset:
     folder = Path(folder)
     corpus: frozenset[str] = frozenset()
     if (folder / "corpus.jsonl").exists():
-        corpus = frozenset(given_id for given_id, _, _ in _objects(folder / "corpus.jsonl"))
+        corpus = frozenset(item_id for item_id, _, _ in _read_objects(folder / "corpus.jsonl"))
     queries = {
-        given_id: _string(value, "text", where)
-        for given_id, value, where in _objects(folder / "queries.jsonl")
+        item_id: _required_string(value, "text", location)
+        for item_id, value, location in _read_objects(folder / "queries.jsonl")
     }
     path = folder / "qrels" / f"{split}.tsv"
     qrels = _read_qrels(path, queries, corpus)
-    documents = corpus or frozenset(one for grades in qrels.values() for one in grades)
+    documents = corpus or frozenset(
+        document_id for grades in qrels.values() for document_id in grades
+    )
     answered = {
         query_id: grades
         for query_id, grades in qrels.items()
@@ -66,30 +68,30 @@ def read_beir(folder: str | Path, split: str = "test") -> Dataset:
     }
     if not answered:
         raise ConfigurationError(f"{path} names no relevant document for any query")
-    asked = {query_id: text for query_id, text in queries.items() if query_id in answered}
-    return Dataset(documents, asked, answered, left_out=len(queries) - len(asked))
+    judged = {query_id: text for query_id, text in queries.items() if query_id in answered}
+    return Dataset(documents, judged, answered, left_out=len(queries) - len(judged))
 
 
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
+def _read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Each line's `_id`, the line, and the words that say where it stands."""
     seen: set[str] = set()
-    for where, line in _lines(path):
+    for location, line in _read_lines(path):
         try:
             value = strict_json.loads(line)
         except ValueError as error:
-            raise ConfigurationError(f"{where} is not JSON: {error}") from None
+            raise ConfigurationError(f"{location} is not JSON: {error}") from None
         if not isinstance(value, dict):
-            raise ConfigurationError(f"{where} must be a JSON object")
-        given_id = _string(value, "_id", where)
-        if given_id in seen:
-            raise ConfigurationError(f"{where} has the `_id` of an earlier line: {given_id!r}")
-        seen.add(given_id)
-        yield given_id, value, where
+            raise ConfigurationError(f"{location} must be a JSON object")
+        item_id = _required_string(value, "_id", location)
+        if item_id in seen:
+            raise ConfigurationError(f"{location} has the `_id` of an earlier line: {item_id!r}")
+        seen.add(item_id)
+        yield item_id, value, location
     if not seen:
         raise ConfigurationError(f"{path} is empty")
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Lines that are not blank, each after the words that say where it stands."""
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -102,41 +104,45 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _string(value: dict[str, Any], name: str, where: str) -> str:
+def _required_string(value: dict[str, Any], name: str, location: str) -> str:
     """Not blank. The error names the type alone: it may be a text."""
-    found = value.get(name)
-    if not isinstance(found, str) or not found.strip():
+    text = value.get(name)
+    if not isinstance(text, str) or not text.strip():
         raise ConfigurationError(
-            f"{where} must have a string `{name}`, not blank. "
-            f"Given: {'a blank' if isinstance(found, str) else type(found).__name__}"
+            f"{location} must have a string `{name}`, not blank. "
+            f"Given: {'a blank' if isinstance(text, str) else type(text).__name__}"
         )
-    return found
+    return text
 
 
 def _read_qrels(
     path: Path, queries: Mapping[str, str], corpus: Collection[str]
 ) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {}
-    lines = _lines(path)
-    for where, header in islice(lines, 1):
+    qrels: dict[str, dict[str, int]] = {}
+    lines = _read_lines(path)
+    for location, header in islice(lines, 1):
         if _is_grade(header.rpartition("\t")[2]):  # else the first judgement would be lost
-            raise ConfigurationError(f"{where} must be a header: query-id, corpus-id, score")
-    for where, line in lines:
+            raise ConfigurationError(f"{location} must be a header: query-id, corpus-id, score")
+    for location, line in lines:
         columns = line.split("\t")
         if len(columns) != 3 or not _is_grade(columns[2]):
             raise ConfigurationError(
-                f"{where} must be query-id, corpus-id and a whole number, tabs between them"
+                f"{location} must be query-id, corpus-id and a whole number, tabs between them"
             )
         if len(columns[2]) > MAX_GRADE_DIGITS or abs(int(columns[2])) > MAX_GRADE:
-            raise ConfigurationError(f"{where} must have a grade from -{MAX_GRADE} to {MAX_GRADE}")
+            raise ConfigurationError(
+                f"{location} must have a grade from -{MAX_GRADE} to {MAX_GRADE}"
+            )
         query_id, document_id, grade = columns[0], columns[1], int(columns[2])
         if query_id not in queries:
-            raise ConfigurationError(f"{where} names an unknown query: {query_id!r}")
+            raise ConfigurationError(f"{location} names an unknown query: {query_id!r}")
         if corpus and document_id not in corpus:
-            raise ConfigurationError(f"{where} names an unknown document: {document_id!r}")
-        if found.setdefault(query_id, {}).setdefault(document_id, grade) != grade:
-            raise ConfigurationError(f"{where} grades a pair anew: {query_id!r}, {document_id!r}")
-    return found
+            raise ConfigurationError(f"{location} names an unknown document: {document_id!r}")
+        if qrels.setdefault(query_id, {}).setdefault(document_id, grade) != grade:
+            raise ConfigurationError(
+                f"{location} grades a pair anew: {query_id!r}, {document_id!r}"
+            )
+    return qrels
 
 
 def _is_grade(column: str) -> bool:

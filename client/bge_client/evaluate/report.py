@@ -14,8 +14,8 @@ from .comparison import METRICS, MIN_QUERIES, Comparison, Difference, Measured, 
 from .systems import BUSY
 
 SLOWEST = "Of fewer than 100 queries, p99 is close to the time of the slowest one"
-SHOWN = 5  # wins of a candidate, and as many losses
-BY = "nDCG@10"  # what tells wins from losses: of the three metrics, the finest
+MAX_ROWS = 5  # wins of a candidate, and as many losses
+WINS_METRIC = "nDCG@10"  # what tells wins from losses: of the three metrics, the finest
 
 
 def text(report: Report) -> str:
@@ -37,20 +37,20 @@ def text(report: Report) -> str:
         f"{comparison.verdict.outcome.upper()}: {comparison.verdict.sentence}"
         for comparison in report.comparisons
     ]
-    head = f"{asked(report)}, {report.date}, the baseline is {report.baseline}"
+    head = f"{query_summary(report)}, {report.date}, the baseline is {report.baseline}"
     notes = "\n".join(f"{note}." for note in _notes(report))
     parts = [head, systems, notes, differences if verdicts else "", *verdicts]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def asked(report: Report) -> str:
+def query_summary(report: Report) -> str:
     """How many queries, and of which."""
     count = len(report.queries)
     drawn = f"{count} of {report.drawn_from} queries, drawn at random"
-    told = drawn if count < report.drawn_from else f"{count} queries"
+    summary = drawn if count < report.drawn_from else f"{count} queries"
     if report.left_out:
-        told += f" ({report.left_out} more without a relevant document were not asked)"
-    return told
+        summary += f" ({report.left_out} more without a relevant document were not asked)"
+    return summary
 
 
 def _notes(report: Report) -> list[str]:
@@ -61,7 +61,7 @@ def _notes(report: Report) -> list[str]:
 def _system_row(report: Report, system: Measured) -> list[str]:
     means = [f"{system.means[metric]:.4f}" for metric in METRICS]
     return [
-        _labelled(report, system.name),
+        _label(report, system.name),
         *means,
         f"{system.p50_ms:.1f}",
         f"{system.p99_ms:.1f}",
@@ -78,13 +78,13 @@ def difference_row(difference: Difference) -> list[str]:
         "–" if difference.ratio is None else f"{difference.ratio * 100:.1f}%",
         _signed(difference.mean),
         f"{_signed(difference.low)} … {_signed(difference.high)}",
-        _chance(difference.p),
-        _chance(difference.p_holm),
+        _p_value(difference.p),
+        _p_value(difference.p_holm),
         f"{difference.wins}/{difference.losses}/{difference.ties}",
     ]
 
 
-def _labelled(report: Report, name: str) -> str:
+def _label(report: Report, name: str) -> str:
     return f"{name} (baseline)" if name == report.baseline else name
 
 
@@ -92,7 +92,7 @@ def _signed(number: float) -> str:
     return f"{number:+.4f}".replace("-", "−")
 
 
-def _chance(p: float) -> str:
+def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -103,16 +103,16 @@ def _dollars(cost: float | None, sign: str = "$") -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Columns two spaces apart; the first `left` begin flush, the others end so."""
     lines = [head, *rows]
-    widths = [max(_width(line[place]) for line in lines) for place in range(len(head))]
+    widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(
-            _padded(cell, widths[place], flush_left=place < left) for place, cell in enumerate(line)
+            _pad(cell, widths[column], flush_left=column < left) for column, cell in enumerate(line)
         ).rstrip()
         for line in lines
     )
 
 
-def _padded(cell: str, width: int, *, flush_left: bool) -> str:
+def _pad(cell: str, width: int, *, flush_left: bool) -> str:
     space = " " * (width - _width(cell))
     return cell + space if flush_left else space + cell
 
@@ -136,7 +136,7 @@ class Bar(NamedTuple):
     length: float | None  # None: not known
     is_baseline: bool
     interval: tuple[float, float] | None = None  # left end and length
-    over: bool = False  # a candidate's, beyond the limit
+    is_over_limit: bool = False  # a candidate's, beyond the limit
 
 
 class Chart(NamedTuple):
@@ -159,7 +159,7 @@ class Row(NamedTuple):
     difference: str
 
 
-class Shown(NamedTuple):
+class CandidateView(NamedTuple):
     """A candidate, as the page shows it."""
 
     name: str
@@ -180,39 +180,41 @@ def html(report: Report, title: str = "Search, side by side") -> str:
     return environment.from_string(template).render(
         title=title,
         report=report,
-        candidates=[_shown(report, comparison) for comparison in report.comparisons],
+        candidates=[_candidate_view(report, comparison) for comparison in report.comparisons],
         quality=[_quality_chart(report, metric) for metric in METRICS],
         speed=[
             _chart(
                 report,
                 "Half of the queries take less than (p50)",
-                lambda one: one.p50_ms,
+                lambda system: system.p50_ms,
                 lambda ms: f"{ms:.1f} ms",
                 report.thresholds.p50_ms,
             ),
             _chart(
                 report,
                 "99 of 100 queries take less than (p99)",
-                lambda one: one.p99_ms,
+                lambda system: system.p99_ms,
                 lambda ms: f"{ms:.1f} ms",
                 report.thresholds.p99_ms,
             ),
         ],
-        cost=_chart(report, "Dollars for 1,000 queries", lambda one: one.cost, _dollars),
+        cost=_chart(report, "Dollars for 1,000 queries", lambda system: system.cost, _dollars),
         difference_columns=DIFFERENCE_COLUMNS,
-        by=BY,
-        asked=asked(report),
+        wins_metric=WINS_METRIC,
+        query_summary=query_summary(report),
         busy=BUSY,
         slowest=SLOWEST if len(report.queries) < 100 else "",
-        least_queries=MIN_QUERIES,
+        min_queries=MIN_QUERIES,
     )
 
 
 def _quality_chart(report: Report, metric: str) -> Chart:
     """From 0 to 1. A candidate's interval is that of its difference, laid at the baseline's end."""
-    base = report.of(report.baseline).means[metric]
-    asked = report.thresholds.ratios()[metric]
-    differences = {one.name: one.differences[metric] for one in report.comparisons}
+    base = report.system(report.baseline).means[metric]
+    minimum = report.thresholds.ratios()[metric]
+    differences = {
+        comparison.name: comparison.differences[metric] for comparison in report.comparisons
+    }
     bars = []
     for system in report.systems:
         interval = None
@@ -223,57 +225,68 @@ def _quality_chart(report: Report, metric: str) -> Chart:
         mean = system.means[metric]
         is_baseline = system.name == report.baseline
         bars.append(Bar(system.name, f"{mean:.3f}", 100 * mean, is_baseline, interval))
-    limit_text = f"asked: at least {asked * 100:g}% of {report.baseline}"
-    return Chart(metric, bars, 100 * base, 100 * base * asked, limit_text)
+    limit_text = f"asked: at least {minimum * 100:g}% of {report.baseline}"
+    return Chart(metric, bars, 100 * base, 100 * base * minimum, limit_text)
 
 
 def _chart(
     report: Report,
     title: str,
     value: Callable[[Measured], float | None],
-    written: Callable[[float | None], str],
+    format_value: Callable[[float | None], str],
     limit: float | None = None,
 ) -> Chart:
     """From 0 to a little more than the largest, the limit included."""
     values = {system.name: value(system) for system in report.systems}
-    most = max([limit or 0, *(known for known in values.values() if known is not None)]) * 1.05 or 1
+    scale = (
+        max([limit or 0, *(number for number in values.values() if number is not None)]) * 1.05 or 1
+    )
     bars = [
         Bar(
             name,
-            written(found),
-            None if found is None else 100 * found / most,
+            format_value(number),
+            None if number is None else 100 * number / scale,
             name == report.baseline,
-            over=name != report.baseline and (found or 0) >= (limit or math.inf),
+            is_over_limit=name != report.baseline and (number or 0) >= (limit or math.inf),
         )
-        for name, found in values.items()
+        for name, number in values.items()
     ]
     if limit is None:
         return Chart(title, bars)
-    return Chart(title, bars, limit=100 * limit / most, limit_text=f"asked: below {limit:g} ms")
+    return Chart(title, bars, limit=100 * limit / scale, limit_text=f"asked: below {limit:g} ms")
 
 
-def _shown(report: Report, comparison: Comparison) -> Shown:
+def _candidate_view(report: Report, comparison: Comparison) -> CandidateView:
     verdict = comparison.verdict
-    checks = [(one.name, one.asked_text, one.measured_text, one.passed) for one in verdict.checks]
-    base = report.of(report.baseline).scores[BY]
-    own = report.of(comparison.name).scores[BY]
-    gaps = {query_id: own[query_id] - base[query_id] for query_id in base}
+    checks = [
+        (check.name, check.required_text, check.measured_text, check.passed)
+        for check in verdict.checks
+    ]
+    base = report.system(report.baseline).scores[WINS_METRIC]
+    scores = report.system(comparison.name).scores[WINS_METRIC]
+    differences = {query_id: scores[query_id] - base[query_id] for query_id in base}
 
     def rows(sign: int) -> list[Row]:
         """Those with gaps of that sign, the largest first."""
-        ids = [one for one in gaps if sign * gaps[one] > 1e-12]
-        ids.sort(key=lambda one: -abs(gaps[one]))
+        ids = [query_id for query_id in differences if sign * differences[query_id] > 1e-12]
+        ids.sort(key=lambda query_id: -abs(differences[query_id]))
         return [
-            Row(one, report.queries[one], base[one], own[one], _signed(gaps[one]))
-            for one in ids[:SHOWN]
+            Row(
+                query_id,
+                report.queries[query_id],
+                base[query_id],
+                scores[query_id],
+                _signed(differences[query_id]),
+            )
+            for query_id in ids[:MAX_ROWS]
         ]
 
-    return Shown(
+    return CandidateView(
         comparison.name,
         verdict.outcome,
         verdict.sentence,
         checks,
-        [(metric, difference_row(one)) for metric, one in comparison.differences.items()],
+        [(metric, difference_row(row)) for metric, row in comparison.differences.items()],
         wins=rows(1),
         losses=rows(-1),
     )

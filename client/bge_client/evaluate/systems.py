@@ -35,18 +35,18 @@ class Price:
     @property
     def about(self) -> dict[str, str | int | float]:
         """For the report."""
-        named = {"$ a second": self.per_second, "$ a million tokens": self.per_million_tokens}
-        return {name: dollars for name, dollars in named.items() if dollars is not None}
+        prices = {"$ a second": self.per_second, "$ a million tokens": self.per_million_tokens}
+        return {name: dollars for name, dollars in prices.items() if dollars is not None}
 
-    def of_thousand(self, model_seconds: float, tokens: float) -> float | None:
+    def per_thousand_queries(self, model_seconds: float, tokens: float) -> float | None:
         """Dollars for 1,000 queries that take so much each.
 
         By the second it is the worker's busy time alone; see `BUSY`.
         """
         if self.per_second is None and self.per_million_tokens is None:
             return None
-        by_time = 1_000 * model_seconds * (self.per_second or 0)
-        return by_time + tokens / 1_000 * (self.per_million_tokens or 0)
+        time_cost = 1_000 * model_seconds * (self.per_second or 0)
+        return time_cost + tokens / 1_000 * (self.per_million_tokens or 0)
 
 
 class Answer(NamedTuple):
@@ -88,7 +88,7 @@ class Run:
         return self.system.name
 
 
-def _nothing() -> None:
+def no_progress() -> None:
     """The progress nobody watches."""
 
 
@@ -98,7 +98,7 @@ def run_all(
     *,
     depth: int = 100,
     warmup: int = 3,
-    progress: Callable[[], object] = _nothing,
+    progress: Callable[[], object] = no_progress,
 ) -> list[Run]:
     """Ask every system every query, one at a time, and time it.
 
@@ -122,11 +122,11 @@ def run_all(
         for query_id, text in islice(queries.items(), max(warmup, 0)):
             _timed(system, query_id, text)
     answers: dict[str, dict[str, Timed]] = {system.name: {} for system in systems}
-    drawn = random.Random(SEED)
+    rng = random.Random(SEED)
     for query_id, text in queries.items():
-        for system in drawn.sample(systems, len(systems)):
+        for system in rng.sample(systems, len(systems)):
             timed = _timed(system, query_id, text)
-            _check_ranking(timed.answer.ranking, depth, _place(system, query_id))
+            _check_ranking(timed.answer.ranking, depth, _location(system, query_id))
             answers[system.name][query_id] = timed
             progress()
     return [Run(system, dict(queries), depth, answers[system.name]) for system in systems]
@@ -135,32 +135,34 @@ def run_all(
 def check_names(names: Sequence[str]) -> None:
     if not names:
         raise ConfigurationError("there must be at least one system")
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise ConfigurationError(f"each system must have its own name. Given: {times} × {name!r}")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ConfigurationError(f"each system must have its own name. Given: {count} × {name!r}")
 
 
-def _place(system: System, query_id: str) -> str:
+def _location(system: System, query_id: str) -> str:
     return f"`{system.name}`, query {query_id!r}:"
 
 
 def _timed(system: System, query_id: str, text: str) -> Timed:
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
         answer = system.search(text)
     except BGEError as error:
-        error.args = (f"{_place(system, query_id)} {error}",)  # the rest of it stays as it is
+        error.args = (f"{_location(system, query_id)} {error}",)  # the rest of it stays as it is
         raise
-    return Timed(answer, time.perf_counter() - began)
+    return Timed(answer, time.perf_counter() - start)
 
 
-def _check_ranking(ranking: Sequence[tuple[str, float]], depth: int, where: str) -> None:
+def _check_ranking(ranking: Sequence[tuple[str, float]], depth: int, location: str) -> None:
     if len(ranking) > depth:
-        raise ProtocolError(f"{where} at most {depth} documents were asked. Given: {len(ranking)}")
+        raise ProtocolError(
+            f"{location} at most {depth} documents were asked. Given: {len(ranking)}"
+        )
     seen = set()
     for document_id, score in ranking:
         if document_id in seen:
-            raise ProtocolError(f"{where} document {document_id!r} is ranked twice")
+            raise ProtocolError(f"{location} document {document_id!r} is ranked twice")
         if not math.isfinite(score):
-            raise ProtocolError(f"{where} document {document_id!r} has the score {score}")
+            raise ProtocolError(f"{location} document {document_id!r} has the score {score}")
         seen.add(document_id)

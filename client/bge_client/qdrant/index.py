@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..client import Client
-from .documents import documents_of
+from .documents import parse_documents
 from .metadata import CollectionMetadata
 from .schema import Schema
 from .store import Store
@@ -52,16 +52,16 @@ def index(
         ConfigurationError: it was made with other options.
         BGEError: see `errors.py`. What was written stays; run it again to go on.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     collection = store.resolve(collection)
     schema = schema or Schema()
-    asked = CollectionMetadata.probe(
+    requested = CollectionMetadata.probe(
         client,
         colbert=schema.colbert,
         max_length=max_length,
         text_fields=tuple(text_fields or ("text",)),
     )
-    metadata = schema.ensure(store, collection, asked)
+    metadata = schema.ensure(store, collection, requested)
     metadata.check_options(
         collection,
         colbert=schema.colbert or None,
@@ -69,7 +69,7 @@ def index(
         text_fields=text_fields and tuple(text_fields),
     )
     report = IndexReport(collection=collection, fingerprint=metadata.fingerprint)
-    listed = documents_of(documents, metadata.text_fields)
-    sync(store, client, collection, metadata, listed, report, progress)
-    report.seconds = time.monotonic() - began
+    parsed = parse_documents(documents, metadata.text_fields)
+    sync(store, client, collection, metadata, parsed, report, progress)
+    report.seconds = time.monotonic() - start
     return report

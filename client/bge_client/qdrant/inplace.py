@@ -26,12 +26,12 @@ from .schema import (
     extra_vectors,
     is_colbert_cut,
 )
-from .similarity import SAME, named, no_text, similarities
+from .similarity import MIN_COSINE, format_ids, missing_text_message, similarities
 from .store import PointId, Store
-from .sync import Listed, Progress, SyncReport, batches, embedded, no_progress
+from .sync import IdSummary, Progress, SyncReport, batches, embed_documents, no_progress
 
-SAMPLE = 256  # points whose dense vectors are computed again first
-MATCHING = 0.95  # of them that must match: some texts may have changed since
+SAMPLE_SIZE = 256  # points whose dense vectors are computed again first
+MIN_MATCHING = 0.95  # of them that must match: some texts may have changed since
 
 
 @dataclass
@@ -43,7 +43,7 @@ class InPlaceReport(SyncReport):
     dense: str = ""
     compared: int = 0
     differing: list[PointId] = field(default_factory=list)
-    without_text: Listed = field(default_factory=Listed)
+    without_text: IdSummary = field(default_factory=IdSummary)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,14 +72,16 @@ def add_in_place(
         ConfigurationError: there are none of its size, or several.
     """
     collection = store.resolve(collection)
-    metadata = _metadata(store, client, collection, dense, text_fields, colbert, max_length)
+    metadata = _target_metadata(store, client, collection, dense, text_fields, colbert, max_length)
     report = InPlaceReport(collection=collection, dense=metadata.dense)
     _check_dense(store, client, collection, metadata, report)
-    _add_names(store, collection, metadata)
-    missing = _documents(store, collection, metadata, report, lacking=_wanted(metadata))
+    _create_missing_names(store, collection, metadata)
+    documents = _incomplete_documents(
+        store, collection, metadata, report, names=_required_names(metadata)
+    )
     vectors = (
-        _vectors(store, collection, document, found, metadata, report)
-        for document, found in embedded(client, missing, collection, metadata)
+        _point_vectors(store, collection, document, embedding, metadata, report)
+        for document, embedding in embed_documents(client, documents, collection, metadata)
     )
     for batch in batches(vectors):
         store.add_vectors(collection, batch)
@@ -89,7 +91,7 @@ def add_in_place(
     return report
 
 
-def _metadata(
+def _target_metadata(
     store: Store,
     client: Client,
     collection: str,
@@ -99,48 +101,48 @@ def _metadata(
     max_length: int | None,
 ) -> CollectionMetadata:
     """Of a collection of ours its own, to which ColBERT may be added; else a new one."""
-    asked = CollectionMetadata.probe(client, colbert=colbert, max_length=max_length)
+    probed = CollectionMetadata.probe(client, colbert=colbert, max_length=max_length)
     if METADATA in (store.info(collection).config.metadata or {}):
-        ours = CollectionMetadata.of(store, collection)
-        ours.check(asked.fingerprint, collection)
+        stored = CollectionMetadata.load(store, collection)
+        stored.check_fingerprint(probed.fingerprint, collection)
         fields = text_fields and tuple(text_fields)
-        ours.check_options(collection, dense=dense, text_fields=fields, max_length=max_length)
-        return replace(ours, colbert=ours.colbert or colbert)
-    name = dense if dense is not None else _dense_name(store, collection, asked.dimensions)
-    return replace(asked, dense=name, text_fields=tuple(text_fields or ("text",)))
+        stored.check_options(collection, dense=dense, text_fields=fields, max_length=max_length)
+        return replace(stored, colbert=stored.colbert or colbert)
+    name = dense if dense is not None else _find_dense_name(store, collection, probed.dimensions)
+    return replace(probed, dense=name, text_fields=tuple(text_fields or ("text",)))
 
 
-def _vectors(
+def _point_vectors(
     store: Store,
     collection: str,
     document: Document,
-    found: Embedding,
+    embedding: Embedding,
     metadata: CollectionMetadata,
     report: InPlaceReport,
 ) -> models.PointVectors:
-    if found.truncated:
+    if embedding.truncated:
         report.truncated.add(document.id)
-    if is_colbert_cut(found, metadata):
+    if is_colbert_cut(embedding, metadata):
         report.colbert_cut.add(document.id)
         store.set_payload(collection, [document.id], {COLBERT_CUT: True})
-    return models.PointVectors(id=document.id, vector=extra_vectors(found, metadata))
+    return models.PointVectors(id=document.id, vector=extra_vectors(embedding, metadata))
 
 
-def _dense_name(store: Store, collection: str, dimensions: int) -> str:
+def _find_dense_name(store: Store, collection: str, dimensions: int) -> str:
     """Of the only dense vector of this size; the empty name if vectors have none."""
     vectors = store.info(collection).config.params.vectors
-    listed = vectors if isinstance(vectors, dict) else {"": vectors}
-    fitting = [
+    by_name = vectors if isinstance(vectors, dict) else {"": vectors}
+    names = [
         name
-        for name, params in listed.items()
+        for name, params in by_name.items()
         if params is not None and params.size == dimensions and params.multivector_config is None
     ]
-    if len(fitting) != 1:
+    if len(names) != 1:
         raise ConfigurationError(
-            f"collection `{collection}` has {len(fitting)} dense vectors of {dimensions} "
-            f"dimensions{': ' if fitting else ''}{', '.join(fitting)}. Say which one is bge-m3's"
+            f"collection `{collection}` has {len(names)} dense vectors of {dimensions} "
+            f"dimensions{': ' if names else ''}{', '.join(names)}. Say which one is bge-m3's"
         )
-    return fitting[0]
+    return names[0]
 
 
 def _check_dense(
@@ -151,24 +153,24 @@ def _check_dense(
     report: InPlaceReport,
 ) -> None:
     """Raises FingerprintError: a sample of the stored vectors is not what the model makes now."""
-    documents = list(islice(_random(store, collection, metadata), SAMPLE))
+    documents = list(islice(_sample_documents(store, collection, metadata), SAMPLE_SIZE))
     if not documents:
-        raise ConfigurationError(no_text(store, collection, metadata.text_fields))
-    found = similarities(store, client, collection, metadata, documents)
-    report.differing = [document.id for document, cosine in found if cosine < SAME]
+        raise ConfigurationError(missing_text_message(store, collection, metadata.text_fields))
+    cosines = similarities(store, client, collection, metadata, documents)
+    report.differing = [document.id for document, cosine in cosines if cosine < MIN_COSINE]
     report.compared = len(documents)
-    wrong = len(report.differing)
-    if wrong > (1 - MATCHING) * len(documents):
+    differing = len(report.differing)
+    if differing > (1 - MIN_MATCHING) * len(documents):
         raise FingerprintError(
-            f"of {len(documents)} dense vectors of `{collection}`, {wrong} are not what "
-            f"{metadata.model} makes of their texts{named(report.differing)}. Nothing was changed. "
-            f"`bge migrate {collection} NEW` makes a new collection from the texts"
+            f"of {len(documents)} dense vectors of `{collection}`, {differing} are not what "
+            f"{metadata.model} makes of their texts{format_ids(report.differing)}. Nothing was "
+            f"changed. `bge migrate {collection} NEW` makes a new collection from the texts"
         )
 
 
-def _add_names(store: Store, collection: str, metadata: CollectionMetadata) -> None:
+def _create_missing_names(store: Store, collection: str, metadata: CollectionMetadata) -> None:
     """The vectors' names, where they are missing."""
-    there = _names(store, collection)
+    existing = _vector_names(store, collection)
     configs: dict[str, Any] = {
         SPARSE: models.SparseVectorNameConfig(sparse=models.SparseVectorConfig()),
         COLBERT: models.DenseVectorNameConfig(
@@ -180,49 +182,51 @@ def _add_names(store: Store, collection: str, metadata: CollectionMetadata) -> N
             )
         ),
     }
-    for name in _wanted(metadata):
-        if name in there:
+    for name in _required_names(metadata):
+        if name in existing:
             continue
         try:
             store.create_vector_name(collection, name, configs[name])
         except HTTPStatusError:  # made, and the answer was lost
-            if name not in _names(store, collection):
+            if name not in _vector_names(store, collection):
                 raise
 
 
-def _names(store: Store, collection: str) -> set[str]:
+def _vector_names(store: Store, collection: str) -> set[str]:
     params = store.info(collection).config.params
     dense = {*params.vectors} if isinstance(params.vectors, dict) else set()
     return dense | {*(params.sparse_vectors or {})}
 
 
-def _wanted(metadata: CollectionMetadata) -> list[str]:
+def _required_names(metadata: CollectionMetadata) -> list[str]:
     return [SPARSE, COLBERT] if metadata.colbert else [SPARSE]
 
 
-def _documents(
+def _incomplete_documents(
     store: Store,
     collection: str,
     metadata: CollectionMetadata,
     report: InPlaceReport,
-    lacking: Sequence[str],
+    names: Sequence[str],
 ) -> Iterator[Document]:
     """Points with text that lack one of these vectors."""
-    lacks: list[models.Condition] = [
-        models.Filter(must_not=[models.HasVectorCondition(has_vector=name)]) for name in lacking
+    conditions: list[models.Condition] = [
+        models.Filter(must_not=[models.HasVectorCondition(has_vector=name)]) for name in names
     ]
-    for records in store.scroll(collection, scroll_filter=models.Filter(should=lacks)):
+    for records in store.scroll(collection, scroll_filter=models.Filter(should=conditions)):
         for record in records:
-            text, fault = usable_text(record.payload or {}, metadata.text_fields)
+            text, problem = usable_text(record.payload or {}, metadata.text_fields)
             if text is None:
-                report.without_text.add(record.id, fault)
+                report.without_text.add(record.id, problem)
             else:
                 yield Document(record.id, text, record.payload or {})
 
 
-def _random(store: Store, collection: str, metadata: CollectionMetadata) -> Iterator[Document]:
+def _sample_documents(
+    store: Store, collection: str, metadata: CollectionMetadata
+) -> Iterator[Document]:
     """Points with text of a random sample."""
-    for point in store.sample(collection, SAMPLE):
+    for point in store.sample(collection, SAMPLE_SIZE):
         text, _ = usable_text(point.payload or {}, metadata.text_fields)
         if text is not None:
             yield Document(point.id, text, point.payload or {})

@@ -38,39 +38,39 @@ class CollectionMetadata:
     late: tuple[str, ...] = ()
 
     @classmethod
-    def probe(cls, client: Client, **more: Any) -> CollectionMetadata:
+    def probe(cls, client: Client, **options: Any) -> CollectionMetadata:
         """Of the model that an endpoint serves."""
-        found = client.embed("fingerprint")
-        if found.dense is None:
+        result = client.embed("fingerprint")
+        if result.dense is None:
             raise AssertionError("dense vectors were asked for. This is a bug.")
-        return cls(found.fingerprint, found.model, int(found.dense.shape[1]), **more)
+        return cls(result.fingerprint, result.model, int(result.dense.shape[1]), **options)
 
     @classmethod
-    def of(cls, store: Store, collection: str) -> CollectionMetadata:
+    def load(cls, store: Store, collection: str) -> CollectionMetadata:
         """What the collection says of itself.
 
         Raises:
             FingerprintError: it does not say.
         """
-        told = (store.info(collection).config.metadata or {}).get(METADATA)
-        if not isinstance(told, Mapping):
+        stored = (store.info(collection).config.metadata or {}).get(METADATA)
+        if not isinstance(stored, Mapping):
             raise FingerprintError(
                 f"collection `{collection}` does not say which model its vectors are of. If they "
                 f"are another model's, `bge migrate {collection} NEW` makes a collection of BGE "
                 f"vectors from its texts. If they are bge-m3's, `bge migrate {collection} "
                 "--in-place` checks them and adds the sparse ones"
             )
-        known = {one.name for one in fields(cls)} & told.keys()  # not a later version's
-        found = {name: told[name] for name in known}
+        names = {field.name for field in fields(cls)} & stored.keys()  # not a later version's
+        values = {name: stored[name] for name in names}
         try:
-            lists = {"text_fields": tuple(found["text_fields"]), "late": tuple(found["late"])}
-            return cls(**found | lists)
+            lists = {"text_fields": tuple(values["text_fields"]), "late": tuple(values["late"])}
+            return cls(**values | lists)
         except (KeyError, TypeError):
             raise ConfigurationError(
                 f"the metadata `{METADATA}` of collection `{collection}` is not what we write"
             ) from None
 
-    def check(self, fingerprint: str, collection: str) -> None:
+    def check_fingerprint(self, fingerprint: str, collection: str) -> None:
         """Raises FingerprintError: those vectors do not belong there."""
         if fingerprint != self.fingerprint:
             raise FingerprintError(
@@ -79,16 +79,16 @@ class CollectionMetadata:
                 f"`bge migrate {collection} NEW` to make a collection for this one"
             )
 
-    def check_options(self, collection: str, **asked: Any) -> None:
+    def check_options(self, collection: str, **options: Any) -> None:
         """Raises ConfigurationError: the collection was made with another value of one of these.
 
         What is None was not asked for.
         """
-        for name, value in asked.items():
-            there = getattr(self, name)
-            if value is not None and value != there:
+        for name, value in options.items():
+            stored = getattr(self, name)
+            if value is not None and value != stored:
                 raise ConfigurationError(
-                    f"collection `{collection}` was made with `{name}` {there!r}. Given: {value!r}"
+                    f"collection `{collection}` was made with `{name}` {stored!r}. Given: {value!r}"
                 )
 
     def as_metadata(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Schema:
         store: Store,
         collection: str,
         metadata: CollectionMetadata,
-        like: models.CollectionConfig | None = None,
+        template: models.CollectionConfig | None = None,
     ) -> CollectionMetadata:
         """Make the collection if there is none; what it, made now or before, is bound to.
 
@@ -51,15 +51,15 @@ class Schema:
         """
         if not store.exists(collection):
             store.check_version()
-            settings = {} if like is None else settings_of(like)
+            settings = {} if template is None else collection_settings(template)
             try:
                 self._create(store, collection, metadata, settings)
             except HTTPStatusError:  # made meanwhile, or made and the answer was lost
                 if not store.exists(collection):
                     raise
-        there = CollectionMetadata.of(store, collection)
-        there.check(metadata.fingerprint, collection)
-        return there
+        stored = CollectionMetadata.load(store, collection)
+        stored.check_fingerprint(metadata.fingerprint, collection)
+        return stored
 
     def _create(
         self, store: Store, collection: str, metadata: CollectionMetadata, settings: dict[str, Any]
@@ -101,21 +101,21 @@ class Schema:
         return vectors
 
 
-def settings_of(config: models.CollectionConfig) -> dict[str, Any]:
+def collection_settings(config: models.CollectionConfig) -> dict[str, Any]:
     """What `create_collection` takes to make one with the same shards, replicas and limits."""
     params = config.params
     if params.sharding_method == models.ShardingMethod.CUSTOM:
         raise ConfigurationError("the source has shards of its own naming: these are not copied")
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "shard_number": params.shard_number,
         "replication_factor": params.replication_factor,
         "write_consistency_factor": params.write_consistency_factor,
         "on_disk_payload": params.on_disk_payload,
     }
     if config.strict_mode_config is not None:
-        told = config.strict_mode_config.model_dump(exclude_none=True)
-        found["strict_mode_config"] = models.StrictModeConfig(**told)
-    return {name: value for name, value in found.items() if value is not None}
+        limits = config.strict_mode_config.model_dump(exclude_none=True)
+        settings["strict_mode_config"] = models.StrictModeConfig(**limits)
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 _QUANTIZATION: dict[Quantization, Any] = {
@@ -132,40 +132,40 @@ def max_colbert_vectors(dimensions: int) -> int:
     return (MULTIVECTOR_FLOATS - 1) // dimensions
 
 
-def point_vectors(found: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
+def point_vectors(embedding: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
     """A text's vectors as Qdrant takes them.
 
     Raises:
         ProtocolError: one is not finite: Qdrant would store it.
     """
-    return {metadata.dense: _numbers(found.dense), **extra_vectors(found, metadata)}
+    return {metadata.dense: _rounded(embedding.dense), **extra_vectors(embedding, metadata)}
 
 
-def extra_vectors(found: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
+def extra_vectors(embedding: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
     """All but the dense one; of ColBERT's, from the front, as many as one point may have."""
-    vectors: dict[str, Any] = {SPARSE: sparse_vector(found)}
+    vectors: dict[str, Any] = {SPARSE: sparse_vector(embedding)}
     if metadata.colbert:
-        most = max_colbert_vectors(metadata.dimensions)
-        vectors[COLBERT] = _numbers(found.colbert, most)
+        limit = max_colbert_vectors(metadata.dimensions)
+        vectors[COLBERT] = _rounded(embedding.colbert, limit)
     return vectors
 
 
-def sparse_vector(found: Embedding) -> models.SparseVector:
-    if found.sparse is None:
+def sparse_vector(embedding: Embedding) -> models.SparseVector:
+    if embedding.sparse is None:
         raise AssertionError("sparse vectors were asked for. This is a bug.")
-    indices, values = found.sparse
-    return models.SparseVector(indices=indices.tolist(), values=_numbers(values))
+    indices, values = embedding.sparse
+    return models.SparseVector(indices=indices.tolist(), values=_rounded(values))
 
 
-def is_colbert_cut(found: Embedding, metadata: CollectionMetadata) -> bool:
-    most = max_colbert_vectors(metadata.dimensions)
-    return metadata.colbert and found.colbert is not None and len(found.colbert) > most
+def is_colbert_cut(embedding: Embedding, metadata: CollectionMetadata) -> bool:
+    limit = max_colbert_vectors(metadata.dimensions)
+    return metadata.colbert and embedding.colbert is not None and len(embedding.colbert) > limit
 
 
-def _numbers(array: np.ndarray[Any, Any] | None, most: int | None = None) -> Any:
+def _rounded(array: np.ndarray[Any, Any] | None, limit: int | None = None) -> Any:
     """As lists, rounded as the contract's floats are: half the bytes in a request."""
     if array is None:
         raise AssertionError("these vectors were asked for. This is a bug.")
     if not np.isfinite(array).all():
         raise ProtocolError("a vector is not finite")
-    return np.round(array[:most].astype(np.float64), 7).tolist()
+    return np.round(array[:limit].astype(np.float64), 7).tolist()

@@ -26,7 +26,7 @@ from .schema import COLBERT, SPARSE, max_colbert_vectors, sparse_vector
 from .store import Payload, PointId, Store
 
 FUSED, RERANK = "fused", "rerank"
-RESOLVED_SECONDS = 5.0  # how long an alias is taken to point where it did
+ALIAS_TTL_SECONDS = 5.0  # how long an alias is taken to point where it did
 Fusion = Literal["rrf", "dbsf"]
 
 
@@ -58,19 +58,19 @@ class Plan:
             raise ConfigurationError("at least one of `dense` and `sparse` must find candidates")
         if self.fusion not in ("rrf", "dbsf"):
             raise ConfigurationError(f"`fusion` must be rrf or dbsf. Given: {self.fusion}")
-        for name, least in (("rrf_k", 1), ("candidates", 1), ("rerank", 0)):
-            if getattr(self, name) < least:
+        for name, minimum in (("rrf_k", 1), ("candidates", 1), ("rerank", 0)):
+            if getattr(self, name) < minimum:
                 raise ConfigurationError(
-                    f"`{name}` must be at least {least}. Given: {getattr(self, name)}"
+                    f"`{name}` must be at least {minimum}. Given: {getattr(self, name)}"
                 )
-        finite = len(self.weights) == 2 and all(map(math.isfinite, self.weights))
-        if not finite or min(self.weights) < 0 or sum(self.weights) == 0:
+        is_valid = len(self.weights) == 2 and all(map(math.isfinite, self.weights))
+        if not is_valid or min(self.weights) < 0 or sum(self.weights) == 0:
             raise ConfigurationError(
                 f"`weights` are two numbers from 0, not both 0. Given: {self.weights}"
             )
 
     @property
-    def fused(self) -> bool:
+    def is_fused(self) -> bool:
         return self.dense and self.sparse
 
 
@@ -109,8 +109,8 @@ class SearchResult(Sequence[Hit]):
     def __len__(self) -> int:
         return len(self.hits)
 
-    def __getitem__(self, place: Any) -> Any:
-        return self.hits[place]
+    def __getitem__(self, index: Any) -> Any:
+        return self.hits[index]
 
 
 class HybridSearch:
@@ -136,8 +136,8 @@ class HybridSearch:
         self._reranker = reranker or client
         self._name = collection
         self._plan = plan or Plan()
-        self._resolved = -RESOLVED_SECONDS
-        self._look_up()
+        self._resolved_at = -ALIAS_TTL_SECONDS
+        self._resolve()
 
     def search(
         self,
@@ -158,151 +158,162 @@ class HybridSearch:
         """
         if limit < 1:
             raise ConfigurationError(f"`limit` must be at least 1. Given: {limit}")
-        if time.monotonic() - self._resolved > RESOLVED_SECONDS:
-            self._look_up()
-        clock = _Clock()
+        if time.monotonic() - self._resolved_at > ALIAS_TTL_SECONDS:
+            self._resolve()
+        timer = _Timer()
         embedding, tokens = self._embed(query)
-        clock.tick("embed")
+        timer.record("embed")
         try:
-            found, stages = self._retrieve(embedding, limit, filter, explain)
+            points, stages = self._retrieve(embedding, limit, filter, explain)
         except HTTPStatusError as error:
             # Perhaps the collection was dropped when its alias had moved.
-            if error.status != 404 or not self._has_moved():
+            if error.status != 404 or not self._alias_moved():
                 raise
-            self.metadata.check(embedding.fingerprint, self.collection)
-            found, stages = self._retrieve(embedding, limit, filter, explain)
-        clock.tick("qdrant")
-        hits = [self._hit(point, stages) for point in found]
+            self.metadata.check_fingerprint(embedding.fingerprint, self.collection)
+            points, stages = self._retrieve(embedding, limit, filter, explain)
+        timer.record("qdrant")
+        hits = [self._hit(point, stages) for point in points]
         if self._plan.rerank:
-            hits, used = self._reranked(query, hits, explain)
-            tokens += used
-            clock.tick("rerank")
-        return SearchResult(hits[:limit], clock.seconds, tokens)
+            hits, rerank_tokens = self._rerank(query, hits, explain)
+            tokens += rerank_tokens
+            timer.record("rerank")
+        return SearchResult(hits[:limit], timer.seconds, tokens)
 
     def _retrieve(
         self, embedding: Embedding, limit: int, filter: models.Filter | None, explain: bool
     ) -> tuple[list[models.ScoredPoint], dict[str, dict[PointId, Stage]]]:
-        requests = Requests(self._plan, embedding, self.metadata, max(limit, self._plan.rerank))
-        points = self._query(requests.last, filter)
+        requests = QueryRequests(
+            self._plan, embedding, self.metadata, max(limit, self._plan.rerank)
+        )
+        points = self._points(requests.final, filter)
         return points, self._stages(requests, filter) if explain else {}
 
-    def _has_moved(self) -> bool:
+    def _alias_moved(self) -> bool:
         """Look the alias up again. Return whether it leads to another collection now."""
-        before = self.collection
-        self._look_up()
-        return self.collection != before
+        previous = self.collection
+        self._resolve()
+        return self.collection != previous
 
-    def _look_up(self) -> None:
+    def _resolve(self) -> None:
         """The collection behind the name: queries go to it and not to the alias, so that the one
         that was checked is the one that answers."""
         collection = self._store.resolve(self._name)
-        metadata = CollectionMetadata.of(self._store, collection)
+        metadata = CollectionMetadata.load(self._store, collection)
         if self._plan.colbert and not metadata.colbert:
             raise ConfigurationError(f"collection `{collection}` has no ColBERT vectors")
         self.collection, self.metadata = collection, metadata
-        self._resolved = time.monotonic()
+        self._resolved_at = time.monotonic()
 
     def _embed(self, query: str) -> tuple[Embedding, int]:
-        found = self._client.embed(
+        result = self._client.embed(
             query,
             dense=self._plan.dense,
             sparse=self._plan.sparse,
             colbert=self._plan.colbert,
             dtype="float32",
         )
-        self.metadata.check(found.fingerprint, self.collection)
-        return found[0], found.usage.total_tokens
+        self.metadata.check_fingerprint(result.fingerprint, self.collection)
+        return result[0], result.usage.total_tokens
 
-    def _query(
+    def _points(
         self, request: dict[str, Any], filter: models.Filter | None
     ) -> list[models.ScoredPoint]:
-        request = _filtered(request, filter)
+        request = _with_filter(request, filter)
         return self._store.query(self.collection, query_filter=filter, **request)
 
     def _stages(
-        self, asked: Requests, filter: models.Filter | None
+        self, requests: QueryRequests, filter: models.Filter | None
     ) -> dict[str, dict[PointId, Stage]]:
         """Of each stage that Qdrant has, the places it gave."""
         return {
             name: {
                 point.id: Stage(rank, point.score)
-                for rank, point in enumerate(self._query(request, filter), 1)
+                for rank, point in enumerate(self._points(request, filter), 1)
             }
-            for name, request in asked.stages.items()
+            for name, request in requests.stages.items()
         }
 
     def _hit(self, point: models.ScoredPoint, stages: dict[str, dict[PointId, Stage]]) -> Hit:
         payload = point.payload or {}
-        told = {name: placed[point.id] for name, placed in stages.items() if point.id in placed}
+        hit_stages = {
+            name: points[point.id] for name, points in stages.items() if point.id in points
+        }
         text = text_at(payload, self.metadata.text_fields)
-        return Hit(point.id, point.score, text, payload, told)
+        return Hit(point.id, point.score, text, payload, hit_stages)
 
-    def _reranked(self, query: str, hits: list[Hit], explain: bool) -> tuple[list[Hit], int]:
+    def _rerank(self, query: str, hits: list[Hit], explain: bool) -> tuple[list[Hit], int]:
         """By the cross-encoder; what it cannot read stays behind what it can, in its order."""
-        read = [hit for hit in hits[: self._plan.rerank] if hit.text]
-        if not read:
+        candidates = [hit for hit in hits[: self._plan.rerank] if hit.text]
+        if not candidates:
             return hits, 0
-        ranked = self._reranker.rerank(query, [hit.text or "" for hit in read])
+        ranked = self._reranker.rerank(query, [hit.text or "" for hit in candidates])
         scored = [
             Hit(
-                (hit := read[one.index]).id,
-                one.relevance_score,
+                (hit := candidates[result.index]).id,
+                result.relevance_score,
                 hit.text,
                 hit.payload,
-                {**hit.stages, RERANK: Stage(rank, one.relevance_score)} if explain else {},
+                {**hit.stages, RERANK: Stage(rank, result.relevance_score)} if explain else {},
             )
-            for rank, one in enumerate(ranked, 1)
+            for rank, result in enumerate(ranked, 1)
         ]
-        seen = {hit.id for hit in read}
-        unread = [hit for hit in hits if hit.id not in seen]
-        return scored + unread, ranked.usage.total_tokens
+        reranked_ids = {hit.id for hit in candidates}
+        rest = [hit for hit in hits if hit.id not in reranked_ids]
+        return scored + rest, ranked.usage.total_tokens
 
 
-class Requests:
+class QueryRequests:
     """What Qdrant is asked: `stages` by name, each on top of the one before, and the `last`."""
 
     def __init__(
-        self, plan: Plan, found: Embedding, metadata: CollectionMetadata, limit: int
+        self, plan: Plan, embedding: Embedding, metadata: CollectionMetadata, limit: int
     ) -> None:
         depth = max(limit, plan.candidates)
         legs: dict[str, dict[str, Any]] = {}
         if plan.dense:
-            legs[DENSE] = {"query": _list(found.dense), "using": metadata.dense, "limit": depth}
+            legs[DENSE] = {"query": _list(embedding.dense), "using": metadata.dense, "limit": depth}
         if plan.sparse:
-            legs[SPARSE] = {"query": sparse_vector(found), "using": SPARSE, "limit": depth}
+            legs[SPARSE] = {"query": sparse_vector(embedding), "using": SPARSE, "limit": depth}
         self.stages = dict(legs)
-        if plan.fused:
+        if plan.is_fused:
             prefetch = [models.Prefetch(**leg) for leg in legs.values()]
-            self.stages[FUSED] = {"prefetch": prefetch, "query": _fusion(plan), "limit": depth}
+            self.stages[FUSED] = {
+                "prefetch": prefetch,
+                "query": _fusion_query(plan),
+                "limit": depth,
+            }
         if plan.colbert:
-            before = models.Prefetch(**list(self.stages.values())[-1])
-            query = _list(found.colbert)[: max_colbert_vectors(metadata.dimensions)]
+            previous = models.Prefetch(**list(self.stages.values())[-1])
+            query = _list(embedding.colbert)[: max_colbert_vectors(metadata.dimensions)]
             self.stages[COLBERT] = {
-                "prefetch": [before],
+                "prefetch": [previous],
                 "query": query,
                 "using": COLBERT,
                 "limit": depth,
             }
-        self.last = {**list(self.stages.values())[-1], "limit": limit}
+        self.final = {**list(self.stages.values())[-1], "limit": limit}
 
 
-def _fusion(plan: Plan) -> Any:
+def _fusion_query(plan: Plan) -> Any:
     if plan.fusion == "dbsf":
         return models.FusionQuery(fusion=models.Fusion.DBSF)
     return models.RrfQuery(rrf=models.Rrf(k=plan.rrf_k, weights=list(plan.weights)))
 
 
-def _filtered(request: dict[str, Any], filter: models.Filter | None) -> dict[str, Any]:
+def _with_filter(request: dict[str, Any], filter: models.Filter | None) -> dict[str, Any]:
     """The filter in each prefetch too: candidates that do not pass must not take others' places."""
     if filter is None or "prefetch" not in request:
         return request
-    return {**request, "prefetch": [_with_filter(one, filter) for one in request["prefetch"]]}
+    return {
+        **request,
+        "prefetch": [_prefetch_with_filter(prefetch, filter) for prefetch in request["prefetch"]],
+    }
 
 
-def _with_filter(prefetch: models.Prefetch, filter: models.Filter) -> models.Prefetch:
+def _prefetch_with_filter(prefetch: models.Prefetch, filter: models.Filter) -> models.Prefetch:
     nested = prefetch.prefetch
     if isinstance(nested, list):
-        nested = [_with_filter(one, filter) for one in nested]
+        nested = [_prefetch_with_filter(inner, filter) for inner in nested]
     return prefetch.model_copy(update={"filter": filter, "prefetch": nested})
 
 
@@ -312,11 +323,11 @@ def _list(array: Floats | None) -> Any:
     return array.tolist()
 
 
-class _Clock:
+class _Timer:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def tick(self, name: str) -> None:
+    def record(self, name: str) -> None:
         now = time.perf_counter()
         self.seconds[name], self._last = now - self._last, now

@@ -13,8 +13,8 @@ from .metadata import CollectionMetadata
 from .store import PointId, Store
 from .sync import pages
 
-SAME = 0.999  # cosine of one text's vectors computed twice, in other batches and another dtype
-NAMED = 20  # ids in a message
+MIN_COSINE = 0.999  # of vectors of the same text, computed in other batches and another dtype
+MAX_IDS_IN_MESSAGE = 20
 PAGE = 64
 
 
@@ -29,15 +29,15 @@ def similarities(
     for page in pages(documents, PAGE):
         ids = [document.id for document in page]
         records = store.retrieve(collection, ids, with_payload=False, with_vectors=True)
-        stored = {record.id: dense_of(record.vector, metadata.dense) for record in records}
+        stored = {record.id: dense_vector(record.vector, metadata.dense) for record in records}
         texts = [document.text for document in page]
-        found = client.embed(texts, max_length=metadata.max_length)
-        metadata.check(found.fingerprint, collection)
-        for document, vectors in zip(page, found, strict=True):
-            yield document, _cosine(stored.get(document.id), vectors.dense)
+        result = client.embed(texts, max_length=metadata.max_length)
+        metadata.check_fingerprint(result.fingerprint, collection)
+        for document, embedding in zip(page, result, strict=True):
+            yield document, _cosine(stored.get(document.id), embedding.dense)
 
 
-def dense_of(vector: Any, name: str) -> Any:
+def dense_vector(vector: Any, name: str) -> Any:
     """Of a point's vectors the dense one; in a collection without names it is the only one."""
     return vector.get(name) if isinstance(vector, dict) else vector
 
@@ -50,16 +50,16 @@ def _cosine(stored: Any, new: Any) -> float:
     return float(stored @ new / norms) if norms else -1.0
 
 
-def named(ids: Sequence[PointId]) -> str:
+def format_ids(ids: Sequence[PointId]) -> str:
     """The first of them, for a message."""
-    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-    return f": {', '.join(map(str, ids[:NAMED]))}{more}" if ids else ""
+    suffix = f" and {len(ids) - MAX_IDS_IN_MESSAGE} more" if len(ids) > MAX_IDS_IN_MESSAGE else ""
+    return f": {', '.join(map(str, ids[:MAX_IDS_IN_MESSAGE]))}{suffix}" if ids else ""
 
 
-def no_text(store: Store, collection: str, fields: Sequence[str]) -> str:
+def missing_text_message(store: Store, collection: str, fields: Sequence[str]) -> str:
     """What to say of a collection in which nothing has a text there; names what there is."""
     keys = sorted({key for point in store.sample(collection, PAGE) for key in point.payload or {}})
     return (
         f"no point of `{collection}` has a text at `{'`, `'.join(fields)}`. Their payloads have: "
-        f"{', '.join(keys[:NAMED]) or 'nothing'}. Say --text-field"
+        f"{', '.join(keys[:MAX_IDS_IN_MESSAGE]) or 'nothing'}. Say --text-field"
     )

@@ -38,8 +38,8 @@ from ..redaction import read_secret, redact
 from ..transport import retry, split_url
 
 MIN_VERSION = (1, 17)  # collections' metadata (1.16), weights in RRF
-PATIENCE = 120.0  # seconds that a call is tried again for
-SAID = 300  # characters of what the server said
+RETRY_SECONDS = 120.0  # seconds that a call is tried again for
+MAX_ERROR_CHARACTERS = 300
 Payload = Mapping[str, Any]
 PointId = int | str | UUID
 
@@ -47,10 +47,10 @@ PointId = int | str | UUID
 class Store:
     """Qdrant as the library uses it. Not thread-safe, because local mode is not."""
 
-    def __init__(self, client: QdrantClient, *, patience: float = PATIENCE) -> None:
+    def __init__(self, client: QdrantClient, *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._client = client
-        self._inherited: QdrantClient | None = None  # after a fork, the parent's
-        self._patience = patience
+        self._parent_client: QdrantClient | None = None  # after a fork, the parent's
+        self._retry_seconds = retry_seconds
         _stores.add(self)
 
     @property
@@ -60,8 +60,8 @@ class Store:
         Raises:
             ConfigurationError: the folder was opened by the parent, and is its own.
         """
-        if self._inherited is self._client:
-            if _lock_of(self._client) is not None:
+        if self._parent_client is self._client:
+            if _lock_file(self._client) is not None:
                 raise ConfigurationError(
                     "the folder of Qdrant's local mode belongs to the process that forked this "
                     "one: open a Store after the fork, or run a Qdrant server"
@@ -90,7 +90,7 @@ class Store:
             raise ConfigurationError("say either the `url` of a Qdrant server or a `path`")
         if url is not None:
             key = read_secret(api_key, "QDRANT_API_KEY")
-            return cls(_remote(url.strip(), key, timeout))
+            return cls(_remote_client(url.strip(), key, timeout))
         try:
             return cls(QdrantClient(path=os.fspath(path or "")))
         except OSError:
@@ -112,7 +112,7 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        if self._inherited is not self._client:
+        if self._parent_client is not self._client:
             self._client.close()
 
     def _call(self, method: str, **arguments: Any) -> Any:
@@ -126,20 +126,24 @@ class Store:
 
         client = self.client
 
-        def once() -> Any:
+        def attempt() -> Any:
             try:
                 return getattr(client, method)(**arguments)
-            except (UnexpectedResponse, ResponseHandlingException, ResourceExhaustedResponse) as e:
-                raise _said_by_server(e, method) from None
+            except (
+                UnexpectedResponse,
+                ResponseHandlingException,
+                ResourceExhaustedResponse,
+            ) as error:
+                raise _server_error(error, method) from None
             except sqlite3.Error as error:  # local mode
-                raise _of_disk(error) from None
+                raise _disk_error(error) from None
             except (KeyError, ValueError, AssertionError, RecursionError) as error:
-                raise self._of_caller(error, method) from None
+                raise self._local_error(error, method) from None
 
-        with Deadline(self._patience) as deadline:
-            return retry(deadline, once, (TransportError, HTTPStatusError))
+        with Deadline(self._retry_seconds) as deadline:
+            return retry(deadline, attempt, (TransportError, HTTPStatusError))
 
-    def _of_caller(self, error: Exception, method: str) -> BGEError:
+    def _local_error(self, error: Exception, method: str) -> BGEError:
         """What Qdrant's client raises itself: local mode's refusals, or it could not write or
         read a body. Its words may quote a payload."""
         if not isinstance(self._client._client, QdrantLocal):
@@ -150,11 +154,13 @@ class Store:
 
     def check_version(self) -> None:
         """Raises ConfigurationError: the server is older than what we ask of it."""
-        told = str(self._call("info").version)
-        numbers = tuple(int(part) for part in re.findall(r"\d+", told)[:2])
+        version = str(self._call("info").version)
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
         if numbers and numbers < MIN_VERSION:
-            least = ".".join(map(str, MIN_VERSION))
-            raise ConfigurationError(f"Qdrant {least} or later is needed. This server is {told}")
+            minimum = ".".join(map(str, MIN_VERSION))
+            raise ConfigurationError(
+                f"Qdrant {minimum} or later is needed. This server is {version}"
+            )
 
     # ------------------------------------------------------------------------- collections
 
@@ -165,9 +171,9 @@ class Store:
     def info(self, collection: str) -> models.CollectionInfo:
         """Raises ConfigurationError: there is none of that name."""
         if not self.exists(collection):
-            there = [c.name for c in self._call("get_collections").collections]
+            names = [c.name for c in self._call("get_collections").collections]
             raise ConfigurationError(
-                f"there is no collection `{collection}`. There are: {', '.join(there) or 'none'}"
+                f"there is no collection `{collection}`. There are: {', '.join(names) or 'none'}"
             )
         info: models.CollectionInfo = self._call("get_collection", collection_name=collection)
         return info
@@ -218,8 +224,8 @@ class Store:
     # ------------------------------------------------------------------------------ points
 
     def count(self, collection: str) -> int:
-        found = self._call("count", collection_name=collection, exact=True)
-        return int(found.count)
+        result = self._call("count", collection_name=collection, exact=True)
+        return int(result.count)
 
     def retrieve(
         self, collection: str, ids: Sequence[PointId], **options: bool
@@ -247,13 +253,13 @@ class Store:
         return self.query(collection, query=query, limit=count)
 
     def scroll(
-        self, collection: str, *, page: int = 256, **more: Any
+        self, collection: str, *, page: int = 256, **options: Any
     ) -> Iterator[list[models.Record]]:
         """All points in the order of their ids, a page at a time. Bears writes meanwhile."""
         offset = None
         while True:
             records, offset = self._call(
-                "scroll", collection_name=collection, offset=offset, limit=page, **more
+                "scroll", collection_name=collection, offset=offset, limit=page, **options
             )
             if records:
                 yield records
@@ -274,8 +280,8 @@ class Store:
             middle = len(points) // 2
             if not middle and not self.exists(collection):
                 raise
-            for part in (points[:middle], points[middle:]) if middle else ():
-                self.add_vectors(collection, part)
+            for half in (points[:middle], points[middle:]) if middle else ():
+                self.add_vectors(collection, half)
 
     def _write(self, method: str, collection: str, points: Sequence[Any]) -> None:
         try:
@@ -306,17 +312,17 @@ _stores: weakref.WeakSet[Store] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for store in list(_stores):
-        if (lock := _lock_of(store._client)) is not None:
+        if (lock := _lock_file(store._client)) is not None:
             lock.close()  # to unlock it, as Qdrant's client does at the end, opens the parent's too
         if not _is_in_memory(store._client):
-            store._inherited = store._client
+            store._parent_client = store._client
 
 
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _lock_of(client: QdrantClient) -> IO[str] | None:
+def _lock_file(client: QdrantClient) -> IO[str] | None:
     """The open file that is locked while a folder is in use."""
     return getattr(client._client, "_flock_file", None)
 
@@ -326,7 +332,7 @@ def _is_in_memory(client: QdrantClient) -> bool:
     return isinstance(client._client, QdrantLocal) and not client._client.persistent
 
 
-def _remote(url: str, api_key: str | None, timeout: int) -> QdrantClient:
+def _remote_client(url: str, api_key: str | None, timeout: int) -> QdrantClient:
     parts = split_url(url if "://" in url else f"//{url}", "url")
     with warnings.catch_warnings():
         if parts.hostname in ("localhost", "127.0.0.1", "::1"):
@@ -339,7 +345,7 @@ def _remote(url: str, api_key: str | None, timeout: int) -> QdrantClient:
             raise ConfigurationError(f"the Qdrant server's `url` is none: {error}") from None
 
 
-def _said_by_server(error: Exception, method: str) -> BGEError:
+def _server_error(error: Exception, method: str) -> BGEError:
     if isinstance(error, ResponseHandlingException):
         if isinstance(error.source, ValueError):  # pydantic's; it quotes what it could not read
             return ProtocolError(f"what Qdrant answered to {method} cannot be read")
@@ -349,45 +355,48 @@ def _said_by_server(error: Exception, method: str) -> BGEError:
         busy.retry_after = float(error.retry_after_s)
         return busy
     assert isinstance(error, UnexpectedResponse)
-    status, said = error.status_code or 0, _said(error)
-    message = f"Qdrant answered {method} with HTTP {status}: {said}"
+    status, detail = error.status_code or 0, _error_text(error)
+    message = f"Qdrant answered {method} with HTTP {status}: {detail}"
     if status == 401:
         return AuthenticationError("Qdrant does not accept the key: HTTP 401", status)
     if status == 403:
-        return AuthenticationError(f"the key may not {method} in Qdrant: HTTP 403, {said}", status)
-    if status == 413 or "larger than allowed" in said:  # a proxy's, Qdrant's own (400)
+        return AuthenticationError(
+            f"the key may not {method} in Qdrant: HTTP 403, {detail}", status
+        )
+    if status == 413 or "larger than allowed" in detail:  # a proxy's, Qdrant's own (400)
         return TooLargeError(message)
-    if status == 507 or "No space left" in said or "disk space" in said:
+    if status == 507 or "No space left" in detail or "disk space" in detail:
         return _disk_full(message, status)
     if status == 429:
         return RateLimitError(message, status)
     return HTTPStatusError(message, status)
 
 
-def _of_disk(error: sqlite3.Error) -> HTTPStatusError:
+def _disk_error(error: sqlite3.Error) -> HTTPStatusError:
     if "full" in str(error):
         return _disk_full(f"Qdrant's local mode: {error}", 507)
-    return _final(HTTPStatusError(f"Qdrant's local mode: {error}", 500))
+    return _without_retry(HTTPStatusError(f"Qdrant's local mode: {error}", 500))
 
 
 def _disk_full(message: str, status: int) -> HTTPStatusError:
-    room = "No room on the disk: nothing is lost, make some and run the same again"
-    return _final(HTTPStatusError(f"{message}. {room}", status))
+    advice = "No room on the disk: nothing is lost, make some and run the same again"
+    return _without_retry(HTTPStatusError(f"{message}. {advice}", status))
 
 
-def _final(error: HTTPStatusError) -> HTTPStatusError:
+def _without_retry(error: HTTPStatusError) -> HTTPStatusError:
     """Not to be tried again."""
     error.retry = False
     return error
 
 
 def _cause(error: ResponseHandlingException) -> str:
-    return f"{type(error.source).__name__} {redact(str(error.source))}".strip()[:SAID]
+    cause = f"{type(error.source).__name__} {redact(str(error.source))}"
+    return cause.strip()[:MAX_ERROR_CHARACTERS]
 
 
-def _said(error: UnexpectedResponse) -> str:
+def _error_text(error: UnexpectedResponse) -> str:
     try:
-        said = strict_json.loads(error.content)["status"]["error"]
+        text = strict_json.loads(error.content)["status"]["error"]
     except (ValueError, KeyError, TypeError):
-        said = error.content.decode("utf-8", "replace")
-    return " ".join(redact(str(said)).split())[:SAID]
+        text = error.content.decode("utf-8", "replace")
+    return " ".join(redact(str(text)).split())[:MAX_ERROR_CHARACTERS]
