@@ -118,7 +118,7 @@ def test_migration_from_jina_vectors(run: Run, tmp_path: Path, jina: Scripted) -
     script = [sys.executable, str(EXAMPLES / "old_collection.py"), str(tmp_path)]
     subprocess.run(script, check=True, capture_output=True)
     refused = run("search", "TCP", "--collection", "courses", *path)
-    assert (refused.exit_code, "does not say which model" in refused.stderr) == (5, True)
+    assert (refused.exit_code, "has no metadata" in refused.stderr) == (5, True)
     estimate = report(run("migrate", "courses", "courses_bge", *FIELDS, "--dry-run", *path))
     assert (estimate["points"], estimate["without_text"]) == (184, 0)
     assert estimate["tokens"] > 10_000
@@ -163,7 +163,7 @@ def test_evaluate_summarizes_a_shadow_file(
     ("arguments", "code", "message"),
     [
         (["search", "x", "--collection", "c"], 2, "say --path FOLDER, or --qdrant-url, or set"),
-        (["search", "x", "--collection", "nope", "--path", "{}"], 2, "There are: course"),
+        (["search", "x", "--collection", "nope", "--path", "{}"], 2, "Existing: course"),
         (["search", "x", "--collection", "course", "--path", "{}", "--filter", "{{}}x"], 2,
          "`--filter` is not a filter of Qdrant's"),
         (["search", "x", "--collection", "c", "--path", "/nope"], 2, "no collections in /nope"),

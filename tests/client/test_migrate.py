@@ -208,7 +208,7 @@ def test_changes_at_the_cutover_are_copied_or_reported(
     report = Migration(old, worker, "live", "new").run()
     assert payloads(old, "new")[777] == {"text": "опоздавший"}
     assert (report.late, report.only_in_target) == ([3], [5])
-    with pytest.raises(MigrationError, match=r"1 points of .* cutover: 3\. Bring them"):
+    with pytest.raises(MigrationError, match=r"1 points of .* cutover: 3\. Copy them"):
         drop_old(old, "live")
     index(old, worker, "live", [{"id": 3, "text": "изменён"}])
     old.delete("old", [3])
@@ -228,7 +228,7 @@ def test_after_a_kill_at_the_cutover_the_next_run_reports_late_changes(
     with pytest.raises(Killed):
         Migration(old, worker, "live", "new").run()
     monkeypatch.undo()
-    with pytest.raises(MigrationError, match="broken off at the swap: run it again"):
+    with pytest.raises(MigrationError, match="interrupted at the cutover: run it again"):
         drop_old(old, "live")
     assert Migration(old, worker, "live", "new").run().late == [777]
     with pytest.raises(MigrationError, match="changed at the cutover: 777"):
@@ -294,7 +294,7 @@ def test_points_without_a_usable_text_are_copied_and_reported(old: Store, worker
     report = Migration(old, worker, "live", "new").run()
     assert report.without_text.first.keys() == {"101", "102", "103", "104"}
     assert report.without_text.first["101"] == "no text at `text`"
-    assert report.without_text.first["104"].startswith("the text has 1000001 characters")
+    assert report.without_text.first["104"].endswith("Given: 1000001")
     assert payloads(old, "new") == payloads(old, "old")
     assert contents(old, "new")[101] == ({"n": 1}, {})
 
@@ -369,7 +369,7 @@ def test_roll_back_migrate_again_and_drop_the_source(old: Store, worker: Client)
     Migration(old, worker, "live", "new").run()
     assert roll_back(old, "live") == "old"
     assert old.aliases() == {"live": "old"}
-    with pytest.raises(ConfigurationError, match="points to `old`, which was not made by a migr"):
+    with pytest.raises(ConfigurationError, match="points to `old`, which is not the target"):
         drop_old(old, "live")
     put(old, (600, {"text": "в старую, пока она снова в ходу"}))
     Migration(old, worker, "live", "new").run()
@@ -380,9 +380,9 @@ def test_roll_back_migrate_again_and_drop_the_source(old: Store, worker: Client)
     old.point_alias("other", "new")
     assert drop_old(old, "live") == "old"
     assert not old.exists("old")
-    with pytest.raises(ConfigurationError, match="which `new` was made from, is gone"):
+    with pytest.raises(ConfigurationError, match="`old`, the source of `new`, does not exist"):
         roll_back(old, "live")
-    with pytest.raises(ConfigurationError, match="points to `new` already, and `old`"):
+    with pytest.raises(ConfigurationError, match="already points to `new`, and the source `old`"):
         Migration(old, worker, "live", "new")
 
 
@@ -405,7 +405,7 @@ def test_after_a_rollback_writes_to_the_target_are_not_lost(old: Store, worker: 
     Migration(old, worker, "live", "new").run()
     index(old, worker, "live", [{"id": 5000, "text": "написан после"}])
     roll_back(old, "live")
-    message = "`new` is or was in use, and 1 of its points are not as in `old`: 5000"
+    message = "`new` is or was in use, and 1 of its points differ from `old`: 5000"
     with pytest.raises(MigrationError, match=message):
         Migration(old, worker, "live", "new").run()
     assert 5000 in payloads(old, "new")
@@ -448,7 +448,11 @@ def test_invalid_collections_and_aliases_are_refused(old: Store, worker: Client)
         (migration("old", "live"), ConfigurationError, "`live` is an alias"),
         (migration("made", "made"), ConfigurationError, "source and target are both `made`"),
         (migration("live", "new", alias="old"), ConfigurationError, "`old` is a collection, so"),
-        (migration("live", "made"), ConfigurationError, "was not made from `old` but from docu"),
+        (
+            migration("live", "made"),
+            ConfigurationError,
+            "was created from documents, not from `old`",
+        ),
         (migration("made", "new", alias="live"), ConfigurationError, "`old`, which is neither `m"),
         (migration("live", "theirs"), FingerprintError, "holds vectors of jina-v3"),
     ]
@@ -526,7 +530,7 @@ def test_dense_vectors_of_another_model_are_left_alone(
     ]
     store.upsert("mine", points)
     before = contents(store, "mine")
-    message = "of 20 dense vectors of `mine`, 20 are not what miniature/bge-m3 makes of their texts"
+    message = "of 20 dense vectors of `mine`, 20 differ from those of miniature/bge-m3"
     with pytest.raises(FingerprintError, match=message):
         add_in_place(store, worker, "mine")
     assert contents(store, "mine") == before
@@ -556,5 +560,5 @@ def test_a_collection_with_some_vectors_of_another_model_is_left_alone(
         for n in range(100, 140)
     ]
     store.upsert("mine", points)
-    with pytest.raises(FingerprintError, match="of 140 dense vectors of `mine`, 40 are not what"):
+    with pytest.raises(FingerprintError, match="of 140 dense vectors of `mine`, 40 differ"):
         add_in_place(store, worker, "mine")

@@ -1,4 +1,4 @@
-"""BGE vectors in Qdrant: a collection's layout, indexing, hybrid search, migration.
+"""BGE vectors in Qdrant: collections, indexing, hybrid search, migration.
 
 from bge_client import Client
 from bge_client.qdrant import HybridSearch, Schema, Store, index

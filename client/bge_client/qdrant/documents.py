@@ -1,4 +1,4 @@
-"""Documents and points: ids that stay the same from run to run, texts at any path of a payload."""
+"""Parse documents: deterministic point ids, and texts at any path of the payload."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..codec import checked_text
 from ..errors import ValidationError
 from .store import PointId
 
-NAMESPACE = uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11")  # of ids made from other ids
-MAX_CHARACTERS = 1_000_000  # of a text that a worker takes
+NAMESPACE = uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11")  # for UUIDs derived from other ids
+MAX_CHARACTERS = 1_000_000  # the worker's limit for one text
 MAX_ID = 2**64 - 1
-MAX_INDEX_DIGITS = 20  # `int` refuses more than 4,300
+MAX_INDEX_DIGITS = 20  # `int` raises above 4,300 digits
 
 
 class Document(NamedTuple):
-    """A point to be, and its `_id` as it was given, if that is a UUID."""
+    """A document to be written as a point. `uuid` is its `_id` as written, if that is a UUID."""
 
     id: PointId
     text: str
@@ -31,10 +31,10 @@ class Document(NamedTuple):
 def parse_documents(
     items: Iterable[Mapping[str, Any] | str], fields: Sequence[str]
 ) -> Iterator[Document]:
-    """A document of each mapping, or of each line that is not blank, a JSON object.
+    """Yield a document for each mapping and for each line of JSON. Skips blank lines.
 
     Raises:
-        ValidationError: one is no document; says which, counted from 1.
+        ValidationError: an item is invalid. The message has its number, from 1.
     """
     for number, value in enumerate(items, 1):
         if not isinstance(value, str):
@@ -51,7 +51,7 @@ def _parse_line(line: str, number: int) -> object:
 
 
 def parse_document(value: object, fields: Sequence[str], location: str) -> Document:
-    """Its id is made of `_id` or `id`; without one, of all it holds."""
+    """Validate a document. Its point id is derived from `_id`, `id` or the whole payload."""
     if not isinstance(value, Mapping):
         raise ValidationError(f"{location} is not a JSON object")
     payload = _normalized(value, location)
@@ -66,24 +66,24 @@ def parse_document(value: object, fields: Sequence[str], location: str) -> Docum
 
 
 def payload_uuid(payload: Mapping[str, Any]) -> str | None:
-    """Return the `_id` or `id` of a payload if it is a UUID, as it is written."""
+    """Return the `_id` or `id` of a payload as written, if it is a UUID."""
     document_id = payload.get("_id", payload.get("id"))
     return document_id if isinstance(document_id, str) and _canonical_uuid(document_id) else None
 
 
 def check_uuid_notation(document: Document, other_uuid: str | None) -> None:
-    """Raises ValidationError: its `_id` and `other` are one UUID, and one point, written twice."""
+    """Raises ValidationError if both are the same UUID, and so one point, in two notations."""
     if document.uuid is None or other_uuid is None or document.uuid == other_uuid:
         return
     if _canonical_uuid(document.uuid) == _canonical_uuid(other_uuid):
         raise ValidationError(
-            f"document `{document.uuid}`: this is the same UUID as `{other_uuid}`, in another "
-            "notation. Use one notation for one document, or delete the other point first"
+            f"document `{document.uuid}`: its UUID is `{other_uuid}` in another notation. Use one "
+            "notation for each document, or delete the other point first"
         )
 
 
 def _normalized(value: Mapping[str, Any], location: str) -> dict[str, Any]:
-    """As it will be stored. What Qdrant would drop or change without a word is refused."""
+    """Return the payload as Qdrant stores it. Refuses what Qdrant would silently change."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode()
@@ -99,10 +99,10 @@ def _normalized(value: Mapping[str, Any], location: str) -> dict[str, Any]:
 
 
 def point_id(document_id: object, location: str = "the id") -> PointId:
-    """Whole numbers and UUIDs as they are; of anything else a UUID, always the same one.
+    """Return integers and UUIDs unchanged, and a UUID derived from any other value.
 
     Raises:
-        ValidationError: a number that Qdrant cannot have.
+        ValidationError: an integer is out of Qdrant's range.
     """
     if isinstance(document_id, int) and not isinstance(document_id, bool):
         if not 0 <= document_id <= MAX_ID:
@@ -117,7 +117,7 @@ def point_id(document_id: object, location: str = "the id") -> PointId:
 
 
 def _canonical_uuid(text: str) -> str | None:
-    """A UUID as Qdrant writes it; None if it is none."""
+    """Return a UUID in Qdrant's notation, or None if `text` is not a UUID."""
     try:
         return str(uuid.UUID(text))
     except ValueError:
@@ -125,9 +125,9 @@ def _canonical_uuid(text: str) -> str | None:
 
 
 def text_at(payload: Mapping[str, Any], paths: Sequence[str]) -> str | None:
-    """The texts at these paths (`page.content`, `chunks.0.text`), one below the other.
+    """Return the texts at these paths (`page.content`, `chunks.0.text`), joined by line breaks.
 
-    None if there is no string at any of them, or only white space.
+    Return None if no path leads to a string that is not blank.
     """
     texts = [value for path in paths if isinstance(value := value_at(payload, path), str)]
     text = "\n".join(value for value in texts if value and not value.isspace())
@@ -135,7 +135,7 @@ def text_at(payload: Mapping[str, Any], paths: Sequence[str]) -> str | None:
 
 
 def usable_text(payload: Mapping[str, Any], paths: Sequence[str]) -> tuple[str | None, str]:
-    """The text at these paths, or None and why there is none that a worker would take."""
+    """Return the text at these paths, or None and the reason why the worker would refuse it."""
     text = text_at(payload, paths)
     if text is None:
         return None, f"no text at `{'`, `'.join(paths)}`"
@@ -144,9 +144,9 @@ def usable_text(payload: Mapping[str, Any], paths: Sequence[str]) -> tuple[str |
 
 
 def text_problem(text: str) -> str | None:
-    """Why a worker would not take this text; None if it would."""
+    """Return why the worker would refuse this text, or None."""
     if len(text) > MAX_CHARACTERS:
-        return f"the text has {len(text)} characters, more than {MAX_CHARACTERS}"
+        return f"the text must have at most {MAX_CHARACTERS} characters. Given: {len(text)}"
     try:
         checked_text(text, "text")
     except ValidationError as error:
@@ -155,8 +155,8 @@ def text_problem(text: str) -> str | None:
 
 
 def value_at(payload: Mapping[str, Any], path: str) -> Any:
-    """At `page.content` or `chunks.0.text`; None if there is nothing."""
-    if path in payload:  # a key may hold a dot itself
+    """Return the value at `page.content` or `chunks.0.text`, or None."""
+    if path in payload:  # a key may contain a dot
         return payload[path]
     value: Any = payload
     for key in path.split("."):

@@ -1,7 +1,7 @@
-"""Sparse (and ColBERT) vectors for a collection that already holds bge-m3's dense ones.
+"""Add sparse and ColBERT vectors to a collection that holds bge-m3's dense vectors.
 
-The only writing to a collection somebody else made: vectors are added, nothing is replaced. Wants
-Qdrant 1.18 for a new vector name in an old collection.
+Only this module writes to a collection that another program created. It adds vectors and replaces
+nothing. Adding a named vector needs Qdrant 1.18.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ from .similarity import MIN_COSINE, format_ids, missing_text_message, similariti
 from .store import PointId, Store
 from .sync import IdSummary, Progress, SyncReport, batches, embed_documents, no_progress
 
-SAMPLE_SIZE = 256  # points whose dense vectors are computed again first
-MIN_MATCHING = 0.95  # of them that must match: some texts may have changed since
+SAMPLE_SIZE = 256  # points whose dense vectors are recomputed first
+MIN_MATCHING = 0.95  # of the sample; some texts may have changed since they were embedded
 
 
 @dataclass
 class InPlaceReport(SyncReport):
-    """What was done; `without_text` are points left as they were, `differing` those of the sample
-    whose dense vector is not what the model makes of their text now."""
+    """`without_text` are points that were skipped.
+
+    `differing` are points of the sample whose dense vector differs from a new one of their text.
+    """
 
     collection: str = ""
     dense: str = ""
@@ -60,16 +62,15 @@ def add_in_place(
     max_length: int | None = None,
     progress: Progress = no_progress,
 ) -> InPlaceReport:
-    """Check that a sample of the dense vectors is the endpoint's own, then add what is missing.
+    """Check a sample of the dense vectors against the endpoint, then add the missing vectors.
 
-    `dense` is their name, if there are several of that size. A collection of ours gets ColBERT
-    vectors this way. Any other does not say that it is ours until all is done. Killed at any
-    moment: run it again. A text that is changed without its vectors while this runs may keep the
-    sparse vector of the old one.
+    `dense` names the dense vector if several have the right size. A BGE collection can get ColBERT
+    vectors this way. Any other collection gets its metadata last. After a kill, run it again. A
+    text that changes during the run, without its vectors, may keep an outdated sparse vector.
 
     Raises:
-        FingerprintError: the dense vectors are not those of the endpoint's model.
-        ConfigurationError: there are none of its size, or several.
+        FingerprintError: the dense vectors are those of another model.
+        ConfigurationError: no vector, or more than one, has the right size.
     """
     collection = store.resolve(collection)
     metadata = _target_metadata(store, client, collection, dense, text_fields, colbert, max_length)
@@ -100,7 +101,7 @@ def _target_metadata(
     colbert: bool,
     max_length: int | None,
 ) -> CollectionMetadata:
-    """Of a collection of ours its own, to which ColBERT may be added; else a new one."""
+    """Return the stored metadata of a BGE collection, or new metadata; `colbert` may be added."""
     probed = CollectionMetadata.probe(client, colbert=colbert, max_length=max_length)
     if METADATA in (store.info(collection).config.metadata or {}):
         stored = CollectionMetadata.load(store, collection)
@@ -129,7 +130,7 @@ def _point_vectors(
 
 
 def _find_dense_name(store: Store, collection: str, dimensions: int) -> str:
-    """Of the only dense vector of this size; the empty name if vectors have none."""
+    """Return the name of the only dense vector of this size; empty for an unnamed vector."""
     vectors = store.info(collection).config.params.vectors
     by_name = vectors if isinstance(vectors, dict) else {"": vectors}
     names = [
@@ -140,7 +141,7 @@ def _find_dense_name(store: Store, collection: str, dimensions: int) -> str:
     if len(names) != 1:
         raise ConfigurationError(
             f"collection `{collection}` has {len(names)} dense vectors of {dimensions} "
-            f"dimensions{': ' if names else ''}{', '.join(names)}. Say which one is bge-m3's"
+            f"dimensions{': ' if names else ''}{', '.join(names)}. Name the one of bge-m3"
         )
     return names[0]
 
@@ -152,7 +153,7 @@ def _check_dense(
     metadata: CollectionMetadata,
     report: InPlaceReport,
 ) -> None:
-    """Raises FingerprintError: a sample of the stored vectors is not what the model makes now."""
+    """Raises FingerprintError if stored vectors of a sample differ from new ones."""
     documents = list(islice(_sample_documents(store, collection, metadata), SAMPLE_SIZE))
     if not documents:
         raise ConfigurationError(missing_text_message(store, collection, metadata.text_fields))
@@ -162,14 +163,14 @@ def _check_dense(
     differing = len(report.differing)
     if differing > (1 - MIN_MATCHING) * len(documents):
         raise FingerprintError(
-            f"of {len(documents)} dense vectors of `{collection}`, {differing} are not what "
-            f"{metadata.model} makes of their texts{format_ids(report.differing)}. Nothing was "
-            f"changed. `bge migrate {collection} NEW` makes a new collection from the texts"
+            f"of {len(documents)} dense vectors of `{collection}`, {differing} differ from those "
+            f"of {metadata.model}{format_ids(report.differing)}. Nothing was changed. "
+            f"Run `bge migrate {collection} NEW` to build a new collection from the texts"
         )
 
 
 def _create_missing_names(store: Store, collection: str, metadata: CollectionMetadata) -> None:
-    """The vectors' names, where they are missing."""
+    """Add the named vectors that the collection lacks."""
     existing = _vector_names(store, collection)
     configs: dict[str, Any] = {
         SPARSE: models.SparseVectorNameConfig(sparse=models.SparseVectorConfig()),
@@ -187,7 +188,7 @@ def _create_missing_names(store: Store, collection: str, metadata: CollectionMet
             continue
         try:
             store.create_vector_name(collection, name, configs[name])
-        except HTTPStatusError:  # made, and the answer was lost
+        except HTTPStatusError:  # created, but the response was lost
             if name not in _vector_names(store, collection):
                 raise
 
@@ -209,7 +210,7 @@ def _incomplete_documents(
     report: InPlaceReport,
     names: Sequence[str],
 ) -> Iterator[Document]:
-    """Points with text that lack one of these vectors."""
+    """Yield points with text that lack one of these vectors."""
     conditions: list[models.Condition] = [
         models.Filter(must_not=[models.HasVectorCondition(has_vector=name)]) for name in names
     ]
@@ -225,7 +226,7 @@ def _incomplete_documents(
 def _sample_documents(
     store: Store, collection: str, metadata: CollectionMetadata
 ) -> Iterator[Document]:
-    """Points with text of a random sample."""
+    """Yield the points with text of a random sample."""
     for point in store.sample(collection, SAMPLE_SIZE):
         text, _ = usable_text(point.payload or {}, metadata.text_fields)
         if text is not None:

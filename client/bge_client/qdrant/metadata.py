@@ -20,10 +20,10 @@ METADATA = "bge"  # the key in a collection's metadata
 
 @dataclass(frozen=True)
 class CollectionMetadata:
-    """What a collection's vectors are of. `dense` is the name of its dense vector.
+    """The model and options a collection was created with. `dense` names its dense vector.
 
-    Of a migration's target: what it was made from, whether it has been in use, and which points
-    of the source changed at the moment of the swap.
+    The target of a migration also records its source (`migrated_from`), whether an alias has
+    pointed to it (`in_use`), and the source points that changed at the cutover (`late`).
     """
 
     fingerprint: str
@@ -39,56 +39,59 @@ class CollectionMetadata:
 
     @classmethod
     def probe(cls, client: Client, **options: Any) -> CollectionMetadata:
-        """Of the model that an endpoint serves."""
+        """Return the metadata for the model that an endpoint serves."""
         result = client.embed("fingerprint")
         if result.dense is None:
-            raise AssertionError("dense vectors were asked for. This is a bug.")
+            raise AssertionError("the result has no dense vectors. This is a bug.")
         return cls(result.fingerprint, result.model, int(result.dense.shape[1]), **options)
 
     @classmethod
     def load(cls, store: Store, collection: str) -> CollectionMetadata:
-        """What the collection says of itself.
+        """Read the metadata of a collection.
 
         Raises:
-            FingerprintError: it does not say.
+            FingerprintError: the collection has none.
+            ConfigurationError: the metadata is malformed.
         """
         stored = (store.info(collection).config.metadata or {}).get(METADATA)
         if not isinstance(stored, Mapping):
             raise FingerprintError(
-                f"collection `{collection}` does not say which model its vectors are of. If they "
-                f"are another model's, `bge migrate {collection} NEW` makes a collection of BGE "
-                f"vectors from its texts. If they are bge-m3's, `bge migrate {collection} "
-                "--in-place` checks them and adds the sparse ones"
+                f"collection `{collection}` has no metadata that names the model of its vectors. "
+                f"If they are another model's, run `bge migrate {collection} NEW` to build a "
+                f"collection of BGE vectors from its texts. If they are bge-m3's, run `bge migrate "
+                f"{collection} --in-place` to check them and add sparse vectors"
             )
-        names = {field.name for field in fields(cls)} & stored.keys()  # not a later version's
+        # A later version may have stored more fields.
+        names = {field.name for field in fields(cls)} & stored.keys()
         values = {name: stored[name] for name in names}
         try:
             lists = {"text_fields": tuple(values["text_fields"]), "late": tuple(values["late"])}
             return cls(**values | lists)
         except (KeyError, TypeError):
             raise ConfigurationError(
-                f"the metadata `{METADATA}` of collection `{collection}` is not what we write"
+                f"the metadata `{METADATA}` of collection `{collection}` is malformed"
             ) from None
 
     def check_fingerprint(self, fingerprint: str, collection: str) -> None:
-        """Raises FingerprintError: those vectors do not belong there."""
+        """Raises FingerprintError if the collection holds vectors of another model."""
         if fingerprint != self.fingerprint:
             raise FingerprintError(
-                f"collection `{collection}` holds vectors of {self.model}, {self.fingerprint}. "
-                f"Given: those of {fingerprint}. Use the endpoint it was made with, or "
-                f"`bge migrate {collection} NEW` to make a collection for this one"
+                f"collection `{collection}` holds vectors of {self.model}, fingerprint "
+                f"{self.fingerprint}. Given: {fingerprint}. Use the endpoint it was created with, "
+                f"or run `bge migrate {collection} NEW` to build a collection for this one"
             )
 
     def check_options(self, collection: str, **options: Any) -> None:
-        """Raises ConfigurationError: the collection was made with another value of one of these.
+        """Raises ConfigurationError if the collection was created with another value.
 
-        What is None was not asked for.
+        None means that the caller has no preference.
         """
         for name, value in options.items():
             stored = getattr(self, name)
             if value is not None and value != stored:
                 raise ConfigurationError(
-                    f"collection `{collection}` was made with `{name}` {stored!r}. Given: {value!r}"
+                    f"collection `{collection}` was created with `{name}` {stored!r}. "
+                    f"Given: {value!r}"
                 )
 
     def as_metadata(self) -> dict[str, Any]:
@@ -96,5 +99,5 @@ class CollectionMetadata:
         return {METADATA: {**asdict(self), **lists}}
 
     def save(self, store: Store, collection: str) -> None:
-        """Into the metadata of a collection that is there."""
+        """Write this into the metadata of an existing collection."""
         store.update_metadata(collection, self.as_metadata())

@@ -1,11 +1,11 @@
-"""A collection of any vectors → one of BGE vectors, in use throughout, nothing lost.
+"""Migrate a collection of any vectors to BGE vectors while it is in use, without losing points.
 
-    passes over the source until one finds nothing to do → compared → alias swapped
+    passes over the source until one changes nothing → verify a sample → cutover (move the alias)
 
-The source is only ever read. A pass goes through it page by page, writes what is missing or
-different in the target, and deletes there what the source no longer has; so it does not matter
-where an earlier run was killed, nor that the source changes meanwhile. Points without a usable
-text are copied too, with their payload and no vectors, and reported.
+The source is only read. A pass reads it page by page, writes points that are missing or different
+in the target, and deletes points that the source no longer has. A killed run can therefore be run
+again, and the source may change during a run. Points without a usable text are copied without
+vectors and reported.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ from .sync import (
 
 log = logging.getLogger("bge_client")
 
-MAX_PASSES = 20  # a source that changes faster than it is copied is not followed for ever
-SAMPLE_SIZE = 64  # points whose vectors are computed again before the swap
+MAX_PASSES = 20  # the source may change faster than it is copied
+SAMPLE_SIZE = 64  # points whose vectors are recomputed before the cutover
 
 
 @dataclass
 class MigrationReport(SyncReport):
-    """What was done. `written` counts points, once for each time they were written.
+    """`written` counts writes, so a point that was written twice counts twice.
 
-    `without_text` are points that were copied without vectors, and why. Of what happened to the
-    source between the last pass and the swap: `late` names points that are other in the target
-    now, `only_in_target` those that were deleted in the source, or are new in the target.
+    `without_text` are points that were copied without vectors. `late` and `only_in_target` result
+    from changes between the last pass and the cutover: points that differ in the target, and
+    points that the source lacks (deleted in the source, or new in the target).
     """
 
     source: str = ""
@@ -80,7 +80,7 @@ class MigrationReport(SyncReport):
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a migration would take, from a sample of the points; dollars of a worker's seconds."""
+    """The expected size, time and cost of a migration, extrapolated from a sample of points."""
 
     points: int
     sampled: int
@@ -94,13 +94,13 @@ class Estimate:
 
 
 class Migration:
-    """From `source`, a collection or an alias, to the collection `target`.
+    """Migrates `source`, a collection or an alias, to the collection `target`.
 
-    With `alias`, the alias points to the target in the end (by default the alias that `source`
-    is, if it is one); without, the target is filled and compared, no more.
+    The cutover moves `alias` to the target. If `source` is an alias, it is the default for
+    `alias`. Without an alias, the target is written and verified only.
 
     Raises:
-        ConfigurationError: the source is missing, or source and target are one.
+        ConfigurationError: a collection or an alias does not fit.
     """
 
     def __init__(
@@ -125,11 +125,11 @@ class Migration:
         self._source = self._resolve_source(source, aliases)
         self._config = store.info(self._source)
         if target in aliases:
-            raise ConfigurationError(f"the target `{target}` is an alias; name a new collection")
+            raise ConfigurationError(f"the target `{target}` is an alias. Name a new collection")
         if self._alias is not None and store.exists(self._alias) and self._alias not in aliases:
             raise ConfigurationError(
-                f"`{self._alias}` is a collection, so it cannot be an alias. Say another --alias "
-                "and let the application use that name"
+                f"`{self._alias}` is a collection, so it cannot be an alias. Pass another --alias "
+                "and use it in the application"
             )
         if aliases.get(self._alias or "", self._source) not in (self._source, target):
             raise ConfigurationError(
@@ -138,7 +138,7 @@ class Migration:
             )
 
     def _resolve_source(self, source: str, aliases: dict[str, str]) -> str:
-        """Once swapped, the alias points to the target: then what it was made from."""
+        """Resolve an alias. After the cutover it points to the target, so use its stored source."""
         resolved = aliases.get(source, source)
         if resolved != self._target:
             return resolved
@@ -147,18 +147,18 @@ class Migration:
             raise ConfigurationError(f"source and target are both `{self._target}`")
         if not self._store.exists(origin):
             raise ConfigurationError(
-                f"alias `{source}` points to `{self._target}` already, and `{origin}`, which "
-                "it was made from, is gone"
+                f"alias `{source}` already points to `{self._target}`, and the source "
+                f"`{origin}` does not exist"
             )
         return origin
 
     # ---------------------------------------------------------------------------- dry run
 
     def estimate(self, dollars_per_second: float, sample: int = 256) -> Estimate:
-        """Embeds a random sample of the source, and writes nothing.
+        """Embed a random sample of the source and extrapolate. Writes nothing.
 
         Raises:
-            ConfigurationError: no point of a sample has a text, or the price is none.
+            ConfigurationError: no point of the sample has a text, or the price is invalid.
         """
         if not 0 <= dollars_per_second < math.inf:
             raise ConfigurationError(
@@ -167,7 +167,7 @@ class Migration:
         self._check_sample_has_text()
         points = self._store.sample(self._source, sample)
         texts = [text for point in points if (text := self._usable_text(point.payload or {})[0])]
-        self._client.embed("fingerprint")  # the cold start is not what is measured
+        self._client.embed("fingerprint")  # excludes the cold start from the measurement
         start, tokens = time.monotonic(), 0
         if texts:
             result = self._client.embed(
@@ -189,13 +189,13 @@ class Migration:
     # -------------------------------------------------------------------------------- run
 
     def run(self) -> MigrationReport:
-        """Copy, compare, swap. Killed or failed at any moment: run it again.
+        """Copy, verify and cut over. After a kill or an error, run it again.
 
-        Once an alias points to the target it is no copy any more, and is left alone.
+        After the cutover the target is no longer written to.
 
         Raises:
-            MigrationError: the copy is not what its source is; says which ids. Nothing is swapped.
-            FingerprintError: the target holds another model's vectors.
+            MigrationError: the target differs from the source. The alias was not moved.
+            FingerprintError: the target holds vectors of another model.
             BGEError: see `errors.py`.
         """
         start = time.monotonic()
@@ -210,7 +210,7 @@ class Migration:
             if metadata.in_use or target_aliases:
                 self._check_target_unchanged()
             self._copy(metadata, report)
-        elif not metadata.in_use:  # killed at the swap
+        elif not metadata.in_use:  # an earlier run was killed at the cutover
             self._finish_cutover(metadata, report, copy_missing=False)
         report.points = self._store.count(self._target)
         report.seconds = time.monotonic() - start
@@ -219,7 +219,7 @@ class Migration:
     def _copy(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
         self._sync_until_stable(metadata, report)
         self._verify_sample(metadata, report)
-        # The comparison took its time: what has changed meanwhile is followed, and then at once:
+        # Copy what changed during the verification, so that little can change before the cutover.
         self._sync_until_stable(metadata, report)
         if self._alias:
             self._store.point_alias(self._alias, self._target)
@@ -228,10 +228,11 @@ class Migration:
     def _finish_cutover(
         self, metadata: CollectionMetadata, report: MigrationReport, *, copy_missing: bool
     ) -> None:
-        """Look for what was written to the source during the last pass, behind where it was.
+        """Handle changes that the last pass missed, then mark the target as in use.
 
-        Right after the swap, with `mend`, a point that the target lacks can only be such a one,
-        and is copied. One that is other may have been changed on either side: it is named.
+        `copy_missing` is for the time right after the cutover: a point that the target lacks must
+        be new in the source, so it is copied. A point that differs may have changed on either
+        side, so it is reported.
         """
         late = list(self._differing())
         if copy_missing:
@@ -251,15 +252,15 @@ class Migration:
         return set(ids) - self._store.payloads(self._target, ids).keys()
 
     def _check_target_unchanged(self) -> None:
-        """Of a target that was in use, before a rollback, or is by another alias."""
+        """Raises MigrationError if writing to a target that is or was in use would lose changes."""
         differing = pages(self._differing(), PAGE)
         changed = [id for page in differing for id in set(page) - self._missing_in_target(page)]
         lost = [*self._only_in_target(), *changed]
         if lost:
             raise MigrationError(
-                f"`{self._target}` is or was in use, and {len(lost)} of its points are not as in "
-                f"`{self._source}`{format_ids(lost)}. Copying over them could lose what was "
-                f"written then: name another target, or delete `{self._target}`"
+                f"`{self._target}` is or was in use, and {len(lost)} of its points differ from "
+                f"`{self._source}`{format_ids(lost)}. Overwriting them could lose changes: name "
+                f"another target, or delete `{self._target}`"
             )
 
     def _prepare_target(self) -> CollectionMetadata:
@@ -283,18 +284,18 @@ class Migration:
         )
         if stored.migrated_from != self._source:
             raise ConfigurationError(
-                f"collection `{self._target}` was not made from `{self._source}` but from "
-                f"{stored.migrated_from or 'documents'}; name a new one"
+                f"collection `{self._target}` was created from "
+                f"{stored.migrated_from or 'documents'}, not from `{self._source}`. Name a new one"
             )
         target_indexes = self._store.info(self._target).payload_schema
-        for name, index in self._config.payload_schema.items():  # filters must be as fast as before
+        for name, index in self._config.payload_schema.items():  # keep filters fast
             if name not in target_indexes:
                 field_schema = index.params or index.data_type
                 self._store.create_payload_index(self._target, name, field_schema)
         return stored
 
     def _check_sample_has_text(self) -> None:
-        """Raises ConfigurationError: no text where it should be, in none of a random sample."""
+        """Raises ConfigurationError if no point of a random sample has a text."""
         sample = self._store.sample(self._source, SAMPLE_SIZE)
         if sample and not any(self._usable_text(point.payload or {})[0] for point in sample):
             raise ConfigurationError(missing_text_message(self._store, self._source, self._fields))
@@ -318,11 +319,11 @@ class Migration:
         )
 
     def _check_alias_not_moved(self) -> None:
-        """Raises MigrationError: another run has, and the target is no copy any more."""
+        """Raises MigrationError if another run has cut over, so that the target is in use."""
         if self._alias and self._store.resolve(self._alias) == self._target:
             raise MigrationError(
-                f"another run has pointed alias `{self._alias}` to `{self._target}`: this one "
-                "stops, since it would undo what has been written there since"
+                f"another run has pointed alias `{self._alias}` to `{self._target}`. This run "
+                "stops, because it would overwrite newer changes"
             )
 
     def _counts_match(self) -> bool:
@@ -341,7 +342,7 @@ class Migration:
             self._check_alias_not_moved()
 
     def _source_documents(self, report: MigrationReport) -> Iterator[Document]:
-        """The source's points as documents; those without text are copied on the way."""
+        """Yield the source's points as documents. Copies points without text directly."""
         for records in self._store.scroll(self._source):
             textless = []
             for record in records:
@@ -389,7 +390,7 @@ class Migration:
     # ---------------------------------------------------------------------------- compare
 
     def _verify_sample(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
-        """Vectors of a sample, computed again. Counts, ids and payloads are compared by passes."""
+        """Recompute vectors of a sample. Counts, ids and payloads are compared by the passes."""
         sample = [
             Document(point.id, text, {})
             for point in self._store.sample(self._target, SAMPLE_SIZE)
@@ -400,13 +401,13 @@ class Migration:
         differing = [document.id for document, cosine in cosines if not cosine >= MIN_COSINE]
         if differing:
             raise MigrationError(
-                f"of {len(sample)} points of `{self._target}` whose vectors were computed again, "
+                f"of {len(sample)} points of `{self._target}` whose vectors were recomputed, "
                 f"{len(differing)} differ{format_ids(differing)}. No alias was moved: delete "
                 f"these points from `{self._target}` and run the same command again"
             )
 
     def _documents_by_id(self, ids: Iterable[PointId]) -> Iterator[Document]:
-        """Of the source, those with text."""
+        """Yield the source's points that have these ids and a text."""
         for page in pages(ids, PAGE):
             for id, payload in self._store.payloads(self._source, page).items():
                 text, _ = self._usable_text(payload)
@@ -414,7 +415,7 @@ class Migration:
                     yield Document(id, text, dict(payload))
 
     def _differing(self) -> Iterator[PointId]:
-        """Points of the source that the target lacks, or has with another payload."""
+        """Yield points of the source that are missing or have another payload in the target."""
         for records in self._store.scroll(self._source):
             yield from self._differing_ids({record.id: record.payload or {} for record in records})
 

@@ -14,19 +14,20 @@ from .metadata import DENSE, CollectionMetadata
 from .store import Store
 
 SPARSE, COLBERT = "sparse", "colbert"
-COLBERT_CUT = "_colbert_cut"  # in a payload, true: only the first of its ColBERT vectors are kept
-MULTIVECTOR_FLOATS = 1_048_576  # Qdrant's limit for one multivector, itself excluded
+# A payload key. If true, the point holds only the first ColBERT vectors of its text.
+COLBERT_CUT = "_colbert_cut"
+MULTIVECTOR_FLOATS = 1_048_576  # one multivector in Qdrant must have fewer
 MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
 Quantization = Literal["none", "scalar", "binary"]
 
 
 @dataclass(frozen=True)
 class Schema:
-    """How a collection keeps its vectors: `dense`, `sparse` and, if wanted, `colbert`.
+    """The vectors of a collection: `dense`, `sparse` and optionally `colbert`.
 
-    `on_disk` keeps dense vectors, payloads and the index on disk; `quantization` keeps small
-    copies of the dense vectors in memory (scalar: a quarter of the size, binary: a 32nd). ColBERT
-    vectors are always on disk and without an index: they only rescore what others have found.
+    `on_disk` keeps dense vectors, payloads and the index on disk. `quantization` keeps compressed
+    copies of the dense vectors in memory (scalar: 1/4 of the size, binary: 1/32). ColBERT vectors
+    are always on disk and have no index, because they only rescore candidates.
     """
 
     colbert: bool = False
@@ -40,21 +41,20 @@ class Schema:
         metadata: CollectionMetadata,
         template: models.CollectionConfig | None = None,
     ) -> CollectionMetadata:
-        """Make the collection if there is none; what it, made now or before, is bound to.
+        """Create the collection unless it exists. Return the metadata that is stored in it.
 
-        `like` is another's configuration, whose shards, replicas, limits and place of payloads
-        it takes over.
+        A new collection copies the shards, replicas, limits and `on_disk_payload` of `template`.
 
         Raises:
-            FingerprintError: its vectors are another model's.
-            ConfigurationError: the server is too old, or `like` has shards of its own naming.
+            FingerprintError: the collection holds vectors of another model.
+            ConfigurationError: the server is too old, or `template` has custom sharding.
         """
         if not store.exists(collection):
             store.check_version()
             settings = {} if template is None else collection_settings(template)
             try:
                 self._create(store, collection, metadata, settings)
-            except HTTPStatusError:  # made meanwhile, or made and the answer was lost
+            except HTTPStatusError:  # created by another process, or the response was lost
                 if not store.exists(collection):
                     raise
         stored = CollectionMetadata.load(store, collection)
@@ -64,7 +64,7 @@ class Schema:
     def _create(
         self, store: Store, collection: str, metadata: CollectionMetadata, settings: dict[str, Any]
     ) -> None:
-        # bge-m3 has learnt its sparse weights: no IDF on top of them
+        # No IDF modifier: bge-m3's sparse weights are learned.
         sparse = models.SparseVectorParams(
             index=models.SparseIndexParams(on_disk=self.on_disk or None)
         )
@@ -102,10 +102,10 @@ class Schema:
 
 
 def collection_settings(config: models.CollectionConfig) -> dict[str, Any]:
-    """What `create_collection` takes to make one with the same shards, replicas and limits."""
+    """Return the arguments of `create_collection` that copy shards, replicas and limits."""
     params = config.params
     if params.sharding_method == models.ShardingMethod.CUSTOM:
-        raise ConfigurationError("the source has shards of its own naming: these are not copied")
+        raise ConfigurationError("the source has custom sharding, which cannot be copied")
     settings: dict[str, Any] = {
         "shard_number": params.shard_number,
         "replication_factor": params.replication_factor,
@@ -128,21 +128,21 @@ _QUANTIZATION: dict[Quantization, Any] = {
 
 
 def max_colbert_vectors(dimensions: int) -> int:
-    """Of one point: 1,023 of 1,024 dimensions."""
+    """Return how many ColBERT vectors one point can hold: 1,023 of 1,024 dimensions."""
     return (MULTIVECTOR_FLOATS - 1) // dimensions
 
 
 def point_vectors(embedding: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
-    """A text's vectors as Qdrant takes them.
+    """Return all vectors of a point, by name.
 
     Raises:
-        ProtocolError: one is not finite: Qdrant would store it.
+        ProtocolError: a vector is not finite. Qdrant would store it.
     """
     return {metadata.dense: _rounded(embedding.dense), **extra_vectors(embedding, metadata)}
 
 
 def extra_vectors(embedding: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
-    """All but the dense one; of ColBERT's, from the front, as many as one point may have."""
+    """Return all vectors but the dense one. Drops the ColBERT vectors that exceed the limit."""
     vectors: dict[str, Any] = {SPARSE: sparse_vector(embedding)}
     if metadata.colbert:
         limit = max_colbert_vectors(metadata.dimensions)
@@ -152,7 +152,7 @@ def extra_vectors(embedding: Embedding, metadata: CollectionMetadata) -> dict[st
 
 def sparse_vector(embedding: Embedding) -> models.SparseVector:
     if embedding.sparse is None:
-        raise AssertionError("sparse vectors were asked for. This is a bug.")
+        raise AssertionError("the embedding has no sparse vector. This is a bug.")
     indices, values = embedding.sparse
     return models.SparseVector(indices=indices.tolist(), values=_rounded(values))
 
@@ -163,9 +163,9 @@ def is_colbert_cut(embedding: Embedding, metadata: CollectionMetadata) -> bool:
 
 
 def _rounded(array: np.ndarray[Any, Any] | None, limit: int | None = None) -> Any:
-    """As lists, rounded as the contract's floats are: half the bytes in a request."""
+    """Return lists of floats with 7 decimals, which halves the size of a request."""
     if array is None:
-        raise AssertionError("these vectors were asked for. This is a bug.")
+        raise AssertionError("the embedding lacks a vector. This is a bug.")
     if not np.isfinite(array).all():
         raise ProtocolError("a vector is not finite")
     return np.round(array[:limit].astype(np.float64), 7).tolist()

@@ -4,7 +4,7 @@
                             ├─ sparse ─┴─ RRF or DBSF ─ MaxSim over colbert ─ cross-encoder
                             └─ colbert ───────────────────┘
 
-All up to MaxSim is one request to Qdrant; the cross-encoder is one to the worker.
+Everything up to MaxSim is one request to Qdrant; the cross-encoder is one request to the worker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .schema import COLBERT, SPARSE, max_colbert_vectors, sparse_vector
 from .store import Payload, PointId, Store
 
 FUSED, RERANK = "fused", "rerank"
-ALIAS_TTL_SECONDS = 5.0  # how long an alias is taken to point where it did
+ALIAS_TTL_SECONDS = 5.0  # an alias is resolved again after this time
 Fusion = Literal["rrf", "dbsf"]
 
 
@@ -34,14 +34,13 @@ Fusion = Literal["rrf", "dbsf"]
 class Plan:
     """The stages of a search.
 
-    `candidates` are taken by each of `dense` and `sparse`. RRF gives a document the sum of
-    1 / (rank / weight + `rrf_k` - 1), ranks from 1: that is Qdrant's form, in which a weight of 3
-    lets the third of one leg count as the first of the other, and the 60 of Cormack, Clarke and
-    Büttcher (2009) is 61. `weights` are those of dense and sparse. `rerank` is how many of the
-    best the cross-encoder reads.
+    `dense` and `sparse` each retrieve `candidates` points. RRF scores a document with the sum of
+    1 / (rank / weight + `rrf_k` - 1), ranks from 1. This is Qdrant's form: with a weight of 3,
+    rank 3 counts as rank 1 of the other list, and k = 60 of Cormack, Clarke and Büttcher (2009)
+    is 61. `weights` are those of dense and sparse. The cross-encoder reads the first `rerank`.
 
     Raises:
-        ConfigurationError: no stage finds anything, or a number is out of range.
+        ConfigurationError: both `dense` and `sparse` are off, or a number is out of range.
     """
 
     dense: bool = True
@@ -55,7 +54,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not (self.dense or self.sparse):
-            raise ConfigurationError("at least one of `dense` and `sparse` must find candidates")
+            raise ConfigurationError("at least one of `dense` and `sparse` must be true")
         if self.fusion not in ("rrf", "dbsf"):
             raise ConfigurationError(f"`fusion` must be rrf or dbsf. Given: {self.fusion}")
         for name, minimum in (("rrf_k", 1), ("candidates", 1), ("rerank", 0)):
@@ -66,7 +65,7 @@ class Plan:
         is_valid = len(self.weights) == 2 and all(map(math.isfinite, self.weights))
         if not is_valid or min(self.weights) < 0 or sum(self.weights) == 0:
             raise ConfigurationError(
-                f"`weights` are two numbers from 0, not both 0. Given: {self.weights}"
+                f"`weights` must be two numbers of at least 0, not both 0. Given: {self.weights}"
             )
 
     @property
@@ -76,7 +75,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage put a document: rank from 1, and the stage's own score."""
+    """A document's rank in a stage, from 1, and its score there."""
 
     rank: int
     score: float
@@ -84,7 +83,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Hit:
-    """A point found. `stages` is empty unless an explanation was asked for."""
+    """A point. `stages` is filled only by `explain`."""
 
     id: PointId
     score: float
@@ -94,13 +93,13 @@ class Hit:
 
     @property
     def document_id(self) -> str:
-        """The id its document was indexed with."""
+        """The id with which the document was indexed."""
         return str(self.payload.get("_id", self.payload.get("id", self.id)))
 
 
 @dataclass(frozen=True)
 class SearchResult(Sequence[Hit]):
-    """Hits, best first, and where the time went: seconds by `embed`, `qdrant`, `rerank`."""
+    """Hits, best first. `seconds` has the time spent in `embed`, `qdrant` and `rerank`."""
 
     hits: list[Hit]
     seconds: dict[str, float]
@@ -114,13 +113,13 @@ class SearchResult(Sequence[Hit]):
 
 
 class HybridSearch:
-    """Searches one collection, or whatever an alias points to; not for several threads at once.
+    """Searches a collection or the collection behind an alias. Not thread-safe.
 
-    `reranker` is the endpoint for reranking, if it is another one.
+    `reranker` is the endpoint for reranking; by default `client`.
 
     Raises:
-        ConfigurationError: there is no such collection, or it lacks what the plan needs.
-        FingerprintError: it does not say what its vectors are of.
+        ConfigurationError: the collection does not exist, or lacks vectors that the plan needs.
+        FingerprintError: the collection has no metadata.
     """
 
     def __init__(
@@ -147,13 +146,13 @@ class HybridSearch:
         filter: models.Filter | None = None,
         explain: bool = False,
     ) -> SearchResult:
-        """The best `limit` points for a text, those alone that pass the filter.
+        """Return the best `limit` points that pass the filter.
 
-        With `explain`, each says where every stage put it (one more request for each).
-        Behind what the cross-encoder has read, hits keep the scores they had.
+        `explain` adds each hit's rank in every stage, at one more request for each stage. Hits
+        after the reranked ones keep their retrieval score.
 
         Raises:
-            FingerprintError: the endpoint's vectors are not of the collection's model.
+            FingerprintError: the endpoint serves another model than the collection's.
             BGEError: see `errors.py`.
         """
         if limit < 1:
@@ -166,7 +165,7 @@ class HybridSearch:
         try:
             points, stages = self._retrieve(embedding, limit, filter, explain)
         except HTTPStatusError as error:
-            # Perhaps the collection was dropped when its alias had moved.
+            # The collection may have been dropped after its alias moved.
             if error.status != 404 or not self._alias_moved():
                 raise
             self.metadata.check_fingerprint(embedding.fingerprint, self.collection)
@@ -189,14 +188,16 @@ class HybridSearch:
         return points, self._stages(requests, filter) if explain else {}
 
     def _alias_moved(self) -> bool:
-        """Look the alias up again. Return whether it leads to another collection now."""
+        """Resolve the alias again. Return whether it points to another collection now."""
         previous = self.collection
         self._resolve()
         return self.collection != previous
 
     def _resolve(self) -> None:
-        """The collection behind the name: queries go to it and not to the alias, so that the one
-        that was checked is the one that answers."""
+        """Resolve the name and check the collection.
+
+        Queries name the collection, not the alias, so that they reach the one that was checked.
+        """
         collection = self._store.resolve(self._name)
         metadata = CollectionMetadata.load(self._store, collection)
         if self._plan.colbert and not metadata.colbert:
@@ -224,7 +225,7 @@ class HybridSearch:
     def _stages(
         self, requests: QueryRequests, filter: models.Filter | None
     ) -> dict[str, dict[PointId, Stage]]:
-        """Of each stage that Qdrant has, the places it gave."""
+        """Return the rank and score of each point in every stage of Qdrant."""
         return {
             name: {
                 point.id: Stage(rank, point.score)
@@ -242,7 +243,7 @@ class HybridSearch:
         return Hit(point.id, point.score, text, payload, hit_stages)
 
     def _rerank(self, query: str, hits: list[Hit], explain: bool) -> tuple[list[Hit], int]:
-        """By the cross-encoder; what it cannot read stays behind what it can, in its order."""
+        """Rerank the first hits. Hits without text follow the reranked ones, in their order."""
         candidates = [hit for hit in hits[: self._plan.rerank] if hit.text]
         if not candidates:
             return hits, 0
@@ -263,7 +264,7 @@ class HybridSearch:
 
 
 class QueryRequests:
-    """What Qdrant is asked: `stages` by name, each on top of the one before, and the `last`."""
+    """Query arguments: `stages` by name, each prefetching the previous one, and the `final` one."""
 
     def __init__(
         self, plan: Plan, embedding: Embedding, metadata: CollectionMetadata, limit: int
@@ -301,7 +302,7 @@ def _fusion_query(plan: Plan) -> Any:
 
 
 def _with_filter(request: dict[str, Any], filter: models.Filter | None) -> dict[str, Any]:
-    """The filter in each prefetch too: candidates that do not pass must not take others' places."""
+    """Apply the filter to each prefetch too, or filtered points would take up candidates."""
     if filter is None or "prefetch" not in request:
         return request
     return {
@@ -319,7 +320,7 @@ def _prefetch_with_filter(prefetch: models.Prefetch, filter: models.Filter) -> m
 
 def _list(array: Floats | None) -> Any:
     if array is None:
-        raise AssertionError("asked for with the query. This is a bug.")
+        raise AssertionError("the embedding lacks a vector. This is a bug.")
     return array.tolist()
 
 

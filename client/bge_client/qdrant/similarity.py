@@ -1,4 +1,4 @@
-"""Whether stored vectors are what the model makes of the texts today."""
+"""Compare stored vectors with new ones of the same texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def similarities(
     metadata: CollectionMetadata,
     documents: Iterable[Document],
 ) -> Iterator[tuple[Document, float]]:
-    """Of each document the cosine of its stored dense vector and a new one; -1 if there is none."""
+    """Yield the cosine of each document's stored and new dense vectors; -1 if none is stored."""
     for page in pages(documents, PAGE):
         ids = [document.id for document in page]
         records = store.retrieve(collection, ids, with_payload=False, with_vectors=True)
@@ -38,7 +38,7 @@ def similarities(
 
 
 def dense_vector(vector: Any, name: str) -> Any:
-    """Of a point's vectors the dense one; in a collection without names it is the only one."""
+    """Return a point's dense vector; in a collection of unnamed vectors, its only one."""
     return vector.get(name) if isinstance(vector, dict) else vector
 
 
@@ -51,15 +51,15 @@ def _cosine(stored: Any, new: Any) -> float:
 
 
 def format_ids(ids: Sequence[PointId]) -> str:
-    """The first of them, for a message."""
+    """Return the first ids, as the end of a message."""
     suffix = f" and {len(ids) - MAX_IDS_IN_MESSAGE} more" if len(ids) > MAX_IDS_IN_MESSAGE else ""
     return f": {', '.join(map(str, ids[:MAX_IDS_IN_MESSAGE]))}{suffix}" if ids else ""
 
 
 def missing_text_message(store: Store, collection: str, fields: Sequence[str]) -> str:
-    """What to say of a collection in which nothing has a text there; names what there is."""
+    """Return the error for a collection without texts at `fields`, with a sample of its keys."""
     keys = sorted({key for point in store.sample(collection, PAGE) for key in point.payload or {}})
     return (
         f"no point of `{collection}` has a text at `{'`, `'.join(fields)}`. Their payloads have: "
-        f"{', '.join(keys[:MAX_IDS_IN_MESSAGE]) or 'nothing'}. Say --text-field"
+        f"{', '.join(keys[:MAX_IDS_IN_MESSAGE]) or 'nothing'}. Pass --text-field"
     )

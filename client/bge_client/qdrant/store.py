@@ -1,7 +1,6 @@
-"""A Qdrant server, or a folder in Qdrant's local mode, behind one door: retries and clear errors.
+"""A Qdrant server, or a folder in Qdrant's local mode, with retries and the package's own errors.
 
-Every call is one that may be repeated (reads, and writes that say what shall be), so a call whose
-answer was lost is simply made again.
+Every call is idempotent, so a call whose response was lost is retried.
 """
 
 from __future__ import annotations
@@ -37,37 +36,37 @@ from ..errors import (
 from ..redaction import read_secret, redact
 from ..transport import retry, split_url
 
-MIN_VERSION = (1, 17)  # collections' metadata (1.16), weights in RRF
-RETRY_SECONDS = 120.0  # seconds that a call is tried again for
+MIN_VERSION = (1, 17)  # weights in RRF; collection metadata needs 1.16
+RETRY_SECONDS = 120.0
 MAX_ERROR_CHARACTERS = 300
 Payload = Mapping[str, Any]
 PointId = int | str | UUID
 
 
 class Store:
-    """Qdrant as the library uses it. Not thread-safe, because local mode is not."""
+    """Typed access to Qdrant. Not thread-safe, because local mode is not."""
 
     def __init__(self, client: QdrantClient, *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._client = client
-        self._parent_client: QdrantClient | None = None  # after a fork, the parent's
+        self._parent_client: QdrantClient | None = None  # set after a fork, in the child
         self._retry_seconds = retry_seconds
         _stores.add(self)
 
     @property
     def client(self) -> QdrantClient:
-        """After a fork, the child's own.
+        """Qdrant's client. After a fork, the child creates its own.
 
         Raises:
-            ConfigurationError: the folder was opened by the parent, and is its own.
+            ConfigurationError: the parent process has opened a folder, which cannot be shared.
         """
         if self._parent_client is self._client:
             if _lock_file(self._client) is not None:
                 raise ConfigurationError(
-                    "the folder of Qdrant's local mode belongs to the process that forked this "
-                    "one: open a Store after the fork, or run a Qdrant server"
+                    "the folder of Qdrant's local mode is open in the parent process. Open the "
+                    "Store after the fork, or run a Qdrant server"
                 )
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # the parent has seen them
+                warnings.simplefilter("ignore", UserWarning)  # the parent has shown them
                 self._client = QdrantClient(**self._client.init_options)
         return self._client
 
@@ -80,14 +79,14 @@ class Store:
         api_key: str | None = None,
         timeout: int = 60,
     ) -> Store:
-        """A server by its `url`, or a folder for local mode, made if there is none.
+        """Connect to the server at `url`, or open the local-mode folder `path`, creating it.
 
         Raises:
-            ConfigurationError: neither or both are given, the `url` is none, or the folder is
-                another process' or broken.
+            ConfigurationError: neither or both are given, the `url` is invalid, or the folder is
+                corrupt or open in another process.
         """
         if (url is None) == (path is None):
-            raise ConfigurationError("say either the `url` of a Qdrant server or a `path`")
+            raise ConfigurationError("pass either the `url` of a Qdrant server or a `path`")
         if url is not None:
             key = read_secret(api_key, "QDRANT_API_KEY")
             return cls(_remote_client(url.strip(), key, timeout))
@@ -95,11 +94,11 @@ class Store:
             return cls(QdrantClient(path=os.fspath(path or "")))
         except OSError:
             raise
-        except Exception as error:  # whatever reading a broken meta.json or SQLite file ends in
+        except Exception as error:  # a corrupt meta.json or SQLite file raises any type
             if "already accessed" in str(error):
                 raise ConfigurationError(
-                    f"{path} is open in another process, and Qdrant's local mode bears one at a "
-                    "time. For several, run a Qdrant server and set `QDRANT_URL`"
+                    f"{path} is open in another process. Qdrant's local mode allows one process; "
+                    "for several, run a Qdrant server and set `QDRANT_URL`"
                 ) from None
             raise ConfigurationError(
                 f"{path} cannot be read as a folder of Qdrant's local mode: {type(error).__name__}"
@@ -119,9 +118,10 @@ class Store:
         """Return `QdrantClient.<method>(**arguments)`. Retries while the server is busy.
 
         Raises:
-            HTTPStatusError: the server says no; RateLimitError, AuthenticationError among them.
-            TooLargeError: the request is larger than the server takes.
-            TransportError: no answer.
+            HTTPStatusError: the server refused (also RateLimitError, AuthenticationError).
+            TooLargeError: the request is larger than the server's limit.
+            TransportError: no response.
+            ProtocolError: the response is invalid.
         """
 
         client = self.client
@@ -144,16 +144,18 @@ class Store:
             return retry(deadline, attempt, (TransportError, HTTPStatusError))
 
     def _local_error(self, error: Exception, method: str) -> BGEError:
-        """What Qdrant's client raises itself: local mode's refusals, or it could not write or
-        read a body. Its words may quote a payload."""
+        """Convert an error that Qdrant's client raises itself. Its text may quote a payload.
+
+        It is a refusal of local mode, or a body that could not be encoded or decoded.
+        """
         if not isinstance(self._client._client, QdrantLocal):
-            return ProtocolError(f"Qdrant's client cannot {method}: {type(error).__name__}")
+            return ProtocolError(f"Qdrant's client failed in {method}: {type(error).__name__}")
         unknown = isinstance(error, KeyError) or "not found" in str(error)
         status = 404 if unknown else 400
-        return HTTPStatusError(f"Qdrant's local mode cannot {method}: {error}", status)
+        return HTTPStatusError(f"Qdrant's local mode failed in {method}: {error}", status)
 
     def check_version(self) -> None:
-        """Raises ConfigurationError: the server is older than what we ask of it."""
+        """Raises ConfigurationError if the server is older than `MIN_VERSION`."""
         version = str(self._call("info").version)
         numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
         if numbers and numbers < MIN_VERSION:
@@ -165,15 +167,15 @@ class Store:
     # ------------------------------------------------------------------------- collections
 
     def exists(self, collection: str) -> bool:
-        """Of a collection, or of an alias."""
+        """Return whether a collection or an alias has this name."""
         return bool(self._call("collection_exists", collection_name=collection))
 
     def info(self, collection: str) -> models.CollectionInfo:
-        """Raises ConfigurationError: there is none of that name."""
+        """Raises ConfigurationError if there is no such collection."""
         if not self.exists(collection):
             names = [c.name for c in self._call("get_collections").collections]
             raise ConfigurationError(
-                f"there is no collection `{collection}`. There are: {', '.join(names) or 'none'}"
+                f"there is no collection `{collection}`. Existing: {', '.join(names) or 'none'}"
             )
         info: models.CollectionInfo = self._call("get_collection", collection_name=collection)
         return info
@@ -207,15 +209,15 @@ class Store:
         )
 
     def aliases(self) -> dict[str, str]:
-        """Of each alias, its collection."""
+        """Return the collection of each alias."""
         return {a.alias_name: a.collection_name for a in self._call("get_aliases").aliases}
 
     def resolve(self, name: str) -> str:
-        """The collection of an alias; any other name as it is."""
+        """Return the collection of an alias, or `name` itself if it is not an alias."""
         return self.aliases().get(name, name)
 
     def point_alias(self, alias: str, collection: str) -> None:
-        """Point it there in one step, wherever it pointed before: no moment without it."""
+        """Create the alias or move it atomically."""
         operation = models.CreateAliasOperation(
             create_alias=models.CreateAlias(collection_name=collection, alias_name=alias)
         )
@@ -255,7 +257,7 @@ class Store:
     def scroll(
         self, collection: str, *, page: int = 256, **options: Any
     ) -> Iterator[list[models.Record]]:
-        """All points in the order of their ids, a page at a time. Bears writes meanwhile."""
+        """Yield all points by pages, in the order of ids. Concurrent writes are allowed."""
         offset = None
         while True:
             records, offset = self._call(
@@ -267,14 +269,14 @@ class Store:
                 return
 
     def upsert(self, collection: str, points: list[models.PointStruct]) -> None:
-        """All of them, in halves if they are too large for one request."""
+        """Write the points. Splits them in half while they are too large for one request."""
         self._write("upsert", collection, points)
 
     def add_vectors(self, collection: str, points: Sequence[models.PointVectors]) -> None:
-        """To those of these points that there are; their other vectors and payloads stay."""
+        """Add vectors to the points that exist, and keep their other vectors and payloads."""
         try:
             self._write("update_vectors", collection, points)
-        except HTTPStatusError as error:  # 404: one was deleted meanwhile
+        except HTTPStatusError as error:  # 404: a point was deleted meanwhile
             if error.status != 404:
                 raise
             middle = len(points) // 2
@@ -289,8 +291,8 @@ class Store:
         except TooLargeError:
             if len(points) == 1:
                 raise TooLargeError(
-                    f"point {points[0].id} alone is larger than the Qdrant server takes in one "
-                    "request (32 MB by default)"
+                    f"point {points[0].id} alone exceeds the Qdrant server's limit for one request "
+                    "(32 MB by default)"
                 ) from None
             middle = len(points) // 2
             self._write(method, collection, points[:middle])
@@ -313,7 +315,7 @@ _stores: weakref.WeakSet[Store] = weakref.WeakSet()
 def _after_fork() -> None:
     for store in list(_stores):
         if (lock := _lock_file(store._client)) is not None:
-            lock.close()  # to unlock it, as Qdrant's client does at the end, opens the parent's too
+            lock.close()  # unlocking it, as Qdrant's client does, would unlock it in the parent too
         if not _is_in_memory(store._client):
             store._parent_client = store._client
 
@@ -323,12 +325,12 @@ if sys.platform != "win32":
 
 
 def _lock_file(client: QdrantClient) -> IO[str] | None:
-    """The open file that is locked while a folder is in use."""
+    """Return the open lock file of a local-mode folder."""
     return getattr(client._client, "_flock_file", None)
 
 
 def _is_in_memory(client: QdrantClient) -> bool:
-    """Then a child has a copy, which works like any other."""
+    """Return whether the data is in memory, where a forked child has its own copy."""
     return isinstance(client._client, QdrantLocal) and not client._client.persistent
 
 
@@ -336,34 +338,34 @@ def _remote_client(url: str, api_key: str | None, timeout: int) -> QdrantClient:
     parts = split_url(url if "://" in url else f"//{url}", "url")
     with warnings.catch_warnings():
         if parts.hostname in ("localhost", "127.0.0.1", "::1"):
-            warnings.simplefilter("ignore", UserWarning)  # that a key goes over plain http
+            warnings.simplefilter("ignore", UserWarning)  # a key over plain HTTP
         try:
             return QdrantClient(
                 url=url, api_key=api_key, timeout=timeout, check_compatibility=False
             )
         except ValueError as error:
-            raise ConfigurationError(f"the Qdrant server's `url` is none: {error}") from None
+            raise ConfigurationError(f"the Qdrant server's `url` is invalid: {error}") from None
 
 
 def _server_error(error: Exception, method: str) -> BGEError:
     if isinstance(error, ResponseHandlingException):
-        if isinstance(error.source, ValueError):  # pydantic's; it quotes what it could not read
-            return ProtocolError(f"what Qdrant answered to {method} cannot be read")
-        return TransportError(f"Qdrant gave no answer to {method}: {_cause(error)}")
+        if isinstance(error.source, ValueError):  # pydantic's, which quotes the response
+            return ProtocolError(f"Qdrant's response to {method} is invalid")
+        return TransportError(f"no response from Qdrant to {method}: {_cause(error)}")
     if isinstance(error, ResourceExhaustedResponse):
-        busy = RateLimitError(f"Qdrant is asked too much: {error}", 429)
+        busy = RateLimitError(f"Qdrant limits the request rate: {error}", 429)
         busy.retry_after = float(error.retry_after_s)
         return busy
     assert isinstance(error, UnexpectedResponse)
     status, detail = error.status_code or 0, _error_text(error)
     message = f"Qdrant answered {method} with HTTP {status}: {detail}"
     if status == 401:
-        return AuthenticationError("Qdrant does not accept the key: HTTP 401", status)
+        return AuthenticationError("Qdrant rejects the API key: HTTP 401", status)
     if status == 403:
         return AuthenticationError(
-            f"the key may not {method} in Qdrant: HTTP 403, {detail}", status
+            f"Qdrant's API key does not allow {method}: HTTP 403, {detail}", status
         )
-    if status == 413 or "larger than allowed" in detail:  # a proxy's, Qdrant's own (400)
+    if status == 413 or "larger than allowed" in detail:  # by a proxy, by Qdrant (400)
         return TooLargeError(message)
     if status == 507 or "No space left" in detail or "disk space" in detail:
         return _disk_full(message, status)
@@ -379,12 +381,11 @@ def _disk_error(error: sqlite3.Error) -> HTTPStatusError:
 
 
 def _disk_full(message: str, status: int) -> HTTPStatusError:
-    advice = "No room on the disk: nothing is lost, make some and run the same again"
+    advice = "The disk is full. Nothing is lost: free some space and run the command again"
     return _without_retry(HTTPStatusError(f"{message}. {advice}", status))
 
 
 def _without_retry(error: HTTPStatusError) -> HTTPStatusError:
-    """Not to be tried again."""
     error.retry = False
     return error
 

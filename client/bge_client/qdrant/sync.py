@@ -1,11 +1,11 @@
-"""Documents → vectors → points: the one way by which `index` and `migrate` fill a collection.
+"""Write documents as points. Used by `index` and `migrate`.
 
-    documents → stale (those whose payload differs from what is stored) → embed_iter → upsert
+    documents → stale_documents (payload differs from the stored one) → embed_iter → upsert
 
-A point is current when its payload is the one we would write: the text is part of it, and Qdrant
-writes payload and vectors of a point as one. So a run that was killed needs no notes of its own:
-the next one finds what is done by looking, and a second run over the same documents writes nothing.
-Requests for vectors run in threads of their own: while one batch is written, the next are embedded.
+A point is current if its payload equals the document's: the text is part of the payload, and
+Qdrant writes the payload and vectors of a point atomically. A killed run therefore keeps no state
+of its own, and a second run over the same documents writes nothing. `embed_iter` sends its
+requests in threads, so the next batches are embedded while one is written.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from .metadata import CollectionMetadata
 from .schema import COLBERT_CUT, is_colbert_cut, point_vectors
 from .store import Payload, PointId, Store
 
-PAGE = 256  # points looked up or written at once
-BATCH_BYTES = 16_000_000  # of a write; Qdrant's server takes 32 MB
-FLOAT_BYTES = 11  # of a rounded float and its comma, in JSON
+PAGE = 256  # points per lookup or write
+BATCH_BYTES = 16_000_000  # per write; the server's limit is 32 MB
+FLOAT_BYTES = 11  # a rounded float and its comma in JSON
 Progress = Callable[[int], object]
-MAX_REPORTED_IDS = 1_000  # ids that a report names
+MAX_REPORTED_IDS = 1_000
 T = TypeVar("T")
 P = TypeVar("P", models.PointStruct, models.PointVectors)
 
 
 def no_progress(_: int) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 @dataclass
 class IdSummary:
-    """So many ids, and the first of them, each with a reason if there is one."""
+    """The number of ids, and the first of them, each with a reason or an empty string."""
 
     count: int = 0
     first: dict[str, str] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class IdSummary:
 
 @dataclass
 class SyncReport:
-    """What has been done. `truncated` and `colbert_cut` are points whose texts were too long."""
+    """Counts of points. `truncated` and `colbert_cut` are points whose texts were too long."""
 
     unchanged: int = 0
     written: int = 0
@@ -77,11 +77,11 @@ def sync(
     report: SyncReport,
     progress: Progress = no_progress,
 ) -> None:
-    """Write those documents that are not current, counting in `report`; any number, bounded memory.
+    """Write the documents that are not current, and count them in `report`. Memory is bounded.
 
     Raises:
-        FingerprintError: the endpoint's vectors do not belong into this collection.
-        BGEError: see `errors.py`. What was written stays; run it again.
+        FingerprintError: the endpoint serves another model than the collection's.
+        BGEError: see `errors.py`. Written points stay; run it again to resume.
     """
     for _ in sync_by_batches(store, client, collection, metadata, documents, report, progress):
         pass
@@ -96,7 +96,7 @@ def sync_by_batches(
     report: SyncReport,
     progress: Progress = no_progress,
 ) -> Iterator[list[models.PointStruct]]:
-    """Do what `fill` does; yields each batch before it is written."""
+    """Like `sync`, but yield each batch before it is written."""
     in_flight: Counter[PointId] = Counter()
     pending = stale_documents(store, collection, documents, report, in_flight, progress)
     points = (
@@ -119,8 +119,8 @@ def stale_documents(
     in_flight: Counter[PointId],
     progress: Progress = no_progress,
 ) -> Iterator[Document]:
-    """Those whose point is missing, or has another payload, or will have once it is written."""
-    uuids: dict[PointId, str] = {}  # of those on the way, as they were given
+    """Yield documents whose point is missing or differs, or is about to be overwritten."""
+    uuids: dict[PointId, str] = {}  # of documents in flight, as written
     for page in pages(_check_notations(documents, uuids), PAGE):
         latest = {document.id: document for document in page}
         stored = store.payloads(collection, [*latest])
@@ -132,7 +132,7 @@ def stale_documents(
             else:
                 in_flight[document.id] += 1
                 yield document
-        in_flight += Counter()  # drops those that have been written
+        in_flight += Counter()  # drops zero counts
         for id in [id for id in uuids if not in_flight[id]]:
             del uuids[id]
         progress(report.unchanged - unchanged_before + len(page) - len(latest))
@@ -141,7 +141,7 @@ def stale_documents(
 def _check_notations(
     documents: Iterable[Document], uuids: dict[PointId, str]
 ) -> Iterator[Document]:
-    """Raises ValidationError: the `_id` of one is that of an earlier one in another notation."""
+    """Raises ValidationError if an `_id` repeats an earlier UUID in another notation."""
     for document in documents:
         if document.uuid is not None:
             check_uuid_notation(document, uuids.setdefault(document.id, document.uuid))
@@ -157,8 +157,11 @@ def strip_flag(payload: Payload) -> dict[str, Any]:
 
 
 def json_equal(left: Any, right: Any) -> bool:
-    """Whether two JSON values are one. Not `==`: to that true is 1, while a filter tells them
-    apart; and Qdrant's server reads some numbers back with another last digit."""
+    """Return whether two JSON values are equal for a filter.
+
+    Unlike `==`, `true` differs from 1, and floats may differ in the last digit, because Qdrant's
+    server does not return every float exactly.
+    """
     if isinstance(left, dict) and isinstance(right, dict):
         same_keys = left.keys() == right.keys()
         return same_keys and all(json_equal(left[key], right[key]) for key in left)
@@ -172,7 +175,7 @@ def json_equal(left: Any, right: Any) -> bool:
 
 
 def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Consecutive ones together, lazily; what came before one that fails is still given."""
+    """Yield lists of up to `size` items. If an item raises, yield the items before it first."""
     page: list[T] = []
     try:
         for item in items:
@@ -191,10 +194,10 @@ def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def embed_documents(
     client: Client, documents: Iterable[Document], collection: str, metadata: CollectionMetadata
 ) -> Iterator[tuple[Document, Embedding]]:
-    """Each with all vectors that the collection holds, in their order.
+    """Yield each document with the vectors that the collection holds, in order.
 
     Raises:
-        WorkerError: a text that the worker does not take; names its document.
+        WorkerError: the worker refused a text. The message names its document.
     """
     pending: deque[Document] = deque()
     done = 0
@@ -236,9 +239,9 @@ def _point(
 
 
 def batches(points: Iterable[P]) -> Iterator[list[P]]:
-    """Bounded by points and by bytes; a point too large for any batch goes alone.
+    """Yield batches bounded by points and by bytes. An oversized point is a batch of its own.
 
-    What came before a point that fails is still given.
+    If a point raises, yield the points before it first.
     """
     batch: list[P] = []
     total = 0
@@ -259,7 +262,7 @@ def batches(points: Iterable[P]) -> Iterator[list[P]]:
 
 
 def _estimated_bytes(point: models.PointStruct | models.PointVectors) -> int:
-    """In a request, about."""
+    """Estimate the size of a point in a request."""
     vectors: dict[str, Any] = point.vector  # type: ignore[assignment]
     floats = sum(_float_count(vector) for vector in vectors.values())
     payload = point.payload if isinstance(point, models.PointStruct) else None
