@@ -1,4 +1,4 @@
-"""`bge evaluate`: what it asks, and what it says when that means nothing."""
+"""`bge evaluate`: its searches, options and errors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def bge_options(run: Run, tmp_path: Path) -> tuple[object, ...]:
-    """Options for a collection of ours; its payloads have the document's id at three places."""
+    """Options for a collection of BGE vectors. Its payloads have three candidates for an id."""
     lines = [
         {"_id": f"net-0{n}", "page": {"id": f"net-0{n}", "number": n}, "text": f"TCP {n}"}
         for n in range(1, 9)
@@ -42,7 +42,7 @@ def bge_options(run: Run, tmp_path: Path) -> tuple[object, ...]:
 
 @pytest.fixture
 def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    """Jina's API; every text has the same vector."""
+    """Jina's API, with the same vector for every text."""
 
     def answer(exchange: Exchange) -> None:
         data = [
@@ -59,7 +59,7 @@ def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
 
 def make_collection(path: Path, vectors: Any, chunks: int = 1, documents: int = 3) -> None:
-    """A collection `old` of another model's vectors; `chunks` points of each document."""
+    """Create a collection `old` of another model's vectors, `chunks` points per document."""
     with Store.open(path=path) as store:
         store.client.create_collection("old", vectors_config=vectors)
         if not isinstance(vectors, models.VectorParams):
@@ -91,7 +91,7 @@ def test_jina_refuses_a_collection_of_bge_vectors(
     assert_refused(
         run("evaluate", COURSE, "--system", "jina", *bge_options),
         5,
-        "`course` holds BGE vectors, and",
+        "`course` holds BGE vectors, so",
     )
     assert not jina.seen
 
@@ -99,11 +99,11 @@ def test_jina_refuses_a_collection_of_bge_vectors(
 @pytest.mark.parametrize(
     ("vectors", "vector", "code", "message"),
     [
-        (params(8), "", 5, "holds vectors of 8 dimensions. Given: those of jina/jina-embeddings"),
-        ({"a": params(), "b": params(8)}, "", 2, "There are: `a`, `b`. Given: ''"),
-        ({"a": params(), "b": params(8)}, "c", 2, "There are: `a`, `b`. Given: 'c'"),
+        (params(8), "", 5, "holds vectors of 8 dimensions. Given: 16, of jina/jina-embeddings"),
+        ({"a": params(), "b": params(8)}, "", 2, "is Jina's: `a`, `b`. Given: ''"),
+        ({"a": params(), "b": params(8)}, "c", 2, "is Jina's: `a`, `b`. Given: 'c'"),
         ({"a": params(), "b": params(8)}, "b", 5, "holds vectors of 8 dimensions"),
-        (params(), "a", 2, "There are: one without a name. Given: 'a'"),
+        (params(), "a", 2, "is Jina's: an unnamed vector. Given: 'a'"),
     ],
 )
 def test_jina_needs_a_vector_of_its_own_dimensions(
@@ -123,7 +123,7 @@ def test_jina_needs_a_vector_of_its_own_dimensions(
 def test_a_hundred_documents_are_found_among_their_chunks(
     run: Run, tmp_path: Path, jina: Scripted
 ) -> None:
-    """Of four points each: a hundred points are some twenty-five documents."""
+    """Each document has four points, so 100 points are about 25 documents."""
     dataset = tmp_path / "dataset"
     (dataset / "qrels").mkdir(parents=True)
     (dataset / "queries.jsonl").write_text('{"_id": "q", "text": "TCP"}\n', "utf-8")
@@ -137,7 +137,7 @@ def test_a_hundred_documents_are_found_among_their_chunks(
     assert result.exit_code == 0, result.output
     (system,) = json.loads((tmp_path / "r.json").read_text("utf-8"))["systems"]
     assert system["means"]["recall@100"] == 1
-    assert system["tokens"] == 7  # warmed up, it asks once
+    assert system["tokens"] == 7  # one search after the warm-up
     about = {"collection": "old", "model": "jina-embeddings-v3", "$ a million tokens": 0.05}
     assert system["about"] == about
 
@@ -146,7 +146,7 @@ def test_a_hundred_documents_are_found_among_their_chunks(
     ("documents", "chunks", "limits"),
     [
         (100, 1, [100]),
-        (40, 1, [100]),  # fewer came back than asked for: that is all
+        (40, 1, [100]),  # fewer points than requested: the collection is exhausted
         (120, 2, [100, 400]),
         (2, 10_000, [100, 400, 1600, 4096]),
     ],
@@ -167,7 +167,7 @@ def test_the_limit_grows_until_there_are_enough_documents(
     assert [name for name, _ in answer.ranking] == [str(n) for n in range(len(answer.ranking))]
     assert len(answer.ranking) == min(documents, 100, -(-limits[-1] // chunks))
     assert (answer.model_seconds, answer.tokens) == (len(limits), 3 * len(limits))
-    assert search_documents("q").tokens == 3  # as deep at once
+    assert search_documents("q").tokens == 3  # starts with the same limit
 
 
 def test_id_field_is_a_path_into_the_payload(run: Run, bge_options: tuple[object, ...]) -> None:
@@ -175,9 +175,7 @@ def test_id_field_is_a_path_into_the_payload(run: Run, bge_options: tuple[object
     assert run(*command).exit_code == run(*command, "--id-field", "page.id").exit_code == 0
     for field, returned in (("page.number", "'1'"), ("page", "'point ")):
         result = run(*command, "--id-field", field)
-        assert_refused(
-            result, 2, f"dense named no document that {COURSE} knows. It named {returned}"
-        )
+        assert_refused(result, 2, f"dense returned no document of {COURSE}. It returned {returned}")
         assert "pass `--id-field`" in result.stderr
 
 
@@ -211,7 +209,7 @@ def test_the_report_says_that_queries_were_drawn(
 def test_unwritable_output_is_refused_before_the_first_query(
     run: Run, bge_options: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "SystemBuilder", None)  # a call of it would fail
+    monkeypatch.setattr(evaluation, "SystemBuilder", None)  # a call would fail
     path = tmp_path / "missing" / "r.html"
     options = ("--json", tmp_path / "r.json", "--html", path)
     assert_refused(
@@ -235,7 +233,7 @@ def test_a_failed_query_is_named(run: Run, tmp_path: Path, jina: Scripted) -> No
         (["--shadow", __file__, COURSE], "dataset means nothing with --shadow"),
         (["--shadow", __file__, "--system", "dense"], "--system means nothing with --shadow"),
         (["--shadow", __file__, "--html", "x"], "--html means nothing with --shadow"),
-        ([COURSE, "--collection", "c", "--vector", "v"], "--vector is for `jina`, which is none"),
+        ([COURSE, "--collection", "c", "--vector", "v"], "--vector needs the system `jina`"),
     ],
 )
 def test_an_unused_option_is_refused(

@@ -1,4 +1,4 @@
-"""`bge index`, `search`, `migrate`, `evaluate`: what a newcomer types, and what goes wrong."""
+"""`bge index`, `search`, `migrate`, `evaluate`: typical commands and their errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def report(result: Result) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def small(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One passage, called `course` as well: for what fails before it is searched."""
+    """A collection `course` of one passage, for commands that fail before searching."""
     path = tmp_path_factory.mktemp("small")
     arguments = ["index", "--collection", "course", "--path", path, "--endpoint", served]
     result = CliRunner().invoke(bge, [*map(str, arguments)], input='{"text": "море"}')
@@ -43,7 +43,7 @@ def small(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def indexed(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The course material, in a folder of local mode."""
+    """The course material in a local-mode folder."""
     path = tmp_path_factory.mktemp("qdrant")
     arguments = ["index", COURSE / "corpus.jsonl", "--collection", "course", "--path", path]
     arguments += ["--endpoint", served, *FIELDS]
@@ -96,7 +96,7 @@ def test_evaluate_writes_text_json_and_html(run: Run, indexed: Path, tmp_path: P
 
 @pytest.fixture
 def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    """Jina's API, whose vectors are those of `examples/old_collection.py`."""
+    """Jina's API, with the vectors of `examples/old_collection.py`."""
     monkeypatch.syspath_prepend(EXAMPLES)
     from old_collection import hashed  # type: ignore[import-not-found]
 
@@ -113,7 +113,7 @@ def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
 
 def test_migration_from_jina_vectors(run: Run, tmp_path: Path, jina: Scripted) -> None:
-    """The README's: an old collection is measured, copied, held against the new one, replaced."""
+    """Estimate, copy, compare, cut over, roll back and drop the old collection."""
     path = ("--path", tmp_path)
     script = [sys.executable, str(EXAMPLES / "old_collection.py"), str(tmp_path)]
     subprocess.run(script, check=True, capture_output=True)
@@ -162,34 +162,34 @@ def test_evaluate_summarizes_a_shadow_file(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["search", "x", "--collection", "c"], 2, "say --path FOLDER, or --qdrant-url, or set"),
+        (["search", "x", "--collection", "c"], 2, "pass --path FOLDER or --qdrant-url, or set"),
         (["search", "x", "--collection", "nope", "--path", "{}"], 2, "Existing: course"),
         (["search", "x", "--collection", "course", "--path", "{}", "--filter", "{{}}x"], 2,
-         "`--filter` is not a filter of Qdrant's"),
+         "`--filter` is not a valid Qdrant filter"),
         (["search", "x", "--collection", "c", "--path", "/nope"], 2, "no collections in /nope"),
         (["search", " ", "--collection", "course", "--path", "{}"], 1, "`texts[0]` must not be"),
-        (["evaluate", "--path", "{}"], 2, "say DATASET, or --shadow"),
+        (["evaluate", "--path", "{}"], 2, "pass DATASET or --shadow"),
         (["evaluate", str(COURSE), "--path", "{}", "--system", "bm25@x"], 2,
          "`--system` must be one of dense, sparse"),
-        (["evaluate", str(COURSE), "--path", "{}"], 2, "say --collection, or dense@COLLECTION"),
+        (["evaluate", str(COURSE), "--path", "{}"], 2, "pass --collection, or --system dense@COLL"),
         (["evaluate", str(EXAMPLES), "--path", "{}", "--collection", "course"], 2,
          "queries.jsonl cannot be read: No such file"),
         (["evaluate", str(COURSE), "--path", "{}", "--system", "jina@course"], 2, "JINA_API_KEY"),
-        (["migrate", "course", "--path", "{}"], 2, "say SOURCE and TARGET"),
+        (["migrate", "course", "--path", "{}"], 2, "pass SOURCE and TARGET"),
         (["migrate", "course", "x", "--dry-run", "--text-field", "body", "--path", "{}"], 2,
          "no point of `course` has a text at `body`. Their payloads have: text."),
         (["migrate", "course", "x", "--dry-run", "--price", "nan", "--path", "{}"], 2,
          "`dollars_per_second` must be 0 or more. Given: nan"),
         (["search", "x", "--collection", "course", "--path", "{}", "--filter", "[" * 100_000], 2,
-         "`--filter` is not a filter of Qdrant's"),
+         "`--filter` is not a valid Qdrant filter"),
         (["migrate", "course", "x", "--in-place", "--path", "{}"], 2, "target means nothing"),
         (["migrate", "course", "x", "--dense-name", "y", "--path", "{}"], 2,
          "--dense-name means nothing without --in-place"),
         (["migrate", "--drop-old", "--alias", "y", "--dry-run", "--path", "{}"], 2,
-         "say only one of --dry-run, --drop-old"),
+         "pass only one of --dry-run, --drop-old"),
         (["migrate", "course", "--in-place", "--dry-run", "--path", "{}"], 2,
-         "say only one of --dry-run, --in-place"),
-        (["migrate", "--rollback", "--path", "{}"], 2, "say --alias"),
+         "pass only one of --dry-run, --in-place"),
+        (["migrate", "--rollback", "--path", "{}"], 2, "pass --alias"),
         (["migrate", "--rollback", "--alias", "y", "--path", "{}"], 2, "there is no alias `y`"),
         (["migrate", "--rollback", "--drop-old", "--path", "{}"], 2, "only one of --rollback, --d"),
         (["index", "--collection", "new", "--path", "{}"], 1, "line 2 is not JSON"),
@@ -206,12 +206,12 @@ def test_an_error_is_one_line_with_its_exit_code(
 
 
 def test_a_missing_extra_says_what_to_install(served: str, tmp_path: Path) -> None:
-    """In a process where Qdrant's client is not to be had."""
+    """In a process without Qdrant's client."""
     (tmp_path / "qdrant_client.py").write_text("raise ImportError(name='qdrant_client')")
     command = [sys.executable, "-m", "bge_client", "search", "x", "--collection", "c"]
     result = subprocess.run(
         [*command, "--endpoint", served, "--path", "x"],
-        cwd=tmp_path,  # where it finds that module first
+        cwd=tmp_path,  # its qdrant_client is imported first
         capture_output=True,
         text=True,
     )

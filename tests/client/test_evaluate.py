@@ -1,4 +1,4 @@
-"""Metrics against a few lines of arithmetic, the statistics against chance, the verdict's edges."""
+"""Metrics against a reference, statistics on random data, and the limits of the verdict."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def make_run(
     about: dict[str, Any] | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> Run:
-    """A run as if made; every document has the same score, every query 10 ms of model, 8 tokens."""
+    """Build a run. Each query took 10 ms of model time and 8 tokens; all scores are equal."""
     answers = {
         query_id: Timed(
             Answer([(document_id, score) for document_id in ranking], 0.010, 8),
@@ -80,7 +80,7 @@ def make_run(
 def run_with_hits(
     hits: int, queries: int = 20, **options: Any
 ) -> tuple[Run, dict[str, dict[str, int]]]:
-    """A run that finds the one relevant document of so many queries first, and else nothing."""
+    """Build a run that ranks the relevant document first for `hits` queries and finds no other."""
     names = [f"q{number}" for number in range(queries)]
     rankings = {query_id: ["d"] if index < hits else [] for index, query_id in enumerate(names)}
     return make_run(options.pop("name", "bge"), rankings, **options), {
@@ -116,7 +116,7 @@ WIKIPEDIA = {"D1": 3, "D2": 2, "D3": 3, "D4": 0, "D5": 1, "D6": 2, "D7": 3, "D8"
 
 
 def test_ndcg_is_the_linear_one_of_wikipedia_s_example() -> None:
-    """en.wikipedia.org/wiki/Discounted_cumulative_gain: 0.785, of the linear gain."""
+    """en.wikipedia.org/wiki/Discounted_cumulative_gain: 0.785 with linear gain."""
     ranking = ["D1", "D2", "D3", "D4", "D5", "D6"]
     assert reference_metrics(ranking, WIKIPEDIA, k=6)["nDCG@6"] == pytest.approx(0.785, abs=5e-4)
     assert compute_metrics(ranking, WIKIPEDIA) == pytest.approx(
@@ -125,7 +125,7 @@ def test_ndcg_is_the_linear_one_of_wikipedia_s_example() -> None:
 
 
 def test_mrr_is_that_of_wikipedia_s_example() -> None:
-    """en.wikipedia.org/wiki/Mean_reciprocal_rank: found third, second, first: 11/18."""
+    """en.wikipedia.org/wiki/Mean_reciprocal_rank: ranks 3, 2 and 1 give 11/18."""
     rankings = {
         "cat": ["catten", "cati", "cats"],
         "torus": ["torii", "tori", "toruses"],
@@ -217,7 +217,7 @@ def test_a_failed_query_is_named_and_its_error_keeps_its_type(error: BGEError) -
     [
         ([("d", 1.0), ("d", 0.5)], "`a`, query 'q': document 'd' is ranked twice"),
         ([("d", math.nan)], "document 'd' has the score nan"),
-        ([("d", 1.0), ("e", 1.0), ("f", 1.0)], "at most 2 documents were asked. Given: 3"),
+        ([("d", 1.0), ("e", 1.0), ("f", 1.0)], "a ranking has at most 2 documents. Given: 3"),
     ],
 )
 def test_an_invalid_ranking_is_refused(ranking: list[tuple[str, float]], message: str) -> None:
@@ -238,14 +238,14 @@ def test_cost_is_by_seconds_or_tokens_or_unknown() -> None:
     ("runs", "qrels", "baseline", "message"),
     [
         ([make_run("a", {"q": []})], {"q": {"d": 1}}, "b", "must be one of a. Given: 'b'"),
-        ([make_run("a", {"q": []})] * 2, {"q": {"d": 1}}, "a", "its own name. Given: 2 × 'a'"),
+        ([make_run("a", {"q": []})] * 2, {"q": {"d": 1}}, "a", "a unique name. Given: 2 × 'a'"),
         ([make_run("a", {"q": []})], {"r": {"d": 1}}, "a", "query 'r' is judged, but 'a' has no"),
         ([make_run("a", {"q": []})], {}, "a", "`qrels` must judge at least one query"),
         (
             [make_run("a", {"q": []}), make_run("b", {"q": [], "r": []})],
             {"q": {"d": 1}},
             "a",
-            "'b' was asked other queries than 'a'",
+            "'b' and 'a' must have the same queries",
         ),
     ],
 )
@@ -273,20 +273,20 @@ def test_a_real_effect_is_found() -> None:
 
 
 def test_p_is_exact_for_few_queries_and_ignores_ties() -> None:
-    # Of the eight ways to set three signs, two are as far from zero as this one.
+    # Of the eight combinations of three signs, two are as extreme as this one.
     assert paired_p(np.array([1.0, 0.5, 0.2])) == pytest.approx(2 / 8)
     assert paired_p(np.array([1.0, 0.0, 0.5, 0.2, 0.0])) == pytest.approx(2 / 8)
     assert paired_p(np.array([0.0, 0.3])) == paired_p(np.zeros(5)) == 1
 
 
 def test_the_interval_covers_the_true_mean_in_95_of_100_samples() -> None:
-    """No less often, and as seldom as it must: one twice as wide would always hold it."""
+    """Neither too narrow nor too wide."""
     rng = np.random.default_rng(3)
     intervals = np.array([interval(rng.normal(0.1, 1, 100)) for _ in range(200)])
     low, high = intervals.T
     minimum, maximum = stats.binom.interval(0.999, 200, 0.95)
     assert minimum <= ((low <= 0.1) & (high >= 0.1)).sum() <= maximum
-    # It misses on either side alike, and is as wide as the t interval.
+    # It misses equally often on both sides, and is as wide as the t interval.
     minimum, maximum = stats.binom.interval(0.999, 200, 0.025)
     assert minimum <= (low > 0.1).sum() <= maximum
     assert minimum <= (high < 0.1).sum() <= maximum
@@ -294,7 +294,7 @@ def test_the_interval_covers_the_true_mean_in_95_of_100_samples() -> None:
 
 
 def test_holm_correction_equals_that_of_r() -> None:
-    """As `p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")`."""
+    """`p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")`"""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
 
@@ -316,7 +316,7 @@ def test_p_is_corrected_for_all_metrics_and_candidates() -> None:
 def test_holm_limits_false_positives_to_5_percent_of_reports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two candidates as good as the baseline; three metrics, of which two go together."""
+    """Two candidates as good as the baseline; two of the three metrics are correlated."""
     monkeypatch.setattr(comparison, "interval", lambda gaps: (0.0, 0.0))
     rng = np.random.default_rng(4)
 
@@ -349,7 +349,7 @@ def test_holm_limits_false_positives_to_5_percent_of_reports(
     ("hits", "seconds", "failed"),
     [
         (19, [0.0999], []),  # 95 % of each
-        (18, [0.05], ["recall@100"]),  # 90 %: enough for the other two
+        (18, [0.05], ["recall@100"]),  # 90 %, enough for the other two
         (17, [0.05], ["nDCG@10", "MRR@10", "recall@100"]),
         (20, [0.1], ["p50"]),
         (20, [0.05] * 19 + [3.0], ["p99"]),
@@ -373,7 +373,7 @@ def test_of_fewer_than_twenty_queries_there_is_no_verdict() -> None:
     candidate, _ = run_with_hits(19, 19)
     (comparison,) = compare([base, candidate], qrels, "jina").comparisons
     assert comparison.verdict.outcome == "too few queries"
-    assert comparison.verdict.sentence.startswith("19 queries are too few to tell")
+    assert comparison.verdict.sentence.startswith("19 queries are too few for a verdict")
     assert all(check.passed for check in comparison.verdict.checks)
 
 
@@ -382,7 +382,7 @@ def test_a_baseline_with_zero_metrics_fails_every_candidate() -> None:
     candidate, _ = run_with_hits(20)
     (comparison,) = compare([base, candidate], qrels, "jina").comparisons
     assert comparison.verdict.outcome == "fail"
-    assert "nDCG@10 cannot be compared, jina having 0" in comparison.verdict.sentence
+    assert "nDCG@10 cannot be compared, because jina has 0" in comparison.verdict.sentence
 
 
 def test_the_verdict_names_intervals_that_reach_below_a_threshold() -> None:
@@ -394,27 +394,27 @@ def test_the_verdict_names_intervals_that_reach_below_a_threshold() -> None:
     assert low is not None
     assert low < 0.90
     assert compared.verdict.sentence.endswith(
-        f"That is not certain: the 95% interval reaches for nDCG@10 down to {low:.1%}, "
+        f"This is uncertain: the 95% interval includes nDCG@10 down to {low:.1%}, "
         f"MRR@10 down to {low:.1%}, recall@100 down to {low:.1%}."
     )
     perfect, _ = run_with_hits(20)
     (compared,) = compare([base, perfect], qrels, "jina").comparisons
-    assert "not certain" not in compared.verdict.sentence
+    assert "uncertain" not in compared.verdict.sentence
 
 
 def test_a_narrow_failure_is_shown_with_enough_decimals() -> None:
     base, qrels = run_with_hits(20, name="jina")
     candidate, _ = run_with_hits(20, seconds=[0.100004])
     (comparison,) = compare([base, candidate], qrels, "jina", Thresholds(ndcg=1.1)).comparisons
-    assert "100.0% of jina's nDCG@10 (asked: at least 110%)" in comparison.verdict.sentence
-    assert "p50 100.004 ms (asked: below 100 ms)" in comparison.verdict.sentence
+    assert "100.0% of jina's nDCG@10 (required: at least 110%)" in comparison.verdict.sentence
+    assert "p50 100.004 ms (required: below 100 ms)" in comparison.verdict.sentence
 
 
 # ----------------------------------------------------------------------------------- BEIR
 
 
 def write_beir(folder: Path, **changed: str | None) -> Path:
-    """A dataset of two queries and two documents; a file given as None is not there."""
+    """Write a dataset of two queries and two documents. A file that is None is omitted."""
     contents: dict[str, str | None] = {
         "corpus": '{"_id": "d1", "title": "Море", "text": "о море", "metadata": {"url": "u"}}\n'
         '{"_id": "d2", "title": "", "text": "о суше"}\n',
@@ -469,17 +469,17 @@ HEADER = "query-id\tcorpus-id\tscore\n"
         ({"corpus": '{"_id": %s}' % ("9" * 5000)}, "line 1, is not JSON: Exceeds the limit"),
         (
             {"queries": '{"_id": 1, "text": "море"}'},
-            "must have a string `_id`, not blank. Given: int",
+            "must have a `_id` that is a string and not blank. Given: int",
         ),
         (
             {"queries": '{"_id": "q1", "text": " "}'},
-            "must have a string `text`, not blank. Given: a blank",
+            "must have a `text` that is a string and not blank. Given: a blank",
         ),
-        ({"queries": '{"_id": "q", "text": "a"}\n' * 2}, "line 2, has the `_id` of an earlier"),
-        ({"corpus": '{"text": "a"}'}, "corpus.jsonl, line 1, must have a string `_id`"),
+        ({"queries": '{"_id": "q", "text": "a"}\n' * 2}, "line 2, repeats the `_id` of an earlier"),
+        ({"corpus": '{"text": "a"}'}, "corpus.jsonl, line 1, must have a `_id`"),
         ({"qrels": "q1\td1\t1\n"}, "test.tsv, line 1, must be a header"),
-        ({"qrels": HEADER + "q1\td1\n"}, "line 2, must be query-id, corpus-id and a whole number"),
-        ({"qrels": HEADER + "q1\td1\t0.5\n"}, "line 2, must be query-id, corpus-id and a whole"),
+        ({"qrels": HEADER + "q1\td1\n"}, "line 2, must be query-id, corpus-id and an integer"),
+        ({"qrels": HEADER + "q1\td1\t0.5\n"}, "line 2, must be query-id, corpus-id and an integer"),
         (
             {"qrels": HEADER + f"q1\td1\t{10**30}\n"},
             "line 2, must have a grade from -1000000 to 1000000",
@@ -487,8 +487,11 @@ HEADER = "query-id\tcorpus-id\tscore\n"
         ({"qrels": HEADER + f"q1\td1\t-{'9' * 5000}\n"}, "line 2, must have a grade from"),
         ({"qrels": HEADER + "q3\td1\t1\n"}, "line 2, names an unknown query: 'q3'"),
         ({"qrels": HEADER + "q1\td3\t1\n"}, "line 2, names an unknown document: 'd3'"),
-        ({"qrels": HEADER + "q1\td1\t1\nq1\td1\t2\n"}, "line 3, grades a pair anew: 'q1', 'd1'"),
-        ({"qrels": HEADER + "q1\td1\t0\n"}, "names no relevant document for any query"),
+        (
+            {"qrels": HEADER + "q1\td1\t1\nq1\td1\t2\n"},
+            "line 3, has a second grade for the pair 'q1', 'd1'",
+        ),
+        ({"qrels": HEADER + "q1\td1\t0\n"}, "has no relevant document for any query"),
     ],
 )
 def test_a_dataset_error_names_the_file_and_line(
@@ -504,7 +507,7 @@ def test_a_dataset_error_names_the_file_and_line(
 
 @pytest.fixture
 def sample_report() -> Report:
-    """Two candidates; one passes, the other is worse on the query with a script in it."""
+    """Two candidates, of which one passes. One query contains a script tag."""
     names = [f"q{number}" for number in range(20)]
     texts = {query_id: f"запрос {query_id}" for query_id in names} | {
         "q0": "<script>alert(1)</script> & море"
@@ -542,7 +545,7 @@ def test_the_page_shows_the_checks_and_escapes_queries(sample_report: Report) ->
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; море" in page
     assert "bge &lt;b&gt; passes all 5 checks" in page
     assert "bge <b>" not in page
-    assert "not known" in page
+    assert "unknown" in page
     for candidate in sample_report.comparisons:
         for check in candidate.verdict.checks:
             assert f"<td>{check.required_text}</td><td>{check.measured_text}</td>" in page
@@ -551,24 +554,22 @@ def test_the_page_shows_the_checks_and_escapes_queries(sample_report: Report) ->
 def test_table_columns_are_aligned_for_any_script(sample_report: Report) -> None:
     head, systems, notes, differences, *verdicts = report.text(sample_report).rstrip().split("\n\n")
     assert head.startswith("20 queries, ")
-    assert "adds up to its idle timeout" in notes
-    assert "p99 is close to the time of the slowest one" in notes
+    assert "costs its idle timeout" in notes
+    assert "p99 is close to the slowest query" in notes
     for table, rows in ((systems, 4), (differences, 7)):
         lines = table.splitlines()
         assert len(lines) == rows
         widths = {sum(not unicodedata.combining(letter) for letter in line) for line in lines}
-        assert len(widths) == 1  # the last column ends in one place
+        assert len(widths) == 1  # the last column is right-aligned
     assert [line.partition(":")[0] for line in verdicts] == ["PASS", "FAIL"]
 
 
 def test_the_report_counts_the_queries_left_out() -> None:
     run, qrels = run_with_hits(20)
     result = compare([run], qrels, "bge", drawn_from=75, left_out=3)
-    summary = (
-        "20 of 75 queries, drawn at random (3 more without a relevant document were not asked)"
-    )
+    summary = "20 of 75 queries, drawn at random (3 more without a relevant document were not run)"
     assert report.text(result).startswith(f"{summary}, ")
-    assert f"{summary}, each put to" in report.html(result)
+    assert f"{summary}, each run on" in report.html(result)
 
 
 def test_one_system_alone_is_shown_without_a_verdict() -> None:

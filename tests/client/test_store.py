@@ -1,4 +1,4 @@
-"""A Qdrant server that is busy, broken, full or gone: a clear error or a retry, and no loss."""
+"""Faults of a Qdrant server: each is retried or raised, and no point is lost."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_rate_limit_beyond_the_deadline_is_raised_at_once(
         start = time.monotonic()
         with pytest.raises(RateLimitError, match="Qdrant limits the request rate"):
             index(remote, worker, "c", DOCUMENTS)
-        assert time.monotonic() - start < 4  # 30 seconds would be too late: said at once
+        assert time.monotonic() - start < 4  # a retry after 30 s would exceed the deadline
 
 
 @pytest.mark.parametrize("refuser", ["server", "proxy"])
@@ -185,19 +185,19 @@ def test_an_unreachable_server_is_a_transport_error(worker: Client) -> None:
         HybridSearch(remote, worker, "c")
 
 
-# ---------------------------------------------------------------------- the whole way
+# ------------------------------------------------------------------------- end to end
 
 
 def test_rest_and_local_mode_give_the_same_results(
     server: QdrantServer, remote: Store, store: Store, worker: Client, passages: list[Any]
 ) -> None:
-    """Index, search with every stage, migrate, add in place: each request fits Qdrant's models."""
+    """Index, search with every stage, and migrate. Each request fits Qdrant's models."""
     schema = Schema(colbert=True, on_disk=True, quantization="scalar")
     russian = models.FieldCondition(key="metadata.lang", match=models.MatchValue(value="ru"))
     plans = [Plan(colbert=True, rerank=5), Plan(fusion="dbsf"), Plan(dense=False)]
     for target in (remote, store):
         index(target, worker, "c", passages[:20], schema=schema)
-        if target is remote:  # local mode has none
+        if target is remote:  # local mode has no payload indexes
             keyword = models.PayloadSchemaType.KEYWORD
             target.client.create_payload_index("c", "metadata.lang", keyword)
         target.point_alias("live", "c")

@@ -1,4 +1,4 @@
-"""`bge evaluate`: several ways to search, side by side, and a verdict; or what shadow mode saw."""
+"""`bge evaluate`: compare search systems, or summarize a file of shadow mode."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from ..evaluate import Answer, Price, Report, Run, System
     from ..qdrant import Plan, Store
 
-JINA_PRICE = 0.05  # dollars a million tokens
-RERANK_DEPTH = 50  # documents that the cross-encoder reads
-DEPTH = 100  # documents of a ranking
-MAX_POINTS = 4_096  # asked for at once, where many are of one document
+JINA_PRICE = 0.05  # dollars per million tokens
+RERANK_DEPTH = 50  # documents for the cross-encoder
+DEPTH = 100  # documents in a ranking
+MAX_POINTS = 4_096  # per query, where documents have several points
 KINDS = ("dense", "sparse", "hybrid", "hybrid+rerank", "hybrid+colbert", "jina")
 DEFAULT_SYSTEMS = ["dense", "sparse", "hybrid", "hybrid+rerank"]
 Ranking = list[tuple[str, float]]  # document ids and scores, best first
 
 
 class Spec(NamedTuple):
-    """`hybrid`, or `hybrid@collection`."""
+    """A parsed `--system`: `hybrid` or `hybrid@collection`."""
 
     name: str
     kind: str
@@ -45,37 +45,43 @@ class Spec(NamedTuple):
 @click.option(
     "--shadow",
     type=click.Path(exists=True, dir_okay=False),
-    help="Instead of all else: sum up a file that shadow mode has written, as JSON.",
+    help="Only summarize this file of shadow mode, as JSON.",
 )
-@click.option("--collection", help="A collection or an alias; the systems' own @NAME wins.")
+@click.option("--collection", help="A collection or an alias, for systems without @COLLECTION.")
 @click.option(
     "--system",
     "systems",
     multiple=True,
     default=DEFAULT_SYSTEMS,
     show_default=True,
-    help=f"One of {', '.join(KINDS)}; @COLLECTION behind it for another collection.",
+    help=f"One of {', '.join(KINDS)}; append @COLLECTION for another collection.",
 )
-@click.option("--baseline", help="What the others are held against. [default: the first system]")
-@click.option("--split", default="test", show_default=True, help="Of the judgements.")
-@click.option("--queries", type=click.IntRange(1), help="Only so many, drawn at random.")
-@click.option("--vector", default="", help="The name of the dense vector that `jina` asks.")
+@click.option("--baseline", help="The system to compare the others with. [default: the first]")
+@click.option("--split", default="test", show_default=True, help="Split of the judgements.")
+@click.option(
+    "--queries", type=click.IntRange(1), help="Run only this many queries, drawn at random."
+)
+@click.option("--vector", default="", help="Name of the dense vector for `jina`.")
 @click.option(
     "--id-field",
-    help="Where a payload has the document's id in the judgements: page.id. "
+    help="Path of the judged document id in a payload: page.id. "
     "[default: _id, then id, then the point's id]",
 )
 @click.option(
     "--price",
     default=WORKER_PRICE,
     show_default=True,
-    help="Dollars a second of a worker that is busy.",
+    help="Dollars per second of a busy worker.",
 )
 @click.option(
-    "--jina-price", default=JINA_PRICE, show_default=True, help="Dollars a million tokens."
+    "--jina-price", default=JINA_PRICE, show_default=True, help="Dollars per million tokens."
 )
-@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write all of it there.")
-@click.option("--html", "html_path", type=click.Path(dir_okay=False), help="Write a page there.")
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False), help="Write the report as JSON."
+)
+@click.option(
+    "--html", "html_path", type=click.Path(dir_okay=False), help="Write the report as an HTML page."
+)
 @connected("EMBEDDINGS", unless=("shadow",), reranking=True)
 @with_store(unless=("shadow",))
 def evaluate(
@@ -86,12 +92,12 @@ def evaluate(
     shadow: str | None,
     **args: Any,
 ) -> None:
-    """Ask several systems the queries of DATASET and hold their answers against its judgements.
+    """Run the queries of DATASET on several systems and score the results by its judgements.
 
-    DATASET is a folder in BEIR's layout: queries.jsonl, qrels/test.tsv, and corpus.jsonl if there
-    is one. Each query goes to all systems in turn. A candidate passes that keeps 0.90 of the
-    baseline's nDCG@10 and MRR@10 and 0.95 of its recall@100, with p50 below 100 ms and p99 below
-    500 ms. `jina` wants JINA_API_KEY and a collection of Jina's vectors.
+    DATASET is a folder in BEIR's layout: queries.jsonl, qrels/test.tsv and optionally
+    corpus.jsonl. Each query runs on all systems before the next. A candidate passes if it has at
+    least 0.90 of the baseline's nDCG@10 and MRR@10 and 0.95 of its recall@100, p50 below 100 ms
+    and p99 below 500 ms. `jina` needs JINA_API_KEY and a collection of Jina's vectors.
 
     \b
       bge evaluate course --collection courses --html report.html
@@ -102,7 +108,7 @@ def evaluate(
         refuse_unused(("shadow",), "with --shadow")
         print_json(summarize(shadow).as_dict())
     elif dataset is None:
-        raise ConfigurationError("say DATASET, or --shadow")
+        raise ConfigurationError("pass DATASET or --shadow")
     else:
         compare_systems(client, reranker, store, dataset, **args)
 
@@ -128,10 +134,10 @@ def compare_systems(
         from ..evaluate import Price, compare, html, read_beir, run_all, text
     specs = [_parse_spec(name, collection) for name in systems]
     if vector and all(spec.kind != "jina" for spec in specs):
-        raise ConfigurationError("--vector is for `jina`, which is none of the systems")
+        raise ConfigurationError("--vector needs the system `jina`")
     baseline = baseline or specs[0].name
     if baseline not in [spec.name for spec in specs]:
-        raise ConfigurationError(f"`--baseline` {baseline} is none of the systems")
+        raise ConfigurationError(f"`--baseline` must be one of the systems. Given: {baseline}")
     for path in (json_path, html_path):
         _check_writable(path)
     judged = read_beir(dataset, split)
@@ -151,7 +157,7 @@ def compare_systems(
 
 
 def _check_writable(path: str | None) -> None:
-    """Raises OSError: it is not; found out before an hour of queries, not after it."""
+    """Raises OSError if the file cannot be written, before the queries run."""
     if path is None:
         return
     exists = os.path.exists(path)
@@ -162,14 +168,14 @@ def _check_writable(path: str | None) -> None:
 
 
 def _check_ids(runs: Sequence[Run], document_ids: Collection[str], dataset: str) -> None:
-    """Raises ConfigurationError: what a system found are other ids than those of the judgements."""
+    """Raises ConfigurationError if a system returns none of the dataset's document ids."""
     for run in runs:
         rankings = (timed.answer.ranking for timed in run.answers.values())
         returned = {document_id for ranking in rankings for document_id, _ in ranking}
         if returned and returned.isdisjoint(document_ids):
             raise ConfigurationError(
-                f"{run.name} named no document that {dataset} knows. It named {min(returned)!r}, "
-                f"for example, and {dataset} knows {min(document_ids)!r}: pass `--id-field` with "
+                f"{run.name} returned no document of {dataset}. It returned {min(returned)!r}, "
+                f"for example, and {dataset} has {min(document_ids)!r}: pass `--id-field` with "
                 "the path of the id in a payload"
             )
 
@@ -190,12 +196,12 @@ def _parse_spec(name: str, collection: str | None) -> Spec:
         raise ConfigurationError(f"`--system` must be one of {', '.join(KINDS)}. Given: {kind!r}")
     resolved = own_collection or collection
     if not resolved:
-        raise ConfigurationError(f"say --collection, or {kind}@COLLECTION")
+        raise ConfigurationError(f"pass --collection, or --system {kind}@COLLECTION")
     return Spec(name, kind, resolved)
 
 
 class SystemBuilder:
-    """Systems by their names, all on one store and one endpoint; close it after they were asked."""
+    """Builds systems on one store and one endpoint. Close it after the run."""
 
     def __init__(
         self,
@@ -220,7 +226,7 @@ class SystemBuilder:
             client.close()
 
     def system(self, spec: Spec) -> System:
-        """Raises ConfigurationError, FingerprintError: its collection is missing or unfit."""
+        """Raises ConfigurationError or FingerprintError if the collection does not fit."""
         return self._jina(spec) if spec.kind == "jina" else self._bge(spec)
 
     def _bge(self, spec: Spec) -> System:
@@ -246,7 +252,7 @@ class SystemBuilder:
         return System(spec.name, UniqueDocuments(search), self._bge_price, about)
 
     def _jina(self, spec: Spec) -> System:
-        """Dense search in a collection of Jina's vectors, as its users have it."""
+        """Build a dense search in a collection of Jina's vectors."""
         from ..evaluate import Answer, System
 
         jina = JinaClient(os.environ.get("JINA_API_KEY", ""))
@@ -257,9 +263,9 @@ class SystemBuilder:
         _check_size(probe.fingerprint, probe[0].dense.shape[0], collection, size)  # type: ignore[union-attr]
 
         def search(query: str, limit: int) -> Answer:
-            began = time.perf_counter()
+            start = time.perf_counter()
             result = jina.embed(query, input_type="query")
-            model_seconds = time.perf_counter() - began
+            model_seconds = time.perf_counter() - start
             points = self._store.query(
                 collection,
                 query=result[0].dense.tolist(),  # type: ignore[union-attr]
@@ -275,33 +281,33 @@ class SystemBuilder:
         return System(spec.name, UniqueDocuments(search), self._jina_price, about)
 
     def _vector_size(self, collection: str) -> int:
-        """Of the vectors that Jina's are compared with.
+        """Return the dimensions of the dense vector that `jina` searches.
 
         Raises:
-            FingerprintError: they are ours.
-            ConfigurationError: `--vector` does not say which.
+            FingerprintError: the collection holds BGE vectors.
+            ConfigurationError: `--vector` names no vector of the collection.
         """
         from ..qdrant.metadata import METADATA
 
         config = self._store.info(collection).config
         if METADATA in (config.metadata or {}):
             raise FingerprintError(
-                f"collection `{collection}` holds BGE vectors, and Jina's cannot be compared with "
-                f"them: say jina@OLD with the collection of Jina's vectors, or dense@{collection}"
+                f"collection `{collection}` holds BGE vectors, so Jina cannot search it: pass "
+                f"jina@OLD with the collection of Jina's vectors, or dense@{collection}"
             )
         vectors = config.params.vectors
         by_name = vectors if isinstance(vectors, Mapping) else {"": vectors}
         params = by_name.get(self._vector)
         if params is None:
-            names = ", ".join(f"`{name}`" for name in by_name if name) or "one without a name"
+            names = ", ".join(f"`{name}`" for name in by_name if name) or "an unnamed vector"
             raise ConfigurationError(
-                f"`--vector` must say which vector of collection `{collection}` is Jina's. "
-                f"There are: {names}. Given: {self._vector!r}"
+                f"`--vector` must name the vector of collection `{collection}` that is Jina's: "
+                f"{names}. Given: {self._vector!r}"
             )
         return params.size
 
     def _document_id(self, payload: Mapping[str, Any], point_id: object) -> str:
-        """A point without the `--id-field` given is none of the judged documents."""
+        """Return the document id of a point. A point without `--id-field` matches no judgement."""
         if self._id_field is None:
             return str(payload.get("_id", payload.get("id", point_id)))
         document_id = _id_at(payload, self._id_field)
@@ -311,13 +317,13 @@ class SystemBuilder:
 def _check_size(fingerprint: str, dimensions: int, collection: str, size: int) -> None:
     if dimensions != size:
         raise FingerprintError(
-            f"collection `{collection}` holds vectors of {size} dimensions. Given: those of "
-            f"{fingerprint}, of {dimensions}"
+            f"collection `{collection}` holds vectors of {size} dimensions. "
+            f"Given: {dimensions}, of {fingerprint}"
         )
 
 
 def _id_at(payload: Mapping[str, Any], path: str) -> str | None:
-    """The string or number at `page.id` or `chunks.0.id`; a key may hold a dot itself."""
+    """Return the string or number at `page.id` or `chunks.0.id` as a string, or None."""
     from ..qdrant.documents import value_at
 
     value = value_at(payload, path)
@@ -338,7 +344,7 @@ def plan_of(kind: str) -> Plan:
 
 
 def _describe_plan(plan: Plan) -> str:
-    """For the report: `dense + sparse by rrf (k 61, weights 1 and 1), 100 candidates of each`."""
+    """Return `dense + sparse by rrf (k 61, weights 1 and 1), 100 candidates of each`."""
     legs = " + ".join(name for name in ("dense", "sparse") if getattr(plan, name))
     if plan.is_fused and plan.fusion == "rrf":
         legs += " by rrf (k {}, weights {:g} and {:g})".format(plan.rrf_k, *plan.weights)
@@ -351,10 +357,10 @@ def _describe_plan(plan: Plan) -> str:
 
 
 class UniqueDocuments:
-    """A search for the best hundred documents, where several points may be of one document.
+    """Search for the best 100 documents where a document may have several points.
 
-    It asks for more points until so many documents are there. The next query begins as deep: once
-    warmed up, each is asked once, and what is measured is one search.
+    Raises the limit until there are 100 documents. The next query starts with the same limit, so
+    after the warm-up each query needs one search, and the measured time is that of one search.
     """
 
     def __init__(self, search: Callable[[str, int], Answer]) -> None:
@@ -374,7 +380,7 @@ class UniqueDocuments:
 
 
 def _best_per_document(ranking: Ranking) -> Ranking:
-    """Of a document with several points (its chunks), the best one counts."""
+    """Keep the best point (chunk) of each document."""
     best: dict[str, float] = {}
     for document_id, score in ranking:
         best.setdefault(document_id, score)

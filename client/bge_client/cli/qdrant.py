@@ -1,6 +1,6 @@
-"""`bge index`, `bge search`, and what all commands of Qdrant share.
+"""`bge index`, `bge search`, and the options that all Qdrant commands share.
 
-Qdrant's client is imported by the commands that use it: it takes longer than all else of `bge`.
+Commands import Qdrant's client when they run, because it takes longer to import than the rest.
 """
 
 from __future__ import annotations
@@ -23,22 +23,21 @@ if TYPE_CHECKING:
     from ..qdrant import Plan, SearchResult, Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-WORKER_PRICE = 0.00019  # dollars a second of RunPod's 24 GB class, flex
-MAX_TEXT_CHARACTERS = 100  # characters of a text in a terminal
+WORKER_PRICE = 0.00019  # dollars per second of RunPod's 24 GB class, flex
+MAX_TEXT_CHARACTERS = 100  # in a terminal
 
 
 def with_store(
     unless: tuple[str, ...] = (), *, create: bool = False
 ) -> Callable[[Command], Command]:
-    """Give a command its `store`, from --path, --qdrant-url or the environment.
+    """Add the `store` of --path, --qdrant-url or the environment to a command's arguments.
 
-    With one of the options `unless`, the command needs none and gets None. Only where it may be
-    `new` is a folder made.
+    If an option of `unless` is set, `store` is None. A missing folder is an error unless `create`.
     """
 
     def decorate(command: Command) -> Command:
-        @click.option("--path", help="A folder of Qdrant's local mode.")
-        @click.option("--qdrant-url", help="A Qdrant server, instead of QDRANT_URL.")
+        @click.option("--path", help="Folder of Qdrant's local mode.")
+        @click.option("--qdrant-url", help="Address of a Qdrant server; overrides QDRANT_URL.")
         @wraps(command)
         def run(path: str | None, qdrant_url: str | None, **args: Any) -> None:
             if any(args.get(option) for option in unless):
@@ -48,9 +47,9 @@ def with_store(
                 from ..qdrant import Store
             url = None if path else qdrant_url or os.environ.get("QDRANT_URL") or None
             if not path and not url:
-                raise ConfigurationError("say --path FOLDER, or --qdrant-url, or set QDRANT_URL")
+                raise ConfigurationError("pass --path FOLDER or --qdrant-url, or set QDRANT_URL")
             if path and qdrant_url:
-                raise ConfigurationError("say either --path or --qdrant-url")
+                raise ConfigurationError("pass either --path or --qdrant-url")
             if path and not create and not Path(path, "meta.json").exists():
                 raise ConfigurationError(f"there are no collections in {path}")
             key = os.environ.get("QDRANT_API_KEY") or None
@@ -63,18 +62,18 @@ def with_store(
 
 
 def schema_options(command: Command) -> Command:
-    """Options of a collection that is to be made, as a `schema`."""
+    """Add the options of a new collection, as a `schema`."""
 
     @click.option(
-        "--colbert", is_flag=True, help="Keep ColBERT vectors too: 2 KB of disk for each token."
+        "--colbert", is_flag=True, help="Also store ColBERT vectors: 2 KB of disk for each token."
     )
-    @click.option("--on-disk", is_flag=True, help="Vectors, payloads and index on disk.")
+    @click.option("--on-disk", is_flag=True, help="Store vectors, payloads and index on disk.")
     @click.option(
         "--quantization",
         type=click.Choice(["none", "scalar", "binary"]),
         default="none",
         show_default=True,
-        help="Small copies of the dense vectors in memory.",
+        help="Compressed copies of the dense vectors in memory.",
     )
     @wraps(command)
     def run(colbert: bool, on_disk: bool, quantization: Any, **args: Any) -> None:
@@ -86,15 +85,15 @@ def schema_options(command: Command) -> Command:
 
 
 def text_options(command: Command) -> Command:
-    command = click.option(
-        "--max-length", type=int, help="Tokens of a text that are read; the rest is cut."
-    )(command)
+    command = click.option("--max-length", type=int, help="Truncate texts to this many tokens.")(
+        command
+    )
     return click.option(
         "--text-field",
         "text_fields",
         multiple=True,
-        help="Where the text is: text, page.content, chunks.0.text. Several are joined. "
-        "[default: text]",
+        help="Path of the text in a document: text, page.content, chunks.0.text. Repeatable; "
+        "the texts are joined. [default: text]",
     )(command)
 
 
@@ -103,7 +102,7 @@ def text_options(command: Command) -> Command:
 
 @click.command()
 @click.argument("source", type=UTF8, default="-")
-@click.option("--collection", required=True, help="Made if there is none.")
+@click.option("--collection", required=True, help="Created if it does not exist.")
 @text_options
 @connected("EMBEDDINGS")
 @with_store(create=True)
@@ -117,10 +116,10 @@ def index(
     max_length: int | None,
     schema: Any,
 ) -> None:
-    """Embed the JSON objects in SOURCE, one a line, and write them as points.
+    """Embed the JSON objects in SOURCE, one per line, and write them as points.
 
-    Each object is its point's payload; the point's id is made of `_id` or `id`. Run it again after
-    a failure: what is there already is left alone.
+    Each object becomes the payload of a point. The point's id is derived from `_id` or `id`. After
+    a failure, run it again: it skips the documents that are already indexed.
 
     \b
       bge index corpus.jsonl --collection courses --path qdrant-data
@@ -142,7 +141,7 @@ def index(
 
 
 def print_json(report: dict[str, Any]) -> None:
-    """The last line on stdout is the report, as JSON."""
+    """Print an object as one line of JSON."""
     click.echo(json.dumps(report, ensure_ascii=False, default=str))
 
 
@@ -150,7 +149,7 @@ def print_json(report: dict[str, Any]) -> None:
 
 
 def plan_options(command: Command) -> Command:
-    """Options of a search, as a `plan`."""
+    """Add the options of a search, as a `plan`."""
 
     @click.option(
         "--mode",
@@ -163,7 +162,7 @@ def plan_options(command: Command) -> Command:
         "--rerank",
         type=click.IntRange(0),
         default=0,
-        help="By the cross-encoder, so many of the best; 0: none.",
+        help="Rerank this many of the best hits with the cross-encoder.",
     )
     @click.option("--fusion", type=click.Choice(["rrf", "dbsf"]), default="rrf", show_default=True)
     @click.option("--rrf-k", default=61, show_default=True)
@@ -172,9 +171,14 @@ def plan_options(command: Command) -> Command:
         type=(float, float),
         default=(1.0, 1.0),
         show_default=True,
-        help="Of dense and sparse in RRF.",
+        help="Weights of dense and sparse in RRF.",
     )
-    @click.option("--candidates", default=100, show_default=True, help="Of dense and sparse each.")
+    @click.option(
+        "--candidates",
+        default=100,
+        show_default=True,
+        help="Candidates from dense and from sparse.",
+    )
     @wraps(command)
     def run(mode: str, **args: Any) -> None:
         from ..qdrant import Plan
@@ -194,10 +198,10 @@ def plan_options(command: Command) -> Command:
 @click.option(
     "--filter",
     "filter_json",
-    help='Qdrant\'s, as JSON: {"must": [{"key": "lang", "match": {"value": "ru"}}]}',
+    help='A Qdrant filter as JSON: {"must": [{"key": "lang", "match": {"value": "ru"}}]}',
 )
-@click.option("--explain", is_flag=True, help="Show where each stage put each hit.")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of columns.")
+@click.option("--explain", is_flag=True, help="Show the rank of each hit in every stage.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of columns.")
 @connected("EMBEDDINGS", reranking=True)
 @with_store()
 @plan_options
@@ -213,7 +217,7 @@ def search(
     as_json: bool,
     plan: Plan,
 ) -> None:
-    """Find the passages of a collection that answer QUERY.
+    """Search a collection for QUERY.
 
     \b
       bge search "как найти минимум функции" --collection courses --path qdrant-data
@@ -232,7 +236,7 @@ def search(
 
 
 def print_hits(result: SearchResult) -> None:
-    """Hits in columns, and below what each stage took."""
+    """Print hits in columns, and the time of each stage on stderr."""
     stages = list({name: None for hit in result for name in hit.stages})
     header = "".join(f"{name:>16}" for name in stages)
     click.echo(f"{'':4}{'score':>8}{header}  document")
@@ -256,7 +260,7 @@ def _parse_filter(filter_json: str | None) -> Any:
         return models.Filter.model_validate_json(filter_json)
     except ValidationError as error:
         first = error.errors()[0]
-        location = ".".join(map(str, first["loc"])) or "it"
+        location = ".".join(map(str, first["loc"])) or "the filter"
         raise ConfigurationError(
-            f"`--filter` is not a filter of Qdrant's: {location}: {first['msg']}"
+            f"`--filter` is not a valid Qdrant filter: {location}: {first['msg']}"
         ) from None

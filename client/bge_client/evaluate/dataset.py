@@ -1,4 +1,4 @@
-"""A set of judged queries, in the layout of the BEIR benchmark."""
+"""Queries with relevance judgements, in the file layout of the BEIR benchmark."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from .. import strict_json
 from ..errors import ConfigurationError
 
 RELEVANT = 1  # the lowest grade of a relevant document
-MAX_GRADE = 1_000_000  # trec_eval counts the documents of each grade
-MAX_GRADE_DIGITS = 20  # `int` refuses more than 4,300
-SEED = 20_240_617  # of whatever is drawn at random: the same report of the same answers
+MAX_GRADE = 1_000_000  # trec_eval allocates a counter for each grade
+MAX_GRADE_DIGITS = 20  # `int` raises above 4,300 digits
+SEED = 20_240_617  # makes reports reproducible
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Queries that have a relevant document, and the grades of documents for them.
+    """The queries that have a relevant document, and the grades of their documents.
 
-    `documents` are the ids of all that may be found: those of `corpus.jsonl`, or where there was
-    none those that are judged. `left_out` queries have no relevant document: no system can do well
-    or badly on them.
+    `documents` are the ids in `corpus.jsonl`, or without that file the judged ids. `left_out`
+    counts the queries without a relevant document, which cannot distinguish systems.
     """
 
     documents: frozenset[str]
@@ -33,7 +32,7 @@ class Dataset:
     left_out: int = 0
 
     def draw(self, count: int | None) -> dict[str, str]:
-        """So many of the queries, always the same ones, in the file's order; None: all."""
+        """Return `count` random queries in file order, always the same ones; None returns all."""
         if count is None or count >= len(self.queries):
             return self.queries
         drawn = set(random.Random(SEED).sample(list(self.queries), count))
@@ -41,12 +40,12 @@ class Dataset:
 
 
 def read_beir(folder: str | Path, split: str = "test") -> Dataset:
-    """A folder as the BEIR benchmark has them: queries.jsonl, qrels/<split>.tsv, corpus.jsonl.
+    """Read a BEIR folder: queries.jsonl, qrels/<split>.tsv and optionally corpus.jsonl.
 
-    Without corpus.jsonl, for a collection that is indexed already, document ids are not checked.
+    Without corpus.jsonl, document ids are not checked.
 
     Raises:
-        ConfigurationError: a file is missing or broken; names it, and the line.
+        ConfigurationError: a file is missing or malformed. The message names the file and line.
     """
     folder = Path(folder)
     corpus: frozenset[str] = frozenset()
@@ -67,13 +66,13 @@ def read_beir(folder: str | Path, split: str = "test") -> Dataset:
         if max(grades.values(), default=0) >= RELEVANT
     }
     if not answered:
-        raise ConfigurationError(f"{path} names no relevant document for any query")
+        raise ConfigurationError(f"{path} has no relevant document for any query")
     judged = {query_id: text for query_id, text in queries.items() if query_id in answered}
     return Dataset(documents, judged, answered, left_out=len(queries) - len(judged))
 
 
 def _read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Each line's `_id`, the line, and the words that say where it stands."""
+    """Yield the `_id`, the object and the location of each line."""
     seen: set[str] = set()
     for location, line in _read_lines(path):
         try:
@@ -84,7 +83,9 @@ def _read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
             raise ConfigurationError(f"{location} must be a JSON object")
         item_id = _required_string(value, "_id", location)
         if item_id in seen:
-            raise ConfigurationError(f"{location} has the `_id` of an earlier line: {item_id!r}")
+            raise ConfigurationError(
+                f"{location} repeats the `_id` of an earlier line: {item_id!r}"
+            )
         seen.add(item_id)
         yield item_id, value, location
     if not seen:
@@ -92,7 +93,7 @@ def _read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines that are not blank, each after the words that say where it stands."""
+    """Yield the location and the text of each line that is not blank."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
@@ -105,12 +106,12 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def _required_string(value: dict[str, Any], name: str, location: str) -> str:
-    """Not blank. The error names the type alone: it may be a text."""
+    """Return a field that must be a string and not blank. The error omits its value."""
     text = value.get(name)
     if not isinstance(text, str) or not text.strip():
         raise ConfigurationError(
-            f"{location} must have a string `{name}`, not blank. "
-            f"Given: {'a blank' if isinstance(text, str) else type(text).__name__}"
+            f"{location} must have a `{name}` that is a string and not blank. "
+            f"Given: {'a blank string' if isinstance(text, str) else type(text).__name__}"
         )
     return text
 
@@ -121,13 +122,15 @@ def _read_qrels(
     qrels: dict[str, dict[str, int]] = {}
     lines = _read_lines(path)
     for location, header in islice(lines, 1):
-        if _is_grade(header.rpartition("\t")[2]):  # else the first judgement would be lost
+        if _is_grade(
+            header.rpartition("\t")[2]
+        ):  # without a header, the first judgement would be skipped
             raise ConfigurationError(f"{location} must be a header: query-id, corpus-id, score")
     for location, line in lines:
         columns = line.split("\t")
         if len(columns) != 3 or not _is_grade(columns[2]):
             raise ConfigurationError(
-                f"{location} must be query-id, corpus-id and a whole number, tabs between them"
+                f"{location} must be query-id, corpus-id and an integer, separated by tabs"
             )
         if len(columns[2]) > MAX_GRADE_DIGITS or abs(int(columns[2])) > MAX_GRADE:
             raise ConfigurationError(
@@ -140,7 +143,7 @@ def _read_qrels(
             raise ConfigurationError(f"{location} names an unknown document: {document_id!r}")
         if qrels.setdefault(query_id, {}).setdefault(document_id, grade) != grade:
             raise ConfigurationError(
-                f"{location} grades a pair anew: {query_id!r}, {document_id!r}"
+                f"{location} has a second grade for the pair {query_id!r}, {document_id!r}"
             )
     return qrels
 

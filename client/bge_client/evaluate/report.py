@@ -1,4 +1,4 @@
-"""A Report for people: as text for a terminal, and as one HTML page that needs nothing else."""
+"""Render a Report as text for a terminal and as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import jinja2
 from .comparison import METRICS, MIN_QUERIES, Comparison, Difference, Measured, Report
 from .systems import BUSY
 
-SLOWEST = "Of fewer than 100 queries, p99 is close to the time of the slowest one"
-MAX_ROWS = 5  # wins of a candidate, and as many losses
-WINS_METRIC = "nDCG@10"  # what tells wins from losses: of the three metrics, the finest
+SLOWEST = "With fewer than 100 queries, p99 is close to the slowest query"
+MAX_ROWS = 5  # wins shown for a candidate, and losses
+WINS_METRIC = "nDCG@10"  # the most fine-grained of the three
 
 
 def text(report: Report) -> str:
-    """Tables and sentences for a terminal, without colours."""
+    """Return tables and sentences for a terminal, without colours."""
     systems = _table(
         ["system", *METRICS, "p50 ms", "p99 ms", "$ per 1,000"],
         [_system_row(report, system) for system in report.systems],
@@ -44,17 +44,17 @@ def text(report: Report) -> str:
 
 
 def query_summary(report: Report) -> str:
-    """How many queries, and of which."""
+    """Return how many queries ran, and of how many."""
     count = len(report.queries)
     drawn = f"{count} of {report.drawn_from} queries, drawn at random"
     summary = drawn if count < report.drawn_from else f"{count} queries"
     if report.left_out:
-        summary += f" ({report.left_out} more without a relevant document were not asked)"
+        summary += f" ({report.left_out} more without a relevant document were not run)"
     return summary
 
 
 def _notes(report: Report) -> list[str]:
-    """What must be known to read the table of systems."""
+    """Return the notes on the table of systems."""
     return [BUSY] + ([SLOWEST] if len(report.queries) < 100 else [])
 
 
@@ -73,7 +73,7 @@ DIFFERENCE_COLUMNS = ["ratio", "difference", "95% interval", "p", "p (Holm)", "b
 
 
 def difference_row(difference: Difference) -> list[str]:
-    """As `DIFFERENCE_COLUMNS` heads it."""
+    """Return the cells under `DIFFERENCE_COLUMNS`."""
     return [
         "–" if difference.ratio is None else f"{difference.ratio * 100:.1f}%",
         _signed(difference.mean),
@@ -97,11 +97,11 @@ def _p_value(p: float) -> str:
 
 
 def _dollars(cost: float | None, sign: str = "$") -> str:
-    return "not known" if cost is None else f"{sign}{cost:,.4f}"
+    return "unknown" if cost is None else f"{sign}{cost:,.4f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns two spaces apart; the first `left` begin flush, the others end so."""
+    """Lay out columns two spaces apart: the first `left` align left, the others right."""
     lines = [head, *rows]
     widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
@@ -118,7 +118,7 @@ def _pad(cell: str, width: int, *, flush_left: bool) -> str:
 
 
 def _width(cell: str) -> int:
-    """Places it takes on a terminal: й may be two characters in one place, 検 takes two."""
+    """Return the columns in a terminal: й may be two characters in one column, 検 takes two."""
     return sum(
         0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
         for letter in cell
@@ -133,24 +133,24 @@ class Bar(NamedTuple):
 
     label: str
     value: str
-    length: float | None  # None: not known
+    length: float | None  # None if unknown
     is_baseline: bool
     interval: tuple[float, float] | None = None  # left end and length
-    is_over_limit: bool = False  # a candidate's, beyond the limit
+    is_over_limit: bool = False  # only for a candidate
 
 
 class Chart(NamedTuple):
-    """Bars of one scale; the marks are in percent of the chart's width."""
+    """Bars on one scale. Marks are in percent of the chart's width."""
 
     title: str
     bars: list[Bar]
-    baseline: float | None = None  # where the baseline's bar ends
-    limit: float | None = None  # what a candidate must reach, or stay below
+    baseline: float | None = None  # the end of the baseline's bar
+    limit: float | None = None  # the threshold for candidates
     limit_text: str = ""
 
 
 class Row(NamedTuple):
-    """A query on which a candidate is much better or worse."""
+    """A query with a large difference between candidate and baseline."""
 
     query_id: str
     query: str
@@ -160,19 +160,19 @@ class Row(NamedTuple):
 
 
 class CandidateView(NamedTuple):
-    """A candidate, as the page shows it."""
+    """A candidate's data for the page."""
 
     name: str
     outcome: str
     sentence: str
-    checks: list[tuple[str, str, str, bool]]  # name, asked, measured, passed
-    differences: list[tuple[str, list[str]]]  # metric, then as DIFFERENCE_COLUMNS heads it
+    checks: list[tuple[str, str, str, bool]]  # name, required, measured, passed
+    differences: list[tuple[str, list[str]]]  # metric, cells under DIFFERENCE_COLUMNS
     wins: list[Row]
     losses: list[Row]
 
 
-def html(report: Report, title: str = "Search, side by side") -> str:
-    """One page that loads nothing: no scripts, fonts or images. Light or dark as the reader's."""
+def html(report: Report, title: str = "Search comparison") -> str:
+    """Return a page without scripts, fonts or images, in the reader's light or dark scheme."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -209,7 +209,7 @@ def html(report: Report, title: str = "Search, side by side") -> str:
 
 
 def _quality_chart(report: Report, metric: str) -> Chart:
-    """From 0 to 1. A candidate's interval is that of its difference, laid at the baseline's end."""
+    """Chart from 0 to 1. A candidate's interval is that of its difference, around the baseline."""
     base = report.system(report.baseline).means[metric]
     minimum = report.thresholds.ratios()[metric]
     differences = {
@@ -225,7 +225,7 @@ def _quality_chart(report: Report, metric: str) -> Chart:
         mean = system.means[metric]
         is_baseline = system.name == report.baseline
         bars.append(Bar(system.name, f"{mean:.3f}", 100 * mean, is_baseline, interval))
-    limit_text = f"asked: at least {minimum * 100:g}% of {report.baseline}"
+    limit_text = f"required: at least {minimum * 100:g}% of {report.baseline}"
     return Chart(metric, bars, 100 * base, 100 * base * minimum, limit_text)
 
 
@@ -236,7 +236,7 @@ def _chart(
     format_value: Callable[[float | None], str],
     limit: float | None = None,
 ) -> Chart:
-    """From 0 to a little more than the largest, the limit included."""
+    """Chart from 0 to slightly more than the largest value or the limit."""
     values = {system.name: value(system) for system in report.systems}
     scale = (
         max([limit or 0, *(number for number in values.values() if number is not None)]) * 1.05 or 1
@@ -253,7 +253,7 @@ def _chart(
     ]
     if limit is None:
         return Chart(title, bars)
-    return Chart(title, bars, limit=100 * limit / scale, limit_text=f"asked: below {limit:g} ms")
+    return Chart(title, bars, limit=100 * limit / scale, limit_text=f"required: below {limit:g} ms")
 
 
 def _candidate_view(report: Report, comparison: Comparison) -> CandidateView:
@@ -267,7 +267,7 @@ def _candidate_view(report: Report, comparison: Comparison) -> CandidateView:
     differences = {query_id: scores[query_id] - base[query_id] for query_id in base}
 
     def rows(sign: int) -> list[Row]:
-        """Those with gaps of that sign, the largest first."""
+        """Return the queries whose difference has this sign, largest first."""
         ids = [query_id for query_id in differences if sign * differences[query_id] > 1e-12]
         ids.sort(key=lambda query_id: -abs(differences[query_id]))
         return [

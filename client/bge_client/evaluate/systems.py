@@ -1,4 +1,4 @@
-"""Systems that search, and what each of them answers to the same queries."""
+"""Search systems, and their answers to the same queries."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..errors import BGEError, ConfigurationError, ProtocolError
 from .dataset import SEED
 
 BUSY = (
-    "A price by the second is of the worker's busy time alone; a worker that scales to zero adds "
-    "up to its idle timeout (5 s by default) and a cold start now and then"
+    "A price per second covers the worker's busy time only. A worker that scales to zero also "
+    "costs its idle timeout (5 s by default) and occasional cold starts"
 )
 
 
 @dataclass(frozen=True)
 class Price:
-    """Dollars for a second of a worker, and for a million tokens; of neither, it is not known."""
+    """Dollars per worker second and per million tokens. With neither, the cost is unknown."""
 
     per_second: float | None = None
     per_million_tokens: float | None = None
@@ -34,15 +34,12 @@ class Price:
 
     @property
     def about(self) -> dict[str, str | int | float]:
-        """For the report."""
+        """Return the prices by their names in the report."""
         prices = {"$ a second": self.per_second, "$ a million tokens": self.per_million_tokens}
         return {name: dollars for name, dollars in prices.items() if dollars is not None}
 
     def per_thousand_queries(self, model_seconds: float, tokens: float) -> float | None:
-        """Dollars for 1,000 queries that take so much each.
-
-        By the second it is the worker's busy time alone; see `BUSY`.
-        """
+        """Return the dollars for 1,000 queries, given the means of one query. See `BUSY`."""
         if self.per_second is None and self.per_million_tokens is None:
             return None
         time_cost = 1_000 * model_seconds * (self.per_second or 0)
@@ -50,16 +47,16 @@ class Price:
 
 
 class Answer(NamedTuple):
-    """What a system found for one query."""
+    """The result of one query."""
 
     ranking: list[tuple[str, float]]  # document id and score, best first
-    model_seconds: float  # of them, those spent waiting for vectors and scores
+    model_seconds: float  # time spent waiting for vectors and scores
     tokens: int = 0
 
 
 @dataclass(frozen=True)
 class System:
-    """One way to search: `search` takes a query's text. `about` goes into the report as it is."""
+    """A search system. `search` takes the text of a query; the report shows `about`."""
 
     name: str
     search: Callable[[str], Answer]
@@ -68,7 +65,7 @@ class System:
 
 
 class Timed(NamedTuple):
-    """An answer, and the seconds from the question to it."""
+    """An answer and its latency in seconds."""
 
     answer: Answer
     seconds: float
@@ -76,7 +73,7 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What a system answered to each query."""
+    """The answers of a system to all queries."""
 
     system: System
     queries: dict[str, str]
@@ -89,7 +86,7 @@ class Run:
 
 
 def no_progress() -> None:
-    """The progress nobody watches."""
+    """Ignore progress."""
 
 
 def run_all(
@@ -100,18 +97,17 @@ def run_all(
     warmup: int = 3,
     progress: Callable[[], object] = no_progress,
 ) -> list[Run]:
-    """Ask every system every query, one at a time, and time it.
+    """Run and time every query on every system, one at a time.
 
-    Each query goes to all systems before the next does, in an order drawn anew (the same in every
-    run): whatever slows the machine or the network meanwhile slows them alike. The first `warmup`
-    queries are asked once more beforehand, which is not measured. `progress` is called after each
-    answer.
+    Each query runs on all systems before the next query, in a random but reproducible order, so
+    that a slow machine or network affects all systems alike. The first `warmup` queries also run
+    once beforehand, unmeasured. `progress` is called after each answer.
 
     Raises:
-        ConfigurationError: no query, no system, or two of one name.
-        BGEError: of a system; its message begins with the names of the system and the query.
-        ProtocolError: a ranking is longer than `depth`, names a document twice, or has a score
-            that is no number.
+        ConfigurationError: there is no query or no system, or two systems have the same name.
+        BGEError: a system failed. The message begins with the system and the query.
+        ProtocolError: a ranking is longer than `depth`, repeats a document, or has a score that
+            is not finite.
     """
     check_names([system.name for system in systems])
     if not queries:
@@ -137,7 +133,7 @@ def check_names(names: Sequence[str]) -> None:
         raise ConfigurationError("there must be at least one system")
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise ConfigurationError(f"each system must have its own name. Given: {count} × {name!r}")
+        raise ConfigurationError(f"each system must have a unique name. Given: {count} × {name!r}")
 
 
 def _location(system: System, query_id: str) -> str:
@@ -149,7 +145,7 @@ def _timed(system: System, query_id: str, text: str) -> Timed:
     try:
         answer = system.search(text)
     except BGEError as error:
-        error.args = (f"{_location(system, query_id)} {error}",)  # the rest of it stays as it is
+        error.args = (f"{_location(system, query_id)} {error}",)  # keeps the other attributes
         raise
     return Timed(answer, time.perf_counter() - start)
 
@@ -157,7 +153,7 @@ def _timed(system: System, query_id: str, text: str) -> Timed:
 def _check_ranking(ranking: Sequence[tuple[str, float]], depth: int, location: str) -> None:
     if len(ranking) > depth:
         raise ProtocolError(
-            f"{location} at most {depth} documents were asked. Given: {len(ranking)}"
+            f"{location} a ranking has at most {depth} documents. Given: {len(ranking)}"
         )
     seen = set()
     for document_id, score in ranking:

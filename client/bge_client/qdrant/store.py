@@ -62,8 +62,8 @@ class Store:
         if self._parent_client is self._client:
             if _lock_file(self._client) is not None:
                 raise ConfigurationError(
-                    "the folder of Qdrant's local mode is open in the parent process. Open the "
-                    "Store after the fork, or run a Qdrant server"
+                    "the folder of Qdrant's local mode is open in the parent process: open a Store "
+                    "after the fork, or run a Qdrant server"
                 )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the parent has shown them
