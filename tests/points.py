@@ -1,4 +1,4 @@
-"""What a collection holds, and when two hold the same."""
+"""Read and compare the contents of collections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Contents = dict[Any, tuple[Any, Any]]
 
 
 def contents(store: Store, collection: str) -> Contents:
-    """All points: id → payload and vectors."""
+    """Return all points: id → payload and vectors."""
     return {
         record.id: (record.payload, record.vector)
         for page in store.scroll(collection, with_payload=True, with_vectors=True)
@@ -22,7 +22,7 @@ def contents(store: Store, collection: str) -> Contents:
 
 
 def assert_equal(left: Contents, right: Contents) -> None:
-    """The same points; vectors as equal as those of one text in two batches are."""
+    """Assert equal points, with the tolerance of vectors computed in different batches."""
     assert left.keys() == right.keys()
     for id, (payload, vectors) in left.items():
         assert payload == right[id][0]

@@ -1,11 +1,11 @@
-"""Recorded calls against Qdrant's published OpenAPI: a check that owes its Python client nothing.
+"""Validate recorded calls against Qdrant's published OpenAPI, independently of its Python client.
 
     QDRANT_CALLS=calls.jsonl pytest tests/client
     python tests/client/qdrant_openapi.py calls.jsonl
 
-The specification is on npm as the types that Qdrant's JavaScript client is compiled from. They are
-fetched into a temporary folder and made into JSON schemas; it takes npm, Node 18 and the network.
-A field that is unknown there, or newer than the pinned release, is reported.
+npm has the specification as the types of Qdrant's JavaScript client. They are fetched into a
+temporary folder and converted to JSON schemas, which needs npm, Node 18 and the network. A field
+that is unknown, or newer than the pinned release, is an error.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class OpenApi:
         return cls(schema["definitions"])
 
     def errors(self, call: dict[str, Any]) -> Iterator[str]:
-        """What is wrong with a call."""
+        """Yield what is wrong with a call."""
         call_line = f"{call['method']} {call['path']}"
         operation = self._operation(call["method"].lower(), call["path"])
         if operation is None:
@@ -65,10 +65,10 @@ class OpenApi:
                     path = ".".join(map(str, error.instance_path))
                     yield f"{call_line}: {path}: {error.message[:300]}"
             elif value:
-                yield f"{call_line}: takes no such thing as {value}"
+                yield f"{call_line}: must not have {value}"
 
     def _operation(self, method: str, path: str) -> str | None:
-        """Its name; a path without a variable goes before one with it."""
+        """Return the operation's name. Paths without variables take precedence."""
         paths = self._definitions["paths"]["properties"]
         for template in sorted(paths, key=lambda template: template.count("{")):
             if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
@@ -87,8 +87,8 @@ class OpenApi:
 
 
 def flatten(types: str) -> str:
-    """The types with names of their own, which the generator needs where one holds itself."""
-    # What may be null in the specification is declared as null or any object whatever.
+    """Give each type a name, which the generator needs for recursive types."""
+    # The types declare a nullable value as null or any object.
     types = types.replace("(Record<string, unknown> | null)", "null")
     types = re.sub(r'components\["schemas"\]\["(\w+)"\]', r"Schema\1", types)
     types = re.sub(r'operations\["(\w+)"\]', r"Operation\1", types)
@@ -102,7 +102,7 @@ def flatten(types: str) -> str:
 
 
 def _parse_parameter(value: str) -> Any:
-    """A parameter of the query string as the value it stands for."""
+    """Parse a parameter of the query string."""
     return json.loads(value) if re.fullmatch(r"true|false|-?[0-9]+", value) else value
 
 
@@ -113,7 +113,7 @@ def main() -> None:
     api = OpenApi.fetch()
     errors = [error for line in lines for error in api.errors(json.loads(line))]
     print("".join(f"{error}\n" for error in errors), end="")
-    print(f"{len(lines)} calls against the OpenAPI of {PACKAGES[0]}: {len(errors)} misfits")
+    print(f"{len(lines)} calls against the OpenAPI of {PACKAGES[0]}: {len(errors)} errors")
     sys.exit(bool(errors))
 
 

@@ -1,4 +1,4 @@
-"""`bge migrate` as a process that is killed at any moment, while its source changes.
+"""`bge migrate` as a process that is killed at random while its source changes.
 
 A small collection and two kills; with --long, 20,000 points and 20 kills (`make test-kill`).
 """
@@ -23,7 +23,7 @@ from qdrant_client import models
 from bge_client.qdrant import Store
 from points import assert_equal, contents
 
-DIMENSIONS = 64  # of the old vectors
+DIMENSIONS = 64  # of the source
 Bge = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -58,7 +58,7 @@ def put(store: Store, points: Iterator[tuple[int, dict[str, Any]]]) -> None:
 
 
 def change(path: Path, rng: random.Random, size: int) -> None:
-    """Some points are added, some changed, some deleted."""
+    """Add, change and delete some points."""
     few = max(1, size // 200)
     with Store.open(path=path) as store:
         put(store, ((size + rng.randrange(size), make_payload(rng, -1)) for _ in range(few)))
@@ -83,7 +83,7 @@ def test_a_migration_killed_repeatedly_ends_like_an_uninterrupted_one(
         try:
             _, err = process.communicate(timeout=rng.uniform(0.5, max_seconds))
             assert process.returncode == 0, err
-            max_seconds *= 0.8  # it was done before it could be killed
+            max_seconds *= 0.8  # it finished before it could be killed
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()

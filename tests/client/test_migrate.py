@@ -1,4 +1,4 @@
-"""A migration loses nothing, doubles nothing and mixes nothing, whenever it is killed."""
+"""A migration loses, duplicates and mixes up no points, even if it is killed."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ DIMENSIONS = 1024
 
 
 def other_model_vector(payload: Payload) -> list[float]:
-    """Some other model's vector of a payload."""
+    """Return a vector that stands for another model's."""
     seed = zlib.crc32(repr(payload).encode())
     return np.random.default_rng(seed).normal(size=DIMENSIONS).tolist()
 
 
 def put(store: Store, *points: tuple[Any, dict[str, Any]]) -> None:
-    """Into the collection `old`."""
+    """Write points to the collection `old`."""
     structs = [
         models.PointStruct(id=id, vector=other_model_vector(p), payload=p) for id, p in points
     ]
@@ -48,7 +48,7 @@ def put(store: Store, *points: tuple[Any, dict[str, Any]]) -> None:
 
 
 def make_old(store: Store, passages: list[dict[str, Any]]) -> Store:
-    """The collection `old`, in use as `live`."""
+    """Create the collection `old` with the alias `live`."""
     params = models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
     store.create_collection("old", vectors_config=params)
     put(store, *enumerate(passages))
@@ -91,11 +91,11 @@ def test_the_source_is_never_written_to(old: Store, worker: Client) -> None:
 
 
 class Killed(BaseException):
-    """What no handler of errors catches."""
+    """Not an Exception, so that no error handler catches it."""
 
 
 class KilledClient:
-    """Qdrant's client in a process that is killed before or after its n-th call."""
+    """A Qdrant client whose process is killed before or after the n-th call."""
 
     def __init__(self, client: QdrantClient, kill_at: int, kill_after_call: bool) -> None:
         self._client, self._kill_at, self._kill_after_call, self.calls = (
@@ -151,7 +151,7 @@ def test_a_migration_killed_at_any_call_ends_the_same_when_run_again(
 def test_changes_during_the_migration_are_copied(
     old: Store, worker: Client, passages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Points are added, changed and deleted, before and behind where the pass is."""
+    """Points are added, changed and deleted before and after the position of the pass."""
     monkeypatch.setattr(sync, "PAGE", 4)
     rng, texts = random.Random(7), iter(passages[30:])
 
@@ -186,7 +186,7 @@ def test_a_source_that_keeps_changing_is_not_cut_over(old: Store, worker: Client
 def before_cutover(
     store: Store, monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]
 ) -> None:
-    """Have something happen in the last moment before the alias is moved."""
+    """Call `change` just before the alias is moved."""
     point_alias = store.point_alias
 
     def point_alias_late(alias: str, collection: str) -> None:
@@ -238,7 +238,7 @@ def test_after_a_kill_at_the_cutover_the_next_run_reports_late_changes(
 def test_a_run_stops_once_another_run_has_cut_over(
     old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the application has written to the target since then is not overwritten or deleted."""
+    """Writes to the target after the cutover are neither overwritten nor deleted."""
     monkeypatch.setattr(sync, "PAGE", 4)
     is_cut_over = False
 
@@ -256,7 +256,7 @@ def test_a_run_stops_once_another_run_has_cut_over(
 
 
 def test_a_reader_never_sees_a_missing_or_a_mixed_collection(old: Store, worker: Client) -> None:
-    """The reader knows both layouts; each answer must be all of one."""
+    """The reader knows both schemas; each response must belong to one of them."""
     old_ids, seen, stop = set(payloads(old, "old")), [], threading.Event()
     query = other_model_vector({})
 
@@ -469,7 +469,7 @@ def test_invalid_collections_and_aliases_are_refused(old: Store, worker: Client)
 def make_dense_only(
     store: Store, worker: Client, passages: list[dict[str, Any]], name: str
 ) -> Store:
-    """A collection of bge-m3's dense vectors, as a user of FlagEmbedding may have it."""
+    """Create a collection of bge-m3's dense vectors, as with FlagEmbedding."""
     params = models.VectorParams(size=512, distance=models.Distance.COSINE)
     config = {name: params} if name else params
     store.create_collection("mine", vectors_config=config)
@@ -553,7 +553,7 @@ def test_in_place_keeps_the_metadata_of_a_bge_collection(old: Store, worker: Cli
 def test_a_collection_with_some_vectors_of_another_model_is_left_alone(
     store: Store, worker: Client, passages: list[dict[str, Any]]
 ) -> None:
-    """As a fallback to another provider may have left it; the first ones are right."""
+    """As after a fallback to another provider: only the first vectors match."""
     make_dense_only(store, worker, passages[:100], "")
     points = [
         models.PointStruct(id=n, vector=other_model_vector(passages[n])[:512], payload=passages[n])

@@ -1,4 +1,4 @@
-"""Collections of BGE vectors: what is written, what is refused, what is found."""
+"""Collections of BGE vectors: indexing, refused collections, search."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUERY = "разделение выборки на обучающую и тест
 
 @pytest.fixture(scope="module")
 def course(worker: Client, passages: list[dict[str, Any]]) -> Any:
-    """The course material with all three vectors."""
+    """The course material with dense, sparse and ColBERT vectors."""
     with Store(QdrantClient(":memory:")) as store:
         index(store, worker, "course", passages, schema=Schema(colbert=True))
         yield store
@@ -218,7 +218,7 @@ def test_writes_are_bounded_by_points_and_by_bytes(
     index(store, worker, "d", passages)
     assert sizes[:2] == [256, 44]
     assert sum(sizes[2:]) == len(passages)
-    assert max(sizes[2:]) < 12  # of 5.6 KB and more each
+    assert max(sizes[2:]) < 12  # of at least 5.6 KB each
 
 
 # ------------------------------------------------------------------------- one model only
@@ -226,7 +226,7 @@ def test_writes_are_bounded_by_points_and_by_bytes(
 
 @pytest.fixture
 def jina(store: Store) -> Store:
-    """A collection as Jina's users have it."""
+    """A collection of unnamed vectors, as with Jina."""
     params = models.VectorParams(size=512, distance=models.Distance.COSINE)
     store.create_collection("jina", vectors_config=params)
     return store
@@ -342,7 +342,7 @@ def test_rrf_is_the_sum_of_weighted_reciprocal_ranks(course: Store, worker: Clie
 def test_the_filter_applies_to_every_stage(course: Store, worker: Client) -> None:
     engine = HybridSearch(course, worker, "course", Plan(candidates=5, colbert=True, rerank=3))
     result = engine.search("TCP congestion control", 5, filter=FILTER)
-    assert len(result) == 5  # the five best of all are English and take no place
+    assert len(result) == 5  # the unfiltered best five are English
     assert {hit.payload["metadata"]["lang"] for hit in result} == {"ru"}
 
 

@@ -1,7 +1,7 @@
-"""Local mode scores as Qdrant's own engine does, and as plain numpy does.
+"""Local mode scores like Qdrant's own engine and like plain numpy.
 
-qdrant-edge is the server's engine as one shard in this process. It is asked the very requests that
-`HybridSearch` makes.
+qdrant-edge runs the server's engine as one shard in this process. It gets the same requests that
+`HybridSearch` sends.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LIMIT = 15
 
 @pytest.fixture(scope="module")
 def course(worker: Client, passages: list[dict[str, Any]]) -> Iterator[Store]:
-    """The course material. No two scores are equal: those could be ranked either way."""
+    """The course material, with noise so that no two scores are equal."""
     with Store(QdrantClient(":memory:")) as store:
         index(store, worker, "course", passages[::3], schema=Schema(colbert=True))
         rng = np.random.default_rng(5)
@@ -155,7 +155,7 @@ def test_scores_are_cosine_dot_and_max_sim(course: Store, worker: Client, query:
 def test_a_payload_read_back_from_the_engine_is_current(
     tmp_path: Path,
 ) -> None:
-    """Some floats come back with another last digit; without allowance they would be changes."""
+    """Some floats come back with a different last digit, which must not count as a change."""
     rng = random.Random(3)
     payloads: list[dict[str, Any]] = [
         {"a": rng.random(), "b": [rng.gauss(0, 1e-4)], "c": {"d": 1.7e9 + rng.random()}}

@@ -1,4 +1,4 @@
-"""The stand-in for Qdrant, held to local mode and to what the server refuses."""
+"""The Qdrant test server against local mode and against the real server's errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def server() -> Iterator[QdrantServer]:
 
 @pytest.fixture
 def client(server: QdrantServer) -> Iterator[QdrantClient]:
-    """With a collection."""
+    """A client of a server with the collection `docs`."""
     client = QdrantClient(url=server.url)
     create(client)
     yield client
@@ -77,7 +77,7 @@ def point(number: int, **changes: Any) -> models.PointStruct:
 
 
 def conversation(client: QdrantClient) -> Iterator[Any]:
-    """What a migration and a search ask for, and all that is answered."""
+    """Yield the responses to the requests of a migration and a search."""
     yield create(client)
     for first in (0, 6):
         yield client.upsert("docs", [point(n) for n in range(first, first + 6)]).status
@@ -122,7 +122,7 @@ def conversation(client: QdrantClient) -> Iterator[Any]:
     yield client.delete_collection("docs"), client.get_aliases()
 
 
-def test_the_stand_in_answers_as_local_mode_does(server: QdrantServer) -> None:
+def test_the_server_responds_like_local_mode(server: QdrantServer) -> None:
     remote, local = QdrantClient(url=server.url), QdrantClient(":memory:")
     for got, expected in zip(conversation(remote), conversation(local), strict=True):
         assert got == expected
@@ -178,7 +178,7 @@ def test_a_collection_is_described_as_it_was_made_and_changed(client: QdrantClie
         ("POST /collections/*/points/payload", b'{"payload": {}}', 422, "no filter or points"),
         ("POST /collections/*/points/payload", b'{"payload": {}, "points": [9]}', 404, "id 9"),
         ("DELETE /collections/*", b"{}", 400, "there should be none"),
-        ("POST /collections/*/telemetry", b"", 404, "the stand-in has no"),
+        ("POST /collections/*/telemetry", b"", 404, "the test server has no"),
     ],
 )
 def test_an_invalid_request_is_refused(

@@ -1,11 +1,11 @@
-"""Qdrant's REST API on this machine, as far as the client uses it, with local mode as the engine.
+"""A local server with the part of Qdrant's REST API that the client uses, on local mode.
 
     with QdrantServer() as server:
         server.fail(lost, on="PUT /collections/*/points", times=2)
         client = QdrantClient(url=server.url)
 
-Bodies must fit the models that qdrant-client generates from Qdrant's OpenAPI, with nothing unknown
-in them; refusals have the server's own statuses and texts. What came is kept in `calls`.
+Bodies must fit the models that qdrant-client generates from Qdrant's OpenAPI, without unknown
+fields. Refusals have the server's own statuses and texts. `calls` records the requests.
 
 As a program, `cd tests && python -m fakes.qdrant_server [--port N] [--discard]` prints its address
 and serves until SIGTERM; with `--discard` it counts points and forgets them.
@@ -40,13 +40,14 @@ from fakes.scripted import Action, Exchange, raw, reset, silence, status
 
 VERSION = "1.20.0"
 MAX_BODY = 32 * 1024 * 1024
-MULTIVECTOR_FLOATS = 1024 * 1024  # one fewer is the most
-CALLS = "QDRANT_CALLS"  # names a file to which every server adds its calls, a JSON object a line
+MULTIVECTOR_FLOATS = 1024 * 1024  # exclusive limit
+# Names a file to which every server appends its calls as JSON lines.
+CALLS = "QDRANT_CALLS"
 
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """A request as it came; the body is None if there was none, or none that could be read."""
+    """A request. The body is None if it was missing or not JSON."""
 
     method: str
     path: str
@@ -55,7 +56,7 @@ class RecordedCall:
 
 
 class Refusal(Exception):
-    """An answer that is no result."""
+    """An error response."""
 
     def __init__(self, code: int, error: str) -> None:
         super().__init__(error)
@@ -67,7 +68,7 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class PendingExchange(Exchange):
-    """A request that fits the API, and has been neither applied nor answered."""
+    """A valid request that has been neither applied nor answered."""
 
     apply: Callable[[], tuple[int, bytes]]
 
@@ -79,7 +80,7 @@ Fault = Callable[[PendingExchange], None]
 
 
 def refusing(code: int, error: str, **headers: str) -> Action:
-    """Qdrant's form of an error, and nothing applied."""
+    """Respond with an error in Qdrant's format, without applying the request."""
     return status(code, _error(error), Content_Type="application/json", **headers)
 
 
@@ -94,18 +95,18 @@ def busy(retry_after: int) -> Action:
 
 FULL = "No space left on device: WAL buffer size exceeds available disk space"
 disk_full = refusing(500, f"Service internal error: {FULL}")
-cut = reset  # before anything was applied
+cut = reset  # before the request is applied
 never = silence
 
 
 def lost(exchange: PendingExchange) -> None:
-    """Applied, but the connection is reset before the answer."""
+    """Apply the request, and reset the connection before the response."""
     exchange.apply()
     reset(exchange)
 
 
 def late(seconds: float) -> Fault:
-    """Applied at once, answered after a while."""
+    """Apply the request at once, and respond later."""
 
     def fault(exchange: PendingExchange) -> None:
         response = exchange.apply()
@@ -128,7 +129,7 @@ class _PlannedFault:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a valid request asks for."""
+    """A validated request."""
 
     route: _Route
     names: list[str]
@@ -136,7 +137,7 @@ class _Request:
     wait: bool
 
 
-# What `config.params` holds beside the vectors, and how it stands unless a request says otherwise.
+# The defaults of `config.params`, except for the vectors.
 PARAMS = {
     "shard_number": 1,
     "sharding_method": None,
@@ -149,7 +150,7 @@ PARAMS = {
 
 
 class _Engine:
-    """Local mode, and what the server keeps beside it: settings and payload indexes."""
+    """Local mode, with the settings and payload indexes that only the server has."""
 
     def __init__(self) -> None:
         self.local = QdrantClient(":memory:")
@@ -214,9 +215,9 @@ class _Engine:
 
     def index(self, request: _Request) -> Any:
         name, schema = self._resolve(request.names[0]), request.body.field_schema
-        self.local.get_collection(name)  # refuses an unknown one
+        self.local.get_collection(name)  # raises for an unknown collection
         if schema is None:
-            raise Refusal(400, "Bad request: the stand-in does not infer a field's type")
+            raise Refusal(400, "Bad request: the test server does not infer a field's type")
         params = {} if isinstance(schema, m.PayloadSchemaType) else _as_dict(schema)
         index = {"data_type": params["type"], "params": params} if params else {"data_type": schema}
         self._indexes.setdefault(name, {})[request.body.field_name] = index
@@ -293,15 +294,15 @@ class _Engine:
     def query_batch(self, request: _Request) -> Any:
         return self._query_points(request.names[0], request.body.searches)
 
-    # Means.
+    # Helpers.
 
     def _query_points(self, name: str, requests: list[m.QueryRequest]) -> list[m.QueryResponse]:
-        # Local mode searches exactly, and warns of parameters that tell how else to search.
+        # Local mode searches exactly, and warns about search parameters.
         plain = [request.model_copy(update={"params": None}) for request in requests]
         return self.local.query_batch_points(name, plain)
 
     def _resolve(self, name: str) -> str:
-        """The collection behind an alias."""
+        """Return the collection of an alias, or the name itself."""
         aliases = {a.alias_name: a.collection_name for a in self.local.get_aliases().aliases}
         return aliases.get(name, name)
 
@@ -314,7 +315,7 @@ class _Engine:
         return self.local.count(name, m.Filter(must_not=[empty])).count
 
     def _check_order(self, name: str, order_by: str | m.OrderBy | None) -> None:
-        """The server orders by an index, local mode by the values."""
+        """Refuse an order without an index, as the server does."""
         key = order_by.key if isinstance(order_by, m.OrderBy) else order_by
         index = self._indexes.get(self._resolve(name), {}).get(key or "", {})
         if key and index.get("data_type") not in ("integer", "float", "datetime", "uuid"):
@@ -323,7 +324,7 @@ class _Engine:
 
 
 class _Discarding(_Engine):
-    """Counts the points that come, those that replace one another too, and keeps none."""
+    """Counts the points of all writes, and stores none."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -345,14 +346,14 @@ def _as_dict(model: Any) -> dict[str, Any]:
 
 
 def _settings(fields: dict[str, Any]) -> dict[str, Any]:
-    """Of a request to create or change a collection, what `config` holds beside `params`."""
+    """Return the parts of `config`, except `params`, from a create or update request."""
     names = ("hnsw_config", "wal_config", "quantization_config", "strict_mode_config")
     settings = {name: fields[name] for name in names if name in fields}
     return settings | {"optimizer_config": fields.get("optimizers_config", {})}
 
 
 def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """`top` laid over `base` on every level; a quantization replaces another as a whole."""
+    """Merge `top` into `base` recursively; a quantization config is replaced as a whole."""
     merged = dict(base)
     for key, value in top.items():
         current = base.get(key)
@@ -427,7 +428,7 @@ ROUTES = [
 
 
 def conformance_error(call: RecordedCall) -> str | None:
-    """Why a recorded call does not fit the API, if it does not."""
+    """Return why a recorded call is invalid, or None."""
     try:
         _parse_request(call, b"" if call.body is None else to_json(call.body), _validate)
     except Refusal as refused:
@@ -450,7 +451,7 @@ def _match_route(call: RecordedCall) -> tuple[_Route, list[str]]:
         match = route.path.fullmatch(call.path)
         if match and route.method == call.method:
             return route, [unquote(name) for name in match.groups()]
-    raise Refusal(404, f"the stand-in has no {call.method} {call.path}")
+    raise Refusal(404, f"the test server has no {call.method} {call.path}")
 
 
 def _validate(route: _Route, content: bytes) -> Any:
@@ -462,7 +463,7 @@ def _validate(route: _Route, content: bytes) -> Any:
     try:
         body = route.body.validate_json(content, strict=True)
     except ValidationError as error:
-        # Of a union each member has its complaint: the one that got farthest was meant.
+        # Each member of a union reports an error; the deepest one is the relevant one.
         deepest = max(error.errors(include_input=False), key=lambda error_: len(error_["loc"]))
         location = ".".join(map(str, deepest["loc"]))
         raise Refusal(400, f"Format error in JSON body: {location}: {deepest['msg']}") from None
@@ -471,7 +472,7 @@ def _validate(route: _Route, content: bytes) -> Any:
 
 
 def _validate_names(route: _Route, content: bytes) -> Any:
-    """The points of an upsert, of which the names of the fields are looked at; else as ever."""
+    """Check only the field names of an upsert's points; validate other requests fully."""
     if route is not UPSERT:
         return _validate(route, content)
     points = _parse_json(content).get("points", [{}])
@@ -481,7 +482,7 @@ def _validate_names(route: _Route, content: bytes) -> Any:
 
 
 def _parse_json(content: bytes) -> Any:
-    """JSON as it is written, without the NaN that the models would take."""
+    """Parse JSON, and refuse NaN, which the models would accept."""
     try:
         return from_json(content, allow_inf_nan=False)
     except ValueError as error:
@@ -489,7 +490,7 @@ def _parse_json(content: bytes) -> Any:
 
 
 def _check_limits(body: Any) -> None:
-    """What the server asks for and the models do not."""
+    """Check limits of the server that the models lack."""
     points = body.points if isinstance(body, m.PointsList) else []
     if any(isinstance(point.id, int) and not 0 <= point.id < 2**64 for point in points):
         raise Refusal(400, "Format error in JSON body: a point's id is an unsigned integer or UUID")
@@ -526,7 +527,7 @@ def _vectors(body: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _server_refusal(error: Exception) -> Refusal:
-    """An exception of local mode in the server's words."""
+    """Convert an exception of local mode to the server's error."""
     if isinstance(error, KeyError):
         return Refusal(404, f"Not found: No point with id {error.args[0]} found")
     message = str(error).removeprefix("Wrong input: ")
@@ -541,7 +542,7 @@ def _server_refusal(error: Exception) -> Refusal:
 
 
 class QdrantServer(LoopbackServer):
-    """A Qdrant that is empty at first."""
+    """A Qdrant server, empty at the start."""
 
     request_queue_size = 128  # the client opens a connection for every request
 
@@ -559,7 +560,7 @@ class QdrantServer(LoopbackServer):
         self.url = self.base
         self.calls: list[RecordedCall] = []
         self.max_body = max_body
-        self._keys = {api_key: True, read_only_api_key: False}  # → whether it may write
+        self._keys = {api_key: True, read_only_api_key: False}  # → whether it allows writes
         self._keys.pop(None, None)
         self._discard = discard
         self._engine = _Discarding() if discard else _Engine()
@@ -571,7 +572,7 @@ class QdrantServer(LoopbackServer):
         super().server_bind()
 
     def __exit__(self, *exception: object) -> None:
-        # A client asks for the version in a thread, which warns if it finds nobody.
+        # A client requests the version in a thread, which warns if the server is gone.
         for thread in threading.enumerate():
             if "_check_compatibility" in thread.name:
                 thread.join(5)
@@ -581,29 +582,28 @@ class QdrantServer(LoopbackServer):
             self._save(Path(os.environ[CALLS]))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # else a client that gave up, or a fault
+        if not isinstance(sys.exception(), OSError):  # OSError: the client disconnected, or a fault
             super().handle_error(request, client_address)
 
-    # What a test asks for.
+    # For tests.
 
     def fail(self, fault: Fault, *, on: str = "*", times: int = 1, skip: int = 0) -> None:
-        """Meet the next requests to "METHOD /path", `*` standing for anything, with a fault.
+        """Apply a fault to the next `times` valid requests to "METHOD /path" (`*` is a wildcard).
 
-        `skip` lets as many pass first. Of several that fit, the one planned first is taken. Only
-        a request that is valid gets as far.
+        The first `skip` requests pass. If several faults match, the first one planned applies.
         """
         with self._lock:
             self._planned.append(_PlannedFault(fault, on, skip, times))
 
     def routes(self) -> list[str]:
-        """Those asked for, in their order."""
+        """Return "METHOD /path" of each request, in order."""
         return [f"{call.method} {call.path}" for call in self.calls]
 
     def conformance_errors(self) -> list[str]:
-        """The recorded calls that do not fit the API."""
+        """Return the errors of the recorded calls that are invalid."""
         return [error for error in map(conformance_error, self.calls) if error]
 
-    # What a client asks for.
+    # For clients.
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         content = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
@@ -613,7 +613,7 @@ class QdrantServer(LoopbackServer):
         call = RecordedCall(handler.command, path, fields, body)
         exchange = (call.method, path, dict(handler.headers), body, handler)
         if path == "/":
-            # Not kept in `calls`: it comes from a thread of the client's, no telling when.
+            # Not recorded: the client sends it from a thread, at any time.
             title = {"title": "qdrant - vector search engine", "version": VERSION}
             Exchange(*exchange).reply(200, to_json(title), {"Content-Type": "application/json"})
             return
@@ -623,7 +623,7 @@ class QdrantServer(LoopbackServer):
             self._authorize(handler.headers.get("api-key"), call)
             request = self._accept(call, content)
         except Refusal as error:
-            # A 401 is in plain text, unlike the rest.
+            # Unlike other errors, a 401 is plain text.
             plain = error.code == 401
             refuse = raw(str(error).encode(), 401) if plain else refusing(error.code, str(error))
             refuse(Exchange(*exchange))
@@ -700,9 +700,9 @@ def _json_or_none(content: bytes) -> Any:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A stand-in for Qdrant.")
+    parser = argparse.ArgumentParser(description="A test server with Qdrant's REST API.")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--discard", action="store_true", help="count points and forget them")
+    parser.add_argument("--discard", action="store_true", help="count points without storing them")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with QdrantServer(port=args.port, discard=args.discard) as server:
