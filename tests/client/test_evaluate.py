@@ -115,7 +115,7 @@ def compute_metrics(ranking: Sequence[str], grades: dict[str, int]) -> dict[str,
 WIKIPEDIA = {"D1": 3, "D2": 2, "D3": 3, "D4": 0, "D5": 1, "D6": 2, "D7": 3, "D8": 2}
 
 
-def test_ndcg_is_the_linear_one_of_wikipedia_s_example() -> None:
+def test_ndcg_matches_wikipedia_with_linear_gain() -> None:
     """en.wikipedia.org/wiki/Discounted_cumulative_gain: 0.785 with linear gain."""
     ranking = ["D1", "D2", "D3", "D4", "D5", "D6"]
     assert reference_metrics(ranking, WIKIPEDIA, k=6)["nDCG@6"] == pytest.approx(0.785, abs=5e-4)
@@ -124,7 +124,7 @@ def test_ndcg_is_the_linear_one_of_wikipedia_s_example() -> None:
     )
 
 
-def test_mrr_is_that_of_wikipedia_s_example() -> None:
+def test_mrr_matches_wikipedia() -> None:
     """en.wikipedia.org/wiki/Mean_reciprocal_rank: ranks 3, 2 and 1 give 11/18."""
     rankings = {
         "cat": ["catten", "cati", "cats"],
@@ -144,25 +144,25 @@ DOCUMENTS = [f"d{number}" for number in range(130)]
     ranking=st.lists(st.sampled_from(DOCUMENTS), unique=True, max_size=100),
     grades=st.dictionaries(st.sampled_from(DOCUMENTS), st.integers(-1, 4), min_size=1),
 )
-def test_metrics_are_those_by_hand(ranking: list[str], grades: dict[str, int]) -> None:
+def test_metrics_match_the_reference(ranking: list[str], grades: dict[str, int]) -> None:
     assert compute_metrics(ranking, grades) == pytest.approx(reference_metrics(ranking, grades))
 
 
-def test_recall_looks_at_a_hundred_and_mrr_at_ten() -> None:
+def test_recall_counts_100_results_and_mrr_10() -> None:
     means = compute_metrics([f"x{number}" for number in range(99)] + ["a", "b"], {"a": 1, "b": 1})
     assert means == {"nDCG@10": 0, "MRR@10": 0, "recall@100": 0.5}
 
 
-def test_among_equal_scores_the_order_given_counts() -> None:
+def test_equal_scores_keep_the_order_of_the_ranking() -> None:
     for ranking, rank in ((["a", "z"], 1), (["z", "a"], 2)):
         assert compute_metrics(ranking, {"a": 1})["MRR@10"] == 1 / rank
 
 
 def test_a_query_that_finds_nothing_counts_zero() -> None:
-    some, qrels = run_with_hits(5)
-    assert set(compare([some], qrels, "bge").systems[0].means.values()) == {0.25}
-    none, qrels = run_with_hits(0)
-    assert set(compare([none], qrels, "bge").systems[0].means.values()) == {0.0}
+    run, qrels = run_with_hits(5)
+    assert set(compare([run], qrels, "bge").systems[0].means.values()) == {0.25}
+    run, qrels = run_with_hits(0)
+    assert set(compare([run], qrels, "bge").systems[0].means.values()) == {0.0}
 
 
 # ------------------------------------------------------------------------------------ run
@@ -217,7 +217,7 @@ def test_a_failed_query_is_named_and_its_error_keeps_its_type(error: BGEError) -
     [
         ([("d", 1.0), ("d", 0.5)], "`a`, query 'q': document 'd' is ranked twice"),
         ([("d", math.nan)], "document 'd' has the score nan"),
-        ([("d", 1.0), ("e", 1.0), ("f", 1.0)], "a ranking has at most 2 documents. Given: 3"),
+        ([("d", 1.0), ("e", 1.0), ("f", 1.0)], "at most 2 documents. Given: 3"),
     ],
 )
 def test_an_invalid_ranking_is_refused(ranking: list[tuple[str, float]], message: str) -> None:
@@ -301,13 +301,13 @@ def test_holm_correction_equals_that_of_r() -> None:
 
 def test_p_is_corrected_for_all_metrics_and_candidates() -> None:
     base, qrels = run_with_hits(20, name="base")
-    one, _ = run_with_hits(13, name="one")
-    two, _ = run_with_hits(20, name="two")
-    comparisons = compare([base, one, two], qrels, "base").comparisons
+    worse_run, _ = run_with_hits(13, name="worse")
+    same_run, _ = run_with_hits(20, name="same")
+    comparisons = compare([base, worse_run, same_run], qrels, "base").comparisons
     worse, same = (item.differences["MRR@10"] for item in comparisons)
     assert (worse.wins, worse.losses, worse.ties) == (0, 7, 13)
     assert worse.p == pytest.approx(2 / 2**7)
-    assert {one.p_holm for one in comparisons[0].differences.values()} == {6 * worse.p}
+    assert {item.p_holm for item in comparisons[0].differences.values()} == {6 * worse.p}
     assert (same.p, same.p_holm, same.low, same.high) == (1, 1, 0, 0)
     assert worse.mean == pytest.approx(-0.35)
     assert worse.low < worse.mean < worse.high < 0
@@ -489,7 +489,7 @@ HEADER = "query-id\tcorpus-id\tscore\n"
         ({"qrels": HEADER + "q1\td3\t1\n"}, "line 2, names an unknown document: 'd3'"),
         (
             {"qrels": HEADER + "q1\td1\t1\nq1\td1\t2\n"},
-            "line 3, has a second grade for the pair 'q1', 'd1'",
+            "line 3, grades 'q1', 'd1' again",
         ),
         ({"qrels": HEADER + "q1\td1\t0\n"}, "has no relevant document for any query"),
     ],
@@ -512,11 +512,11 @@ def sample_report() -> Report:
     texts = {query_id: f"запрос {query_id}" for query_id in names} | {
         "q0": "<script>alert(1)</script> & море"
     }
-    right, wrong = {query_id: ["d"] for query_id in names}, {query_id: [] for query_id in names}
+    hits, misses = {query_id: ["d"] for query_id in names}, {query_id: [] for query_id in names}
     systems = [
-        make_run("jina", right, seconds=[0.3], price=Price(per_million_tokens=0.02), texts=texts),
-        make_run("bge <b>", right, price=Price(per_second=0.0002), texts=texts),
-        make_run("bge плотныи\u0306", wrong, texts=texts, about={"fingerprint": "f"}),
+        make_run("jina", hits, seconds=[0.3], price=Price(per_million_tokens=0.02), texts=texts),
+        make_run("bge <b>", hits, price=Price(per_second=0.0002), texts=texts),
+        make_run("bge плотныи\u0306", misses, texts=texts, about={"fingerprint": "f"}),
     ]
     return compare(systems, {query_id: {"d": 1} for query_id in names}, "jina")
 

@@ -98,21 +98,17 @@ class KilledClient:
     """A Qdrant client whose process is killed before or after the n-th call."""
 
     def __init__(self, client: QdrantClient, kill_at: int, kill_after_call: bool) -> None:
-        self._client, self._kill_at, self._kill_after_call, self.calls = (
-            client,
-            kill_at,
-            kill_after_call,
-            0,
-        )
+        self._client, self._kill_at, self._kill_after_call = client, kill_at, kill_after_call
+        self.calls = 0
 
     def __getattr__(self, method: str) -> Any:
         call = getattr(self._client, method)
 
-        def counted(**given: Any) -> Any:
+        def counted(**arguments: Any) -> Any:
             self.calls += 1
             if self.calls == self._kill_at and not self._kill_after_call:
                 raise Killed
-            result = call(**given)
+            result = call(**arguments)
             if self.calls == self._kill_at:
                 raise Killed
             return result
@@ -311,8 +307,8 @@ def test_a_damaged_copy_is_repaired_or_refused(old: Store, worker: Client, damag
     Migration(old, worker, "old", "new").run()
     expected = contents(old, "new")
     if damage == "vector":
-        wrong = models.PointVectors(id=3, vector={"dense": [1.0] + [0.0] * 511})
-        old.add_vectors("new", [wrong])
+        vectors = models.PointVectors(id=3, vector={"dense": [1.0] + [0.0] * 511})
+        old.add_vectors("new", [vectors])
         with pytest.raises(MigrationError, match=r"of 30 points .* 1 differ: 3\. No alias"):
             Migration(old, worker, "live", "new").run()
         assert old.aliases() == {"live": "old"}

@@ -68,10 +68,7 @@ class Spec(NamedTuple):
     "[default: _id, then id, then the point's id]",
 )
 @click.option(
-    "--price",
-    default=WORKER_PRICE,
-    show_default=True,
-    help="Dollars per second of a busy worker.",
+    "--price", default=WORKER_PRICE, show_default=True, help="Dollars per second of a busy worker."
 )
 @click.option(
     "--jina-price", default=JINA_PRICE, show_default=True, help="Dollars per million tokens."
@@ -260,7 +257,12 @@ class SystemBuilder:
         collection = self._store.resolve(spec.collection)
         size = self._vector_size(collection)
         probe = jina.embed("width", input_type="query")
-        _check_size(probe.fingerprint, probe[0].dense.shape[0], collection, size)  # type: ignore[union-attr]
+        dimensions = probe[0].dense.shape[0]  # type: ignore[union-attr]
+        if dimensions != size:
+            raise FingerprintError(
+                f"collection `{collection}` holds vectors of {size} dimensions. "
+                f"Given: {dimensions}, of {probe.fingerprint}"
+            )
 
         def search(query: str, limit: int) -> Answer:
             start = time.perf_counter()
@@ -312,14 +314,6 @@ class SystemBuilder:
             return str(payload.get("_id", payload.get("id", point_id)))
         document_id = _id_at(payload, self._id_field)
         return f"point {point_id}" if document_id is None else document_id
-
-
-def _check_size(fingerprint: str, dimensions: int, collection: str, size: int) -> None:
-    if dimensions != size:
-        raise FingerprintError(
-            f"collection `{collection}` holds vectors of {size} dimensions. "
-            f"Given: {dimensions}, of {fingerprint}"
-        )
 
 
 def _id_at(payload: Mapping[str, Any], path: str) -> str | None:

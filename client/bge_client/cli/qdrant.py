@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -27,9 +27,7 @@ WORKER_PRICE = 0.00019  # dollars per second of RunPod's 24 GB class, flex
 MAX_TEXT_CHARACTERS = 100  # in a terminal
 
 
-def with_store(
-    unless: tuple[str, ...] = (), *, create: bool = False
-) -> Callable[[Command], Command]:
+def with_store(unless: Sequence[str] = (), *, create: bool = False) -> Callable[[Command], Command]:
     """Add the `store` of --path, --qdrant-url or the environment to a command's arguments.
 
     If an option of `unless` is set, `store` is None. A missing folder is an error unless `create`.

@@ -363,9 +363,8 @@ def _checks(
 def _verdict(name: str, baseline: str, checks: list[Check], queries: int) -> Verdict:
     failed = [check for check in checks if not check.passed]
     if failed:
-        reasons = ", ".join(
-            f"{_check_text(check, baseline)} (required: {check.required_text})" for check in failed
-        )
+        texts = (f"{_check_text(c, baseline)} (required: {c.required_text})" for c in failed)
+        reasons = ", ".join(texts)
         sentence = f"{name} falls short in {len(failed)} of {len(checks)} checks: {reasons}."
     else:
         reasons = ", ".join(_check_text(check, baseline) for check in checks)

@@ -52,14 +52,12 @@ def read_beir(folder: str | Path, split: str = "test") -> Dataset:
     if (folder / "corpus.jsonl").exists():
         corpus = frozenset(item_id for item_id, _, _ in _read_objects(folder / "corpus.jsonl"))
     queries = {
-        item_id: _required_string(value, "text", location)
-        for item_id, value, location in _read_objects(folder / "queries.jsonl")
+        item_id: _required_string(value, "text", label)
+        for item_id, value, label in _read_objects(folder / "queries.jsonl")
     }
     path = folder / "qrels" / f"{split}.tsv"
     qrels = _read_qrels(path, queries, corpus)
-    documents = corpus or frozenset(
-        document_id for grades in qrels.values() for document_id in grades
-    )
+    documents = corpus or frozenset[str]().union(*qrels.values())
     answered = {
         query_id: grades
         for query_id, grades in qrels.items()
@@ -72,28 +70,26 @@ def read_beir(folder: str | Path, split: str = "test") -> Dataset:
 
 
 def _read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield the `_id`, the object and the location of each line."""
+    """Yield the `_id`, the object and the label of each line."""
     seen: set[str] = set()
-    for location, line in _read_lines(path):
+    for label, line in _read_lines(path):
         try:
             value = strict_json.loads(line)
         except ValueError as error:
-            raise ConfigurationError(f"{location} is not JSON: {error}") from None
+            raise ConfigurationError(f"{label} is not JSON: {error}") from None
         if not isinstance(value, dict):
-            raise ConfigurationError(f"{location} must be a JSON object")
-        item_id = _required_string(value, "_id", location)
+            raise ConfigurationError(f"{label} must be a JSON object")
+        item_id = _required_string(value, "_id", label)
         if item_id in seen:
-            raise ConfigurationError(
-                f"{location} repeats the `_id` of an earlier line: {item_id!r}"
-            )
+            raise ConfigurationError(f"{label} repeats the `_id` of an earlier line: {item_id!r}")
         seen.add(item_id)
-        yield item_id, value, location
+        yield item_id, value, label
     if not seen:
         raise ConfigurationError(f"{path} is empty")
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield the location and the text of each line that is not blank."""
+    """Yield the label and the text of each line that is not blank."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
@@ -105,12 +101,12 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _required_string(value: dict[str, Any], name: str, location: str) -> str:
+def _required_string(value: dict[str, Any], name: str, label: str) -> str:
     """Return a field that must be a string and not blank. The error omits its value."""
     text = value.get(name)
     if not isinstance(text, str) or not text.strip():
         raise ConfigurationError(
-            f"{location} must have a `{name}` that is a string and not blank. "
+            f"{label} must have a `{name}` that is a string and not blank. "
             f"Given: {'a blank string' if isinstance(text, str) else type(text).__name__}"
         )
     return text
@@ -121,30 +117,26 @@ def _read_qrels(
 ) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
     lines = _read_lines(path)
-    for location, header in islice(lines, 1):
+    for label, header in islice(lines, 1):
         if _is_grade(
             header.rpartition("\t")[2]
         ):  # without a header, the first judgement would be skipped
-            raise ConfigurationError(f"{location} must be a header: query-id, corpus-id, score")
-    for location, line in lines:
+            raise ConfigurationError(f"{label} must be a header: query-id, corpus-id, score")
+    for label, line in lines:
         columns = line.split("\t")
         if len(columns) != 3 or not _is_grade(columns[2]):
             raise ConfigurationError(
-                f"{location} must be query-id, corpus-id and an integer, separated by tabs"
+                f"{label} must be query-id, corpus-id and an integer, separated by tabs"
             )
         if len(columns[2]) > MAX_GRADE_DIGITS or abs(int(columns[2])) > MAX_GRADE:
-            raise ConfigurationError(
-                f"{location} must have a grade from -{MAX_GRADE} to {MAX_GRADE}"
-            )
+            raise ConfigurationError(f"{label} must have a grade from -{MAX_GRADE} to {MAX_GRADE}")
         query_id, document_id, grade = columns[0], columns[1], int(columns[2])
         if query_id not in queries:
-            raise ConfigurationError(f"{location} names an unknown query: {query_id!r}")
+            raise ConfigurationError(f"{label} names an unknown query: {query_id!r}")
         if corpus and document_id not in corpus:
-            raise ConfigurationError(f"{location} names an unknown document: {document_id!r}")
+            raise ConfigurationError(f"{label} names an unknown document: {document_id!r}")
         if qrels.setdefault(query_id, {}).setdefault(document_id, grade) != grade:
-            raise ConfigurationError(
-                f"{location} has a second grade for the pair {query_id!r}, {document_id!r}"
-            )
+            raise ConfigurationError(f"{label} grades {query_id!r}, {document_id!r} again")
     return qrels
 
 

@@ -212,9 +212,7 @@ def _quality_chart(report: Report, metric: str) -> Chart:
     """Chart from 0 to 1. A candidate's interval is that of its difference, around the baseline."""
     base = report.system(report.baseline).means[metric]
     minimum = report.thresholds.ratios()[metric]
-    differences = {
-        comparison.name: comparison.differences[metric] for comparison in report.comparisons
-    }
+    differences = {item.name: item.differences[metric] for item in report.comparisons}
     bars = []
     for system in report.systems:
         interval = None
@@ -238,9 +236,8 @@ def _chart(
 ) -> Chart:
     """Chart from 0 to slightly more than the largest value or the limit."""
     values = {system.name: value(system) for system in report.systems}
-    scale = (
-        max([limit or 0, *(number for number in values.values() if number is not None)]) * 1.05 or 1
-    )
+    known = [number for number in values.values() if number is not None]
+    scale = max([limit or 0, *known]) * 1.05 or 1
     bars = [
         Bar(
             name,
@@ -258,27 +255,18 @@ def _chart(
 
 def _candidate_view(report: Report, comparison: Comparison) -> CandidateView:
     verdict = comparison.verdict
-    checks = [
-        (check.name, check.required_text, check.measured_text, check.passed)
-        for check in verdict.checks
-    ]
+    checks = [(c.name, c.required_text, c.measured_text, c.passed) for c in verdict.checks]
     base = report.system(report.baseline).scores[WINS_METRIC]
     scores = report.system(comparison.name).scores[WINS_METRIC]
     differences = {query_id: scores[query_id] - base[query_id] for query_id in base}
 
     def rows(sign: int) -> list[Row]:
         """Return the queries whose difference has this sign, largest first."""
-        ids = [query_id for query_id in differences if sign * differences[query_id] > 1e-12]
-        ids.sort(key=lambda query_id: -abs(differences[query_id]))
+        ids = [id for id in differences if sign * differences[id] > 1e-12]
+        ids.sort(key=lambda id: -abs(differences[id]))
         return [
-            Row(
-                query_id,
-                report.queries[query_id],
-                base[query_id],
-                scores[query_id],
-                _signed(differences[query_id]),
-            )
-            for query_id in ids[:MAX_ROWS]
+            Row(id, report.queries[id], base[id], scores[id], _signed(differences[id]))
+            for id in ids[:MAX_ROWS]
         ]
 
     return CandidateView(

@@ -85,17 +85,13 @@ class Run:
         return self.system.name
 
 
-def no_progress() -> None:
-    """Ignore progress."""
-
-
 def run_all(
     systems: Sequence[System],
     queries: Mapping[str, str],
     *,
     depth: int = 100,
     warmup: int = 3,
-    progress: Callable[[], object] = no_progress,
+    progress: Callable[[], object] = lambda: None,
 ) -> list[Run]:
     """Run and time every query on every system, one at a time.
 
@@ -152,9 +148,7 @@ def _timed(system: System, query_id: str, text: str) -> Timed:
 
 def _check_ranking(ranking: Sequence[tuple[str, float]], depth: int, location: str) -> None:
     if len(ranking) > depth:
-        raise ProtocolError(
-            f"{location} a ranking has at most {depth} documents. Given: {len(ranking)}"
-        )
+        raise ProtocolError(f"{location} at most {depth} documents. Given: {len(ranking)}")
     seen = set()
     for document_id, score in ranking:
         if document_id in seen:

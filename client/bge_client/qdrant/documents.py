@@ -50,18 +50,18 @@ def _parse_line(line: str, number: int) -> object:
         raise ValidationError(f"line {number} is not JSON: {error}") from None
 
 
-def parse_document(value: object, fields: Sequence[str], location: str) -> Document:
+def parse_document(value: object, fields: Sequence[str], label: str) -> Document:
     """Validate a document. Its point id is derived from `_id`, `id` or the whole payload."""
     if not isinstance(value, Mapping):
-        raise ValidationError(f"{location} is not a JSON object")
-    payload = _normalized(value, location)
+        raise ValidationError(f"{label} is not a JSON object")
+    payload = _normalized(value, label)
     text = text_at(payload, fields)
     if text is None:
-        raise ValidationError(f"{location} has no text at `{'`, `'.join(fields)}`")
+        raise ValidationError(f"{label} has no text at `{'`, `'.join(fields)}`")
     if problem := text_problem(text):
-        raise ValidationError(f"{location}: {problem}")
+        raise ValidationError(f"{label}: {problem}")
     document_id = payload.get("_id", payload.get("id"))
-    id = point_id(payload if document_id is None else document_id, location)
+    id = point_id(payload if document_id is None else document_id, label)
     return Document(id, text, payload, payload_uuid(payload))
 
 
@@ -82,23 +82,21 @@ def check_uuid_notation(document: Document, other_uuid: str | None) -> None:
         )
 
 
-def _normalized(value: Mapping[str, Any], location: str) -> dict[str, Any]:
+def _normalized(value: Mapping[str, Any], label: str) -> dict[str, Any]:
     """Return the payload as Qdrant stores it. Refuses what Qdrant would silently change."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode()
         return dict(strict_json.loads(text))
     except UnicodeEncodeError:
-        raise ValidationError(
-            f"{location} must be valid Unicode. Given: a lone surrogate"
-        ) from None
+        raise ValidationError(f"{label} must be valid Unicode. Given: a lone surrogate") from None
     except (TypeError, ValueError) as error:
-        raise ValidationError(f"{location} is not JSON: {error}") from None
+        raise ValidationError(f"{label} is not JSON: {error}") from None
     except RecursionError:
-        raise ValidationError(f"{location} is not JSON: {strict_json.TOO_DEEP}") from None
+        raise ValidationError(f"{label} is not JSON: {strict_json.TOO_DEEP}") from None
 
 
-def point_id(document_id: object, location: str = "the id") -> PointId:
+def point_id(document_id: object, label: str = "the id") -> PointId:
     """Return integers and UUIDs unchanged, and a UUID derived from any other value.
 
     Raises:
@@ -107,7 +105,7 @@ def point_id(document_id: object, location: str = "the id") -> PointId:
     if isinstance(document_id, int) and not isinstance(document_id, bool):
         if not 0 <= document_id <= MAX_ID:
             raise ValidationError(
-                f"{location}: an id must be from 0 to 2^64 - 1. Given: {document_id}"
+                f"{label}: an id must be from 0 to 2^64 - 1. Given: {document_id}"
             )
         return document_id
     if not isinstance(document_id, str):

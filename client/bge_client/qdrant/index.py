@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..client import Client
@@ -21,10 +21,7 @@ class IndexReport(SyncReport):
 
     collection: str = ""
     fingerprint: str = ""
-    seconds: float = field(default=0.0)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    seconds: float = 0.0
 
 
 def index(

@@ -7,7 +7,7 @@ nothing. Adding a named vector needs Qdrant 1.18.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -18,15 +18,8 @@ from ..errors import ConfigurationError, FingerprintError, HTTPStatusError
 from ..results import Embedding
 from .documents import Document, usable_text
 from .metadata import METADATA, CollectionMetadata
-from .schema import (
-    COLBERT,
-    COLBERT_CUT,
-    MAX_SIM,
-    SPARSE,
-    extra_vectors,
-    is_colbert_cut,
-)
-from .similarity import MIN_COSINE, format_ids, missing_text_message, similarities
+from .schema import COLBERT, COLBERT_CUT, MAX_SIM, SPARSE, extra_vectors, is_colbert_cut
+from .similarity import MIN_COSINE, format_ids, no_text_message, similarities
 from .store import PointId, Store
 from .sync import IdSummary, Progress, SyncReport, batches, embed_documents, no_progress
 
@@ -36,19 +29,14 @@ MIN_MATCHING = 0.95  # of the sample; some texts may have changed since they wer
 
 @dataclass
 class InPlaceReport(SyncReport):
-    """`without_text` are points that were skipped.
-
-    `differing` are points of the sample whose dense vector differs from a new one of their text.
-    """
+    """`without_text` are points that were skipped, `differing` points of the sample whose dense
+    vector differs from a new one of their text."""
 
     collection: str = ""
     dense: str = ""
     compared: int = 0
     differing: list[PointId] = field(default_factory=list)
     without_text: IdSummary = field(default_factory=IdSummary)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def add_in_place(
@@ -77,9 +65,7 @@ def add_in_place(
     report = InPlaceReport(collection=collection, dense=metadata.dense)
     _check_dense(store, client, collection, metadata, report)
     _create_missing_names(store, collection, metadata)
-    documents = _incomplete_documents(
-        store, collection, metadata, report, names=_required_names(metadata)
-    )
+    documents = _incomplete_documents(store, collection, metadata, report)
     vectors = (
         _point_vectors(store, collection, document, embedding, metadata, report)
         for document, embedding in embed_documents(client, documents, collection, metadata)
@@ -154,9 +140,9 @@ def _check_dense(
     report: InPlaceReport,
 ) -> None:
     """Raises FingerprintError if stored vectors of a sample differ from new ones."""
-    documents = list(islice(_sample_documents(store, collection, metadata), SAMPLE_SIZE))
+    documents = list(islice(_sample(store, collection, metadata), SAMPLE_SIZE))
     if not documents:
-        raise ConfigurationError(missing_text_message(store, collection, metadata.text_fields))
+        raise ConfigurationError(no_text_message(store, collection, metadata.text_fields))
     cosines = similarities(store, client, collection, metadata, documents)
     report.differing = [document.id for document, cosine in cosines if cosine < MIN_COSINE]
     report.compared = len(documents)
@@ -204,15 +190,12 @@ def _required_names(metadata: CollectionMetadata) -> list[str]:
 
 
 def _incomplete_documents(
-    store: Store,
-    collection: str,
-    metadata: CollectionMetadata,
-    report: InPlaceReport,
-    names: Sequence[str],
+    store: Store, collection: str, metadata: CollectionMetadata, report: InPlaceReport
 ) -> Iterator[Document]:
-    """Yield points with text that lack one of these vectors."""
+    """Yield points with text that lack a required vector."""
     conditions: list[models.Condition] = [
-        models.Filter(must_not=[models.HasVectorCondition(has_vector=name)]) for name in names
+        models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
+        for name in _required_names(metadata)
     ]
     for records in store.scroll(collection, scroll_filter=models.Filter(should=conditions)):
         for record in records:
@@ -223,9 +206,7 @@ def _incomplete_documents(
                 yield Document(record.id, text, record.payload or {})
 
 
-def _sample_documents(
-    store: Store, collection: str, metadata: CollectionMetadata
-) -> Iterator[Document]:
+def _sample(store: Store, collection: str, metadata: CollectionMetadata) -> Iterator[Document]:
     """Yield the points with text of a random sample."""
     for point in store.sample(collection, SAMPLE_SIZE):
         text, _ = usable_text(point.payload or {}, metadata.text_fields)

@@ -25,13 +25,7 @@ from ..errors import ConfigurationError, MigrationError
 from .documents import Document, usable_text
 from .metadata import CollectionMetadata
 from .schema import Schema
-from .similarity import (
-    MAX_IDS_IN_MESSAGE,
-    MIN_COSINE,
-    format_ids,
-    missing_text_message,
-    similarities,
-)
+from .similarity import MAX_IDS_IN_MESSAGE, MIN_COSINE, format_ids, no_text_message, similarities
 from .store import Payload, PointId, Store
 from .sync import (
     MAX_REPORTED_IDS,
@@ -73,9 +67,6 @@ class MigrationReport(SyncReport):
     late: list[PointId] = field(default_factory=list)
     only_in_target: list[PointId] = field(default_factory=list)
     seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -202,9 +193,7 @@ class Migration:
         report = MigrationReport(source=self._source, target=self._target, alias=self._alias)
         metadata = self._prepare_target()
         aliases = self._store.aliases()
-        target_aliases = {
-            alias for alias, collection in aliases.items() if collection == self._target
-        }
+        target_aliases = {alias for alias, name in aliases.items() if name == self._target}
         is_cut_over = self._alias in target_aliases if self._alias else bool(target_aliases)
         if not is_cut_over:
             if metadata.in_use or target_aliases:
@@ -264,24 +253,16 @@ class Migration:
             )
 
     def _prepare_target(self) -> CollectionMetadata:
-        metadata = CollectionMetadata.probe(
-            self._client,
-            colbert=self._schema.colbert,
-            max_length=self._max_length,
-            text_fields=self._fields,
-            migrated_from=self._source,
-        )
+        options: dict[str, Any] = {
+            "colbert": self._schema.colbert,
+            "max_length": self._max_length,
+            "text_fields": self._fields,
+        }
+        metadata = CollectionMetadata.probe(self._client, migrated_from=self._source, **options)
         if not self._store.exists(self._target):
             self._check_sample_has_text()
-        stored = self._schema.ensure(
-            self._store, self._target, metadata, template=self._config.config
-        )
-        stored.check_options(
-            self._target,
-            colbert=metadata.colbert,
-            text_fields=metadata.text_fields,
-            max_length=metadata.max_length,
-        )
+        stored = self._schema.ensure(self._store, self._target, metadata, self._config.config)
+        stored.check_options(self._target, **options)
         if stored.migrated_from != self._source:
             raise ConfigurationError(
                 f"collection `{self._target}` was created from "
@@ -298,7 +279,7 @@ class Migration:
         """Raises ConfigurationError if no point of a random sample has a text."""
         sample = self._store.sample(self._source, SAMPLE_SIZE)
         if sample and not any(self._usable_text(point.payload or {})[0] for point in sample):
-            raise ConfigurationError(missing_text_message(self._store, self._source, self._fields))
+            raise ConfigurationError(no_text_message(self._store, self._source, self._fields))
 
     def _sync_until_stable(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
         for _ in range(MAX_PASSES):
@@ -330,14 +311,9 @@ class Migration:
         return self._store.count(self._source) == self._store.count(self._target)
 
     def _write_changes(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
+        documents = self._source_documents(report)
         for _ in sync_by_batches(
-            self._store,
-            self._client,
-            self._target,
-            metadata,
-            self._source_documents(report),
-            report,
-            self._progress,
+            self._store, self._client, self._target, metadata, documents, report, self._progress
         ):
             self._check_alias_not_moved()
 
@@ -352,18 +328,14 @@ class Migration:
                     yield Document(record.id, text, payload)
                 else:
                     report.without_text.add(record.id, problem)
-                    point_payload = strip_flag(payload)
-                    textless.append(
-                        models.PointStruct(id=record.id, vector={}, payload=point_payload)
-                    )
-            self._copy_without_vectors(textless, report)
+                    payload = strip_flag(payload)
+                    textless.append(models.PointStruct(id=record.id, vector={}, payload=payload))
+            self._copy_textless(textless, report)
 
     def _usable_text(self, payload: Payload) -> tuple[str | None, str]:
         return usable_text(payload, self._fields)
 
-    def _copy_without_vectors(
-        self, points: list[models.PointStruct], report: MigrationReport
-    ) -> None:
+    def _copy_textless(self, points: list[models.PointStruct], report: MigrationReport) -> None:
         if not points:
             return
         stored = self._store.payloads(self._target, [point.id for point in points])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from qdrant_client import models
@@ -181,9 +181,8 @@ class HybridSearch:
     def _retrieve(
         self, embedding: Embedding, limit: int, filter: models.Filter | None, explain: bool
     ) -> tuple[list[models.ScoredPoint], dict[str, dict[PointId, Stage]]]:
-        requests = QueryRequests(
-            self._plan, embedding, self.metadata, max(limit, self._plan.rerank)
-        )
+        limit = max(limit, self._plan.rerank)
+        requests = QueryRequests(self._plan, embedding, self.metadata, limit)
         points = self._points(requests.final, filter)
         return points, self._stages(requests, filter) if explain else {}
 
@@ -194,10 +193,7 @@ class HybridSearch:
         return self.collection != previous
 
     def _resolve(self) -> None:
-        """Resolve the name and check the collection.
-
-        Queries name the collection, not the alias, so that they reach the one that was checked.
-        """
+        """Resolve the alias and check its collection, to which queries are then sent directly."""
         collection = self._store.resolve(self._name)
         metadata = CollectionMetadata.load(self._store, collection)
         if self._plan.colbert and not metadata.colbert:
@@ -236,11 +232,9 @@ class HybridSearch:
 
     def _hit(self, point: models.ScoredPoint, stages: dict[str, dict[PointId, Stage]]) -> Hit:
         payload = point.payload or {}
-        hit_stages = {
-            name: points[point.id] for name, points in stages.items() if point.id in points
-        }
+        ranks = {name: ids[point.id] for name, ids in stages.items() if point.id in ids}
         text = text_at(payload, self.metadata.text_fields)
-        return Hit(point.id, point.score, text, payload, hit_stages)
+        return Hit(point.id, point.score, text, payload, ranks)
 
     def _rerank(self, query: str, hits: list[Hit], explain: bool) -> tuple[list[Hit], int]:
         """Rerank the first hits. Hits without text follow the reranked ones, in their order."""
@@ -248,16 +242,11 @@ class HybridSearch:
         if not candidates:
             return hits, 0
         ranked = self._reranker.rerank(query, [hit.text or "" for hit in candidates])
-        scored = [
-            Hit(
-                (hit := candidates[result.index]).id,
-                result.relevance_score,
-                hit.text,
-                hit.payload,
-                {**hit.stages, RERANK: Stage(rank, result.relevance_score)} if explain else {},
-            )
-            for rank, result in enumerate(ranked, 1)
-        ]
+        scored = []
+        for rank, result in enumerate(ranked, 1):
+            hit, score = candidates[result.index], result.relevance_score
+            stages = {**hit.stages, RERANK: Stage(rank, score)} if explain else {}
+            scored.append(replace(hit, score=score, stages=stages))
         reranked_ids = {hit.id for hit in candidates}
         rest = [hit for hit in hits if hit.id not in reranked_ids]
         return scored + rest, ranked.usage.total_tokens
@@ -278,11 +267,8 @@ class QueryRequests:
         self.stages = dict(legs)
         if plan.is_fused:
             prefetch = [models.Prefetch(**leg) for leg in legs.values()]
-            self.stages[FUSED] = {
-                "prefetch": prefetch,
-                "query": _fusion_query(plan),
-                "limit": depth,
-            }
+            query = _fusion_query(plan)
+            self.stages[FUSED] = {"prefetch": prefetch, "query": query, "limit": depth}
         if plan.colbert:
             previous = models.Prefetch(**list(self.stages.values())[-1])
             query = _list(embedding.colbert)[: max_colbert_vectors(metadata.dimensions)]
@@ -305,10 +291,8 @@ def _with_filter(request: dict[str, Any], filter: models.Filter | None) -> dict[
     """Apply the filter to each prefetch too, or filtered points would take up candidates."""
     if filter is None or "prefetch" not in request:
         return request
-    return {
-        **request,
-        "prefetch": [_prefetch_with_filter(prefetch, filter) for prefetch in request["prefetch"]],
-    }
+    prefetches = [_prefetch_with_filter(prefetch, filter) for prefetch in request["prefetch"]]
+    return {**request, "prefetch": prefetches}
 
 
 def _prefetch_with_filter(prefetch: models.Prefetch, filter: models.Filter) -> models.Prefetch:

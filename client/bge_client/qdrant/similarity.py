@@ -56,7 +56,7 @@ def format_ids(ids: Sequence[PointId]) -> str:
     return f": {', '.join(map(str, ids[:MAX_IDS_IN_MESSAGE]))}{suffix}" if ids else ""
 
 
-def missing_text_message(store: Store, collection: str, fields: Sequence[str]) -> str:
+def no_text_message(store: Store, collection: str, fields: Sequence[str]) -> str:
     """Return the error for a collection without texts at `fields`, with a sample of its keys."""
     keys = sorted({key for point in store.sample(collection, PAGE) for key in point.payload or {}})
     return (

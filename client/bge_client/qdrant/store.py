@@ -39,6 +39,7 @@ from ..transport import retry, split_url
 MIN_VERSION = (1, 17)  # weights in RRF; collection metadata needs 1.16
 RETRY_SECONDS = 120.0
 MAX_ERROR_CHARACTERS = 300
+SERVER_ERRORS = UnexpectedResponse, ResponseHandlingException, ResourceExhaustedResponse
 Payload = Mapping[str, Any]
 PointId = int | str | UUID
 
@@ -129,11 +130,7 @@ class Store:
         def attempt() -> Any:
             try:
                 return getattr(client, method)(**arguments)
-            except (
-                UnexpectedResponse,
-                ResponseHandlingException,
-                ResourceExhaustedResponse,
-            ) as error:
+            except SERVER_ERRORS as error:
                 raise _server_error(error, method) from None
             except sqlite3.Error as error:  # local mode
                 raise _disk_error(error) from None
@@ -144,10 +141,8 @@ class Store:
             return retry(deadline, attempt, (TransportError, HTTPStatusError))
 
     def _local_error(self, error: Exception, method: str) -> BGEError:
-        """Convert an error that Qdrant's client raises itself. Its text may quote a payload.
-
-        It is a refusal of local mode, or a body that could not be encoded or decoded.
-        """
+        """Convert an error of Qdrant's client: a refusal by local mode, whose text may quote a
+        payload, or a body that could not be encoded or decoded."""
         if not isinstance(self._client._client, QdrantLocal):
             return ProtocolError(f"Qdrant's client failed in {method}: {type(error).__name__}")
         unknown = isinstance(error, KeyError) or "not found" in str(error)
@@ -160,9 +155,7 @@ class Store:
         numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
         if numbers and numbers < MIN_VERSION:
             minimum = ".".join(map(str, MIN_VERSION))
-            raise ConfigurationError(
-                f"Qdrant {minimum} or later is needed. This server is {version}"
-            )
+            raise ConfigurationError(f"Qdrant {minimum} or later is needed. Given: {version}")
 
     # ------------------------------------------------------------------------- collections
 
@@ -233,10 +226,7 @@ class Store:
         self, collection: str, ids: Sequence[PointId], **options: bool
     ) -> list[models.Record]:
         """Return the points that exist, in any order. `options`: with_payload, with_vectors."""
-        records: list[models.Record] = self._call(
-            "retrieve", collection_name=collection, ids=ids, **options
-        )
-        return records
+        return list(self._call("retrieve", collection_name=collection, ids=ids, **options))
 
     def payloads(self, collection: str, ids: Sequence[PointId]) -> dict[PointId, Payload]:
         """Return the payloads of the points that exist."""
@@ -244,10 +234,8 @@ class Store:
 
     def query(self, collection: str, **request: Any) -> list[models.ScoredPoint]:
         """Return the points, with payloads, for the arguments of `QdrantClient.query_points`."""
-        response = self._call(
-            "query_points", collection_name=collection, with_payload=True, **request
-        )
-        return list(response.points)
+        options = {"collection_name": collection, "with_payload": True}
+        return list(self._call("query_points", **options, **request).points)
 
     def sample(self, collection: str, count: int) -> list[models.ScoredPoint]:
         """Return random points with their payloads."""
@@ -362,9 +350,7 @@ def _server_error(error: Exception, method: str) -> BGEError:
     if status == 401:
         return AuthenticationError("Qdrant rejects the API key: HTTP 401", status)
     if status == 403:
-        return AuthenticationError(
-            f"Qdrant's API key does not allow {method}: HTTP 403, {detail}", status
-        )
+        return AuthenticationError(f"the key does not allow {method}: HTTP 403, {detail}", status)
     if status == 413 or "larger than allowed" in detail:  # by a proxy, by Qdrant (400)
         return TooLargeError(message)
     if status == 507 or "No space left" in detail or "disk space" in detail:

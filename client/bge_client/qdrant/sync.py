@@ -16,7 +16,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from qdrant_client import models
@@ -66,6 +66,9 @@ class SyncReport:
     written: int = 0
     truncated: IdSummary = field(default_factory=IdSummary)
     colbert_cut: IdSummary = field(default_factory=IdSummary)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def sync(
@@ -157,11 +160,8 @@ def strip_flag(payload: Payload) -> dict[str, Any]:
 
 
 def json_equal(left: Any, right: Any) -> bool:
-    """Return whether two JSON values are equal for a filter.
-
-    Unlike `==`, `true` differs from 1, and floats may differ in the last digit, because Qdrant's
-    server does not return every float exactly.
-    """
+    """Like `==`, but true differs from 1, as in a filter, and floats may differ in the last digit,
+    because Qdrant's server does not return every float exactly."""
     if isinstance(left, dict) and isinstance(right, dict):
         same_keys = left.keys() == right.keys()
         return same_keys and all(json_equal(left[key], right[key]) for key in left)
