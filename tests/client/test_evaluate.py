@@ -217,7 +217,7 @@ def test_a_failed_query_is_named_and_its_error_keeps_its_type(error: BGEError) -
     [
         ([("d", 1.0), ("d", 0.5)], "`a`, query 'q': document 'd' is ranked twice"),
         ([("d", math.nan)], "document 'd' has the score nan"),
-        ([("d", 1.0), ("e", 1.0), ("f", 1.0)], "at most 2 documents. Given: 3"),
+        ([("d", 1.0), ("e", 1.0), ("f", 1.0)], "more than 2 documents. Given: 3"),
     ],
 )
 def test_an_invalid_ranking_is_refused(ranking: list[tuple[str, float]], message: str) -> None:

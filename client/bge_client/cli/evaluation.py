@@ -58,9 +58,7 @@ class Spec(NamedTuple):
 )
 @click.option("--baseline", help="The system to compare the others with. [default: the first]")
 @click.option("--split", default="test", show_default=True, help="Split of the judgements.")
-@click.option(
-    "--queries", type=click.IntRange(1), help="Run only this many queries, drawn at random."
-)
+@click.option("--queries", type=click.IntRange(1), help="Draw this many queries at random.")
 @click.option("--vector", default="", help="Name of the dense vector for `jina`.")
 @click.option(
     "--id-field",
@@ -73,12 +71,8 @@ class Spec(NamedTuple):
 @click.option(
     "--jina-price", default=JINA_PRICE, show_default=True, help="Dollars per million tokens."
 )
-@click.option(
-    "--json", "json_path", type=click.Path(dir_okay=False), help="Write the report as JSON."
-)
-@click.option(
-    "--html", "html_path", type=click.Path(dir_okay=False), help="Write the report as an HTML page."
-)
+@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write a JSON report.")
+@click.option("--html", "html_path", type=click.Path(dir_okay=False), help="Write an HTML report.")
 @connected("EMBEDDINGS", unless=("shadow",), reranking=True)
 @with_store(unless=("shadow",))
 def evaluate(

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Estimate time and cost from a sample; write nothing."
 )
-@click.option(
-    "--price", default=WORKER_PRICE, show_default=True, help="Dollars per second of a worker."
-)
+@click.option("--price", default=WORKER_PRICE, show_default=True, help="Dollars per worker second.")
 @click.option("--rollback", is_flag=True, help="Point --alias back to the old collection.")
 @click.option("--drop-old", is_flag=True, help="Delete the old collection of --alias.")
 @connected("EMBEDDINGS", unless=("rollback", "drop_old"))
@@ -45,8 +43,7 @@ def migrate(client: Client, store: Store, **args: Any) -> None:
 
     The source is only read. The copy is verified, then the alias is moved atomically. After a kill
     or an error, run the same command again. Points without a text are copied without vectors and
-    reported. Changes in the source at the cutover that could not be copied are reported with exit
-    code 6.
+    reported. Changes at the cutover that could not be copied are reported with exit code 6.
 
     \b
       bge migrate courses courses_bge --dry-run          # courses: an alias or a collection

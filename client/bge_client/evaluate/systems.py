@@ -148,7 +148,7 @@ def _timed(system: System, query_id: str, text: str) -> Timed:
 
 def _check_ranking(ranking: Sequence[tuple[str, float]], depth: int, location: str) -> None:
     if len(ranking) > depth:
-        raise ProtocolError(f"{location} at most {depth} documents. Given: {len(ranking)}")
+        raise ProtocolError(f"{location} more than {depth} documents. Given: {len(ranking)}")
     seen = set()
     for document_id, score in ranking:
         if document_id in seen:

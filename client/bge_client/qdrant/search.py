@@ -232,7 +232,7 @@ class HybridSearch:
 
     def _hit(self, point: models.ScoredPoint, stages: dict[str, dict[PointId, Stage]]) -> Hit:
         payload = point.payload or {}
-        ranks = {name: ids[point.id] for name, ids in stages.items() if point.id in ids}
+        ranks = {name: by_id[point.id] for name, by_id in stages.items() if point.id in by_id}
         text = text_at(payload, self.metadata.text_fields)
         return Hit(point.id, point.score, text, payload, ranks)
 

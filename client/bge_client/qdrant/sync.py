@@ -3,8 +3,8 @@
     documents → stale_documents (payload differs from the stored one) → embed_iter → upsert
 
 A point is current if its payload equals the document's: the text is part of the payload, and
-Qdrant writes the payload and vectors of a point atomically. A killed run therefore keeps no state
-of its own, and a second run over the same documents writes nothing. `embed_iter` sends its
+Qdrant writes the payload and vectors of a point atomically. A killed run therefore needs no saved
+state, and a second run over the same documents writes nothing. `embed_iter` sends its
 requests in threads, so the next batches are embedded while one is written.
 """
 
@@ -122,8 +122,8 @@ def stale_documents(
     in_flight: Counter[PointId],
     progress: Progress = no_progress,
 ) -> Iterator[Document]:
-    """Yield documents whose point is missing or differs, or is about to be overwritten."""
-    uuids: dict[PointId, str] = {}  # of documents in flight, as written
+    """Yield documents whose point is missing or differs, now or after the writes in flight."""
+    uuids: dict[PointId, str] = {}  # of documents in flight, in their own notation
     for page in pages(_check_notations(documents, uuids), PAGE):
         latest = {document.id: document for document in page}
         stored = store.payloads(collection, [*latest])
