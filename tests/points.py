@@ -1,4 +1,4 @@
-"""What a collection holds, and when two hold the same."""
+"""Read and compare the contents of collections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Contents = dict[Any, tuple[Any, Any]]
 
 
 def contents(store: Store, collection: str) -> Contents:
-    """All points: id → payload and vectors."""
+    """Return all points: id → payload and vectors."""
     return {
         record.id: (record.payload, record.vector)
         for page in store.scroll(collection, with_payload=True, with_vectors=True)
@@ -21,15 +21,15 @@ def contents(store: Store, collection: str) -> Contents:
     }
 
 
-def assert_equal(one: Contents, two: Contents) -> None:
-    """The same points; vectors as equal as those of one text in two batches are."""
-    assert one.keys() == two.keys()
-    for id, (payload, vectors) in one.items():
-        assert payload == two[id][0]
-        assert vectors.keys() == two[id][1].keys()
+def assert_equal(left: Contents, right: Contents) -> None:
+    """Assert equal points, with the tolerance of vectors computed in different batches."""
+    assert left.keys() == right.keys()
+    for id, (payload, vectors) in left.items():
+        assert payload == right[id][0]
+        assert vectors.keys() == right[id][1].keys()
         for name, vector in vectors.items():
-            other = two[id][1][name]
+            expected = right[id][1][name]
             if isinstance(vector, models.SparseVector):
-                assert vector.indices == other.indices
-                vector, other = vector.values, other.values
-            np.testing.assert_allclose(vector, other, atol=1e-5)
+                assert vector.indices == expected.indices
+                vector, expected = vector.values, expected.values
+            np.testing.assert_allclose(vector, expected, atol=1e-5)

@@ -1,11 +1,11 @@
-"""Recorded calls against Qdrant's published OpenAPI: a check that owes its Python client nothing.
+"""Validate recorded calls against Qdrant's published OpenAPI, independently of its Python client.
 
     QDRANT_CALLS=calls.jsonl pytest tests/client
     python tests/client/qdrant_openapi.py calls.jsonl
 
-The specification is on npm as the types that Qdrant's JavaScript client is compiled from. They are
-fetched into a temporary folder and made into JSON schemas; it takes npm, Node 18 and the network.
-A field that is unknown there, or newer than the pinned release, is reported.
+npm has the specification as the types of Qdrant's JavaScript client. They are fetched into a
+temporary folder and converted to JSON schemas, which needs npm, Node 18 and the network. A field
+that is unknown, or newer than the pinned release, is an error.
 """
 
 from __future__ import annotations
@@ -32,63 +32,63 @@ class OpenApi:
 
     def __init__(self, definitions: dict[str, Any]) -> None:
         self._definitions = definitions
-        self._validator = cache(self._compiled)
+        self._validator = cache(self._validator_for)
 
     @classmethod
-    def fetched(cls) -> OpenApi:
+    def fetch(cls) -> OpenApi:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "package.json").write_text('{"private": true}')
             quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
             install = ["npm", "install", *quiet, *PACKAGES]
             subprocess.run(install, cwd=folder, check=True, stdout=subprocess.DEVNULL)
             types = Path(folder, TYPES).read_text("utf-8")
-            Path(folder, "flat.ts").write_text(flattened(types), "utf-8")
+            Path(folder, "flat.ts").write_text(flatten(types), "utf-8")
             generate = ["npx", "--no-install", "ts-json-schema-generator", "--no-type-check"]
             generate += ["--path", "flat.ts", "--type", "paths", "--out", "schema.json"]
             subprocess.run(generate, cwd=folder, check=True)
             schema = json.loads(Path(folder, "schema.json").read_text("utf-8"))
         return cls(schema["definitions"])
 
-    def misfits(self, call: dict[str, Any]) -> Iterator[str]:
-        """What is wrong with a call."""
-        line = f"{call['method']} {call['path']}"
+    def errors(self, call: dict[str, Any]) -> Iterator[str]:
+        """Yield what is wrong with a call."""
+        call_line = f"{call['method']} {call['path']}"
         operation = self._operation(call["method"].lower(), call["path"])
         if operation is None:
-            yield f"{line}: no such operation"
+            yield f"{call_line}: no such operation"
             return
-        query = {name: _typed(value) for name, value in call["query"].items()}
+        query = {name: _parse_parameter(value) for name, value in call["query"].items()}
         parameters = self._validator(operation, "parameters", "query")
         body = self._validator(operation, "requestBody", "content", "application/json")
-        for validator, given in [(parameters, query), (body, call["body"])]:
+        for validator, value in [(parameters, query), (body, call["body"])]:
             if validator:
-                for error in validator.iter_errors(given):
-                    where = ".".join(map(str, error.instance_path))
-                    yield f"{line}: {where}: {error.message[:300]}"
-            elif given:
-                yield f"{line}: takes no such thing as {given}"
+                for error in validator.iter_errors(value):
+                    path = ".".join(map(str, error.instance_path))
+                    yield f"{call_line}: {path}: {error.message[:300]}"
+            elif value:
+                yield f"{call_line}: must not have {value}"
 
     def _operation(self, method: str, path: str) -> str | None:
-        """Its name; a path without a variable goes before one with it."""
+        """Return the operation's name. Paths without variables take precedence."""
         paths = self._definitions["paths"]["properties"]
-        for template in sorted(paths, key=lambda one: one.count("{")):
+        for template in sorted(paths, key=lambda template: template.count("{")):
             if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path):
-                found = paths[template]["properties"].get(method)
-                if found:
-                    return str(found["$ref"]).removeprefix("#/definitions/")
+                operation = paths[template]["properties"].get(method)
+                if operation:
+                    return str(operation["$ref"]).removeprefix("#/definitions/")
         return None
 
-    def _compiled(self, operation: str, *where: str) -> Validator | None:
-        found = self._definitions[operation]
-        for name in where:
-            found = found["properties"].get(name)
-            if found is None:
+    def _validator_for(self, operation: str, *path: str) -> Validator | None:
+        schema = self._definitions[operation]
+        for name in path:
+            schema = schema["properties"].get(name)
+            if schema is None:
                 return None
-        return validator_for({"allOf": [found], "definitions": self._definitions})
+        return validator_for({"allOf": [schema], "definitions": self._definitions})
 
 
-def flattened(types: str) -> str:
-    """The types with names of their own, which the generator needs where one holds itself."""
-    # What may be null in the specification is declared as null or any object whatever.
+def flatten(types: str) -> str:
+    """Give each type a name, which the generator needs for recursive types."""
+    # The types declare a nullable value as null or any object.
     types = types.replace("(Record<string, unknown> | null)", "null")
     types = re.sub(r'components\["schemas"\]\["(\w+)"\]', r"Schema\1", types)
     types = re.sub(r'operations\["(\w+)"\]', r"Operation\1", types)
@@ -101,8 +101,8 @@ def flattened(types: str) -> str:
     return "".join([helpers, paths, schemas, operations])
 
 
-def _typed(value: str) -> Any:
-    """A parameter of the query string as the value it stands for."""
+def _parse_parameter(value: str) -> Any:
+    """Parse a parameter of the query string."""
     return json.loads(value) if re.fullmatch(r"true|false|-?[0-9]+", value) else value
 
 
@@ -110,11 +110,11 @@ def main() -> None:
     lines = [line for name in sys.argv[1:] for line in Path(name).read_text("utf-8").splitlines()]
     if not lines:
         sys.exit("usage: qdrant_openapi.py CALLS.jsonl, with at least one call in it")
-    api = OpenApi.fetched()
-    found = [misfit for line in lines for misfit in api.misfits(json.loads(line))]
-    print("".join(f"{misfit}\n" for misfit in found), end="")
-    print(f"{len(lines)} calls against the OpenAPI of {PACKAGES[0]}: {len(found)} misfits")
-    sys.exit(bool(found))
+    api = OpenApi.fetch()
+    errors = [error for line in lines for error in api.errors(json.loads(line))]
+    print("".join(f"{error}\n" for error in errors), end="")
+    print(f"{len(lines)} calls against the OpenAPI of {PACKAGES[0]}: {len(errors)} errors")
+    sys.exit(bool(errors))
 
 
 if __name__ == "__main__":

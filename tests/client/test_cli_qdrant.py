@@ -1,4 +1,4 @@
-"""`bge index`, `search`, `migrate`, `evaluate`: what a newcomer types, and what goes wrong."""
+"""`bge index`, `search`, `migrate`, `evaluate`: typical commands and their errors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def report(result: Result) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def small(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One passage, called `course` as well: for what fails before it is searched."""
+    """A collection `course` of one passage, for commands that fail before searching."""
     path = tmp_path_factory.mktemp("small")
     arguments = ["index", "--collection", "course", "--path", path, "--endpoint", served]
     result = CliRunner().invoke(bge, [*map(str, arguments)], input='{"text": "море"}')
@@ -43,7 +43,7 @@ def small(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def indexed(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The course material, in a folder of local mode."""
+    """The course material in a local-mode folder."""
     path = tmp_path_factory.mktemp("qdrant")
     arguments = ["index", COURSE / "corpus.jsonl", "--collection", "course", "--path", path]
     arguments += ["--endpoint", served, *FIELDS]
@@ -52,41 +52,41 @@ def indexed(served: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_second_run_finds_all_done(run: Run, indexed: Path) -> None:
+def test_a_second_index_run_writes_nothing(run: Run, indexed: Path) -> None:
     again = run("index", COURSE / "corpus.jsonl", "--collection", "course", "--path", indexed)
     assert (report(again)["unchanged"], report(again)["written"]) == (184, 0)
 
 
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [["--mode", "dense"], ["--mode", "sparse"], [], ["--rerank", "20"]],
     ids=["dense", "sparse", "hybrid", "reranked"],
 )
-def test_search_shows_what_it_found_and_why(run: Run, indexed: Path, how: list[str]) -> None:
-    asked = ("search", "TCP congestion control", "--collection", "course", "--path", indexed)
-    shown = run(*asked, "--limit", 5, "--explain", *how)
-    assert shown.exit_code == 0, shown.output
-    head, *hits = shown.stdout.splitlines()
+def test_search_prints_hits_with_the_rank_in_each_stage(
+    run: Run, indexed: Path, options: list[str]
+) -> None:
+    command = ("search", "TCP congestion control", "--collection", "course", "--path", indexed)
+    result = run(*command, "--limit", 5, "--explain", *options)
+    assert result.exit_code == 0, result.output
+    header, *hits = result.stdout.splitlines()
     assert len(hits) == 5
-    assert ("rerank" in head) == ("--rerank" in how)
-    assert ("fused" in head) == ("--mode" not in how)
-    assert shown.stderr.startswith("bge: embed ")
-    lines = run(*asked, "--limit", 5, "--json", *how).stdout.splitlines()
+    assert ("rerank" in header) == ("--rerank" in options)
+    assert ("fused" in header) == ("--mode" not in options)
+    assert result.stderr.startswith("bge: embed ")
+    lines = run(*command, "--limit", 5, "--json", *options).stdout.splitlines()
     assert [
         json.loads(line)["payload"]["_id"] in hit for line, hit in zip(lines, hits, strict=True)
     ]
 
 
-def test_evaluate_reports_for_people_and_for_programs(
-    run: Run, indexed: Path, tmp_path: Path
-) -> None:
-    told = run(
+def test_evaluate_writes_text_json_and_html(run: Run, indexed: Path, tmp_path: Path) -> None:
+    result = run(
         *("evaluate", COURSE, "--collection", "course", "--path", indexed, "--queries", 25),
         *("--system", "dense", "--system", "hybrid@course", "--baseline", "dense"),
         *("--json", tmp_path / "r.json", "--html", tmp_path / "r.html"),
     )
-    assert told.exit_code == 0, told.output
-    assert "hybrid@course" in told.stdout
+    assert result.exit_code == 0, result.output
+    assert "hybrid@course" in result.stdout
     data = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert [system["name"] for system in data["systems"]] == ["dense", "hybrid@course"]
     assert len(data["queries"]) == 25
@@ -96,7 +96,7 @@ def test_evaluate_reports_for_people_and_for_programs(
 
 @pytest.fixture
 def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    """Jina's API, whose vectors are those of `examples/old_collection.py`."""
+    """Jina's API, with the vectors of `examples/old_collection.py`."""
     monkeypatch.syspath_prepend(EXAMPLES)
     from old_collection import hashed  # type: ignore[import-not-found]
 
@@ -112,13 +112,13 @@ def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
         yield api
 
 
-def test_the_way_from_jina_s_vectors_to_ours(run: Run, tmp_path: Path, jina: Scripted) -> None:
-    """The README's: an old collection is measured, copied, held against the new one, replaced."""
+def test_migration_from_jina_vectors(run: Run, tmp_path: Path, jina: Scripted) -> None:
+    """Estimate, copy, compare, cut over, roll back and drop the old collection."""
     path = ("--path", tmp_path)
     script = [sys.executable, str(EXAMPLES / "old_collection.py"), str(tmp_path)]
     subprocess.run(script, check=True, capture_output=True)
     refused = run("search", "TCP", "--collection", "courses", *path)
-    assert (refused.exit_code, "does not say which model" in refused.stderr) == (5, True)
+    assert (refused.exit_code, "has no metadata" in refused.stderr) == (5, True)
     estimate = report(run("migrate", "courses", "courses_bge", *FIELDS, "--dry-run", *path))
     assert (estimate["points"], estimate["without_text"]) == (184, 0)
     assert estimate["tokens"] > 10_000
@@ -148,74 +148,74 @@ def test_the_way_from_jina_s_vectors_to_ours(run: Run, tmp_path: Path, jina: Scr
         assert not store.exists("courses_v1")
 
 
-def test_what_shadow_mode_wrote_is_summed_up(
+def test_evaluate_summarizes_a_shadow_file(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("BGE_EMBEDDINGS_ENDPOINT")
     log = tmp_path / "shadow.jsonl"
     with Shadow(log, fraction=1.0) as shadow:
         shadow.offer("море", ["a", "b"], lambda: ["b", "a"], live_seconds=0.01)
-    told = report(run("evaluate", "--shadow", log))
-    assert (told["count"], told["errors"]) == (1, {})
+    summary = report(run("evaluate", "--shadow", log))
+    assert (summary["count"], summary["errors"]) == (1, {})
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["search", "x", "--collection", "c"], 2, "say --path FOLDER, or --qdrant-url, or set"),
-        (["search", "x", "--collection", "nope", "--path", "{}"], 2, "There are: course"),
+        (["search", "x", "--collection", "c"], 2, "pass --path FOLDER or --qdrant-url, or set"),
+        (["search", "x", "--collection", "nope", "--path", "{}"], 2, "Existing: course"),
         (["search", "x", "--collection", "course", "--path", "{}", "--filter", "{{}}x"], 2,
-         "`--filter` is not a filter of Qdrant's"),
+         "`--filter` is not a valid Qdrant filter"),
         (["search", "x", "--collection", "c", "--path", "/nope"], 2, "no collections in /nope"),
         (["search", " ", "--collection", "course", "--path", "{}"], 1, "`texts[0]` must not be"),
-        (["evaluate", "--path", "{}"], 2, "say DATASET, or --shadow"),
+        (["evaluate", "--path", "{}"], 2, "pass DATASET or --shadow"),
         (["evaluate", str(COURSE), "--path", "{}", "--system", "bm25@x"], 2,
          "`--system` must be one of dense, sparse"),
-        (["evaluate", str(COURSE), "--path", "{}"], 2, "say --collection, or dense@COLLECTION"),
+        (["evaluate", str(COURSE), "--path", "{}"], 2, "pass --collection, or --system dense@COLL"),
         (["evaluate", str(EXAMPLES), "--path", "{}", "--collection", "course"], 2,
          "queries.jsonl cannot be read: No such file"),
         (["evaluate", str(COURSE), "--path", "{}", "--system", "jina@course"], 2, "JINA_API_KEY"),
-        (["migrate", "course", "--path", "{}"], 2, "say SOURCE and TARGET"),
+        (["migrate", "course", "--path", "{}"], 2, "pass SOURCE and TARGET"),
         (["migrate", "course", "x", "--dry-run", "--text-field", "body", "--path", "{}"], 2,
          "no point of `course` has a text at `body`. Their payloads have: text."),
         (["migrate", "course", "x", "--dry-run", "--price", "nan", "--path", "{}"], 2,
          "`dollars_per_second` must be 0 or more. Given: nan"),
         (["search", "x", "--collection", "course", "--path", "{}", "--filter", "[" * 100_000], 2,
-         "`--filter` is not a filter of Qdrant's"),
+         "`--filter` is not a valid Qdrant filter"),
         (["migrate", "course", "x", "--in-place", "--path", "{}"], 2, "target means nothing"),
         (["migrate", "course", "x", "--dense-name", "y", "--path", "{}"], 2,
          "--dense-name means nothing without --in-place"),
         (["migrate", "--drop-old", "--alias", "y", "--dry-run", "--path", "{}"], 2,
-         "say only one of --dry-run, --drop-old"),
+         "pass only one of --dry-run, --drop-old"),
         (["migrate", "course", "--in-place", "--dry-run", "--path", "{}"], 2,
-         "say only one of --dry-run, --in-place"),
-        (["migrate", "--rollback", "--path", "{}"], 2, "say --alias"),
+         "pass only one of --dry-run, --in-place"),
+        (["migrate", "--rollback", "--path", "{}"], 2, "pass --alias"),
         (["migrate", "--rollback", "--alias", "y", "--path", "{}"], 2, "there is no alias `y`"),
         (["migrate", "--rollback", "--drop-old", "--path", "{}"], 2, "only one of --rollback, --d"),
         (["index", "--collection", "new", "--path", "{}"], 1, "line 2 is not JSON"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_in_a_sentence(
+def test_an_error_is_one_line_with_its_exit_code(
     run: Run, small: Path, arguments: list[str], code: int, message: str
 ) -> None:
-    filled = [one.format(small) if "{" in one else one for one in arguments]
-    result = run(*filled, stdin='{"_id": 1, "text": "море"}\n{\n')
+    command = [argument.format(small) if "{" in argument else argument for argument in arguments]
+    result = run(*command, stdin='{"_id": 1, "text": "море"}\n{\n')
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_without_its_extra_a_command_says_what_to_install(served: str, tmp_path: Path) -> None:
-    """In a process where Qdrant's client is not to be had."""
+def test_a_missing_extra_says_what_to_install(served: str, tmp_path: Path) -> None:
+    """In a process without Qdrant's client."""
     (tmp_path / "qdrant_client.py").write_text("raise ImportError(name='qdrant_client')")
     command = [sys.executable, "-m", "bge_client", "search", "x", "--collection", "c"]
-    ran = subprocess.run(
+    result = subprocess.run(
         [*command, "--endpoint", served, "--path", "x"],
-        cwd=tmp_path,  # where it finds that module first
+        cwd=tmp_path,  # its qdrant_client is imported first
         capture_output=True,
         text=True,
     )
-    assert ran.returncode == 2
-    assert ran.stderr == (
+    assert result.returncode == 2
+    assert result.stderr == (
         "bge: ConfigurationError: this needs qdrant_client: pip install 'bge-client[cli,qdrant]'\n"
     )

@@ -1,4 +1,4 @@
-"""Metrics against a few lines of arithmetic, the statistics against chance, the verdict's edges."""
+"""Metrics against a reference, statistics on random data, and the limits of the verdict."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "RESAMPLES", 999)
 
 
-def answered(
+def make_run(
     name: str,
     rankings: Mapping[str, Sequence[str]],
     *,
@@ -60,68 +60,79 @@ def answered(
     about: dict[str, Any] | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> Run:
-    """A run as if made; every document has the same score, every query 10 ms of model, 8 tokens."""
+    """Build a run. Each query took 10 ms of model time and 8 tokens; all scores are equal."""
     answers = {
         query_id: Timed(
             Answer([(document_id, score) for document_id in ranking], 0.010, 8),
-            seconds[place % len(seconds)],
+            seconds[index % len(seconds)],
         )
-        for place, (query_id, ranking) in enumerate(rankings.items())
+        for index, (query_id, ranking) in enumerate(rankings.items())
     }
     system = System(name, lambda _: Answer([], 0.0), price, about or {})
-    return Run(system, dict(texts or {one: f"text of {one}" for one in rankings}), 100, answers)
+    return Run(
+        system,
+        dict(texts or {query_id: f"text of {query_id}" for query_id in rankings}),
+        100,
+        answers,
+    )
 
 
-def of_hits(hits: int, queries: int = 20, **options: Any) -> tuple[Run, dict[str, dict[str, int]]]:
-    """A run that finds the one relevant document of so many queries first, and else nothing."""
+def run_with_hits(
+    hits: int, queries: int = 20, **options: Any
+) -> tuple[Run, dict[str, dict[str, int]]]:
+    """Build a run that ranks the relevant document first for `hits` queries and finds no other."""
     names = [f"q{number}" for number in range(queries)]
-    rankings = {one: ["d"] if place < hits else [] for place, one in enumerate(names)}
-    return answered(options.pop("name", "bge"), rankings, **options), {
-        one: {"d": 1} for one in names
+    rankings = {query_id: ["d"] if index < hits else [] for index, query_id in enumerate(names)}
+    return make_run(options.pop("name", "bge"), rankings, **options), {
+        query_id: {"d": 1} for query_id in names
     }
 
 
 # -------------------------------------------------------------------------------- metrics
 
 
-def by_hand(ranking: Sequence[str], grades: Mapping[str, int], k: int = 10) -> dict[str, float]:
-    gains = [max(0, grades.get(one, 0)) for one in ranking]
+def reference_metrics(
+    ranking: Sequence[str], grades: Mapping[str, int], k: int = 10
+) -> dict[str, float]:
+    gains = [max(0, grades.get(document_id, 0)) for document_id in ranking]
 
     def dcg(gains: Sequence[int]) -> float:
-        return sum(gain / math.log2(place + 2) for place, gain in enumerate(gains[:k]))
+        return sum(gain / math.log2(rank + 2) for rank, gain in enumerate(gains[:k]))
 
     ideal = dcg(sorted((max(0, grade) for grade in grades.values()), reverse=True))
     relevant = sum(grade >= 1 for grade in grades.values())
     return {
         f"nDCG@{k}": dcg(gains) / ideal if ideal else 0.0,
-        f"MRR@{k}": next((1 / place for place, gain in enumerate(gains[:k], 1) if gain), 0.0),
+        f"MRR@{k}": next((1 / rank for rank, gain in enumerate(gains[:k], 1) if gain), 0.0),
         "recall@100": sum(gain >= 1 for gain in gains[:100]) / relevant if relevant else 0.0,
     }
 
 
-def measured(ranking: Sequence[str], grades: dict[str, int]) -> dict[str, float]:
-    return compare([answered("a", {"q": ranking})], {"q": grades}, "a").systems[0].means
+def compute_metrics(ranking: Sequence[str], grades: dict[str, int]) -> dict[str, float]:
+    return compare([make_run("a", {"q": ranking})], {"q": grades}, "a").systems[0].means
 
 
 WIKIPEDIA = {"D1": 3, "D2": 2, "D3": 3, "D4": 0, "D5": 1, "D6": 2, "D7": 3, "D8": 2}
 
 
-def test_ndcg_is_the_linear_one_of_wikipedia_s_example() -> None:
-    """en.wikipedia.org/wiki/Discounted_cumulative_gain: 0.785, of the linear gain."""
+def test_ndcg_matches_wikipedia_with_linear_gain() -> None:
+    """en.wikipedia.org/wiki/Discounted_cumulative_gain: 0.785 with linear gain."""
     ranking = ["D1", "D2", "D3", "D4", "D5", "D6"]
-    assert by_hand(ranking, WIKIPEDIA, k=6)["nDCG@6"] == pytest.approx(0.785, abs=5e-4)
-    assert measured(ranking, WIKIPEDIA) == pytest.approx(by_hand(ranking, WIKIPEDIA))
+    assert reference_metrics(ranking, WIKIPEDIA, k=6)["nDCG@6"] == pytest.approx(0.785, abs=5e-4)
+    assert compute_metrics(ranking, WIKIPEDIA) == pytest.approx(
+        reference_metrics(ranking, WIKIPEDIA)
+    )
 
 
-def test_mrr_is_that_of_wikipedia_s_example() -> None:
-    """en.wikipedia.org/wiki/Mean_reciprocal_rank: found third, second, first: 11/18."""
+def test_mrr_matches_wikipedia() -> None:
+    """en.wikipedia.org/wiki/Mean_reciprocal_rank: ranks 3, 2 and 1 give 11/18."""
     rankings = {
         "cat": ["catten", "cati", "cats"],
         "torus": ["torii", "tori", "toruses"],
         "virus": ["viruses", "virii", "viri"],
     }
     qrels = {"cat": {"cats": 1}, "torus": {"tori": 1}, "virus": {"viruses": 1}}
-    means = compare([answered("a", rankings)], qrels, "a").systems[0].means
+    means = compare([make_run("a", rankings)], qrels, "a").systems[0].means
     assert means["MRR@10"] == pytest.approx(11 / 18)
 
 
@@ -133,36 +144,36 @@ DOCUMENTS = [f"d{number}" for number in range(130)]
     ranking=st.lists(st.sampled_from(DOCUMENTS), unique=True, max_size=100),
     grades=st.dictionaries(st.sampled_from(DOCUMENTS), st.integers(-1, 4), min_size=1),
 )
-def test_metrics_are_those_by_hand(ranking: list[str], grades: dict[str, int]) -> None:
-    assert measured(ranking, grades) == pytest.approx(by_hand(ranking, grades))
+def test_metrics_match_the_reference(ranking: list[str], grades: dict[str, int]) -> None:
+    assert compute_metrics(ranking, grades) == pytest.approx(reference_metrics(ranking, grades))
 
 
-def test_recall_looks_at_a_hundred_and_mrr_at_ten() -> None:
-    means = measured([f"x{number}" for number in range(99)] + ["a", "b"], {"a": 1, "b": 1})
+def test_recall_counts_100_results_and_mrr_10() -> None:
+    means = compute_metrics([f"x{number}" for number in range(99)] + ["a", "b"], {"a": 1, "b": 1})
     assert means == {"nDCG@10": 0, "MRR@10": 0, "recall@100": 0.5}
 
 
-def test_among_equal_scores_the_order_given_counts() -> None:
+def test_equal_scores_keep_the_order_of_the_ranking() -> None:
     for ranking, rank in ((["a", "z"], 1), (["z", "a"], 2)):
-        assert measured(ranking, {"a": 1})["MRR@10"] == 1 / rank
+        assert compute_metrics(ranking, {"a": 1})["MRR@10"] == 1 / rank
 
 
 def test_a_query_that_finds_nothing_counts_zero() -> None:
-    some, qrels = of_hits(5)
-    assert set(compare([some], qrels, "bge").systems[0].means.values()) == {0.25}
-    none, qrels = of_hits(0)
-    assert set(compare([none], qrels, "bge").systems[0].means.values()) == {0.0}
+    run, qrels = run_with_hits(5)
+    assert set(compare([run], qrels, "bge").systems[0].means.values()) == {0.25}
+    run, qrels = run_with_hits(0)
+    assert set(compare([run], qrels, "bge").systems[0].means.values()) == {0.0}
 
 
 # ------------------------------------------------------------------------------------ run
 
 
-def test_each_query_goes_to_all_systems_in_an_order_drawn_anew() -> None:
-    asked: list[str] = []
+def test_each_query_goes_to_all_systems_in_a_random_order() -> None:
+    calls: list[str] = []
 
     def system(name: str) -> System:
         def search(text: str) -> Answer:
-            asked.append(name + text)
+            calls.append(name + text)
             time.sleep(0.002)
             return Answer([("d", 0.5)], 0.001, 3)
 
@@ -172,25 +183,25 @@ def test_each_query_goes_to_all_systems_in_an_order_drawn_anew() -> None:
     systems = [system("a"), system("b")]
     queries = {str(number): str(number) for number in range(40)}
     runs = run_all(systems, queries, warmup=1, progress=lambda: ticks.append(None))
-    assert asked[:2] == ["a0", "b0"]
-    turns = [asked[at : at + 2] for at in range(2, len(asked), 2)]
-    assert [sorted(turn) for turn in turns] == [[f"a{one}", f"b{one}"] for one in queries]
+    assert calls[:2] == ["a0", "b0"]
+    turns = [calls[start : start + 2] for start in range(2, len(calls), 2)]
+    assert [sorted(turn) for turn in turns] == [[f"a{run}", f"b{run}"] for run in queries]
     assert 10 <= sum(turn[0].startswith("a") for turn in turns) <= 30
     assert len(ticks) == 80
-    assert [one.name for one in runs] == ["a", "b"]
+    assert [run.name for run in runs] == ["a", "b"]
     assert runs[1].answers["2"].answer == ([("d", 0.5)], 0.001, 3)
-    assert all(0.002 <= timed.seconds < 2 for one in runs for timed in one.answers.values())
-    before = list(asked)
-    asked.clear()
+    assert all(0.002 <= timed.seconds < 2 for run in runs for timed in run.answers.values())
+    first_calls = list(calls)
+    calls.clear()
     run_all(systems, queries, warmup=1)
-    assert asked == before
+    assert calls == first_calls
 
 
 @pytest.mark.parametrize(
     "error",
     [HTTPStatusError("the text", 503), DeadlineError("the text"), ProtocolError("the text")],
 )
-def test_a_query_that_fails_is_named_and_its_error_stays_what_it_is(error: BGEError) -> None:
+def test_a_failed_query_is_named_and_its_error_keeps_its_type(error: BGEError) -> None:
     def search(text: str) -> Answer:
         raise error
 
@@ -202,57 +213,57 @@ def test_a_query_that_fails_is_named_and_its_error_stays_what_it_is(error: BGEEr
 
 
 @pytest.mark.parametrize(
-    ("ranking", "sentence"),
+    ("ranking", "message"),
     [
         ([("d", 1.0), ("d", 0.5)], "`a`, query 'q': document 'd' is ranked twice"),
         ([("d", math.nan)], "document 'd' has the score nan"),
-        ([("d", 1.0), ("e", 1.0), ("f", 1.0)], "at most 2 documents were asked. Given: 3"),
+        ([("d", 1.0), ("e", 1.0), ("f", 1.0)], "more than 2 documents. Given: 3"),
     ],
 )
-def test_a_ranking_that_is_none_is_refused(ranking: list[tuple[str, float]], sentence: str) -> None:
+def test_an_invalid_ranking_is_refused(ranking: list[tuple[str, float]], message: str) -> None:
     system = System("a", lambda _: Answer(ranking, 0.0), UNKNOWN)
-    with pytest.raises(ProtocolError, match=re.escape(sentence)):
+    with pytest.raises(ProtocolError, match=re.escape(message)):
         run_all([system], {"q": "text"}, depth=2, warmup=0)
 
 
-def test_cost_is_of_seconds_or_tokens_or_not_known() -> None:
-    assert Price(per_second=0.0002).of_thousand(0.05, 12) == pytest.approx(0.01)
-    assert Price(per_million_tokens=0.02).of_thousand(0.05, 12) == pytest.approx(0.00024)
-    assert UNKNOWN.of_thousand(0.05, 12) is None
+def test_cost_is_by_seconds_or_tokens_or_unknown() -> None:
+    assert Price(per_second=0.0002).per_thousand_queries(0.05, 12) == pytest.approx(0.01)
+    assert Price(per_million_tokens=0.02).per_thousand_queries(0.05, 12) == pytest.approx(0.00024)
+    assert UNKNOWN.per_thousand_queries(0.05, 12) is None
     with pytest.raises(ConfigurationError, match="`per_second` must be 0 or more dollars"):
         Price(per_second=-1)
 
 
 @pytest.mark.parametrize(
-    ("runs", "qrels", "baseline", "sentence"),
+    ("runs", "qrels", "baseline", "message"),
     [
-        ([answered("a", {"q": []})], {"q": {"d": 1}}, "b", "must be one of a. Given: 'b'"),
-        ([answered("a", {"q": []})] * 2, {"q": {"d": 1}}, "a", "its own name. Given: 2 × 'a'"),
-        ([answered("a", {"q": []})], {"r": {"d": 1}}, "a", "query 'r' is judged, but 'a' has no"),
-        ([answered("a", {"q": []})], {}, "a", "`qrels` must judge at least one query"),
+        ([make_run("a", {"q": []})], {"q": {"d": 1}}, "b", "must be one of a. Given: 'b'"),
+        ([make_run("a", {"q": []})] * 2, {"q": {"d": 1}}, "a", "a unique name. Given: 2 × 'a'"),
+        ([make_run("a", {"q": []})], {"r": {"d": 1}}, "a", "query 'r' is judged, but 'a' has no"),
+        ([make_run("a", {"q": []})], {}, "a", "`qrels` must judge at least one query"),
         (
-            [answered("a", {"q": []}), answered("b", {"q": [], "r": []})],
+            [make_run("a", {"q": []}), make_run("b", {"q": [], "r": []})],
             {"q": {"d": 1}},
             "a",
-            "'b' was asked other queries than 'a'",
+            "'b' and 'a' must have the same queries",
         ),
     ],
 )
 def test_runs_that_cannot_be_compared_are_refused(
-    runs: list[Run], qrels: dict[str, dict[str, int]], baseline: str, sentence: str
+    runs: list[Run], qrels: dict[str, dict[str, int]], baseline: str, message: str
 ) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(sentence)):
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
         compare(runs, qrels, baseline)
 
 
 # ----------------------------------------------------------------------------- statistics
 
 
-def test_under_the_null_p_is_uniform() -> None:
+def test_p_is_uniform_under_the_null_hypothesis() -> None:
     rng = np.random.default_rng(1)
     ps = [paired_p(rng.normal(0, 1, 30)) for _ in range(300)]
-    least, most = stats.binom.interval(0.999, len(ps), 0.05)
-    assert least <= sum(p < 0.05 for p in ps) <= most
+    low, high = stats.binom.interval(0.999, len(ps), 0.05)
+    assert low <= sum(p < 0.05 for p in ps) <= high
     assert stats.kstest(ps, "uniform").pvalue > 0.01
 
 
@@ -261,68 +272,74 @@ def test_a_real_effect_is_found() -> None:
     assert sum(paired_p(rng.normal(0.8, 1, 30)) < 0.05 for _ in range(60)) >= 56
 
 
-def test_of_few_queries_p_is_exact_and_zeros_say_nothing() -> None:
-    # Of the eight ways to set three signs, two are as far from zero as this one.
+def test_p_is_exact_for_few_queries_and_ignores_ties() -> None:
+    # Of the eight combinations of three signs, two are as extreme as this one.
     assert paired_p(np.array([1.0, 0.5, 0.2])) == pytest.approx(2 / 8)
     assert paired_p(np.array([1.0, 0.0, 0.5, 0.2, 0.0])) == pytest.approx(2 / 8)
     assert paired_p(np.array([0.0, 0.3])) == paired_p(np.zeros(5)) == 1
 
 
-def test_the_interval_holds_the_truth_95_times_in_100() -> None:
-    """No less often, and as seldom as it must: one twice as wide would always hold it."""
+def test_the_interval_covers_the_true_mean_in_95_of_100_samples() -> None:
+    """Neither too narrow nor too wide."""
     rng = np.random.default_rng(3)
     intervals = np.array([interval(rng.normal(0.1, 1, 100)) for _ in range(200)])
     low, high = intervals.T
-    least, most = stats.binom.interval(0.999, 200, 0.95)
-    assert least <= ((low <= 0.1) & (high >= 0.1)).sum() <= most
-    # It misses on either side alike, and is as wide as the t interval.
-    least, most = stats.binom.interval(0.999, 200, 0.025)
-    assert least <= (low > 0.1).sum() <= most
-    assert least <= (high < 0.1).sum() <= most
+    minimum, maximum = stats.binom.interval(0.999, 200, 0.95)
+    assert minimum <= ((low <= 0.1) & (high >= 0.1)).sum() <= maximum
+    # It misses equally often on both sides, and is as wide as the t interval.
+    minimum, maximum = stats.binom.interval(0.999, 200, 0.025)
+    assert minimum <= (low > 0.1).sum() <= maximum
+    assert minimum <= (high < 0.1).sum() <= maximum
     assert (high - low).mean() == pytest.approx(2 * 1.96 / math.sqrt(100), rel=0.03)
 
 
-def test_holm_s_correction_is_r_s() -> None:
-    """As `p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")`."""
+def test_holm_correction_equals_that_of_r() -> None:
+    """`p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")`"""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
 
 
 def test_p_is_corrected_for_all_metrics_and_candidates() -> None:
-    base, qrels = of_hits(20, name="base")
-    one, _ = of_hits(13, name="one")
-    two, _ = of_hits(20, name="two")
-    comparisons = compare([base, one, two], qrels, "base").comparisons
-    worse, same = (each.differences["MRR@10"] for each in comparisons)
+    base, qrels = run_with_hits(20, name="base")
+    worse_run, _ = run_with_hits(13, name="worse")
+    same_run, _ = run_with_hits(20, name="same")
+    comparisons = compare([base, worse_run, same_run], qrels, "base").comparisons
+    worse, same = (item.differences["MRR@10"] for item in comparisons)
     assert (worse.wins, worse.losses, worse.ties) == (0, 7, 13)
     assert worse.p == pytest.approx(2 / 2**7)
-    assert {one.p_holm for one in comparisons[0].differences.values()} == {6 * worse.p}
+    assert {item.p_holm for item in comparisons[0].differences.values()} == {6 * worse.p}
     assert (same.p, same.p_holm, same.low, same.high) == (1, 1, 0, 0)
     assert worse.mean == pytest.approx(-0.35)
     assert worse.low < worse.mean < worse.high < 0
 
 
-def test_of_a_hundred_reports_five_are_wrong_anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two candidates as good as the baseline; three metrics, of which two go together."""
+def test_holm_limits_false_positives_to_5_percent_of_reports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two candidates as good as the baseline; two of the three metrics are correlated."""
     monkeypatch.setattr(comparison, "interval", lambda gaps: (0.0, 0.0))
     rng = np.random.default_rng(4)
 
     def system(name: str) -> Measured:
-        first, other = rng.normal(0.5, 0.1, (2, 30))
-        values = {"nDCG@10": first, "MRR@10": first + rng.normal(0, 0.05, 30), "recall@100": other}
+        first, second = rng.normal(0.5, 0.1, (2, 30))
+        values = {"nDCG@10": first, "MRR@10": first + rng.normal(0, 0.05, 30), "recall@100": second}
         scores = {
-            metric: {str(query): float(value) for query, value in enumerate(of)}
-            for metric, of in values.items()
+            metric: {str(query): float(value) for query, value in enumerate(metric_values)}
+            for metric, metric_values in values.items()
         }
         return Measured(name, {}, dict.fromkeys(scores, 0.5), scores, 1, 1, 1, 1, None)
 
-    wrong = 0
+    false_positives = 0
     for _ in range(300):
         base, *candidates = (system(name) for name in ("base", "one", "two"))
-        found = comparison._differences(base, candidates)
-        wrong += any(one.p_holm < 0.05 for each in found for one in each.values())
-    _, most = stats.binom.interval(0.999, 300, 0.05)
-    assert 1 <= wrong <= most  # without a correction about 60
+        differences = comparison._differences(base, candidates)
+        false_positives += any(
+            difference.p_holm < 0.05
+            for by_metric in differences
+            for difference in by_metric.values()
+        )
+    _, maximum = stats.binom.interval(0.999, 300, 0.05)
+    assert 1 <= false_positives <= maximum  # without a correction about 60
 
 
 # -------------------------------------------------------------------------------- verdict
@@ -332,7 +349,7 @@ def test_of_a_hundred_reports_five_are_wrong_anywhere(monkeypatch: pytest.Monkey
     ("hits", "seconds", "failed"),
     [
         (19, [0.0999], []),  # 95 % of each
-        (18, [0.05], ["recall@100"]),  # 90 %: enough for the other two
+        (18, [0.05], ["recall@100"]),  # 90 %, enough for the other two
         (17, [0.05], ["nDCG@10", "MRR@10", "recall@100"]),
         (20, [0.1], ["p50"]),
         (20, [0.05] * 19 + [3.0], ["p99"]),
@@ -342,8 +359,8 @@ def test_of_a_hundred_reports_five_are_wrong_anywhere(monkeypatch: pytest.Monkey
 def test_a_candidate_passes_up_to_the_thresholds(
     hits: int, seconds: list[float], failed: list[str]
 ) -> None:
-    base, qrels = of_hits(20, name="jina", seconds=[9.0])
-    candidate, _ = of_hits(hits, seconds=seconds)
+    base, qrels = run_with_hits(20, name="jina", seconds=[9.0])
+    candidate, _ = run_with_hits(hits, seconds=seconds)
     (comparison,) = compare([base, candidate], qrels, "jina").comparisons
     verdict = comparison.verdict
     assert [check.name for check in verdict.checks if not check.passed] == failed
@@ -352,87 +369,87 @@ def test_a_candidate_passes_up_to_the_thresholds(
 
 
 def test_of_fewer_than_twenty_queries_there_is_no_verdict() -> None:
-    base, qrels = of_hits(19, 19, name="jina")
-    candidate, _ = of_hits(19, 19)
+    base, qrels = run_with_hits(19, 19, name="jina")
+    candidate, _ = run_with_hits(19, 19)
     (comparison,) = compare([base, candidate], qrels, "jina").comparisons
     assert comparison.verdict.outcome == "too few queries"
-    assert comparison.verdict.sentence.startswith("19 queries are too few to tell")
+    assert comparison.verdict.sentence.startswith("19 queries are too few for a verdict")
     assert all(check.passed for check in comparison.verdict.checks)
 
 
-def test_a_baseline_that_finds_nothing_lets_nobody_pass() -> None:
-    base, qrels = of_hits(0, name="jina")
-    candidate, _ = of_hits(20)
+def test_a_baseline_with_zero_metrics_fails_every_candidate() -> None:
+    base, qrels = run_with_hits(0, name="jina")
+    candidate, _ = run_with_hits(20)
     (comparison,) = compare([base, candidate], qrels, "jina").comparisons
     assert comparison.verdict.outcome == "fail"
-    assert "nDCG@10 cannot be compared, jina having 0" in comparison.verdict.sentence
+    assert "nDCG@10 cannot be compared, because jina has 0" in comparison.verdict.sentence
 
 
-def test_a_pass_that_may_be_luck_is_said_to_be() -> None:
-    base, qrels = of_hits(20, name="jina")
-    candidate, _ = of_hits(19)
+def test_the_verdict_names_intervals_that_reach_below_a_threshold() -> None:
+    base, qrels = run_with_hits(20, name="jina")
+    candidate, _ = run_with_hits(19)
     (compared,) = compare([base, candidate], qrels, "jina").comparisons
     assert compared.verdict.outcome == "pass"
     low = compared.differences["recall@100"].low_ratio
     assert low is not None
     assert low < 0.90
     assert compared.verdict.sentence.endswith(
-        f"That is not certain: the 95% interval reaches for nDCG@10 down to {low:.1%}, "
+        f"This is uncertain: the 95% interval includes nDCG@10 down to {low:.1%}, "
         f"MRR@10 down to {low:.1%}, recall@100 down to {low:.1%}."
     )
-    sure, _ = of_hits(20)
-    (compared,) = compare([base, sure], qrels, "jina").comparisons
-    assert "not certain" not in compared.verdict.sentence
+    perfect, _ = run_with_hits(20)
+    (compared,) = compare([base, perfect], qrels, "jina").comparisons
+    assert "uncertain" not in compared.verdict.sentence
 
 
-def test_what_fails_by_a_hair_is_seen_to_fail() -> None:
-    base, qrels = of_hits(20, name="jina")
-    candidate, _ = of_hits(20, seconds=[0.100004])
+def test_a_narrow_failure_is_shown_with_enough_decimals() -> None:
+    base, qrels = run_with_hits(20, name="jina")
+    candidate, _ = run_with_hits(20, seconds=[0.100004])
     (comparison,) = compare([base, candidate], qrels, "jina", Thresholds(ndcg=1.1)).comparisons
-    assert "100.0% of jina's nDCG@10 (asked: at least 110%)" in comparison.verdict.sentence
-    assert "p50 100.004 ms (asked: below 100 ms)" in comparison.verdict.sentence
+    assert "100.0% of jina's nDCG@10 (required: at least 110%)" in comparison.verdict.sentence
+    assert "p50 100.004 ms (required: below 100 ms)" in comparison.verdict.sentence
 
 
 # ----------------------------------------------------------------------------------- BEIR
 
 
-def beir(folder: Path, **changed: str | None) -> Path:
-    """A dataset of two queries and two documents; a file given as None is not there."""
+def write_beir(folder: Path, **changed: str | None) -> Path:
+    """Write a dataset of two queries and two documents. A file that is None is omitted."""
     contents: dict[str, str | None] = {
         "corpus": '{"_id": "d1", "title": "Море", "text": "о море", "metadata": {"url": "u"}}\n'
         '{"_id": "d2", "title": "", "text": "о суше"}\n',
         "queries": '{"_id": "q1", "text": "море"}\n{"_id": "q2", "text": "суша"}\n',
         "qrels": "query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n",
     }
-    places = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": "qrels/test.tsv"}
+    paths = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": "qrels/test.tsv"}
     (folder / "qrels").mkdir()
     for name, content in (contents | changed).items():
         if content is not None:
-            (folder / places[name]).write_text(content, "utf-8")
+            (folder / paths[name]).write_text(content, "utf-8")
     return folder
 
 
 def test_a_beir_folder_is_read(tmp_path: Path) -> None:
-    data = read_beir(beir(tmp_path))
+    data = read_beir(write_beir(tmp_path))
     assert data.documents == {"d1", "d2"}
     assert data.queries == {"q1": "море"}
     assert data.qrels == {"q1": {"d1": 2, "d2": 0}}
     assert data.left_out == 1
 
 
-def test_queries_are_drawn_at_random_in_the_file_s_order_and_always_the_same() -> None:
+def test_queries_are_drawn_deterministically_in_file_order() -> None:
     names = [f"q{number}" for number in range(100)]
-    data = Dataset(frozenset("d"), dict.fromkeys(names, "text"), {one: {"d": 1} for one in names})
-    drawn = [*data.drawn(20)]
-    assert drawn == sorted(drawn, key=names.index) == [*data.drawn(20)]
+    data = Dataset(frozenset("d"), dict.fromkeys(names, "text"), {name: {"d": 1} for name in names})
+    drawn = [*data.draw(20)]
+    assert drawn == sorted(drawn, key=names.index) == [*data.draw(20)]
     assert len(drawn) == 20
     assert drawn != names[:20]
-    assert data.drawn(None) == data.drawn(100) == data.drawn(101) == data.queries
+    assert data.draw(None) == data.draw(100) == data.draw(101) == data.queries
 
 
-def test_without_a_corpus_document_ids_are_taken_as_they_are(tmp_path: Path) -> None:
+def test_without_a_corpus_document_ids_are_not_checked(tmp_path: Path) -> None:
     qrels = "query-id\tcorpus-id\tscore\nq2\telsewhere\t1\n"
-    data = read_beir(beir(tmp_path, corpus=None, qrels=qrels))
+    data = read_beir(write_beir(tmp_path, corpus=None, qrels=qrels))
     assert data.documents == {"elsewhere"}
     assert data.qrels == {"q2": {"elsewhere": 1}}
 
@@ -441,7 +458,7 @@ HEADER = "query-id\tcorpus-id\tscore\n"
 
 
 @pytest.mark.parametrize(
-    ("changed", "sentence"),
+    ("changed", "message"),
     [
         ({"queries": None}, "queries.jsonl cannot be read: No such file"),
         ({"qrels": None}, "test.tsv cannot be read: No such file"),
@@ -452,17 +469,17 @@ HEADER = "query-id\tcorpus-id\tscore\n"
         ({"corpus": '{"_id": %s}' % ("9" * 5000)}, "line 1, is not JSON: Exceeds the limit"),
         (
             {"queries": '{"_id": 1, "text": "море"}'},
-            "must have a string `_id`, not blank. Given: int",
+            "must have a `_id` that is a string and not blank. Given: int",
         ),
         (
             {"queries": '{"_id": "q1", "text": " "}'},
-            "must have a string `text`, not blank. Given: a blank",
+            "must have a `text` that is a string and not blank. Given: a blank",
         ),
-        ({"queries": '{"_id": "q", "text": "a"}\n' * 2}, "line 2, has the `_id` of an earlier"),
-        ({"corpus": '{"text": "a"}'}, "corpus.jsonl, line 1, must have a string `_id`"),
+        ({"queries": '{"_id": "q", "text": "a"}\n' * 2}, "line 2, repeats the `_id` of an earlier"),
+        ({"corpus": '{"text": "a"}'}, "corpus.jsonl, line 1, must have a `_id`"),
         ({"qrels": "q1\td1\t1\n"}, "test.tsv, line 1, must be a header"),
-        ({"qrels": HEADER + "q1\td1\n"}, "line 2, must be query-id, corpus-id and a whole number"),
-        ({"qrels": HEADER + "q1\td1\t0.5\n"}, "line 2, must be query-id, corpus-id and a whole"),
+        ({"qrels": HEADER + "q1\td1\n"}, "line 2, must be query-id, corpus-id and an integer"),
+        ({"qrels": HEADER + "q1\td1\t0.5\n"}, "line 2, must be query-id, corpus-id and an integer"),
         (
             {"qrels": HEADER + f"q1\td1\t{10**30}\n"},
             "line 2, must have a grade from -1000000 to 1000000",
@@ -470,47 +487,52 @@ HEADER = "query-id\tcorpus-id\tscore\n"
         ({"qrels": HEADER + f"q1\td1\t-{'9' * 5000}\n"}, "line 2, must have a grade from"),
         ({"qrels": HEADER + "q3\td1\t1\n"}, "line 2, names an unknown query: 'q3'"),
         ({"qrels": HEADER + "q1\td3\t1\n"}, "line 2, names an unknown document: 'd3'"),
-        ({"qrels": HEADER + "q1\td1\t1\nq1\td1\t2\n"}, "line 3, grades a pair anew: 'q1', 'd1'"),
-        ({"qrels": HEADER + "q1\td1\t0\n"}, "names no relevant document for any query"),
+        (
+            {"qrels": HEADER + "q1\td1\t1\nq1\td1\t2\n"},
+            "line 3, grades 'q1', 'd1' again",
+        ),
+        ({"qrels": HEADER + "q1\td1\t0\n"}, "has no relevant document for any query"),
     ],
 )
-def test_a_broken_dataset_is_named_by_file_and_line(
-    changed: dict[str, str | None], sentence: str, tmp_path: Path
+def test_a_dataset_error_names_the_file_and_line(
+    changed: dict[str, str | None], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        read_beir(beir(tmp_path, **changed))
-    assert sentence in str(caught.value)
+        read_beir(write_beir(tmp_path, **changed))
+    assert message in str(caught.value)
 
 
 # --------------------------------------------------------------------------------- report
 
 
 @pytest.fixture
-def shown() -> Report:
-    """Two candidates; one passes, the other is worse on the query with a script in it."""
+def sample_report() -> Report:
+    """Two candidates, of which one passes. One query contains a script tag."""
     names = [f"q{number}" for number in range(20)]
-    texts = {one: f"запрос {one}" for one in names} | {"q0": "<script>alert(1)</script> & море"}
-    right, wrong = {one: ["d"] for one in names}, {one: [] for one in names}
+    texts = {query_id: f"запрос {query_id}" for query_id in names} | {
+        "q0": "<script>alert(1)</script> & море"
+    }
+    hits, misses = {query_id: ["d"] for query_id in names}, {query_id: [] for query_id in names}
     systems = [
-        answered("jina", right, seconds=[0.3], price=Price(per_million_tokens=0.02), texts=texts),
-        answered("bge <b>", right, price=Price(per_second=0.0002), texts=texts),
-        answered("bge плотныи\u0306", wrong, texts=texts, about={"fingerprint": "f"}),
+        make_run("jina", hits, seconds=[0.3], price=Price(per_million_tokens=0.02), texts=texts),
+        make_run("bge <b>", hits, price=Price(per_second=0.0002), texts=texts),
+        make_run("bge плотныи\u0306", misses, texts=texts, about={"fingerprint": "f"}),
     ]
-    return compare(systems, {one: {"d": 1} for one in names}, "jina")
+    return compare(systems, {query_id: {"d": 1} for query_id in names}, "jina")
 
 
-def test_the_report_survives_json(shown: Report) -> None:
-    plain = shown.as_dict()
-    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    assert plain["systems"][1]["cost"] == pytest.approx(0.002)
-    assert plain["systems"][1]["about"] == {"$ a second": 0.0002}
-    assert plain["systems"][2]["cost"] is None
-    assert plain["comparisons"][0]["verdict"]["outcome"] == "pass"
-    assert {"bge-client", "ir-measures", "numpy", "python", "scipy"} == plain["versions"].keys()
+def test_the_report_survives_json(sample_report: Report) -> None:
+    data = sample_report.as_dict()
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert data["systems"][1]["cost"] == pytest.approx(0.002)
+    assert data["systems"][1]["about"] == {"$ a second": 0.0002}
+    assert data["systems"][2]["cost"] is None
+    assert data["comparisons"][0]["verdict"]["outcome"] == "pass"
+    assert {"bge-client", "ir-measures", "numpy", "python", "scipy"} == data["versions"].keys()
 
 
-def test_the_page_stands_alone_in_light_and_dark(shown: Report) -> None:
-    page = report.html(shown)
+def test_the_page_loads_nothing_and_supports_dark_mode(sample_report: Report) -> None:
+    page = report.html(sample_report)
     assert not re.search(r"https?:|//|<script|<link|<img|\bsrc=|\bhref=|url\(|@import", page)
     assert "color-scheme: light dark" in page
     assert "@media (prefers-color-scheme: dark)" in page
@@ -518,41 +540,39 @@ def test_the_page_stands_alone_in_light_and_dark(shown: Report) -> None:
     assert light == dark == set(re.findall(r"(?<=var\()--[\w-]+", page))
 
 
-def test_the_page_says_what_was_measured_and_escapes_what_was_asked(shown: Report) -> None:
-    page = report.html(shown)
+def test_the_page_shows_the_checks_and_escapes_queries(sample_report: Report) -> None:
+    page = report.html(sample_report)
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; море" in page
     assert "bge &lt;b&gt; passes all 5 checks" in page
     assert "bge <b>" not in page
-    assert "not known" in page
-    for candidate in shown.comparisons:
+    assert "unknown" in page
+    for candidate in sample_report.comparisons:
         for check in candidate.verdict.checks:
-            assert f"<td>{check.asked_text}</td><td>{check.measured_text}</td>" in page
+            assert f"<td>{check.required_text}</td><td>{check.measured_text}</td>" in page
 
 
-def test_the_table_is_aligned_whatever_the_letters(shown: Report) -> None:
-    head, systems, notes, differences, *verdicts = report.text(shown).rstrip().split("\n\n")
+def test_table_columns_are_aligned_for_any_script(sample_report: Report) -> None:
+    head, systems, notes, differences, *verdicts = report.text(sample_report).rstrip().split("\n\n")
     assert head.startswith("20 queries, ")
-    assert "adds up to its idle timeout" in notes
-    assert "p99 is close to the time of the slowest one" in notes
+    assert "costs its idle timeout" in notes
+    assert "p99 is close to the slowest query" in notes
     for table, rows in ((systems, 4), (differences, 7)):
         lines = table.splitlines()
         assert len(lines) == rows
         widths = {sum(not unicodedata.combining(letter) for letter in line) for line in lines}
-        assert len(widths) == 1  # the last column ends in one place
+        assert len(widths) == 1  # the last column is right-aligned
     assert [line.partition(":")[0] for line in verdicts] == ["PASS", "FAIL"]
 
 
-def test_what_was_not_asked_is_said() -> None:
-    runs, qrels = of_hits(20)
-    told = compare([runs], qrels, "bge", drawn_from=75, left_out=3)
-    sentence = (
-        "20 of 75 queries, drawn at random (3 more without a relevant document were not asked)"
-    )
-    assert report.text(told).startswith(f"{sentence}, ")
-    assert f"{sentence}, each put to" in report.html(told)
+def test_the_report_counts_the_queries_left_out() -> None:
+    run, qrels = run_with_hits(20)
+    result = compare([run], qrels, "bge", drawn_from=75, left_out=3)
+    summary = "20 of 75 queries, drawn at random (3 more without a relevant document were not run)"
+    assert report.text(result).startswith(f"{summary}, ")
+    assert f"{summary}, each run on" in report.html(result)
 
 
 def test_one_system_alone_is_shown_without_a_verdict() -> None:
-    alone, qrels = of_hits(20)
+    alone, qrels = run_with_hits(20)
     assert "There is no candidate" in report.html(compare([alone], qrels, "bge"))
     assert "PASS" not in report.text(compare([alone], qrels, "bge"))

@@ -92,14 +92,14 @@ store = Store.open(url=url)
 def calls(name):
     for number in range(50):
         point = {"id": number + 1, "vector": {}, "payload": {"name": name}}
-        store.ask("upsert", collection_name=name, points=[point])
-        (record,) = store.ask("retrieve", collection_name=name, ids=[number + 1])
+        store.upsert(name, [point])
+        (record,) = store.retrieve(name, [number + 1])
         assert record.payload == {"name": name}, record
 
 names = ["parent", "one", "two", "three", "four"]
 for name in names:
-    store.ask("create_collection", collection_name=name, vectors_config={})
-store.ask("get_collections")
+    store.create_collection(name, vectors_config={})
+store.aliases()
 children = [in_child(lambda name=name: calls(name)) for name in names[1:]]
 calls("parent")
 print([exit_code(child) for child in children])

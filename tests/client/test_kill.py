@@ -1,4 +1,4 @@
-"""`bge migrate` as a process that is killed at any moment, while its source changes.
+"""`bge migrate` as a process that is killed at random while its source changes.
 
 A small collection and two kills; with --long, 20,000 points and 20 kills (`make test-kill`).
 """
@@ -23,14 +23,14 @@ from qdrant_client import models
 from bge_client.qdrant import Store
 from points import assert_equal, contents
 
-WIDTH = 64  # of the old vectors
+DIMENSIONS = 64  # of the source
 Bge = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
 def bge(served: str) -> Bge:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
-    env = kept | {"BGE_EMBEDDINGS_ENDPOINT": served}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
+    env = variables | {"BGE_EMBEDDINGS_ENDPOINT": served}
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "bge_client", *arguments]
@@ -40,8 +40,8 @@ def bge(served: str) -> Bge:
     return start
 
 
-def text_of(chance: random.Random, number: int) -> dict[str, Any]:
-    words = " ".join(chance.choice(WORDS) for _ in range(chance.randrange(3, 12)))
+def make_payload(rng: random.Random, number: int) -> dict[str, Any]:
+    words = " ".join(rng.choice(WORDS) for _ in range(rng.randrange(3, 12)))
     return {"text": f"{words} {number}", "n": number}
 
 
@@ -52,45 +52,45 @@ def put(store: Store, points: Iterator[tuple[int, dict[str, Any]]]) -> None:
     structs = []
     for id, payload in points:
         seed = zlib.crc32(repr(payload).encode())
-        vector = np.random.default_rng(seed).normal(size=WIDTH).tolist()
+        vector = np.random.default_rng(seed).normal(size=DIMENSIONS).tolist()
         structs.append(models.PointStruct(id=id, vector=vector, payload=payload))
-    store.ask("upsert", collection_name="old", points=structs)
+    store.upsert("old", structs)
 
 
-def change(path: Path, chance: random.Random, size: int) -> None:
-    """Some points are added, some changed, some deleted."""
+def change(path: Path, rng: random.Random, size: int) -> None:
+    """Add, change and delete some points."""
     few = max(1, size // 200)
     with Store.open(path=path) as store:
-        put(store, ((size + chance.randrange(size), text_of(chance, -1)) for _ in range(few)))
-        put(store, ((chance.randrange(size), text_of(chance, -2)) for _ in range(few)))
-        store.delete("old", [chance.randrange(size) for _ in range(few)])
+        put(store, ((size + rng.randrange(size), make_payload(rng, -1)) for _ in range(few)))
+        put(store, ((rng.randrange(size), make_payload(rng, -2)) for _ in range(few)))
+        store.delete("old", [rng.randrange(size) for _ in range(few)])
 
 
 @pytest.mark.filterwarnings("ignore:Local mode is not recommended")  # from 20,000 points on
-def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
+def test_a_migration_killed_repeatedly_ends_like_an_uninterrupted_one(
     bge: Bge, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    size, kills = (20_000, 20) if request.config.getoption("long") else (700, 2)
-    chance = random.Random(11)
+    size, total = (20_000, 20) if request.config.getoption("long") else (700, 2)
+    rng = random.Random(11)
     with Store.open(path=tmp_path) as store:
-        params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)
-        store.ask("create_collection", collection_name="old", vectors_config=params)
-        put(store, ((number, text_of(chance, number)) for number in range(size)))
+        params = models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
+        store.create_collection("old", vectors_config=params)
+        put(store, ((number, make_payload(rng, number)) for number in range(size)))
         store.point_alias("live", "old")
-    killed, most = 0, 4.0 if size > 1000 else 1.8
-    while killed < kills:
+    kills, max_seconds = 0, 4.0 if size > 1000 else 1.8
+    while kills < total:
         process = bge("migrate", "old", "new", "--path", str(tmp_path))
         try:
-            _, err = process.communicate(timeout=chance.uniform(0.5, most))
+            _, err = process.communicate(timeout=rng.uniform(0.5, max_seconds))
             assert process.returncode == 0, err
-            most *= 0.8  # it was done before it could be killed
+            max_seconds *= 0.8  # it finished before it could be killed
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
-            killed += 1
-        change(tmp_path, chance, size)
-    for target, more in (("new", ["--alias", "live"]), ("fresh", [])):
-        process = bge("migrate", "old", target, "--path", str(tmp_path), *more)
+            kills += 1
+        change(tmp_path, rng, size)
+    for target, options in (("new", ["--alias", "live"]), ("fresh", [])):
+        process = bge("migrate", "old", target, "--path", str(tmp_path), *options)
         out, err = process.communicate(timeout=230)
         assert process.returncode == 0, err
         print(json.loads(out.splitlines()[-1]))

@@ -1,4 +1,4 @@
-"""A migration loses nothing, doubles nothing and mixes nothing, whenever it is killed."""
+"""A migration loses, duplicates and mixes up no points, even if it is killed."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ from bge_client.qdrant.schema import COLBERT_CUT
 from bge_client.qdrant.store import Payload
 from points import assert_equal, contents
 
-WIDTH = 1024
+DIMENSIONS = 1024
 
 
-def foreign(payload: Payload) -> list[float]:
-    """Some other model's vector of a payload."""
+def other_model_vector(payload: Payload) -> list[float]:
+    """Return a vector that stands for another model's."""
     seed = zlib.crc32(repr(payload).encode())
-    return np.random.default_rng(seed).normal(size=WIDTH).tolist()
+    return np.random.default_rng(seed).normal(size=DIMENSIONS).tolist()
 
 
 def put(store: Store, *points: tuple[Any, dict[str, Any]]) -> None:
-    """Into the collection `old`."""
-    structs = [models.PointStruct(id=id, vector=foreign(p), payload=p) for id, p in points]
-    store.ask("upsert", collection_name="old", points=structs)
+    """Write points to the collection `old`."""
+    structs = [
+        models.PointStruct(id=id, vector=other_model_vector(p), payload=p) for id, p in points
+    ]
+    store.upsert("old", structs)
 
 
 def make_old(store: Store, passages: list[dict[str, Any]]) -> Store:
-    """The collection `old`, in use as `live`."""
-    params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)
-    store.ask("create_collection", collection_name="old", vectors_config=params)
+    """Create the collection `old` with the alias `live`."""
+    params = models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
+    store.create_collection("old", vectors_config=params)
     put(store, *enumerate(passages))
     store.point_alias("live", "old")
     return store
@@ -76,37 +78,38 @@ def test_the_copy_has_every_point_and_the_alias_points_to_it(old: Store, worker:
 
 def test_the_source_is_never_written_to(old: Store, worker: Client) -> None:
     reads = {"scroll", "retrieve", "count", "query_points", "get_collection", "collection_exists"}
-    asked: list[tuple[str, Any]] = []
-    ask = old.ask
+    calls: list[tuple[str, Any]] = []
+    call = old._call
 
-    def spy(method: str, **given: Any) -> Any:
-        asked.append((method, given.get("collection_name")))
-        return ask(method, **given)
+    def spy(method: str, **arguments: Any) -> Any:
+        calls.append((method, arguments.get("collection_name")))
+        return call(method, **arguments)
 
-    old.ask = spy  # type: ignore[method-assign]
+    old._call = spy  # type: ignore[method-assign]
     Migration(old, worker, "live", "new").run()
-    assert {method for method, name in asked if name == "old"} <= reads
+    assert {method for method, name in calls if name == "old"} <= reads
 
 
 class Killed(BaseException):
-    """What no handler of errors catches."""
+    """Not an Exception, so that no error handler catches it."""
 
 
-class Dying:
-    """Qdrant's client in a process that is killed before or after its n-th call."""
+class KilledClient:
+    """A Qdrant client whose process is killed before or after the n-th call."""
 
-    def __init__(self, client: QdrantClient, at: int, after: bool) -> None:
-        self._client, self._at, self._after, self.calls = client, at, after, 0
+    def __init__(self, client: QdrantClient, kill_at: int, kill_after_call: bool) -> None:
+        self._client, self._kill_at, self._kill_after_call = client, kill_at, kill_after_call
+        self.calls = 0
 
     def __getattr__(self, method: str) -> Any:
         call = getattr(self._client, method)
 
-        def counted(**given: Any) -> Any:
+        def counted(**arguments: Any) -> Any:
             self.calls += 1
-            if self.calls == self._at and not self._after:
+            if self.calls == self._kill_at and not self._kill_after_call:
                 raise Killed
-            result = call(**given)
-            if self.calls == self._at:
+            result = call(**arguments)
+            if self.calls == self._kill_at:
                 raise Killed
             return result
 
@@ -114,56 +117,58 @@ class Dying:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_at_any_call_to_qdrant_it_goes_on_to_the_same_end(
+def test_a_migration_killed_at_any_call_ends_the_same_when_run_again(
     worker: Client,
     passages: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
     after: bool,
 ) -> None:
     monkeypatch.setattr(sync, "PAGE", 2)
-    some = [*passages[:3], {"_id": "bare"}]
+    documents = [*passages[:3], {"_id": "bare"}]
 
     def fresh() -> Store:
-        return make_old(Store(QdrantClient(":memory:")), some)
+        return make_old(Store(QdrantClient(":memory:")), documents)
 
-    whole = fresh()
-    watched = Dying(whole.client, 0, after)
-    Migration(Store(watched), worker, "live", "new").run()  # type: ignore[arg-type]
-    expected = contents(whole, "new")
-    for at in range(1, watched.calls + 1):
+    uninterrupted = fresh()
+    counting = KilledClient(uninterrupted.client, 0, after)
+    Migration(Store(counting), worker, "live", "new").run()  # type: ignore[arg-type]
+    expected = contents(uninterrupted, "new")
+    for kill_at in range(1, counting.calls + 1):
         store = fresh()
         with pytest.raises(Killed):
-            Migration(Store(Dying(store.client, at, after)), worker, "live", "new").run()  # type: ignore[arg-type]
+            Migration(
+                Store(KilledClient(store.client, kill_at, after)), worker, "live", "new"
+            ).run()  # type: ignore[arg-type]
         Migration(store, worker, "live", "new").run()
         assert_equal(contents(store, "new"), expected)
         assert store.aliases() == {"live": "new"}
 
 
-def test_what_changes_meanwhile_is_followed(
+def test_changes_during_the_migration_are_copied(
     old: Store, worker: Client, passages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Points are added, changed and deleted, before and behind where the pass is."""
+    """Points are added, changed and deleted before and after the position of the pass."""
     monkeypatch.setattr(sync, "PAGE", 4)
-    chance, texts = random.Random(7), iter(passages[30:])
+    rng, texts = random.Random(7), iter(passages[30:])
 
     def change(_: int) -> None:
         if (new := next(texts, None)) is not None:
-            put(old, (1000 + chance.randrange(500), new))
-            put(old, (chance.randrange(30), {"text": f"изменён {new['title']}"}))
-            old.delete("old", [chance.randrange(30)])
+            put(old, (1000 + rng.randrange(500), new))
+            put(old, (rng.randrange(30), {"text": f"изменён {new['title']}"}))
+            old.delete("old", [rng.randrange(30)])
 
     report = Migration(old, worker, "live", "new", progress=change).run()
     assert report.passes > 2
     assert payloads(old, "new") == payloads(old, "old")
     clean = Store(QdrantClient(":memory:"))
-    params = models.VectorParams(size=WIDTH, distance=models.Distance.COSINE)
-    clean.ask("create_collection", collection_name="old", vectors_config=params)
+    params = models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
+    clean.create_collection("old", vectors_config=params)
     put(clean, *payloads(old, "old").items())
     Migration(clean, worker, "old", "new").run()
     assert_equal(contents(old, "new"), contents(clean, "new"))
 
 
-def test_a_source_that_never_holds_still_is_not_swapped(old: Store, worker: Client) -> None:
+def test_a_source_that_keeps_changing_is_not_cut_over(old: Store, worker: Client) -> None:
     count = iter(range(10**6))
 
     def change(_: int) -> None:
@@ -174,67 +179,69 @@ def test_a_source_that_never_holds_still_is_not_swapped(old: Store, worker: Clie
     assert old.aliases() == {"live": "old"}
 
 
-def at_the_swap(store: Store, monkeypatch: pytest.MonkeyPatch, then: Callable[[], None]) -> None:
-    """Have something happen in the last moment before the alias is moved."""
-    swap = store.point_alias
+def before_cutover(
+    store: Store, monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]
+) -> None:
+    """Call `change` just before the alias is moved."""
+    point_alias = store.point_alias
 
-    def late(alias: str, collection: str) -> None:
+    def point_alias_late(alias: str, collection: str) -> None:
         if collection == "new":
-            then()
-        swap(alias, collection)
+            change()
+        point_alias(alias, collection)
 
-    monkeypatch.setattr(store, "point_alias", late)
+    monkeypatch.setattr(store, "point_alias", point_alias_late)
 
 
-def test_what_changes_at_the_moment_of_the_swap_is_brought_over_or_named(
+def test_changes_at_the_cutover_are_copied_or_reported(
     old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def change() -> None:
         put(old, (777, {"text": "опоздавший"}), (3, {"text": "изменён"}))
         old.delete("old", [5])
 
-    at_the_swap(old, monkeypatch, change)
+    before_cutover(old, monkeypatch, change)
     report = Migration(old, worker, "live", "new").run()
     assert payloads(old, "new")[777] == {"text": "опоздавший"}
     assert (report.late, report.only_in_target) == ([3], [5])
-    with pytest.raises(MigrationError, match=r"1 points of `old` changed .* swap: 3\. Bring them"):
+    with pytest.raises(MigrationError, match=r"1 points of .* cutover: 3\. Copy them"):
         drop_old(old, "live")
     index(old, worker, "live", [{"id": 3, "text": "изменён"}])
     old.delete("old", [3])
     assert drop_old(old, "live") == "old"
 
 
-def test_killed_right_after_the_swap_what_came_late_is_named_by_the_next_run(
+def test_after_a_kill_at_the_cutover_the_next_run_reports_late_changes(
     old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(alias: str, collection: str) -> None:
         put(old, (777, {"text": "опоздавший"}))
-        swap(alias, collection)
+        point_alias(alias, collection)
         raise Killed
 
-    swap = old.point_alias
+    point_alias = old.point_alias
     monkeypatch.setattr(old, "point_alias", killed)
     with pytest.raises(Killed):
         Migration(old, worker, "live", "new").run()
     monkeypatch.undo()
-    with pytest.raises(MigrationError, match="broken off at the swap: run it again"):
+    with pytest.raises(MigrationError, match="interrupted at the cutover: run it again"):
         drop_old(old, "live")
     assert Migration(old, worker, "live", "new").run().late == [777]
-    with pytest.raises(MigrationError, match="changed at the moment of the swap: 777"):
+    with pytest.raises(MigrationError, match="changed at the cutover: 777"):
         drop_old(old, "live")
 
 
-def test_a_second_run_stops_once_another_has_swapped(
+def test_a_run_stops_once_another_run_has_cut_over(
     old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the application has written to the target since then is not overwritten or deleted."""
+    """Writes to the target after the cutover are neither overwritten nor deleted."""
     monkeypatch.setattr(sync, "PAGE", 4)
-    cutover = False
+    is_cut_over = False
 
     def other_run(_: int) -> None:
-        nonlocal cutover
-        if not cutover:
-            cutover = True
+        nonlocal is_cut_over
+        if not is_cut_over:
+            is_cut_over = True
             Migration(old, worker, "live", "new").run()
             index(old, worker, "live", [{"id": 1, "text": "изменён"}, {"id": 777, "text": "нов"}])
 
@@ -245,15 +252,15 @@ def test_a_second_run_stops_once_another_has_swapped(
 
 
 def test_a_reader_never_sees_a_missing_or_a_mixed_collection(old: Store, worker: Client) -> None:
-    """The reader knows both layouts; each answer must be all of one."""
+    """The reader knows both schemas; each response must belong to one of them."""
     old_ids, seen, stop = set(payloads(old, "old")), [], threading.Event()
-    query = foreign({})
+    query = other_model_vector({})
 
     def read() -> None:
         while not stop.is_set():
             try:
-                info = old.client.get_collection("live").config.params.vectors
-                seen.append("new" if isinstance(info, dict) else "old")
+                vectors = old.client.get_collection("live").config.params.vectors
+                seen.append("new" if isinstance(vectors, dict) else "old")
                 page, _ = old.client.scroll("live", limit=100)
                 assert {record.id for record in page} == old_ids
                 if seen[-1] == "old" and old.aliases()["live"] == "old":
@@ -283,34 +290,32 @@ def test_points_without_a_usable_text_are_copied_and_reported(old: Store, worker
     report = Migration(old, worker, "live", "new").run()
     assert report.without_text.first.keys() == {"101", "102", "103", "104"}
     assert report.without_text.first["101"] == "no text at `text`"
-    assert report.without_text.first["104"].startswith("the text has 1000001 characters")
+    assert report.without_text.first["104"].endswith("Given: 1000001")
     assert payloads(old, "new") == payloads(old, "old")
     assert contents(old, "new")[101] == ({"n": 1}, {})
 
 
-def test_a_text_that_vanishes_takes_its_vectors_with_it(old: Store, worker: Client) -> None:
+def test_a_point_that_loses_its_text_loses_its_vectors(old: Store, worker: Client) -> None:
     Migration(old, worker, "old", "new").run()
     put(old, (3, {"note": "без текста"}))
     Migration(old, worker, "old", "new").run()
     assert contents(old, "new")[3] == ({"note": "без текста"}, {})
 
 
-@pytest.mark.parametrize("spoil", ["vector", "payload", "missing", "extra"])
-def test_a_copy_that_was_tampered_with_is_mended_or_refused(
-    old: Store, worker: Client, spoil: str
-) -> None:
+@pytest.mark.parametrize("damage", ["vector", "payload", "missing", "extra"])
+def test_a_damaged_copy_is_repaired_or_refused(old: Store, worker: Client, damage: str) -> None:
     Migration(old, worker, "old", "new").run()
     expected = contents(old, "new")
-    if spoil == "vector":
-        wrong = models.PointVectors(id=3, vector={"dense": [1.0] + [0.0] * 511})
-        old.add_vectors("new", [wrong])
-        with pytest.raises(MigrationError, match=r"of 30 points .* 1 differ: 3\. Nothing"):
+    if damage == "vector":
+        vectors = models.PointVectors(id=3, vector={"dense": [1.0] + [0.0] * 511})
+        old.add_vectors("new", [vectors])
+        with pytest.raises(MigrationError, match=r"of 30 points .* 1 differ: 3\. No alias"):
             Migration(old, worker, "live", "new").run()
         assert old.aliases() == {"live": "old"}
         return
-    if spoil == "payload":
-        old.ask("set_payload", collection_name="new", payload={"more": 1}, points=[3])
-    elif spoil == "missing":
+    if damage == "payload":
+        old.set_payload("new", [3], {"more": 1})
+    elif damage == "missing":
         old.delete("new", [3])
     else:
         point = models.PointStruct(id=9999, vector={}, payload={})
@@ -319,17 +324,17 @@ def test_a_copy_that_was_tampered_with_is_mended_or_refused(
     assert_equal(contents(old, "new"), expected)
 
 
-def test_a_store_that_loses_writes_is_never_swapped_to(
+def test_lost_writes_prevent_the_cutover(
     old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = old.upsert
+    upsert = old.upsert
 
-    def losing(collection: str, points: list[Any]) -> None:
-        if kept := [point for point in points if point.id != 5]:
-            write(collection, kept)
+    def losing_upsert(collection: str, points: list[Any]) -> None:
+        if remaining := [point for point in points if point.id != 5]:
+            upsert(collection, remaining)
 
-    monkeypatch.setattr(old, "upsert", losing)
-    monkeypatch.setattr("bge_client.qdrant.migrate.PASSES", 3)
+    monkeypatch.setattr(old, "upsert", losing_upsert)
+    monkeypatch.setattr("bge_client.qdrant.migrate.MAX_PASSES", 3)
     with pytest.raises(MigrationError, match="still changes"):
         Migration(old, worker, "live", "new").run()
     assert old.aliases() == {"live": "old"}
@@ -348,17 +353,19 @@ def test_a_dry_run_estimates_and_writes_nothing(old: Store, worker: Client) -> N
     assert not old.exists("new")
 
 
-def test_a_dry_run_of_a_wrong_text_field_names_those_there_are(old: Store, worker: Client) -> None:
+def test_a_dry_run_with_a_wrong_text_field_lists_the_existing_ones(
+    old: Store, worker: Client
+) -> None:
     migration = Migration(old, worker, "live", "new", text_fields=["body"])
     with pytest.raises(ConfigurationError, match=r"no point of `old` has a text at `body`.*text"):
         migration.estimate(dollars_per_second=2.0)
 
 
-def test_back_and_forth_and_the_old_one_goes_last(old: Store, worker: Client) -> None:
+def test_roll_back_migrate_again_and_drop_the_source(old: Store, worker: Client) -> None:
     Migration(old, worker, "live", "new").run()
     assert roll_back(old, "live") == "old"
     assert old.aliases() == {"live": "old"}
-    with pytest.raises(ConfigurationError, match="points to `old`, which was not made by a migr"):
+    with pytest.raises(ConfigurationError, match="points to `old`, which is not the target"):
         drop_old(old, "live")
     put(old, (600, {"text": "в старую, пока она снова в ходу"}))
     Migration(old, worker, "live", "new").run()
@@ -369,14 +376,14 @@ def test_back_and_forth_and_the_old_one_goes_last(old: Store, worker: Client) ->
     old.point_alias("other", "new")
     assert drop_old(old, "live") == "old"
     assert not old.exists("old")
-    with pytest.raises(ConfigurationError, match="which `new` was made from, is gone"):
+    with pytest.raises(ConfigurationError, match="`old`, the source of `new`, does not exist"):
         roll_back(old, "live")
-    with pytest.raises(ConfigurationError, match="points to `new` already, and `old`"):
+    with pytest.raises(ConfigurationError, match="already points to `new`, and the source `old`"):
         Migration(old, worker, "live", "new")
 
 
 @pytest.mark.parametrize("names", [("live", "new"), ("old", "new")])
-def test_once_swapped_the_target_is_nobody_s_copy_any_more(
+def test_after_the_cutover_the_target_is_not_overwritten(
     old: Store, worker: Client, names: tuple[str, str]
 ) -> None:
     Migration(old, worker, "live", "new").run()
@@ -390,21 +397,17 @@ def test_once_swapped_the_target_is_nobody_s_copy_any_more(
     assert payloads(old, "new")[3] == {"id": 3, "text": "изменён"}
 
 
-def test_after_a_rollback_what_was_written_to_the_target_is_not_lost(
-    old: Store, worker: Client
-) -> None:
+def test_after_a_rollback_writes_to_the_target_are_not_lost(old: Store, worker: Client) -> None:
     Migration(old, worker, "live", "new").run()
     index(old, worker, "live", [{"id": 5000, "text": "написан после"}])
     roll_back(old, "live")
-    message = "`new` is or was in use, and 1 of its points are not as in `old`: 5000"
+    message = "`new` is or was in use, and 1 of its points differ from `old`: 5000"
     with pytest.raises(MigrationError, match=message):
         Migration(old, worker, "live", "new").run()
     assert 5000 in payloads(old, "new")
 
 
-def test_a_target_that_is_tried_out_by_another_alias_is_swapped_all_the_same(
-    old: Store, worker: Client
-) -> None:
+def test_a_target_behind_another_alias_can_be_cut_over(old: Store, worker: Client) -> None:
     Migration(old, worker, "old", "new").run()
     old.point_alias("preview", "new")
     put(old, (600, {"text": "ещё одна"}))
@@ -413,28 +416,26 @@ def test_a_target_that_is_tried_out_by_another_alias_is_swapped_all_the_same(
     assert 600 in payloads(old, "new")
 
 
-def test_a_source_without_texts_there_is_refused_before_anything_is_written(
-    old: Store, worker: Client
-) -> None:
+def test_a_source_without_texts_is_refused_before_any_write(old: Store, worker: Client) -> None:
     message = "no point of `old` has a text at `body`. Their payloads have: _id, metadata, text, ti"
     with pytest.raises(ConfigurationError, match=message):
         Migration(old, worker, "live", "new", text_fields=["body"]).run()
     assert not old.exists("new")
 
 
-def test_a_collection_of_ours_with_cut_colbert_vectors_is_a_source_too(
+def test_a_bge_collection_with_cut_colbert_vectors_can_be_migrated(
     store: Store, worker: Client
 ) -> None:
     documents = [{"id": 1, "text": "море", COLBERT_CUT: True}, {"id": 2, "text": "суша"}]
     index(store, worker, "ours", documents)
-    store.ask("set_payload", collection_name="ours", payload={COLBERT_CUT: True}, points=[2])
+    store.set_payload("ours", [2], {COLBERT_CUT: True})
     assert Migration(store, worker, "ours", "new").run().passes == 3
     assert payloads(store, "new") == {1: {"id": 1, "text": "море"}, 2: {"id": 2, "text": "суша"}}
 
 
-def test_what_cannot_be_meant_is_refused(old: Store, worker: Client) -> None:
-    def migration(*names: str, **more: Any) -> Callable[[], object]:
-        return lambda: Migration(old, worker, *names, **more).run()  # type: ignore[arg-type]
+def test_invalid_collections_and_aliases_are_refused(old: Store, worker: Client) -> None:
+    def migration(*names: str, **options: Any) -> Callable[[], object]:
+        return lambda: Migration(old, worker, *names, **options).run()  # type: ignore[arg-type]
 
     index(old, worker, "made", [{"id": 1, "text": "море"}])
     Schema().ensure(old, "theirs", CollectionMetadata("jina/v3/1024", "jina-v3", 512))
@@ -443,12 +444,16 @@ def test_what_cannot_be_meant_is_refused(old: Store, worker: Client) -> None:
         (migration("old", "live"), ConfigurationError, "`live` is an alias"),
         (migration("made", "made"), ConfigurationError, "source and target are both `made`"),
         (migration("live", "new", alias="old"), ConfigurationError, "`old` is a collection, so"),
-        (migration("live", "made"), ConfigurationError, "was not made from `old` but from docu"),
+        (
+            migration("live", "made"),
+            ConfigurationError,
+            "was created from documents, not from `old`",
+        ),
         (migration("made", "new", alias="live"), ConfigurationError, "`old`, which is neither `m"),
         (migration("live", "theirs"), FingerprintError, "holds vectors of jina-v3"),
     ]
-    for attempt, kind, message in refused:
-        with pytest.raises(kind, match=message):
+    for attempt, error, message in refused:
+        with pytest.raises(error, match=message):
             attempt()
     assert old.aliases() == {"live": "old"}
     assert not old.exists("new")
@@ -457,11 +462,13 @@ def test_what_cannot_be_meant_is_refused(old: Store, worker: Client) -> None:
 # ------------------------------------------------------------------------------ in place
 
 
-def dense_only(store: Store, worker: Client, passages: list[dict[str, Any]], name: str) -> Store:
-    """A collection of bge-m3's dense vectors, as a user of FlagEmbedding may have it."""
+def make_dense_only(
+    store: Store, worker: Client, passages: list[dict[str, Any]], name: str
+) -> Store:
+    """Create a collection of bge-m3's dense vectors, as with FlagEmbedding."""
     params = models.VectorParams(size=512, distance=models.Distance.COSINE)
     config = {name: params} if name else params
-    store.ask("create_collection", collection_name="mine", vectors_config=config)
+    store.create_collection("mine", vectors_config=config)
     dense = worker.embed([passage["text"] for passage in passages]).dense
     assert dense is not None
     points = [
@@ -470,7 +477,7 @@ def dense_only(store: Store, worker: Client, passages: list[dict[str, Any]], nam
         )
         for n, (passage, vector) in enumerate(zip(passages, dense, strict=True))
     ]
-    store.ask("upsert", collection_name="mine", points=points)
+    store.upsert("mine", points)
     return store
 
 
@@ -478,7 +485,7 @@ def dense_only(store: Store, worker: Client, passages: list[dict[str, Any]], nam
 def test_sparse_and_colbert_vectors_are_added_in_place(
     store: Store, worker: Client, passages: list[dict[str, Any]], name: str
 ) -> None:
-    dense_only(store, worker, passages[:20], name)
+    make_dense_only(store, worker, passages[:20], name)
     before = contents(store, "mine")
     report = add_in_place(store, worker, "mine", colbert=True)
     assert (report.dense, report.written, report.without_text.count) == (name, 20, 0)
@@ -492,19 +499,19 @@ def test_sparse_and_colbert_vectors_are_added_in_place(
     assert add_in_place(store, worker, "mine", colbert=True).written == 0
 
 
-def test_in_place_goes_on_after_a_kill(
+def test_in_place_resumes_after_a_kill(
     store: Store, worker: Client, passages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sync, "PAGE", 4)
-    dense_only(store, worker, passages[:9], "")
-    killed = 0
-    for at in range(1, 40):
+    make_dense_only(store, worker, passages[:9], "")
+    kills = 0
+    for kill_at in range(1, 40):
         try:
-            add_in_place(Store(Dying(store.client, at, True)), worker, "mine")  # type: ignore[arg-type]
+            add_in_place(Store(KilledClient(store.client, kill_at, True)), worker, "mine")  # type: ignore[arg-type]
             break
         except Killed:
-            killed += 1
-    assert 5 < killed < 39
+            kills += 1
+    assert 5 < kills < 39
     assert all("sparse" in vectors for _, vectors in contents(store, "mine").values())
 
 
@@ -512,42 +519,42 @@ def test_dense_vectors_of_another_model_are_left_alone(
     store: Store, worker: Client, passages: list[dict[str, Any]]
 ) -> None:
     params = models.VectorParams(size=512, distance=models.Distance.COSINE)
-    store.ask("create_collection", collection_name="mine", vectors_config=params)
+    store.create_collection("mine", vectors_config=params)
     points = [
-        models.PointStruct(id=n, vector=foreign(p)[:512], payload=p)
+        models.PointStruct(id=n, vector=other_model_vector(p)[:512], payload=p)
         for n, p in enumerate(passages[:20])
     ]
-    store.ask("upsert", collection_name="mine", points=points)
+    store.upsert("mine", points)
     before = contents(store, "mine")
-    message = "of 20 dense vectors of `mine`, 20 are not what miniature/bge-m3 makes of their texts"
+    message = "of 20 dense vectors of `mine`, 20 differ from those of miniature/bge-m3"
     with pytest.raises(FingerprintError, match=message):
         add_in_place(store, worker, "mine")
     assert contents(store, "mine") == before
     assert store.info("mine").config.params.sparse_vectors is None
 
 
-def test_in_place_a_collection_of_ours_stays_bound_as_it_was(old: Store, worker: Client) -> None:
+def test_in_place_keeps_the_metadata_of_a_bge_collection(old: Store, worker: Client) -> None:
     Migration(old, worker, "live", "new").run()
-    before = CollectionMetadata.of(old, "new")
+    before = CollectionMetadata.load(old, "new")
     report = add_in_place(old, worker, "new", colbert=True)
     assert (report.dense, report.written) == ("dense", 30)
-    after = CollectionMetadata.of(old, "new")
+    after = CollectionMetadata.load(old, "new")
     assert (after.colbert, after.migrated_from, after.in_use) == (True, "old", True)
     assert before.fingerprint == after.fingerprint
     assert add_in_place(old, worker, "new").written == 0
-    assert CollectionMetadata.of(old, "new") == after
+    assert CollectionMetadata.load(old, "new") == after
     assert roll_back(old, "live") == "old"
 
 
-def test_a_collection_that_holds_another_model_s_vectors_too_is_left_alone(
+def test_a_collection_with_some_vectors_of_another_model_is_left_alone(
     store: Store, worker: Client, passages: list[dict[str, Any]]
 ) -> None:
-    """As a fallback to another provider may have left it; the first ones are right."""
-    dense_only(store, worker, passages[:100], "")
-    wrong = [
-        models.PointStruct(id=n, vector=foreign(passages[n])[:512], payload=passages[n])
+    """As after a fallback to another provider: only the first vectors match."""
+    make_dense_only(store, worker, passages[:100], "")
+    points = [
+        models.PointStruct(id=n, vector=other_model_vector(passages[n])[:512], payload=passages[n])
         for n in range(100, 140)
     ]
-    store.ask("upsert", collection_name="mine", points=wrong)
-    with pytest.raises(FingerprintError, match="of 140 dense vectors of `mine`, 40 are not what"):
+    store.upsert("mine", points)
+    with pytest.raises(FingerprintError, match="of 140 dense vectors of `mine`, 40 differ"):
         add_in_place(store, worker, "mine")

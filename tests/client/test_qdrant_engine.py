@@ -1,7 +1,7 @@
-"""Local mode scores as Qdrant's own engine does, and as plain numpy does.
+"""Local mode scores like Qdrant's own engine and like plain numpy.
 
-qdrant-edge is the server's engine as one shard in this process. It is asked the very requests that
-`HybridSearch` makes.
+qdrant-edge runs the server's engine as one shard in this process. It gets the same requests that
+`HybridSearch` sends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient, models
 
 from bge_client import Client
 from bge_client.qdrant import CollectionMetadata, Plan, Schema, Store, index
-from bge_client.qdrant.search import Requests
+from bge_client.qdrant.search import QueryRequests
 from bge_client.qdrant.sync import is_current
 from bge_client.results import Embedding
 from points import contents
@@ -40,13 +40,13 @@ LIMIT = 15
 
 @pytest.fixture(scope="module")
 def course(worker: Client, passages: list[dict[str, Any]]) -> Iterator[Store]:
-    """The course material. No two scores are equal: those could be ranked either way."""
+    """The course material, with noise so that no two scores are equal."""
     with Store(QdrantClient(":memory:")) as store:
         index(store, worker, "course", passages[::3], schema=Schema(colbert=True))
-        chance = np.random.default_rng(5)
+        rng = np.random.default_rng(5)
         for id, (_, vectors) in contents(store, "course").items():
             for values in (vectors["dense"], vectors["sparse"].values, *vectors["colbert"]):
-                values[:] = (np.array(values) + chance.normal(0, 1e-3, len(values))).tolist()
+                values[:] = (np.array(values) + rng.normal(0, 1e-3, len(values))).tolist()
             store.add_vectors("course", [models.PointVectors(id=id, vector=vectors)])
         yield store
 
@@ -54,7 +54,7 @@ def course(worker: Client, passages: list[dict[str, Any]]) -> Iterator[Store]:
 @pytest.fixture(scope="module")
 def shard(course: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The same points in Qdrant's engine."""
-    cosine, size = edge.Distance.Cosine, CollectionMetadata.of(course, "course").dimensions
+    cosine, size = edge.Distance.Cosine, CollectionMetadata.load(course, "course").dimensions
     max_sim = edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
     config = edge.EdgeConfig(
         vectors={
@@ -63,14 +63,14 @@ def shard(course: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
         },
         sparse_vectors={"sparse": edge.EdgeSparseVectorParams()},
     )
-    made = edge.EdgeShard.create(str(tmp_path_factory.mktemp("shard")), config)
+    shard = edge.EdgeShard.create(str(tmp_path_factory.mktemp("shard")), config)
     points = [
         edge.Point(id, {name: _edge_vector(vector) for name, vector in vectors.items()}, payload)
         for id, (payload, vectors) in contents(course, "course").items()
     ]
-    made.update(edge.UpdateOperation.upsert_points(points))
-    yield made
-    made.close()
+    shard.update(edge.UpdateOperation.upsert_points(points))
+    yield shard
+    shard.close()
 
 
 def _edge_vector(vector: Any) -> Any:
@@ -88,74 +88,77 @@ def _edge_query(query: Any, using: str | None) -> Any:
 
 
 def _edge_prefetch(prefetch: models.Prefetch) -> Any:
-    nested = [_edge_prefetch(one) for one in prefetch.prefetch or []]  # type: ignore[union-attr]
+    nested = [_edge_prefetch(inner) for inner in prefetch.prefetch or []]  # type: ignore[union-attr]
     query = _edge_query(prefetch.query, prefetch.using)
     return edge.Prefetch(limit=prefetch.limit, query=query, prefetches=nested)
 
 
-def asked_of_edge(shard: Any, request: dict[str, Any]) -> dict[Any, float]:
-    prefetches = [_edge_prefetch(one) for one in request.get("prefetch", [])]
+def query_edge(shard: Any, request: dict[str, Any]) -> dict[Any, float]:
+    prefetches = [_edge_prefetch(prefetch) for prefetch in request.get("prefetch", [])]
     query = _edge_query(request["query"], request.get("using"))
-    found = shard.query(
+    points = shard.query(
         edge.QueryRequest(limit=request["limit"], query=query, prefetches=prefetches)
     )
-    return {str(point.id): point.score for point in found}
+    return {str(point.id): point.score for point in points}
 
 
-def asked_of_local(course: Store, request: dict[str, Any]) -> dict[Any, float]:
-    found = course.ask("query_points", collection_name="course", **request).points
-    return {str(point.id): point.score for point in found}
+def query_local(course: Store, request: dict[str, Any]) -> dict[Any, float]:
+    return {str(point.id): point.score for point in course.query("course", **request)}
 
 
 def embed(worker: Client, query: str) -> Embedding:
     return worker.embed(query, sparse=True, colbert=True, dtype="float32")[0]
 
 
-def assert_same(one: dict[Any, float], two: dict[Any, float]) -> None:
-    assert one.keys() == two.keys()
-    np.testing.assert_allclose([two[id] for id in one], list(one.values()), atol=1e-4)
+def assert_same(scores: dict[Any, float], expected: dict[Any, float]) -> None:
+    assert scores.keys() == expected.keys()
+    np.testing.assert_allclose([expected[id] for id in scores], list(scores.values()), atol=1e-4)
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda p: f"{p.fusion}{p.rrf_k}-{p.dense}-{p.sparse}")
 @pytest.mark.parametrize("query", QUERIES)
-def test_every_stage_scores_as_the_engine_does(
+def test_every_stage_scores_like_the_engine(
     course: Store, shard: Any, worker: Client, plan: Plan, query: str
 ) -> None:
-    asked = Requests(plan, embed(worker, query), CollectionMetadata.of(course, "course"), LIMIT)
-    for request in [*asked.stages.values(), asked.last]:
-        assert_same(asked_of_local(course, request), asked_of_edge(shard, request))
+    requests = QueryRequests(
+        plan, embed(worker, query), CollectionMetadata.load(course, "course"), LIMIT
+    )
+    for request in [*requests.stages.values(), requests.final]:
+        assert_same(query_local(course, request), query_edge(shard, request))
 
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_scores_are_cosine_dot_and_max_sim(course: Store, worker: Client, query: str) -> None:
-    found, stored = embed(worker, query), contents(course, "course")
-    assert found.dense is not None
-    assert found.sparse is not None
-    assert found.colbert is not None
-    weights = dict(zip(found.sparse.indices.tolist(), found.sparse.values.tolist(), strict=True))
+    embedding, stored = embed(worker, query), contents(course, "course")
+    assert embedding.dense is not None
+    assert embedding.sparse is not None
+    assert embedding.colbert is not None
+    weights = dict(
+        zip(embedding.sparse.indices.tolist(), embedding.sparse.values.tolist(), strict=True)
+    )
     expected: dict[str, dict[Any, float]] = {"dense": {}, "sparse": {}, "colbert": {}}
     for id, (_, vectors) in stored.items():
         sparse = vectors["sparse"]
         pairs = zip(sparse.indices, sparse.values, strict=True)
-        expected["dense"][id] = float(np.dot(vectors["dense"], found.dense))
+        expected["dense"][id] = float(np.dot(vectors["dense"], embedding.dense))
         expected["sparse"][id] = sum(weights.get(token, 0) * value for token, value in pairs)
-        similar = found.colbert @ np.array(vectors["colbert"]).T  # [query tokens, tokens]
+        similar = embedding.colbert @ np.array(vectors["colbert"]).T  # [query tokens, tokens]
         expected["colbert"][id] = float(similar.max(1).sum())
-    queries = {"dense": found.dense.tolist(), "colbert": found.colbert.tolist()}
+    queries = {"dense": embedding.dense.tolist(), "colbert": embedding.colbert.tolist()}
     queries["sparse"] = models.SparseVector(indices=[*weights], values=[*weights.values()])
-    for name, asked in queries.items():
-        request = {"query": asked, "using": name, "limit": len(stored)}
-        for id, score in asked_of_local(course, request).items():
+    for name, query_vector in queries.items():
+        request = {"query": query_vector, "using": name, "limit": len(stored)}
+        for id, score in query_local(course, request).items():
             assert score == pytest.approx(expected[name][id], abs=1e-4), name
 
 
-def test_a_payload_that_the_engine_has_stored_is_still_the_one_that_was_written(
+def test_a_payload_read_back_from_the_engine_is_current(
     tmp_path: Path,
 ) -> None:
-    """Some floats come back with another last digit; without allowance they would be changes."""
-    chance = random.Random(3)
+    """Some floats come back with a different last digit, which must not count as a change."""
+    rng = random.Random(3)
     payloads: list[dict[str, Any]] = [
-        {"a": chance.random(), "b": [chance.gauss(0, 1e-4)], "c": {"d": 1.7e9 + chance.random()}}
+        {"a": rng.random(), "b": [rng.gauss(0, 1e-4)], "c": {"d": 1.7e9 + rng.random()}}
         for _ in range(3000)
     ]
     shard = edge.EdgeShard.create(

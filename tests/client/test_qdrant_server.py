@@ -1,4 +1,4 @@
-"""The stand-in for Qdrant, held to local mode and to what the server refuses."""
+"""The Qdrant test server against local mode and against the real server's errors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from qdrant_client.http.exceptions import UnexpectedResponse as Unexpected
 
 from conftest import ROOT
 from fakes.qdrant_server import (
-    Deadline,
     Fault,
     QdrantServer,
+    RecordedCall,
     busy,
     cut,
     disk_full,
@@ -52,7 +52,7 @@ def server() -> Iterator[QdrantServer]:
 
 @pytest.fixture
 def client(server: QdrantServer) -> Iterator[QdrantClient]:
-    """With a collection."""
+    """A client of a server with the collection `docs`."""
     client = QdrantClient(url=server.url)
     create(client)
     yield client
@@ -77,7 +77,7 @@ def point(number: int, **changes: Any) -> models.PointStruct:
 
 
 def conversation(client: QdrantClient) -> Iterator[Any]:
-    """What a migration and a search ask for, and all that is answered."""
+    """Yield the responses to the requests of a migration and a search."""
     yield create(client)
     for first in (0, 6):
         yield client.upsert("docs", [point(n) for n in range(first, first + 6)]).status
@@ -95,17 +95,19 @@ def conversation(client: QdrantClient) -> Iterator[Any]:
     fusion = models.RrfQuery(rrf=models.Rrf(k=10, weights=[1, 2]))
     yield client.query_points("live", prefetch=halves, query=fusion, limit=6)
     russian = models.FieldCondition(key="lang", match=models.MatchValue(value="ru"))
-    late = models.FieldCondition(key="n", range=models.Range(gte=3))
-    few = models.Filter(must=[russian, late])
-    yield client.query_points("live", [[1.0, 2], [0, 1]], using="colbert", query_filter=few)
+    from_three = models.FieldCondition(key="n", range=models.Range(gte=3))
+    condition = models.Filter(must=[russian, from_three])
+    yield client.query_points("live", [[1.0, 2], [0, 1]], using="colbert", query_filter=condition)
     nested = models.Prefetch(prefetch=halves, query=fusion, limit=5)
-    asked = models.QueryRequest(query=[[1.0, 2]], using="colbert", prefetch=nested, filter=few)
-    yield client.query_batch_points("docs", [asked, asked])
-    yield client.count("docs", few)
+    request = models.QueryRequest(
+        query=[[1.0, 2]], using="colbert", prefetch=nested, filter=condition
+    )
+    yield client.query_batch_points("docs", [request, request])
+    yield client.count("docs", condition)
     yield client.delete("docs", [1, 2]).status
-    yield client.delete("docs", models.FilterSelector(filter=few)).status
+    yield client.delete("docs", models.FilterSelector(filter=condition)).status
     yield client.set_payload("docs", {"x": [1, None]}, [4]).status
-    yield client.overwrite_payload("docs", {"y": 1}, few).status
+    yield client.overwrite_payload("docs", {"y": 1}, condition).status
     changed = models.PointVectors(id=6, vector={"dense": [0, 0, 0, 1]})
     yield client.update_vectors("docs", [changed]).status
     dense = models.DenseVectorConfig(size=3, distance=models.Distance.DOT)
@@ -120,12 +122,12 @@ def conversation(client: QdrantClient) -> Iterator[Any]:
     yield client.delete_collection("docs"), client.get_aliases()
 
 
-def test_the_stand_in_answers_as_local_mode_does(server: QdrantServer) -> None:
+def test_the_server_responds_like_local_mode(server: QdrantServer) -> None:
     remote, local = QdrantClient(url=server.url), QdrantClient(":memory:")
     for got, expected in zip(conversation(remote), conversation(local), strict=True):
         assert got == expected
     assert server.calls
-    assert server.misfits() == []
+    assert server.conformance_errors() == []
 
 
 def test_a_collection_is_described_as_it_was_made_and_changed(client: QdrantClient) -> None:
@@ -151,7 +153,9 @@ def test_a_collection_is_described_as_it_was_made_and_changed(client: QdrantClie
     assert before.config.hnsw_config.m == 0
     assert before.config.quantization_config == quantization
     assert before.config.params.on_disk_payload is False
-    indexes = {name: (one.data_type, one.points) for name, one in before.payload_schema.items()}
+    indexes = {
+        name: (index.data_type, index.points) for name, index in before.payload_schema.items()
+    }
     assert indexes == {"n": ("integer", 1), "title": ("keyword", 0)}
     assert after.config.hnsw_config.m == 16
     assert after.config.quantization_config is None
@@ -159,7 +163,7 @@ def test_a_collection_is_described_as_it_was_made_and_changed(client: QdrantClie
 
 
 @pytest.mark.parametrize(
-    ("line", "body", "code", "said"),
+    ("line", "body", "code", "message"),
     [
         (UPSERT, b'{"points": [{"id": 1, "vector": {}, "extra": 1}]}', 400, "Extra inputs"),
         (UPSERT, b'{"points": [{"id": 1, "vector": {"dense": "0 1"}}]}', 400, "dense"),
@@ -174,30 +178,30 @@ def test_a_collection_is_described_as_it_was_made_and_changed(client: QdrantClie
         ("POST /collections/*/points/payload", b'{"payload": {}}', 422, "no filter or points"),
         ("POST /collections/*/points/payload", b'{"payload": {}, "points": [9]}', 404, "id 9"),
         ("DELETE /collections/*", b"{}", 400, "there should be none"),
-        ("POST /collections/*/telemetry", b"", 404, "the stand-in has no"),
+        ("POST /collections/*/telemetry", b"", 404, "the test server has no"),
     ],
 )
-def test_what_does_not_fit_is_refused(
-    client: QdrantClient, server: QdrantServer, line: str, body: bytes, code: int, said: str
+def test_an_invalid_request_is_refused(
+    client: QdrantClient, server: QdrantServer, line: str, body: bytes, code: int, message: str
 ) -> None:
     method, path = line.replace("*", "docs").split()
     response = requests.request(method, f"{server.url}{path}", data=body)
     assert response.status_code == code
-    assert said in response.json()["status"]["error"]
+    assert message in response.json()["status"]["error"]
     assert client.count("docs").count == 0
 
 
-def test_recorded_calls_are_checked_again_and_those_that_fit_are_written_down(
+def test_recorded_calls_are_validated_and_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QDRANT_CALLS", str(tmp_path / "calls.jsonl"))
     with QdrantServer() as server:
         for ids in ([1, UUID], [1.5]):
             requests.post(f"{server.url}/collections/docs/points", json={"ids": ids})
-    (found,) = server.misfits()
-    assert "ids.0" in found
+    (error,) = server.conformance_errors()
+    assert "ids.0" in error
     (line,) = (tmp_path / "calls.jsonl").read_text("utf-8").splitlines()
-    assert Deadline(**json.loads(line)) == server.calls[0]
+    assert RecordedCall(**json.loads(line)) == server.calls[0]
 
 
 def test_a_missing_collection_is_404_and_one_that_exists_409(client: QdrantClient) -> None:
@@ -237,16 +241,16 @@ def test_a_multivector_may_hold_1023_vectors_of_1024(client: QdrantClient) -> No
     assert b"must be less than 1048576" in caught.value.content
 
 
-def test_keys_are_asked_for_and_one_reads_only() -> None:
+def test_api_keys_are_checked() -> None:
     with QdrantServer(api_key="write", read_only_api_key="read") as server:
         url = f"{server.url}/collections/docs"
         assert requests.get(server.url).json()["version"].startswith("1.20")
         assert requests.get(url).status_code == 401
-        answered = requests.get(url, headers={"api-key": "else"})
-        assert (answered.status_code, answered.text) == (401, "Invalid API key or JWT")
-        reading = {"api-key": "read"}
-        assert requests.get(url, headers=reading).status_code == 404
-        assert requests.put(url, json={}, headers=reading).status_code == 403
+        response = requests.get(url, headers={"api-key": "else"})
+        assert (response.status_code, response.text) == (401, "Invalid API key or JWT")
+        read_only = {"api-key": "read"}
+        assert requests.get(url, headers=read_only).status_code == 404
+        assert requests.put(url, json={}, headers=read_only).status_code == 403
         with pytest.warns(UserWarning, match="insecure connection"):
             client = QdrantClient(url=server.url, api_key="write")
         assert create(client)
@@ -263,7 +267,7 @@ def test_keys_are_asked_for_and_one_reads_only() -> None:
         (lost, ResponseHandlingException, 1),
     ],
 )
-def test_a_fault_happens_once_and_is_known_to_apply_or_not(
+def test_a_fault_happens_once_before_or_after_the_write(
     server: QdrantServer, client: QdrantClient, fault: Fault, error: type[Exception], applied: int
 ) -> None:
     server.fail(fault, on=UPSERT)
@@ -277,7 +281,7 @@ def test_a_fault_happens_once_and_is_known_to_apply_or_not(
 
 
 @pytest.mark.parametrize(("fault", "applied"), [(never, 0), (late(0.3), 1)])
-def test_an_answer_may_be_too_late_for_its_client(
+def test_a_response_may_come_after_the_client_timeout(
     server: QdrantServer, client: QdrantClient, fault: Fault, applied: int
 ) -> None:
     server.fail(fault, on=UPSERT)
@@ -287,26 +291,26 @@ def test_an_answer_may_be_too_late_for_its_client(
     assert client.count("docs").count == applied
 
 
-def test_faults_are_counted_per_request_that_fits(
+def test_faults_are_counted_per_matching_request(
     server: QdrantServer, client: QdrantClient
 ) -> None:
     server.fail(cut, on=UPSERT, skip=1, times=2)
-    got = []
+    written = []
     for number in range(5):
         client.scroll("docs")
         try:
             client.upsert("docs", [point(number)])
-            got.append(number)
+            written.append(number)
         except ApiException:
             pass
-    assert got == [0, 3, 4]
+    assert written == [0, 3, 4]
 
 
 def test_a_write_that_does_not_wait_is_acknowledged_only(client: QdrantClient) -> None:
     assert client.upsert("docs", [point(1)], wait=False).status == "acknowledged"
 
 
-def test_as_a_program_it_may_count_points_and_forget_them() -> None:
+def test_the_discarding_server_only_counts_points() -> None:
     command = [sys.executable, "-m", "fakes.qdrant_server", "--discard"]
     with subprocess.Popen(
         command, cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""A Qdrant server that is busy, broken, full or gone: a clear error or a retry, and no loss."""
+"""Faults of a Qdrant server: each is retried or raised, and no point is lost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def server() -> Iterator[QdrantServer]:
     with QdrantServer() as server:
         yield server
-        assert server.misfits() == []
+        assert server.conformance_errors() == []
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def expected(worker: Client) -> dict[Any, Any]:
     [busy(0), refusing(500, "internal"), refusing(502, "bad gateway"), cut, lost],
     ids=["429", "500", "502", "reset", "applied, then reset"],
 )
-def test_what_passes_is_tried_again_and_nothing_is_lost(
+def test_transient_faults_are_retried_without_loss(
     server: QdrantServer, remote: Store, worker: Client, expected: Any, fault: Any
 ) -> None:
     server.fail(fault, on="*", times=2)
@@ -85,9 +85,7 @@ def test_what_passes_is_tried_again_and_nothing_is_lost(
     assert_equal(contents(remote, "c"), expected)
 
 
-def test_silence_is_cut_and_tried_again(
-    server: QdrantServer, worker: Client, expected: Any
-) -> None:
+def test_a_timeout_is_retried(server: QdrantServer, worker: Client, expected: Any) -> None:
     with Store.open(url=server.url, timeout=1) as remote:
         server.fail(never, on=WRITE)
         index(remote, worker, "c", DOCUMENTS)
@@ -100,15 +98,15 @@ def test_silence_is_cut_and_tried_again(
         (refusing(400, "wrong"), 1, HTTPStatusError, "upsert with HTTP 400: wrong"),
         (refusing(409, "conflict"), 1, HTTPStatusError, "upsert with HTTP 409: conflict"),
         (refusing(422, "no such"), 1, HTTPStatusError, "upsert with HTTP 422: no such"),
-        (refusing(401, "key"), 1, AuthenticationError, "does not accept the key: HTTP 401"),
-        (disk_full, 1, HTTPStatusError, "No room on the disk: nothing is lost, make some and run"),
-        (refusing(507, "full"), 1, HTTPStatusError, "HTTP 507: full. No room on the disk"),
+        (refusing(401, "key"), 1, AuthenticationError, "rejects the API key: HTTP 401"),
+        (disk_full, 1, HTTPStatusError, "The disk is full. Nothing is lost"),
+        (refusing(507, "full"), 1, HTTPStatusError, "HTTP 507: full. The disk is full"),
         (refusing(503, "starting"), 7, HTTPStatusError, "upsert with HTTP 503: starting"),
-        (cut, 7, TransportError, "Qdrant gave no answer to upsert"),
+        (cut, 7, TransportError, "no response from Qdrant to upsert"),
     ],
     ids=["400", "409", "422", "401", "500 disk full", "507", "503 for long", "reset for long"],
 )
-def test_what_does_not_pass_is_said_and_the_next_run_goes_on(
+def test_a_lasting_fault_is_raised_and_the_next_run_resumes(
     server: QdrantServer,
     remote: Store,
     worker: Client,
@@ -119,30 +117,30 @@ def test_what_does_not_pass_is_said_and_the_next_run_goes_on(
     message: str,
 ) -> None:
     index(remote, worker, "c", DOCUMENTS[:7])
-    asked = server.routes().count(WRITE)
+    writes_before = server.routes().count(WRITE)
     server.fail(fault, on=WRITE, times=attempts)
     with pytest.raises(kind, match=message):
         index(remote, worker, "c", DOCUMENTS)
-    assert server.routes().count(WRITE) == asked + attempts
+    assert server.routes().count(WRITE) == writes_before + attempts
     assert index(remote, worker, "c", DOCUMENTS).unchanged == 7
     assert_equal(contents(remote, "c"), expected)
 
 
-def test_a_rate_limit_is_waited_for_until_the_time_is_over(
+def test_a_rate_limit_beyond_the_deadline_is_raised_at_once(
     server: QdrantServer, worker: Client
 ) -> None:
     server.fail(busy(30), on=WRITE, times=100)
-    with Store(QdrantClient(url=server.url), patience=5) as remote:
-        began = time.monotonic()
-        with pytest.raises(RateLimitError, match="Qdrant is asked too much"):
+    with Store(QdrantClient(url=server.url), retry_seconds=5) as remote:
+        start = time.monotonic()
+        with pytest.raises(RateLimitError, match="Qdrant limits the request rate"):
             index(remote, worker, "c", DOCUMENTS)
-        assert time.monotonic() - began < 4  # 30 seconds would be too late: said at once
+        assert time.monotonic() - start < 4  # a retry after 30 s would exceed the deadline
 
 
-@pytest.mark.parametrize("by", ["server", "proxy"])
-def test_a_write_that_is_too_large_is_halved(worker: Client, expected: Any, by: str) -> None:
+@pytest.mark.parametrize("refuser", ["server", "proxy"])
+def test_a_write_that_is_too_large_is_halved(worker: Client, expected: Any, refuser: str) -> None:
     with QdrantServer(max_body=60_000) as server, Store.open(url=server.url) as remote:
-        if by == "proxy":
+        if refuser == "proxy":
             server.fail(refusing(413, "Request Entity Too Large"), on=WRITE, times=2)
         index(remote, worker, "c", DOCUMENTS)
         assert_equal(contents(remote, "c"), expected)
@@ -152,24 +150,24 @@ def test_a_point_that_is_too_large_alone_is_named(worker: Client) -> None:
     with (
         QdrantServer(max_body=3_000) as server,
         Store.open(url=server.url) as remote,
-        pytest.raises(TooLargeError, match="point 0 alone is larger than the Qdrant server"),
+        pytest.raises(TooLargeError, match="point 0 alone exceeds"),
     ):
         index(remote, worker, "c", DOCUMENTS)
 
 
-def test_a_key_is_brought_and_a_wrong_one_is_said(worker: Client) -> None:
+def test_the_key_is_sent_and_a_wrong_one_is_refused(worker: Client) -> None:
     with QdrantServer(api_key="the-right-key") as server:
         with Store.open(url=server.url, api_key="the-right-key") as remote:
             assert index(remote, worker, "c", DOCUMENTS).written == 20
         with (
             Store.open(url=server.url, api_key="a-wrong-key") as remote,
-            pytest.raises(AuthenticationError, match="does not accept the key: HTTP 401"),
+            pytest.raises(AuthenticationError, match="rejects the API key: HTTP 401"),
         ):
             HybridSearch(remote, worker, "c")
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"result": null}', b"9" * 5000, b"<html>"])
-def test_an_answer_that_is_none_of_qdrant_s_is_said(
+def test_an_invalid_response_is_a_protocol_error(
     server: QdrantServer, remote: Store, body: bytes
 ) -> None:
     server.fail(raw(body), on="*")
@@ -177,55 +175,55 @@ def test_an_answer_that_is_none_of_qdrant_s_is_said(
         remote.aliases()
 
 
-def test_nobody_there_is_said(worker: Client) -> None:
+def test_an_unreachable_server_is_a_transport_error(worker: Client) -> None:
     with QdrantServer() as server:
         url = server.url
     with (
         Store.open(url=url) as remote,
-        pytest.raises(TransportError, match="Qdrant gave no answer to get_aliases: ConnectError"),
+        pytest.raises(TransportError, match="no response from Qdrant to get_aliases: ConnectError"),
     ):
         HybridSearch(remote, worker, "c")
 
 
-# ---------------------------------------------------------------------- the whole way
+# ------------------------------------------------------------------------- end to end
 
 
-def test_over_rest_all_is_as_in_local_mode(
+def test_rest_and_local_mode_give_the_same_results(
     server: QdrantServer, remote: Store, store: Store, worker: Client, passages: list[Any]
 ) -> None:
-    """Index, search with every stage, migrate, add in place: each request fits Qdrant's models."""
+    """Index, search with every stage, and migrate. Each request fits Qdrant's models."""
     schema = Schema(colbert=True, on_disk=True, quantization="scalar")
-    lang = models.FieldCondition(key="metadata.lang", match=models.MatchValue(value="ru"))
+    russian = models.FieldCondition(key="metadata.lang", match=models.MatchValue(value="ru"))
     plans = [Plan(colbert=True, rerank=5), Plan(fusion="dbsf"), Plan(dense=False)]
-    for each in (remote, store):
-        index(each, worker, "c", passages[:20], schema=schema)
-        if each is remote:  # local mode has none
+    for target in (remote, store):
+        index(target, worker, "c", passages[:20], schema=schema)
+        if target is remote:  # local mode has no payload indexes
             keyword = models.PayloadSchemaType.KEYWORD
-            each.client.create_payload_index("c", "metadata.lang", keyword)
-        each.point_alias("live", "c")
-        Migration(each, worker, "live", "d").run()
+            target.client.create_payload_index("c", "metadata.lang", keyword)
+        target.point_alias("live", "c")
+        Migration(target, worker, "live", "d").run()
     assert_equal(contents(remote, "d"), contents(store, "d"))
     assert "metadata.lang" in remote.info("d").payload_schema
     for plan in plans:
-        one, two = (
-            HybridSearch(each, worker, "c", plan).search(
-                "список", filter=models.Filter(must=[lang]), explain=True
+        over_rest, in_local_mode = (
+            HybridSearch(target, worker, "c", plan).search(
+                "список", filter=models.Filter(must=[russian]), explain=True
             )
-            for each in (remote, store)
+            for target in (remote, store)
         )
-        assert [hit.id for hit in one] == [hit.id for hit in two]
+        assert [hit.id for hit in over_rest] == [hit.id for hit in in_local_mode]
 
 
 def test_over_rest_vectors_are_added_in_place(
     server: QdrantServer, remote: Store, worker: Client, passages: list[Any]
 ) -> None:
     params = models.VectorParams(size=512, distance=models.Distance.COSINE)
-    remote.ask("create_collection", collection_name="mine", vectors_config=params)
-    found = worker.embed([passage["text"] for passage in passages[:20]]).dense
-    assert found is not None
+    remote.create_collection("mine", vectors_config=params)
+    dense = worker.embed([passage["text"] for passage in passages[:20]]).dense
+    assert dense is not None
     points = [
         models.PointStruct(id=n, vector=vector.tolist(), payload=passages[n])
-        for n, vector in enumerate(found)
+        for n, vector in enumerate(dense)
     ]
     remote.upsert("mine", points)
     server.fail(lost, on="PUT /collections/mine/vectors/*")
@@ -233,13 +231,12 @@ def test_over_rest_vectors_are_added_in_place(
     assert report.written == 20
 
 
-def test_a_collection_is_made_as_its_source_is_and_only_dense_vectors_are_quantised(
+def test_a_target_copies_the_source_settings_and_quantizes_only_dense_vectors(
     server: QdrantServer, remote: Store, worker: Client
 ) -> None:
     params = models.VectorParams(size=8, distance=models.Distance.COSINE)
-    remote.ask(
-        "create_collection",
-        collection_name="old",
+    remote.create_collection(
+        "old",
         vectors_config=params,
         shard_number=4,
         replication_factor=3,
@@ -250,21 +247,22 @@ def test_a_collection_is_made_as_its_source_is_and_only_dense_vectors_are_quanti
     Migration(
         remote, worker, "old", "new", schema=Schema(colbert=True, quantization="binary")
     ).run()
-    (made,) = (
+    (creation,) = (
         call for call in server.calls if (call.method, call.path) == ("PUT", "/collections/new")
     )
-    kept = {
-        name: made.body[name] for name in ("shard_number", "replication_factor", "on_disk_payload")
+    settings = {
+        name: creation.body[name]
+        for name in ("shard_number", "replication_factor", "on_disk_payload")
     }
-    assert kept == {"shard_number": 4, "replication_factor": 3, "on_disk_payload": True}
-    assert made.body.get("quantization_config") is None
-    vectors = made.body["vectors"]
+    assert settings == {"shard_number": 4, "replication_factor": 3, "on_disk_payload": True}
+    assert creation.body.get("quantization_config") is None
+    vectors = creation.body["vectors"]
     assert "binary" in vectors["dense"]["quantization_config"]
     assert vectors["colbert"].get("quantization_config") is None
     assert vectors["colbert"]["datatype"] == "float16"
 
 
-def test_writes_in_place_are_bounded_by_bytes_too(
+def test_writes_in_place_are_bounded_by_bytes(
     server: QdrantServer,
     remote: Store,
     worker: Client,
@@ -279,9 +277,7 @@ def test_writes_in_place_are_bounded_by_bytes_too(
     assert max(sizes) < 2_500_000
 
 
-def test_points_deleted_meanwhile_do_not_stop_those_that_are_there(
-    store: Store, worker: Client
-) -> None:
+def test_vectors_are_added_although_some_points_were_deleted(store: Store, worker: Client) -> None:
     index(store, worker, "c", DOCUMENTS)
     vectors = [
         models.PointVectors(id=n, vector={"sparse": models.SparseVector(indices=[1], values=[1])})

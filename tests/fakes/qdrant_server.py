@@ -1,11 +1,11 @@
-"""Qdrant's REST API on this machine, as far as the client uses it, with local mode as the engine.
+"""A local server with the part of Qdrant's REST API that the client uses, on local mode.
 
     with QdrantServer() as server:
         server.fail(lost, on="PUT /collections/*/points", times=2)
         client = QdrantClient(url=server.url)
 
-Bodies must fit the models that qdrant-client generates from Qdrant's OpenAPI, with nothing unknown
-in them; refusals have the server's own statuses and texts. What came is kept in `calls`.
+Bodies must fit the models that qdrant-client generates from Qdrant's OpenAPI, without unknown
+fields. Refusals have the server's own statuses and texts. `calls` records the requests.
 
 As a program, `cd tests && python -m fakes.qdrant_server [--port N] [--discard]` prints its address
 and serves until SIGTERM; with `--discard` it counts points and forgets them.
@@ -40,13 +40,14 @@ from fakes.scripted import Action, Exchange, raw, reset, silence, status
 
 VERSION = "1.20.0"
 MAX_BODY = 32 * 1024 * 1024
-MULTIVECTOR_FLOATS = 1024 * 1024  # one fewer is the most
-CALLS = "QDRANT_CALLS"  # names a file to which every server adds its calls, a JSON object a line
+MULTIVECTOR_FLOATS = 1024 * 1024  # exclusive limit
+# Names a file to which every server appends its calls as JSON lines.
+CALLS = "QDRANT_CALLS"
 
 
 @dataclass(frozen=True)
-class Deadline:
-    """A request as it came; the body is None if there was none, or none that could be read."""
+class RecordedCall:
+    """A request. The body is None if it was missing or not JSON."""
 
     method: str
     path: str
@@ -55,7 +56,7 @@ class Deadline:
 
 
 class Refusal(Exception):
-    """An answer that is no result."""
+    """An error response."""
 
     def __init__(self, code: int, error: str) -> None:
         super().__init__(error)
@@ -66,8 +67,8 @@ class Refusal(Exception):
 
 
 @dataclass(frozen=True)
-class Asked(Exchange):
-    """A request that fits the API, and has been neither applied nor answered."""
+class PendingExchange(Exchange):
+    """A valid request that has been neither applied nor answered."""
 
     apply: Callable[[], tuple[int, bytes]]
 
@@ -75,48 +76,48 @@ class Asked(Exchange):
         self.reply(*self.apply(), {"Content-Type": "application/json"})
 
 
-Fault = Callable[[Asked], None]
+Fault = Callable[[PendingExchange], None]
 
 
 def refusing(code: int, error: str, **headers: str) -> Action:
-    """Qdrant's form of an error, and nothing applied."""
+    """Respond with an error in Qdrant's format, without applying the request."""
     return status(code, _error(error), Content_Type="application/json", **headers)
 
 
-def _error(said: str) -> dict[str, Any]:
-    return {"status": {"error": said}, "time": 0.0}
+def _error(message: str) -> dict[str, Any]:
+    return {"status": {"error": message}, "time": 0.0}
 
 
 def busy(retry_after: int) -> Action:
-    said = "Rate limiting exceeded: Write rate limit exceeded, retry later"
-    return refusing(429, said, Retry_After=str(retry_after))
+    message = "Rate limiting exceeded: Write rate limit exceeded, retry later"
+    return refusing(429, message, Retry_After=str(retry_after))
 
 
 FULL = "No space left on device: WAL buffer size exceeds available disk space"
 disk_full = refusing(500, f"Service internal error: {FULL}")
-cut = reset  # before anything was applied
+cut = reset  # before the request is applied
 never = silence
 
 
-def lost(asked: Asked) -> None:
-    """Applied, but the connection is reset before the answer."""
-    asked.apply()
-    reset(asked)
+def lost(exchange: PendingExchange) -> None:
+    """Apply the request, and reset the connection before the response."""
+    exchange.apply()
+    reset(exchange)
 
 
 def late(seconds: float) -> Fault:
-    """Applied at once, answered after a while."""
+    """Apply the request at once, and respond later."""
 
-    def fault(asked: Asked) -> None:
-        answer = asked.apply()
+    def fault(exchange: PendingExchange) -> None:
+        response = exchange.apply()
         time.sleep(seconds)
-        asked.reply(*answer, {"Content-Type": "application/json"})
+        exchange.reply(*response, {"Content-Type": "application/json"})
 
     return fault
 
 
 @dataclass
-class _Planned:
+class _PlannedFault:
     fault: Fault
     on: str
     skip: int
@@ -127,16 +128,16 @@ class _Planned:
 
 
 @dataclass(frozen=True)
-class _Ask:
-    """What a valid request asks for."""
+class _Request:
+    """A validated request."""
 
     route: _Route
     names: list[str]
     body: Any
-    waits: bool
+    wait: bool
 
 
-# What `config.params` holds beside the vectors, and how it stands unless a request says otherwise.
+# The defaults of `config.params`, except for the vectors.
 PARAMS = {
     "shard_number": 1,
     "sharding_method": None,
@@ -149,7 +150,7 @@ PARAMS = {
 
 
 class _Engine:
-    """Local mode, and what the server keeps beside it: settings and payload indexes."""
+    """Local mode, with the settings and payload indexes that only the server has."""
 
     def __init__(self) -> None:
         self.local = QdrantClient(":memory:")
@@ -159,211 +160,215 @@ class _Engine:
 
     # Collections.
 
-    def collections(self, ask: _Ask) -> Any:
+    def collections(self, request: _Request) -> Any:
         return self.local.get_collections()
 
-    def exists(self, ask: _Ask) -> Any:
-        return {"exists": self.local.collection_exists(ask.names[0])}
+    def exists(self, request: _Request) -> Any:
+        return {"exists": self.local.collection_exists(request.names[0])}
 
-    def create(self, ask: _Ask) -> Any:
-        name, wanted = ask.names[0], ask.body
+    def create(self, request: _Request) -> Any:
+        name, body = request.names[0], request.body
         self.local.create_collection(
-            name, wanted.vectors, wanted.sparse_vectors, metadata=wanted.metadata
+            name, body.vectors, body.sparse_vectors, metadata=body.metadata
         )
-        given = _given(wanted)
-        params = PARAMS | {key: given[key] for key in PARAMS if key in given}
-        self._settings[name] = _over({"params": params}, _settings(given))
+        fields = _as_dict(body)
+        params = PARAMS | {key: fields[key] for key in PARAMS if key in fields}
+        self._settings[name] = _merged({"params": params}, _settings(fields))
         return True
 
-    def info(self, ask: _Ask) -> Any:
-        name = self._real(ask.names[0])
+    def info(self, request: _Request) -> Any:
+        name = self._resolve(request.names[0])
         info = self.local.get_collection(name).model_dump(mode="json")
-        info["config"] = _over(info["config"], self._settings.get(name, {}))
+        info["config"] = _merged(info["config"], self._settings.get(name, {}))
         info["payload_schema"] = {
-            field: index | {"points": self._indexed(name, field)}
+            field: index | {"points": self._indexed_count(name, field)}
             for field, index in self._indexes.get(name, {}).items()
         }
         return info
 
-    def update(self, ask: _Ask) -> Any:
-        name, wanted = self._real(ask.names[0]), ask.body
+    def update(self, request: _Request) -> Any:
+        name, body = self._resolve(request.names[0]), request.body
         self.local.update_collection(
             name,
-            vectors_config=wanted.vectors,
-            sparse_vectors_config=wanted.sparse_vectors,
-            metadata=wanted.metadata,
+            vectors_config=body.vectors,
+            sparse_vectors_config=body.sparse_vectors,
+            metadata=body.metadata,
         )
-        given = _given(wanted)
-        vectors = given.get("vectors", {})
-        params = given.get("params", {}) | {"vectors": vectors.get("", vectors)}
-        self._settings[name] = _over(self._settings[name], _settings(given) | {"params": params})
+        fields = _as_dict(body)
+        vectors = fields.get("vectors", {})
+        params = fields.get("params", {}) | {"vectors": vectors.get("", vectors)}
+        self._settings[name] = _merged(self._settings[name], _settings(fields) | {"params": params})
         return True
 
-    def drop(self, ask: _Ask) -> Any:
-        self._settings.pop(ask.names[0], None)
-        self._indexes.pop(ask.names[0], None)
-        return self.local.delete_collection(ask.names[0])
+    def drop(self, request: _Request) -> Any:
+        self._settings.pop(request.names[0], None)
+        self._indexes.pop(request.names[0], None)
+        return self.local.delete_collection(request.names[0])
 
-    def add_vector(self, ask: _Ask) -> Any:
-        name, wanted = self._real(ask.names[0]), ask.body
-        self.local.create_vector_name(name, ask.names[1], wanted)
-        if isinstance(wanted, m.DenseVectorNameConfig) and wanted.dense.datatype:
-            params = {"vectors": {ask.names[1]: {"datatype": wanted.dense.datatype.value}}}
-            self._settings[name] = _over(self._settings[name], {"params": params})
-        return self._updated(ask)
+    def add_vector(self, request: _Request) -> Any:
+        name, body = self._resolve(request.names[0]), request.body
+        self.local.create_vector_name(name, request.names[1], body)
+        if isinstance(body, m.DenseVectorNameConfig) and body.dense.datatype:
+            params = {"vectors": {request.names[1]: {"datatype": body.dense.datatype.value}}}
+            self._settings[name] = _merged(self._settings[name], {"params": params})
+        return self._update_result(request)
 
-    def index(self, ask: _Ask) -> Any:
-        name, schema = self._real(ask.names[0]), ask.body.field_schema
-        self.local.get_collection(name)  # refuses an unknown one
+    def index(self, request: _Request) -> Any:
+        name, schema = self._resolve(request.names[0]), request.body.field_schema
+        self.local.get_collection(name)  # raises for an unknown collection
         if schema is None:
-            raise Refusal(400, "Bad request: the stand-in does not infer a field's type")
-        params = {} if isinstance(schema, m.PayloadSchemaType) else _given(schema)
+            raise Refusal(400, "Bad request: the test server does not infer a field's type")
+        params = {} if isinstance(schema, m.PayloadSchemaType) else _as_dict(schema)
         index = {"data_type": params["type"], "params": params} if params else {"data_type": schema}
-        self._indexes.setdefault(name, {})[ask.body.field_name] = index
-        return self._updated(ask)
+        self._indexes.setdefault(name, {})[request.body.field_name] = index
+        return self._update_result(request)
 
-    def aliases(self, ask: _Ask) -> Any:
+    def aliases(self, request: _Request) -> Any:
         return self.local.get_aliases()
 
-    def aliases_of(self, ask: _Ask) -> Any:
-        return self.local.get_collection_aliases(ask.names[0])
+    def aliases_of(self, request: _Request) -> Any:
+        return self.local.get_collection_aliases(request.names[0])
 
-    def change_aliases(self, ask: _Ask) -> Any:
-        return self.local.update_collection_aliases(ask.body.actions)
+    def change_aliases(self, request: _Request) -> Any:
+        return self.local.update_collection_aliases(request.body.actions)
 
     # Points.
 
-    def upsert(self, ask: _Ask) -> Any:
+    def upsert(self, request: _Request) -> Any:
         self.local.upsert(
-            ask.names[0],
-            ask.body.batch if isinstance(ask.body, m.PointsBatch) else ask.body.points,
-            update_filter=ask.body.update_filter,
-            update_mode=ask.body.update_mode,
+            request.names[0],
+            request.body.batch if isinstance(request.body, m.PointsBatch) else request.body.points,
+            update_filter=request.body.update_filter,
+            update_mode=request.body.update_mode,
         )
-        return self._updated(ask)
+        return self._update_result(request)
 
-    def update_vectors(self, ask: _Ask) -> Any:
-        given = ask.body
-        self.local.update_vectors(ask.names[0], given.points, update_filter=given.update_filter)
-        return self._updated(ask)
+    def update_vectors(self, request: _Request) -> Any:
+        body = request.body
+        self.local.update_vectors(request.names[0], body.points, update_filter=body.update_filter)
+        return self._update_result(request)
 
-    def set_payload(self, ask: _Ask) -> Any:
-        self.local.set_payload(ask.names[0], ask.body.payload, _selected(ask.body), ask.body.key)
-        return self._updated(ask)
+    def set_payload(self, request: _Request) -> Any:
+        self.local.set_payload(
+            request.names[0], request.body.payload, _selector(request.body), request.body.key
+        )
+        return self._update_result(request)
 
-    def overwrite_payload(self, ask: _Ask) -> Any:
-        self.local.overwrite_payload(ask.names[0], ask.body.payload, _selected(ask.body))
-        return self._updated(ask)
+    def overwrite_payload(self, request: _Request) -> Any:
+        self.local.overwrite_payload(
+            request.names[0], request.body.payload, _selector(request.body)
+        )
+        return self._update_result(request)
 
-    def delete(self, ask: _Ask) -> Any:
-        self.local.delete(ask.names[0], ask.body)
-        return self._updated(ask)
+    def delete(self, request: _Request) -> Any:
+        self.local.delete(request.names[0], request.body)
+        return self._update_result(request)
 
-    def retrieve(self, ask: _Ask) -> Any:
-        given = ask.body
-        with_payload = True if given.with_payload is None else given.with_payload
+    def retrieve(self, request: _Request) -> Any:
+        body = request.body
+        with_payload = True if body.with_payload is None else body.with_payload
         return self.local.retrieve(
-            ask.names[0], given.ids, with_payload, given.with_vector or False
+            request.names[0], body.ids, with_payload, body.with_vector or False
         )
 
-    def scroll(self, ask: _Ask) -> Any:
-        given = ask.body
-        self._check_order(ask.names[0], given.order_by)
+    def scroll(self, request: _Request) -> Any:
+        body = request.body
+        self._check_order(request.names[0], body.order_by)
         points, following = self.local.scroll(
-            ask.names[0],
-            scroll_filter=given.filter,
-            limit=10 if given.limit is None else given.limit,
-            order_by=given.order_by,
-            offset=given.offset,
-            with_payload=True if given.with_payload is None else given.with_payload,
-            with_vectors=given.with_vector or False,
+            request.names[0],
+            scroll_filter=body.filter,
+            limit=10 if body.limit is None else body.limit,
+            order_by=body.order_by,
+            offset=body.offset,
+            with_payload=True if body.with_payload is None else body.with_payload,
+            with_vectors=body.with_vector or False,
         )
         return {"points": points, "next_page_offset": following}
 
-    def count(self, ask: _Ask) -> Any:
-        return self.local.count(ask.names[0], ask.body.filter)
+    def count(self, request: _Request) -> Any:
+        return self.local.count(request.names[0], request.body.filter)
 
-    def query(self, ask: _Ask) -> Any:
-        return self._queried(ask.names[0], [ask.body])[0]
+    def query(self, request: _Request) -> Any:
+        return self._query_points(request.names[0], [request.body])[0]
 
-    def query_batch(self, ask: _Ask) -> Any:
-        return self._queried(ask.names[0], ask.body.searches)
+    def query_batch(self, request: _Request) -> Any:
+        return self._query_points(request.names[0], request.body.searches)
 
-    # Means.
+    # Helpers.
 
-    def _queried(self, name: str, requests: list[m.QueryRequest]) -> list[m.QueryResponse]:
-        # Local mode searches exactly, and warns of parameters that tell how else to search.
+    def _query_points(self, name: str, requests: list[m.QueryRequest]) -> list[m.QueryResponse]:
+        # Local mode searches exactly, and warns about search parameters.
         plain = [request.model_copy(update={"params": None}) for request in requests]
         return self.local.query_batch_points(name, plain)
 
-    def _real(self, name: str) -> str:
-        """The collection behind an alias."""
+    def _resolve(self, name: str) -> str:
+        """Return the collection of an alias, or the name itself."""
         aliases = {a.alias_name: a.collection_name for a in self.local.get_aliases().aliases}
         return aliases.get(name, name)
 
-    def _updated(self, ask: _Ask) -> dict[str, Any]:
-        state = "completed" if ask.waits else "acknowledged"
+    def _update_result(self, request: _Request) -> dict[str, Any]:
+        state = "completed" if request.wait else "acknowledged"
         return {"operation_id": next(self._operations), "status": state}
 
-    def _indexed(self, name: str, field: str) -> int:
+    def _indexed_count(self, name: str, field: str) -> int:
         empty = m.IsEmptyCondition(is_empty=m.PayloadField(key=field))
         return self.local.count(name, m.Filter(must_not=[empty])).count
 
     def _check_order(self, name: str, order_by: str | m.OrderBy | None) -> None:
-        """The server orders by an index, local mode by the values."""
+        """Refuse an order without an index, as the server does."""
         key = order_by.key if isinstance(order_by, m.OrderBy) else order_by
-        index = self._indexes.get(self._real(name), {}).get(key or "", {})
+        index = self._indexes.get(self._resolve(name), {}).get(key or "", {})
         if key and index.get("data_type") not in ("integer", "float", "datetime", "uuid"):
-            said = f"No range index for `order_by` key: `{key}`. Please create one"
-            raise Refusal(400, f"Bad request: {said} to use `order_by`.")
+            message = f"No range index for `order_by` key: `{key}`. Please create one"
+            raise Refusal(400, f"Bad request: {message} to use `order_by`.")
 
 
 class _Discarding(_Engine):
-    """Counts the points that come, those that replace one another too, and keeps none."""
+    """Counts the points of all writes, and stores none."""
 
     def __init__(self) -> None:
         super().__init__()
         self._points = 0
 
-    def upsert(self, ask: _Ask) -> Any:
-        self._points += len(ask.body)
-        return self._updated(ask)
+    def upsert(self, request: _Request) -> Any:
+        self._points += len(request.body)
+        return self._update_result(request)
 
-    def info(self, ask: _Ask) -> Any:
-        return super().info(ask) | {"points_count": self._points}
+    def info(self, request: _Request) -> Any:
+        return super().info(request) | {"points_count": self._points}
 
-    def count(self, ask: _Ask) -> Any:
+    def count(self, request: _Request) -> Any:
         return {"count": self._points}
 
 
-def _given(model: Any) -> dict[str, Any]:
+def _as_dict(model: Any) -> dict[str, Any]:
     return dict(model.model_dump(mode="json", exclude_none=True))
 
 
-def _settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Of a request to create or change a collection, what `config` holds beside `params`."""
+def _settings(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of `config`, except `params`, from a create or update request."""
     names = ("hnsw_config", "wal_config", "quantization_config", "strict_mode_config")
-    found = {name: given[name] for name in names if name in given}
-    return found | {"optimizer_config": given.get("optimizers_config", {})}
+    settings = {name: fields[name] for name in names if name in fields}
+    return settings | {"optimizer_config": fields.get("optimizers_config", {})}
 
 
-def _over(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """`top` laid over `base` on every level; a quantization replaces another as a whole."""
+def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Merge `top` into `base` recursively; a quantization config is replaced as a whole."""
     merged = dict(base)
     for key, value in top.items():
-        under = base.get(key)
-        if isinstance(value, dict) and isinstance(under, dict) and key != "quantization_config":
-            merged[key] = _over(under, value)
+        current = base.get(key)
+        if isinstance(value, dict) and isinstance(current, dict) and key != "quantization_config":
+            merged[key] = _merged(current, value)
         else:
             merged[key] = None if value == "Disabled" else value
     return merged
 
 
-def _selected(given: m.SetPayload) -> list[Any] | m.Filter:
-    selected = given.filter if given.points is None else given.points
-    if selected is None:
+def _selector(body: m.SetPayload) -> list[Any] | m.Filter:
+    selector = body.filter if body.points is None else body.points
+    if selector is None:
         raise Refusal(422, "Validation error in JSON body: [no filter or points provided]")
-    return selected
+    return selector
 
 
 # --------------------------------------------------------------------------------- routes
@@ -378,7 +383,7 @@ class _Route:
     query: tuple[str, ...]
 
     @property
-    def changes(self) -> bool:
+    def is_write(self) -> bool:
         return self.method != "GET" and "consistency" not in self.query
 
 
@@ -422,60 +427,62 @@ ROUTES = [
 ]
 
 
-def misfit(call: Deadline) -> str | None:
-    """Why a recorded call does not fit the API, if it does not."""
+def conformance_error(call: RecordedCall) -> str | None:
+    """Return why a recorded call is invalid, or None."""
     try:
-        _understood(call, b"" if call.body is None else to_json(call.body), _validated)
+        _parse_request(call, b"" if call.body is None else to_json(call.body), _validate)
     except Refusal as refused:
         return f"{call.method} {call.path}: {refused}"
     return None
 
 
-def _understood(call: Deadline, content: bytes, validated: Callable[[_Route, bytes], Any]) -> _Ask:
-    route, names = _found(call)
+def _parse_request(
+    call: RecordedCall, content: bytes, validate: Callable[[_Route, bytes], Any]
+) -> _Request:
+    route, names = _match_route(call)
     for name, value in call.query.items():
         if name not in route.query or not re.fullmatch(QUERY[name], value):
             raise Refusal(400, f"Deserialize error in query parameters: `{name}`: `{value}`")
-    return _Ask(route, names, validated(route, content), call.query.get("wait") == "true")
+    return _Request(route, names, validate(route, content), call.query.get("wait") == "true")
 
 
-def _found(call: Deadline) -> tuple[_Route, list[str]]:
+def _match_route(call: RecordedCall) -> tuple[_Route, list[str]]:
     for route in ROUTES:
         match = route.path.fullmatch(call.path)
         if match and route.method == call.method:
             return route, [unquote(name) for name in match.groups()]
-    raise Refusal(404, f"the stand-in has no {call.method} {call.path}")
+    raise Refusal(404, f"the test server has no {call.method} {call.path}")
 
 
-def _validated(route: _Route, content: bytes) -> Any:
+def _validate(route: _Route, content: bytes) -> Any:
     if route.body is None:
         if content:
             raise Refusal(400, "Format error in JSON body: there should be none")
         return None
-    _parsed(content)
+    _parse_json(content)
     try:
         body = route.body.validate_json(content, strict=True)
     except ValidationError as error:
-        # Of a union each member has its complaint: the one that got farthest was meant.
-        worst = max(error.errors(include_input=False), key=lambda one: len(one["loc"]))
-        where = ".".join(map(str, worst["loc"]))
-        raise Refusal(400, f"Format error in JSON body: {where}: {worst['msg']}") from None
+        # Each member of a union reports an error; the deepest one is the relevant one.
+        deepest = max(error.errors(include_input=False), key=lambda error_: len(error_["loc"]))
+        location = ".".join(map(str, deepest["loc"]))
+        raise Refusal(400, f"Format error in JSON body: {location}: {deepest['msg']}") from None
     _check_limits(body)
     return body
 
 
-def _validated_cheaply(route: _Route, content: bytes) -> Any:
-    """The points of an upsert, of which the names of the fields are looked at; else as ever."""
+def _validate_names(route: _Route, content: bytes) -> Any:
+    """Check only the field names of an upsert's points; validate other requests fully."""
     if route is not UPSERT:
-        return _validated(route, content)
-    points = _parsed(content).get("points", [{}])
+        return _validate(route, content)
+    points = _parse_json(content).get("points", [{}])
     if any(point.keys() - {"payload"} != {"id", "vector"} for point in points):
         raise Refusal(400, "Format error in JSON body: not a list of points")
     return points
 
 
-def _parsed(content: bytes) -> Any:
-    """JSON as it is written, without the NaN that the models would take."""
+def _parse_json(content: bytes) -> Any:
+    """Parse JSON, and refuse NaN, which the models would accept."""
     try:
         return from_json(content, allow_inf_nan=False)
     except ValueError as error:
@@ -483,28 +490,32 @@ def _parsed(content: bytes) -> Any:
 
 
 def _check_limits(body: Any) -> None:
-    """What the server asks for and the models do not."""
+    """Check limits of the server that the models lack."""
     points = body.points if isinstance(body, m.PointsList) else []
-    if any(isinstance(one.id, int) and not 0 <= one.id < 2**64 for one in points):
+    if any(isinstance(point.id, int) and not 0 <= point.id < 2**64 for point in points):
         raise Refusal(400, "Format error in JSON body: a point's id is an unsigned integer or UUID")
-    for where, vector in _vectors(body):
+    for location, vector in _vectors(body):
         if isinstance(vector, list) and vector and isinstance(vector[0], list):
             size = sum(map(len, vector))
             if size >= MULTIVECTOR_FLOATS:
-                said = f"Total size of all vectors ({size}) must be less than {MULTIVECTOR_FLOATS}"
-                raise Refusal(422, f"Validation error in JSON body: [{where}: {said}]")
+                message = (
+                    f"Total size of all vectors ({size}) must be less than {MULTIVECTOR_FLOATS}"
+                )
+                raise Refusal(422, f"Validation error in JSON body: [{location}: {message}]")
 
 
 def _vectors(body: Any) -> Iterator[tuple[str, Any]]:
     match body:
         case m.PointsList() | m.UpdateVectors():
-            for number, given in enumerate([point.vector for point in body.points]):
-                named = given if isinstance(given, dict) else {"": given}
-                yield from ((f"points[{number}].vector.?.data", one) for one in named.values())
+            for number, vector in enumerate([point.vector for point in body.points]):
+                by_name = vector if isinstance(vector, dict) else {"": vector}
+                yield from (
+                    (f"points[{number}].vector.?.data", vector) for vector in by_name.values()
+                )
         case m.PointsBatch():
             columns = body.batch.vectors
             for column in columns.values() if isinstance(columns, dict) else [columns]:
-                yield from (("batch", one) for one in column)
+                yield from (("batch", vector) for vector in column)
         case m.QueryRequestBatch():
             for request in body.searches:
                 yield from _vectors(request)
@@ -515,23 +526,23 @@ def _vectors(body: Any) -> Iterator[tuple[str, Any]]:
                 yield from _vectors(prefetch)
 
 
-def _refused(error: Exception) -> Refusal:
-    """An exception of local mode in the server's words."""
+def _server_refusal(error: Exception) -> Refusal:
+    """Convert an exception of local mode to the server's error."""
     if isinstance(error, KeyError):
         return Refusal(404, f"Not found: No point with id {error.args[0]} found")
-    said = str(error).removeprefix("Wrong input: ")
-    if match := re.fullmatch("Collection (.+) not found", said):
+    message = str(error).removeprefix("Wrong input: ")
+    if match := re.fullmatch("Collection (.+) not found", message):
         return Refusal(404, f"Not found: Collection `{match[1]}` doesn't exist!")
-    if match := re.fullmatch("Collection (.+) already exists", said):
+    if match := re.fullmatch("Collection (.+) already exists", message):
         return Refusal(409, f"Wrong input: Collection `{match[1]}` already exists!")
-    return Refusal(400, f"Wrong input: {said}")
+    return Refusal(400, f"Wrong input: {message}")
 
 
 # --------------------------------------------------------------------------------- server
 
 
 class QdrantServer(LoopbackServer):
-    """A Qdrant that is empty at first."""
+    """A Qdrant server, empty at the start."""
 
     request_queue_size = 128  # the client opens a connection for every request
 
@@ -547,21 +558,21 @@ class QdrantServer(LoopbackServer):
         self._port = port
         super().__init__(_Handler)
         self.url = self.base
-        self.calls: list[Deadline] = []
+        self.calls: list[RecordedCall] = []
         self.max_body = max_body
-        self._keys = {api_key: True, read_only_api_key: False}  # → whether it may write
+        self._keys = {api_key: True, read_only_api_key: False}  # → whether it allows writes
         self._keys.pop(None, None)
         self._discard = discard
         self._engine = _Discarding() if discard else _Engine()
         self._lock = threading.Lock()
-        self._planned: list[_Planned] = []
+        self._planned: list[_PlannedFault] = []
 
     def server_bind(self) -> None:
         self.server_address = (str(self.server_address[0]), self._port)
         super().server_bind()
 
     def __exit__(self, *exception: object) -> None:
-        # A client asks for the version in a thread, which warns if it finds nobody.
+        # A client requests the version in a thread, which warns if the server is gone.
         for thread in threading.enumerate():
             if "_check_compatibility" in thread.name:
                 thread.join(5)
@@ -571,72 +582,71 @@ class QdrantServer(LoopbackServer):
             self._save(Path(os.environ[CALLS]))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), OSError):  # else a client that gave up, or a fault
+        if not isinstance(sys.exception(), OSError):  # OSError: the client disconnected, or a fault
             super().handle_error(request, client_address)
 
-    # What a test asks for.
+    # For tests.
 
     def fail(self, fault: Fault, *, on: str = "*", times: int = 1, skip: int = 0) -> None:
-        """Meet the next requests to "METHOD /path", `*` standing for anything, with a fault.
+        """Apply a fault to the next `times` valid requests to "METHOD /path" (`*` is a wildcard).
 
-        `skip` lets as many pass first. Of several that fit, the one planned first is taken. Only
-        a request that is valid gets as far.
+        The first `skip` requests pass. If several faults match, the first one planned applies.
         """
         with self._lock:
-            self._planned.append(_Planned(fault, on, skip, times))
+            self._planned.append(_PlannedFault(fault, on, skip, times))
 
     def routes(self) -> list[str]:
-        """Those asked for, in their order."""
-        return [f"{one.method} {one.path}" for one in self.calls]
+        """Return "METHOD /path" of each request, in order."""
+        return [f"{call.method} {call.path}" for call in self.calls]
 
-    def misfits(self) -> list[str]:
-        """The recorded calls that do not fit the API."""
-        return [found for found in map(misfit, self.calls) if found]
+    def conformance_errors(self) -> list[str]:
+        """Return the errors of the recorded calls that are invalid."""
+        return [error for error in map(conformance_error, self.calls) if error]
 
-    # What a client asks for.
+    # For clients.
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         content = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         path, _, query = handler.path.partition("?")
-        body = None if self._discard else _readable(content)
+        body = None if self._discard else _json_or_none(content)
         fields = dict(parse_qsl(query, keep_blank_values=True))
-        call = Deadline(handler.command, path, fields, body)
+        call = RecordedCall(handler.command, path, fields, body)
         exchange = (call.method, path, dict(handler.headers), body, handler)
         if path == "/":
-            # Not kept in `calls`: it comes from a thread of the client's, no telling when.
+            # Not recorded: the client sends it from a thread, at any time.
             title = {"title": "qdrant - vector search engine", "version": VERSION}
             Exchange(*exchange).reply(200, to_json(title), {"Content-Type": "application/json"})
             return
         if not self._discard:
             self.calls.append(call)
         try:
-            self._admit(handler.headers.get("api-key"), call)
-            ask = self._accepted(call, content)
+            self._authorize(handler.headers.get("api-key"), call)
+            request = self._accept(call, content)
         except Refusal as error:
-            # A 401 is in plain text, unlike the rest.
+            # Unlike other errors, a 401 is plain text.
             plain = error.code == 401
             refuse = raw(str(error).encode(), 401) if plain else refusing(error.code, str(error))
             refuse(Exchange(*exchange))
         else:
-            self._fault_of(call)(Asked(*exchange, apply=lambda: self._apply(ask)))
+            self._fault_of(call)(PendingExchange(*exchange, apply=lambda: self._apply(request)))
 
-    def _admit(self, key: str | None, call: Deadline) -> None:
+    def _authorize(self, key: str | None, call: RecordedCall) -> None:
         if not self._keys:
             return
         if key is None:
             raise Refusal(401, "Must provide an API key or an Authorization bearer token")
         if key not in self._keys:
             raise Refusal(401, "Invalid API key or JWT")
-        if not self._keys[key] and _found(call)[0].changes:
+        if not self._keys[key] and _match_route(call)[0].is_write:
             raise Refusal(403, "Forbidden: Write access is required")
 
-    def _accepted(self, call: Deadline, content: bytes) -> _Ask:
+    def _accept(self, call: RecordedCall, content: bytes) -> _Request:
         if len(content) > self.max_body:
-            said = f"JSON payload ({len(content)} bytes) is larger than allowed"
-            raise Refusal(400, f"Payload error: {said} (limit: {self.max_body} bytes).")
-        return _understood(call, content, _validated_cheaply if self._discard else _validated)
+            message = f"JSON payload ({len(content)} bytes) is larger than allowed"
+            raise Refusal(400, f"Payload error: {message} (limit: {self.max_body} bytes).")
+        return _parse_request(call, content, _validate_names if self._discard else _validate)
 
-    def _fault_of(self, call: Deadline) -> Fault:
+    def _fault_of(self, call: RecordedCall) -> Fault:
         with self._lock:
             for planned in self._planned:
                 if not planned.times or not fnmatchcase(f"{call.method} {call.path}", planned.on):
@@ -646,15 +656,15 @@ class QdrantServer(LoopbackServer):
                     continue
                 planned.times -= 1
                 return planned.fault
-        return Asked.answer
+        return PendingExchange.answer
 
-    def _apply(self, ask: _Ask) -> tuple[int, bytes]:
+    def _apply(self, request: _Request) -> tuple[int, bytes]:
         try:
             with self._lock:
-                result = getattr(self._engine, ask.route.action)(ask)
+                result = getattr(self._engine, request.route.action)(request)
                 content = to_json({"result": result, "status": "ok", "time": 0.0})
         except (KeyError, ValueError, TypeError) as error:
-            refused = _refused(error)
+            refused = _server_refusal(error)
         except Refusal as error:
             refused = error
         else:
@@ -664,7 +674,7 @@ class QdrantServer(LoopbackServer):
     def _save(self, file: Path) -> None:
         with file.open("a", encoding="utf-8") as lines:
             for call in self.calls:
-                if misfit(call) is None:
+                if conformance_error(call) is None:
                     lines.write(json.dumps(vars(call)) + "\n")
 
 
@@ -682,20 +692,20 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep the test's own output readable."""
 
 
-def _readable(content: bytes) -> Any:
+def _json_or_none(content: bytes) -> Any:
     try:
-        return _parsed(content)
+        return _parse_json(content)
     except Refusal:
         return None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A stand-in for Qdrant.")
+    parser = argparse.ArgumentParser(description="A test server with Qdrant's REST API.")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--discard", action="store_true", help="count points and forget them")
-    options = parser.parse_args()
+    parser.add_argument("--discard", action="store_true", help="count points without storing them")
+    args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with QdrantServer(port=options.port, discard=options.discard) as server:
+    with QdrantServer(port=args.port, discard=args.discard) as server:
         print(server.url, flush=True)
         signal.pause()
 

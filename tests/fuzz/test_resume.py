@@ -1,4 +1,4 @@
-"""Whatever a file that an earlier run left behind holds: it is gone on with, or refused by name."""
+"""A file of an earlier run, with any content, is resumed or refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LINES = [encode(text, VECTORS, WANTED) for text in TEXTS]
 
 @st.composite
 def contents(draw: st.DrawFn) -> bytes:
-    """A file's lines, of which one may hold anything; then any of its bytes changed, or none."""
+    """Lines of which one is mutated; then bytes of the file are mutated, or none."""
     lines = list(LINES)
     changed: Any = draw(mutated(json.loads(lines[draw(st.integers(0, 2))])))
     lines[draw(st.integers(0, 2))] = json.dumps(changed) + "\n"
@@ -57,10 +57,10 @@ def check_resume(content: bytes) -> None:
         try:
             lines = resumed(path, content, texts)
         except BGEError:
-            assert path.read_bytes() == content  # what is refused is left as it was
+            assert path.read_bytes() == content  # a refused file is not changed
             return
-        assert content.startswith(kept := path.read_bytes())
-        assert kept.count(b"\n") == lines
+        assert content.startswith(remaining := path.read_bytes())
+        assert remaining.count(b"\n") == lines
         assert [*texts] == TEXTS[lines:]
         if lines:
             check_npz(path, target, lines)

@@ -1,4 +1,4 @@
-"""`bge evaluate`: several ways to search, side by side, and a verdict; or what shadow mode saw."""
+"""`bge evaluate`: compare search systems, or summarize a file of shadow mode."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ..errors import ConfigurationError, FingerprintError
 from ..jina import JinaClient
 from ..shadow import summarize
 from .command import connected, needs, refuse_unused
-from .qdrant import PRICE, say, stored
+from .qdrant import WORKER_PRICE, print_json, with_store
 
 if TYPE_CHECKING:
     from ..evaluate import Answer, Price, Report, Run, System
     from ..qdrant import Plan, Store
 
-JINA_PRICE = 0.05  # dollars a million tokens
-RERANKED = 50  # documents that the cross-encoder reads
-DEPTH = 100  # documents of a ranking
-MAX_POINTS = 4_096  # asked for at once, where many are of one document
+JINA_PRICE = 0.05  # dollars per million tokens
+RERANK_DEPTH = 50  # documents for the cross-encoder
+DEPTH = 100  # documents in a ranking
+MAX_POINTS = 4_096  # per query, where documents have several points
 KINDS = ("dense", "sparse", "hybrid", "hybrid+rerank", "hybrid+colbert", "jina")
-SYSTEMS = ["dense", "sparse", "hybrid", "hybrid+rerank"]
+DEFAULT_SYSTEMS = ["dense", "sparse", "hybrid", "hybrid+rerank"]
 Ranking = list[tuple[str, float]]  # document ids and scores, best first
 
 
 class Spec(NamedTuple):
-    """`hybrid`, or `hybrid@collection`."""
+    """A parsed `--system`: `hybrid` or `hybrid@collection`."""
 
     name: str
     kind: str
@@ -45,50 +45,50 @@ class Spec(NamedTuple):
 @click.option(
     "--shadow",
     type=click.Path(exists=True, dir_okay=False),
-    help="Instead of all else: sum up a file that shadow mode has written, as JSON.",
+    help="Only summarize this file of shadow mode, as JSON.",
 )
-@click.option("--collection", help="A collection or an alias; the systems' own @NAME wins.")
+@click.option("--collection", help="A collection or an alias, for systems without @COLLECTION.")
 @click.option(
     "--system",
     "systems",
     multiple=True,
-    default=SYSTEMS,
+    default=DEFAULT_SYSTEMS,
     show_default=True,
-    help=f"One of {', '.join(KINDS)}; @COLLECTION behind it for another collection.",
+    help=f"One of {', '.join(KINDS)}; append @COLLECTION for another collection.",
 )
-@click.option("--baseline", help="What the others are held against. [default: the first system]")
-@click.option("--split", default="test", show_default=True, help="Of the judgements.")
-@click.option("--queries", type=click.IntRange(1), help="Only so many, drawn at random.")
-@click.option("--vector", default="", help="The name of the dense vector that `jina` asks.")
+@click.option("--baseline", help="The system to compare the others with. [default: the first]")
+@click.option("--split", default="test", show_default=True, help="Split of the judgements.")
+@click.option("--queries", type=click.IntRange(1), help="Draw this many queries at random.")
+@click.option("--vector", default="", help="Name of the dense vector for `jina`.")
 @click.option(
     "--id-field",
-    help="Where a payload has the document's id in the judgements: page.id. "
+    help="Path of the judged document id in a payload: page.id. "
     "[default: _id, then id, then the point's id]",
 )
 @click.option(
-    "--price", default=PRICE, show_default=True, help="Dollars a second of a worker that is busy."
+    "--price", default=WORKER_PRICE, show_default=True, help="Dollars per second of a busy worker."
 )
 @click.option(
-    "--jina-price", default=JINA_PRICE, show_default=True, help="Dollars a million tokens."
+    "--jina-price", default=JINA_PRICE, show_default=True, help="Dollars per million tokens."
 )
-@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write all of it there.")
-@click.option("--html", "html_path", type=click.Path(dir_okay=False), help="Write a page there.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write a JSON report.")
+@click.option("--html", "html_path", type=click.Path(dir_okay=False), help="Write an HTML report.")
 @connected("EMBEDDINGS", unless=("shadow",), reranking=True)
-@stored(unless=("shadow",))
+@with_store(unless=("shadow",))
 def evaluate(
     client: Client,
     reranker: Client,
     store: Store,
     dataset: str | None,
     shadow: str | None,
-    **given: Any,
+    **args: Any,
 ) -> None:
-    """Ask several systems the queries of DATASET and hold their answers against its judgements.
+    """Run the queries of DATASET on several systems and score the results by its judgements.
 
-    DATASET is a folder in BEIR's layout: queries.jsonl, qrels/test.tsv, and corpus.jsonl if there
-    is one. Each query goes to all systems in turn. A candidate passes that keeps 0.90 of the
-    baseline's nDCG@10 and MRR@10 and 0.95 of its recall@100, with p50 below 100 ms and p99 below
-    500 ms. `jina` wants JINA_API_KEY and a collection of Jina's vectors.
+    DATASET is a folder in BEIR's layout: queries.jsonl, qrels/test.tsv and optionally
+    corpus.jsonl. Each query runs on all systems before the next. A candidate passes if it has at
+    least 0.90 of the baseline's nDCG@10 and MRR@10 and 0.95 of its recall@100, p50 below 100 ms
+    and p99 below 500 ms. `jina` needs JINA_API_KEY and a collection of Jina's vectors.
 
     \b
       bge evaluate course --collection courses --html report.html
@@ -97,14 +97,14 @@ def evaluate(
     """
     if shadow is not None:
         refuse_unused(("shadow",), "with --shadow")
-        say(summarize(shadow).as_dict())
+        print_json(summarize(shadow).as_dict())
     elif dataset is None:
-        raise ConfigurationError("say DATASET, or --shadow")
+        raise ConfigurationError("pass DATASET or --shadow")
     else:
-        side_by_side(client, reranker, store, dataset, **given)
+        compare_systems(client, reranker, store, dataset, **args)
 
 
-def side_by_side(
+def compare_systems(
     client: Client,
     reranker: Client,
     store: Store,
@@ -123,23 +123,23 @@ def side_by_side(
 ) -> None:
     with needs("eval"):
         from ..evaluate import Price, compare, html, read_beir, run_all, text
-    specs = [_spec(given, collection) for given in systems]
+    specs = [_parse_spec(name, collection) for name in systems]
     if vector and all(spec.kind != "jina" for spec in specs):
-        raise ConfigurationError("--vector is for `jina`, which is none of the systems")
+        raise ConfigurationError("--vector needs the system `jina`")
     baseline = baseline or specs[0].name
     if baseline not in [spec.name for spec in specs]:
-        raise ConfigurationError(f"`--baseline` {baseline} is none of the systems")
+        raise ConfigurationError(f"`--baseline` must be one of the systems. Given: {baseline}")
     for path in (json_path, html_path):
         _check_writable(path)
     judged = read_beir(dataset, split)
-    asked = judged.drawn(queries)
+    drawn = judged.draw(queries)
     prices = Price(per_second=price), Price(per_million_tokens=jina_price)
-    with Builder(store, client, reranker, id_field, vector, *prices) as builder:
+    with SystemBuilder(store, client, reranker, id_field, vector, *prices) as builder:
         built = [builder.system(spec) for spec in specs]
-        with tqdm(total=len(asked) * len(built), unit="query", disable=None) as bar:
-            runs = run_all(built, asked, depth=DEPTH, progress=bar.update)
+        with tqdm(total=len(drawn) * len(built), unit="query", disable=None) as bar:
+            runs = run_all(built, drawn, depth=DEPTH, progress=bar.update)
     _check_ids(runs, judged.documents, dataset)
-    qrels = {name: judged.qrels[name] for name in asked}
+    qrels = {name: judged.qrels[name] for name in drawn}
     report = compare(
         runs, qrels, baseline, drawn_from=len(judged.queries), left_out=judged.left_out
     )
@@ -148,26 +148,26 @@ def side_by_side(
 
 
 def _check_writable(path: str | None) -> None:
-    """Raises OSError: it is not; found out before an hour of queries, not after it."""
+    """Raises OSError if the file cannot be written, before the queries run."""
     if path is None:
         return
-    there = os.path.exists(path)
+    exists = os.path.exists(path)
     with open(path, "ab"):
         pass
-    if not there:
+    if not exists:
         os.unlink(path)
 
 
-def _check_ids(runs: Sequence[Run], known: Collection[str], dataset: str) -> None:
-    """Raises ConfigurationError: what a system found are other ids than those of the judgements."""
+def _check_ids(runs: Sequence[Run], document_ids: Collection[str], dataset: str) -> None:
+    """Raises ConfigurationError if a system returns none of the dataset's document ids."""
     for run in runs:
         rankings = (timed.answer.ranking for timed in run.answers.values())
-        named = {document_id for ranking in rankings for document_id, _ in ranking}
-        if named and named.isdisjoint(known):
+        returned = {document_id for ranking in rankings for document_id, _ in ranking}
+        if returned and returned.isdisjoint(document_ids):
             raise ConfigurationError(
-                f"{run.name} named no document that {dataset} knows. It named {min(named)!r}, for "
-                f"example, and {dataset} knows {min(known)!r}: say by `--id-field` where a "
-                "payload has the id"
+                f"{run.name} returned no document of {dataset}. It returned {min(returned)!r}, "
+                f"for example, and {dataset} has {min(document_ids)!r}: pass `--id-field` with "
+                "the path of the id in a payload"
             )
 
 
@@ -181,18 +181,18 @@ def _write(
         Path(html_path).write_text(html(report), "utf-8")
 
 
-def _spec(given: str, collection: str | None) -> Spec:
-    kind, _, named = given.partition("@")
+def _parse_spec(name: str, collection: str | None) -> Spec:
+    kind, _, own_collection = name.partition("@")
     if kind not in KINDS:
         raise ConfigurationError(f"`--system` must be one of {', '.join(KINDS)}. Given: {kind!r}")
-    there = named or collection
-    if not there:
-        raise ConfigurationError(f"say --collection, or {kind}@COLLECTION")
-    return Spec(given, kind, there)
+    resolved = own_collection or collection
+    if not resolved:
+        raise ConfigurationError(f"pass --collection, or --system {kind}@COLLECTION")
+    return Spec(name, kind, resolved)
 
 
-class Builder:
-    """Systems by their names, all on one store and one endpoint; close it after they were asked."""
+class SystemBuilder:
+    """Builds systems on one store and one endpoint. Close it after the run."""
 
     def __init__(
         self,
@@ -201,23 +201,23 @@ class Builder:
         reranker: Client,
         id_field: str | None,
         vector: str,
-        ours: Price,
-        theirs: Price,
+        bge_price: Price,
+        jina_price: Price,
     ) -> None:
         self._store, self._client, self._reranker = store, client, reranker
         self._id_field, self._vector = id_field, vector
-        self._ours, self._theirs = ours, theirs
-        self._made: list[JinaClient] = []
+        self._bge_price, self._jina_price = bge_price, jina_price
+        self._jina_clients: list[JinaClient] = []
 
-    def __enter__(self) -> Builder:
+    def __enter__(self) -> SystemBuilder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for client in self._made:
+        for client in self._jina_clients:
             client.close()
 
     def system(self, spec: Spec) -> System:
-        """Raises ConfigurationError, FingerprintError: its collection is missing or unfit."""
+        """Raises ConfigurationError or FingerprintError if the collection does not fit."""
         return self._jina(spec) if spec.kind == "jina" else self._bge(spec)
 
     def _bge(self, spec: Spec) -> System:
@@ -230,93 +230,88 @@ class Builder:
         )
 
         def search(query: str, limit: int) -> Answer:
-            found = engine.search(query, limit=limit)
-            model = found.seconds["embed"] + found.seconds.get("rerank", 0.0)
-            ranking = [(self._document_id(hit.payload, hit.id), hit.score) for hit in found]
-            return Answer(ranking, model, found.tokens)
+            result = engine.search(query, limit=limit)
+            model_seconds = result.seconds["embed"] + result.seconds.get("rerank", 0.0)
+            ranking = [(self._document_id(hit.payload, hit.id), hit.score) for hit in result]
+            return Answer(ranking, model_seconds, result.tokens)
 
         about: dict[str, str | int | float] = {
             "collection": engine.collection,
             "fingerprint": engine.metadata.fingerprint,
-            "plan": _told(plan),
+            "plan": _describe_plan(plan),
         }
-        return System(spec.name, UniqueDocuments(search), self._ours, about)
+        return System(spec.name, UniqueDocuments(search), self._bge_price, about)
 
     def _jina(self, spec: Spec) -> System:
-        """Dense search in a collection of Jina's vectors, as its users have it."""
+        """Build a dense search in a collection of Jina's vectors."""
         from ..evaluate import Answer, System
 
         jina = JinaClient(os.environ.get("JINA_API_KEY", ""))
-        self._made.append(jina)
+        self._jina_clients.append(jina)
         collection = self._store.resolve(spec.collection)
-        size = self._size(collection)
+        size = self._vector_size(collection)
         probe = jina.embed("width", input_type="query")
-        _check_size(probe.fingerprint, probe[0].dense.shape[0], collection, size)  # type: ignore[union-attr]
+        dimensions = probe[0].dense.shape[0]  # type: ignore[union-attr]
+        if dimensions != size:
+            raise FingerprintError(
+                f"collection `{collection}` holds vectors of {size} dimensions. "
+                f"Given: {dimensions}, of {probe.fingerprint}"
+            )
 
         def search(query: str, limit: int) -> Answer:
-            began = time.perf_counter()
-            embedded = jina.embed(query, input_type="query")
-            model = time.perf_counter() - began
-            found = self._store.ask(
-                "query_points",
-                collection_name=collection,
-                query=embedded[0].dense.tolist(),  # type: ignore[union-attr]
+            start = time.perf_counter()
+            result = jina.embed(query, input_type="query")
+            model_seconds = time.perf_counter() - start
+            points = self._store.query(
+                collection,
+                query=result[0].dense.tolist(),  # type: ignore[union-attr]
                 using=self._vector or None,
                 limit=limit,
-                with_payload=True,
             )
-            ranking = [(self._document_id(p.payload or {}, p.id), p.score) for p in found.points]
-            return Answer(ranking, model, embedded.usage.total_tokens)
+            ranking = [(self._document_id(p.payload or {}, p.id), p.score) for p in points]
+            return Answer(ranking, model_seconds, result.usage.total_tokens)
 
         about: dict[str, str | int | float] = {"collection": collection, "model": probe.model}
         if self._vector:
             about["vector"] = self._vector
-        return System(spec.name, UniqueDocuments(search), self._theirs, about)
+        return System(spec.name, UniqueDocuments(search), self._jina_price, about)
 
-    def _size(self, collection: str) -> int:
-        """Of the vectors that Jina's are compared with.
+    def _vector_size(self, collection: str) -> int:
+        """Return the dimensions of the dense vector that `jina` searches.
 
         Raises:
-            FingerprintError: they are ours.
-            ConfigurationError: `--vector` does not say which.
+            FingerprintError: the collection holds BGE vectors.
+            ConfigurationError: `--vector` names no vector of the collection.
         """
-        from ..qdrant.schema import METADATA
+        from ..qdrant.metadata import METADATA
 
         config = self._store.info(collection).config
         if METADATA in (config.metadata or {}):
             raise FingerprintError(
-                f"collection `{collection}` holds BGE vectors, and Jina's cannot be compared with "
-                f"them: say jina@OLD with the collection of Jina's vectors, or dense@{collection}"
+                f"collection `{collection}` holds BGE vectors, so Jina cannot search it: pass "
+                f"jina@OLD with the collection of Jina's vectors, or dense@{collection}"
             )
         vectors = config.params.vectors
-        named = vectors if isinstance(vectors, Mapping) else {"": vectors}
-        found = named.get(self._vector)
-        if found is None:
-            names = ", ".join(f"`{name}`" for name in named if name) or "one without a name"
+        by_name = vectors if isinstance(vectors, Mapping) else {"": vectors}
+        params = by_name.get(self._vector)
+        if params is None:
+            names = ", ".join(f"`{name}`" for name in by_name if name) or "an unnamed vector"
             raise ConfigurationError(
-                f"`--vector` must say which vector of collection `{collection}` is Jina's. "
-                f"There are: {names}. Given: {self._vector!r}"
+                f"`--vector` must name the vector of collection `{collection}` that is Jina's: "
+                f"{names}. Given: {self._vector!r}"
             )
-        return found.size
+        return params.size
 
     def _document_id(self, payload: Mapping[str, Any], point_id: object) -> str:
-        """A point without the `--id-field` given is none of the judged documents."""
+        """Return the document id of a point. A point without `--id-field` matches no judgement."""
         if self._id_field is None:
             return str(payload.get("_id", payload.get("id", point_id)))
-        found = _at(payload, self._id_field)
-        return f"point {point_id}" if found is None else found
+        document_id = _id_at(payload, self._id_field)
+        return f"point {point_id}" if document_id is None else document_id
 
 
-def _check_size(fingerprint: str, given: int, collection: str, size: int) -> None:
-    if given != size:
-        raise FingerprintError(
-            f"collection `{collection}` holds vectors of {size} dimensions. Given: those of "
-            f"{fingerprint}, of {given}"
-        )
-
-
-def _at(payload: Mapping[str, Any], path: str) -> str | None:
-    """The string or number at `page.id` or `chunks.0.id`; a key may hold a dot itself."""
+def _id_at(payload: Mapping[str, Any], path: str) -> str | None:
+    """Return the string or number at `page.id` or `chunks.0.id` as a string, or None."""
     from ..qdrant.documents import value_at
 
     value = value_at(payload, path)
@@ -331,17 +326,17 @@ def plan_of(kind: str) -> Plan:
         "dense": Plan(sparse=False),
         "sparse": Plan(dense=False),
         "hybrid": Plan(),
-        "hybrid+rerank": Plan(rerank=RERANKED),
+        "hybrid+rerank": Plan(rerank=RERANK_DEPTH),
         "hybrid+colbert": Plan(colbert=True),
     }[kind]
 
 
-def _told(plan: Plan) -> str:
-    """For the report: `dense + sparse by rrf (k 61, weights 1 and 1), 100 candidates of each`."""
+def _describe_plan(plan: Plan) -> str:
+    """Return `dense + sparse by rrf (k 61, weights 1 and 1), 100 candidates of each`."""
     legs = " + ".join(name for name in ("dense", "sparse") if getattr(plan, name))
-    if plan.fused and plan.fusion == "rrf":
+    if plan.is_fused and plan.fusion == "rrf":
         legs += " by rrf (k {}, weights {:g} and {:g})".format(plan.rrf_k, *plan.weights)
-    elif plan.fused:
+    elif plan.is_fused:
         legs += f" by {plan.fusion}"
     stages = [legs, f"{plan.candidates} candidates of each"]
     stages += ["colbert"] if plan.colbert else []
@@ -350,10 +345,10 @@ def _told(plan: Plan) -> str:
 
 
 class UniqueDocuments:
-    """A search for the best hundred documents, where several points may be of one document.
+    """Search for the best 100 documents where a document may have several points.
 
-    It asks for more points until so many documents are there. The next query begins as deep: once
-    warmed up, each is asked once, and what is measured is one search.
+    Raises the limit until there are 100 documents. The next query starts with the same limit, so
+    after the warm-up each query needs one search, and the measured time is that of one search.
     """
 
     def __init__(self, search: Callable[[str, int], Answer]) -> None:
@@ -363,17 +358,17 @@ class UniqueDocuments:
     def __call__(self, query: str) -> Answer:
         seconds, tokens = 0.0, 0
         while True:
-            found = self._search(query, self._points)
-            seconds, tokens = seconds + found.model_seconds, tokens + found.tokens
-            best = _best(found.ranking)
-            at_end = len(found.ranking) < self._points or self._points == MAX_POINTS
-            if len(best) >= DEPTH or at_end:
-                return found._replace(ranking=best[:DEPTH], model_seconds=seconds, tokens=tokens)
+            answer = self._search(query, self._points)
+            seconds, tokens = seconds + answer.model_seconds, tokens + answer.tokens
+            best = _best_per_document(answer.ranking)
+            is_exhausted = len(answer.ranking) < self._points or self._points == MAX_POINTS
+            if len(best) >= DEPTH or is_exhausted:
+                return answer._replace(ranking=best[:DEPTH], model_seconds=seconds, tokens=tokens)
             self._points = min(4 * self._points, MAX_POINTS)
 
 
-def _best(ranking: Ranking) -> Ranking:
-    """Of a document with several points (its chunks), the best one counts."""
+def _best_per_document(ranking: Ranking) -> Ranking:
+    """Keep the best point (chunk) of each document."""
     best: dict[str, float] = {}
     for document_id, score in ranking:
         best.setdefault(document_id, score)

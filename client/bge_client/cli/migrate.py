@@ -1,4 +1,4 @@
-"""`bge migrate`: a collection of other vectors into one of ours, and what comes after."""
+"""`bge migrate`: copy a collection as BGE vectors, roll back, or drop the old collection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from ..client import Client
 from ..errors import ConfigurationError, MigrationError
 from .command import connected, refuse_unused
-from .qdrant import PRICE, layout, say, stored, text_options
+from .qdrant import WORKER_PRICE, print_json, schema_options, text_options, with_store
 
 if TYPE_CHECKING:
     from ..qdrant import Schema, Store
@@ -20,31 +20,30 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("source", required=False)
 @click.argument("target", required=False)
-@click.option("--alias", help="Points to TARGET in the end; SOURCE itself, if that is an alias.")
+@click.option("--alias", help="Alias to move to TARGET. [default: SOURCE, if it is an alias]")
 @text_options
 @click.option(
     "--in-place",
     is_flag=True,
-    help="SOURCE holds bge-m3's dense vectors: check a "
-    "sample of them, and add sparse (and with --colbert ColBERT) ones to it.",
+    help="SOURCE holds bge-m3's dense vectors: check a sample of them, and add sparse (with "
+    "--colbert also ColBERT) vectors to it.",
 )
-@click.option("--dense-name", help="With --in-place, the dense vector's name.")
+@click.option("--dense-name", help="With --in-place: the name of the dense vector.")
 @click.option(
-    "--dry-run", is_flag=True, help="Say what it would take, from a sample; write nothing."
+    "--dry-run", is_flag=True, help="Estimate time and cost from a sample; write nothing."
 )
-@click.option("--price", default=PRICE, show_default=True, help="Dollars a second of a worker.")
-@click.option("--rollback", is_flag=True, help="Point --alias back to what it pointed to before.")
-@click.option("--drop-old", is_flag=True, help="Delete the collection --alias pointed to before.")
+@click.option("--price", default=WORKER_PRICE, show_default=True, help="Dollars per worker second.")
+@click.option("--rollback", is_flag=True, help="Point --alias back to the old collection.")
+@click.option("--drop-old", is_flag=True, help="Delete the old collection of --alias.")
 @connected("EMBEDDINGS", unless=("rollback", "drop_old"))
-@stored()
-@layout
-def migrate(client: Client, store: Store, **given: Any) -> None:
-    """Make of the collection SOURCE, whatever its vectors, a collection TARGET of BGE vectors.
+@with_store()
+@schema_options
+def migrate(client: Client, store: Store, **args: Any) -> None:
+    """Copy the collection SOURCE, with any vectors, to a collection TARGET of BGE vectors.
 
-    The source is only read. The copy is compared with it, and the alias moved in one step. Killed
-    or failed at any moment, run the same command again. What no text could be found for is copied
-    without vectors and reported. What changed in the source at the very moment of the swap and
-    could not be brought over is reported too, with exit code 6.
+    The source is only read. The copy is verified, then the alias is moved atomically. After a kill
+    or an error, run the same command again. Points without a text are copied without vectors and
+    reported. Changes at the cutover that could not be copied are reported with exit code 6.
 
     \b
       bge migrate courses courses_bge --dry-run          # courses: an alias or a collection
@@ -53,20 +52,20 @@ def migrate(client: Client, store: Store, **given: Any) -> None:
       bge migrate --drop-old --alias courses
       bge migrate courses --in-place                     # it holds bge-m3's dense vectors
     """
-    modes = [mode for mode in MODES if mode is not None and given[mode]]
+    modes = [mode for mode in MODES if mode is not None and args[mode]]
     if len(modes) > 1:
-        raise ConfigurationError(f"say only one of {', '.join(map(_flag, modes))}")
+        raise ConfigurationError(f"pass only one of {', '.join(map(_flag, modes))}")
     mode = modes[0] if modes else None
-    refuse_unused(EVERY | MODES[mode], f"with {_flag(mode)}" if mode else "without --in-place")
-    chosen = {name: given[name] for name in MODES[mode] if name in given}
-    MIGRATE[mode](client, store, **chosen)
+    refuse_unused(COMMON | MODES[mode], f"with {_flag(mode)}" if mode else "without --in-place")
+    options = {name: args[name] for name in MODES[mode] if name in args}
+    COMMANDS[mode](client, store, **options)
 
 
-EVERY = {"path", "qdrant_url", "endpoint", "timeout", "in_flight"}
-LAYOUT = {"colbert", "on_disk", "quantization", "schema"}
+COMMON = {"path", "qdrant_url", "endpoint", "timeout", "in_flight"}
+SCHEMA = {"colbert", "on_disk", "quantization", "schema"}
 TEXTS = {"text_fields", "max_length"}
-MODES: dict[str | None, set[str]] = {  # of each, what else may be said
-    None: {"source", "target", "alias"} | TEXTS | LAYOUT,
+MODES: dict[str | None, set[str]] = {  # the options allowed with each
+    None: {"source", "target", "alias"} | TEXTS | SCHEMA,
     "dry_run": {"dry_run", "source", "target", "alias", "price", "colbert", "schema"} | TEXTS,
     "in_place": {"in_place", "source", "dense_name", "colbert", "schema"} | TEXTS,
     "rollback": {"rollback", "alias"},
@@ -78,25 +77,25 @@ def _flag(mode: str) -> str:
     return "--" + mode.replace("_", "-")
 
 
-def _alias(alias: str | None) -> str:
+def _required_alias(alias: str | None) -> str:
     if alias is None:
-        raise ConfigurationError("say --alias")
+        raise ConfigurationError("pass --alias")
     return alias
 
 
 def roll_back(client: None, store: Store, alias: str | None, rollback: bool) -> None:
     from .. import qdrant
 
-    say({"alias": alias, "points_to": qdrant.roll_back(store, _alias(alias))})
+    print_json({"alias": alias, "points_to": qdrant.roll_back(store, _required_alias(alias))})
 
 
 def drop(client: None, store: Store, alias: str | None, drop_old: bool) -> None:
     from .. import qdrant
 
-    say({"alias": alias, "dropped": qdrant.drop_old(store, _alias(alias))})
+    print_json({"alias": alias, "dropped": qdrant.drop_old(store, _required_alias(alias))})
 
 
-def in_place(
+def run_in_place(
     client: Client,
     store: Store,
     source: str | None,
@@ -109,7 +108,7 @@ def in_place(
     from ..qdrant import add_in_place
 
     if source is None:
-        raise ConfigurationError("say SOURCE")
+        raise ConfigurationError("pass SOURCE")
     with tqdm(unit="point", disable=None) as bar:
         report = add_in_place(
             store,
@@ -121,10 +120,10 @@ def in_place(
             max_length=max_length,
             progress=bar.update,
         )
-    say(report.as_dict())
+    print_json(report.as_dict())
 
 
-def copy(
+def run_migration(
     client: Client,
     store: Store,
     source: str | None,
@@ -134,12 +133,12 @@ def copy(
     max_length: int | None,
     schema: Schema,
     dry_run: bool = False,
-    price: float = PRICE,
+    price: float = WORKER_PRICE,
 ) -> None:
     from ..qdrant import Migration
 
     if source is None or target is None:
-        raise ConfigurationError("say SOURCE and TARGET")
+        raise ConfigurationError("pass SOURCE and TARGET")
     with tqdm(unit="point", disable=None) as bar:
         migration = Migration(
             store,
@@ -153,21 +152,21 @@ def copy(
             progress=bar.update,
         )
         if dry_run:
-            say(migration.estimate(price).as_dict())
+            print_json(migration.estimate(price).as_dict())
             return
         report = migration.run()
-    say(report.as_dict())
+    print_json(report.as_dict())
     if report.late:
         raise MigrationError(
-            f"{len(report.late)} points of `{report.source}` changed at the moment of the swap; "
-            f"`{report.target}` does not have what they hold now"
+            f"{len(report.late)} points of `{report.source}` changed at the cutover, and "
+            f"`{report.target}` has their earlier content"
         )
 
 
-MIGRATE: dict[str | None, Callable[..., None]] = {
-    None: copy,
-    "dry_run": copy,
-    "in_place": in_place,
+COMMANDS: dict[str | None, Callable[..., None]] = {
+    None: run_migration,
+    "dry_run": run_migration,
+    "in_place": run_in_place,
     "rollback": roll_back,
     "drop_old": drop,
 }

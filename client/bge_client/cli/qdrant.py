@@ -1,13 +1,13 @@
-"""`bge index`, `bge search`, and what all commands of Qdrant share.
+"""`bge index`, `bge search`, and the options that all Qdrant commands share.
 
-Qdrant's client is imported by the commands that use it: it takes longer than all else of `bge`.
+Commands import Qdrant's client when they run, because it takes longer to import than the rest.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -23,76 +23,75 @@ if TYPE_CHECKING:
     from ..qdrant import Plan, SearchResult, Store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-PRICE = 0.00019  # dollars a second of RunPod's 24 GB class, flex
-SHOWN = 100  # characters of a text in a terminal
+WORKER_PRICE = 0.00019  # dollars per second of RunPod's 24 GB class, flex
+MAX_TEXT_CHARACTERS = 100  # in a terminal
 
 
-def stored(unless: tuple[str, ...] = (), *, new: bool = False) -> Callable[[Command], Command]:
-    """Give a command its `store`, from --path, --qdrant-url or the environment.
+def with_store(unless: Sequence[str] = (), *, create: bool = False) -> Callable[[Command], Command]:
+    """Add the `store` of --path, --qdrant-url or the environment to a command's arguments.
 
-    With one of the options `unless`, the command needs none and gets None. Only where it may be
-    `new` is a folder made.
+    If an option of `unless` is set, `store` is None. A missing folder is an error unless `create`.
     """
 
     def decorate(command: Command) -> Command:
-        @click.option("--path", help="A folder of Qdrant's local mode.")
-        @click.option("--qdrant-url", help="A Qdrant server, instead of QDRANT_URL.")
+        @click.option("--path", help="Folder of Qdrant's local mode.")
+        @click.option("--qdrant-url", help="Address of a Qdrant server; overrides QDRANT_URL.")
         @wraps(command)
-        def run(path: str | None, qdrant_url: str | None, **given: Any) -> None:
-            if any(given.get(option) for option in unless):
-                command(store=None, **given)
+        def run(path: str | None, qdrant_url: str | None, **args: Any) -> None:
+            if any(args.get(option) for option in unless):
+                command(store=None, **args)
                 return
             with needs("qdrant"):
                 from ..qdrant import Store
             url = None if path else qdrant_url or os.environ.get("QDRANT_URL") or None
             if not path and not url:
-                raise ConfigurationError("say --path FOLDER, or --qdrant-url, or set QDRANT_URL")
+                raise ConfigurationError("pass --path FOLDER or --qdrant-url, or set QDRANT_URL")
             if path and qdrant_url:
-                raise ConfigurationError("say either --path or --qdrant-url")
-            if path and not new and not Path(path, "meta.json").exists():
+                raise ConfigurationError("pass either --path or --qdrant-url")
+            if path and not create and not Path(path, "meta.json").exists():
                 raise ConfigurationError(f"there are no collections in {path}")
             key = os.environ.get("QDRANT_API_KEY") or None
             with Store.open(url=url, path=path, api_key=key) as store:
-                command(store=store, **given)
+                command(store=store, **args)
 
         return run  # type: ignore[return-value]
 
     return decorate
 
 
-def layout(command: Command) -> Command:
-    """Options of a collection that is to be made, as a `schema`."""
+def schema_options(command: Command) -> Command:
+    """Add the options of a new collection, as a `schema`."""
 
     @click.option(
-        "--colbert", is_flag=True, help="Keep ColBERT vectors too: 2 KB of disk for each token."
+        "--colbert", is_flag=True, help="Also store ColBERT vectors: 2 KB of disk for each token."
     )
-    @click.option("--on-disk", is_flag=True, help="Vectors, payloads and index on disk.")
+    @click.option("--on-disk", is_flag=True, help="Store vectors, payloads and index on disk.")
     @click.option(
         "--quantization",
         type=click.Choice(["none", "scalar", "binary"]),
         default="none",
         show_default=True,
-        help="Small copies of the dense vectors in memory.",
+        help="Compressed copies of the dense vectors in memory.",
     )
     @wraps(command)
-    def run(colbert: bool, on_disk: bool, quantization: Any, **given: Any) -> None:
+    def run(colbert: bool, on_disk: bool, quantization: Any, **args: Any) -> None:
         from ..qdrant import Schema
 
-        command(schema=Schema(colbert, on_disk, quantization), **given)
+        command(schema=Schema(colbert, on_disk, quantization), **args)
 
     return run  # type: ignore[return-value]
 
 
 def text_options(command: Command) -> Command:
-    command = click.option(
-        "--max-length", type=int, help="Tokens of a text that are read; the rest is cut."
-    )(command)
+    command = click.option("--max-length", type=int, help="Truncate texts to this many tokens.")(
+        command
+    )
     return click.option(
         "--text-field",
         "text_fields",
         multiple=True,
-        help="Where the text is: text, page.content, chunks.0.text. Several are joined. "
-        "[default: text]",
+        help="Path of the text in a document: text, page.content, chunks.0.text. Repeatable; "
+        "the texts are joined. [default: text]",
     )(command)
 
 
@@ -101,11 +100,11 @@ def text_options(command: Command) -> Command:
 
 @click.command()
 @click.argument("source", type=UTF8, default="-")
-@click.option("--collection", required=True, help="Made if there is none.")
+@click.option("--collection", required=True, help="Created if it does not exist.")
 @text_options
 @connected("EMBEDDINGS")
-@stored(new=True)
-@layout
+@with_store(create=True)
+@schema_options
 def index(
     client: Client,
     store: Store,
@@ -115,10 +114,10 @@ def index(
     max_length: int | None,
     schema: Any,
 ) -> None:
-    """Embed the JSON objects in SOURCE, one a line, and write them as points.
+    """Embed the JSON objects in SOURCE, one per line, and write them as points.
 
-    Each object is its point's payload; the point's id is made of `_id` or `id`. Run it again after
-    a failure: what is there already is left alone.
+    Each object becomes the payload of a point. The point's id is derived from `_id` or `id`. After
+    a failure, run it again: it skips the documents that are already indexed.
 
     \b
       bge index corpus.jsonl --collection courses --path qdrant-data
@@ -136,19 +135,19 @@ def index(
             max_length=max_length,
             progress=bar.update,
         )
-    say(report.as_dict())
+    print_json(report.as_dict())
 
 
-def say(report: dict[str, Any]) -> None:
-    """The last line on stdout is the report, as JSON."""
+def print_json(report: dict[str, Any]) -> None:
+    """Print an object as one line of JSON."""
     click.echo(json.dumps(report, ensure_ascii=False, default=str))
 
 
 # --------------------------------------------------------------------------------- search
 
 
-def planned(command: Command) -> Command:
-    """Options of a search, as a `plan`."""
+def plan_options(command: Command) -> Command:
+    """Add the options of a search, as a `plan`."""
 
     @click.option(
         "--mode",
@@ -161,7 +160,7 @@ def planned(command: Command) -> Command:
         "--rerank",
         type=click.IntRange(0),
         default=0,
-        help="By the cross-encoder, so many of the best; 0: none.",
+        help="Rerank this many of the best hits with the cross-encoder.",
     )
     @click.option("--fusion", type=click.Choice(["rrf", "dbsf"]), default="rrf", show_default=True)
     @click.option("--rrf-k", default=61, show_default=True)
@@ -170,17 +169,22 @@ def planned(command: Command) -> Command:
         type=(float, float),
         default=(1.0, 1.0),
         show_default=True,
-        help="Of dense and sparse in RRF.",
+        help="Weights of dense and sparse in RRF.",
     )
-    @click.option("--candidates", default=100, show_default=True, help="Of dense and sparse each.")
+    @click.option(
+        "--candidates",
+        default=100,
+        show_default=True,
+        help="Candidates from dense and from sparse.",
+    )
     @wraps(command)
-    def run(mode: str, **given: Any) -> None:
+    def run(mode: str, **args: Any) -> None:
         from ..qdrant import Plan
 
         names = ("colbert", "rerank", "fusion", "rrf_k", "weights", "candidates")
-        options = {name: given.pop(name) for name in names}
+        options = {name: args.pop(name) for name in names}
         plan = Plan(dense=mode != "sparse", sparse=mode != "dense", **options)
-        command(plan=plan, **given)
+        command(plan=plan, **args)
 
     return run  # type: ignore[return-value]
 
@@ -191,14 +195,14 @@ def planned(command: Command) -> Command:
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(1))
 @click.option(
     "--filter",
-    "filtered",
-    help='Qdrant\'s, as JSON: {"must": [{"key": "lang", "match": {"value": "ru"}}]}',
+    "filter_json",
+    help='A Qdrant filter as JSON: {"must": [{"key": "lang", "match": {"value": "ru"}}]}',
 )
-@click.option("--explain", is_flag=True, help="Show where each stage put each hit.")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of columns.")
+@click.option("--explain", is_flag=True, help="Show the rank of each hit in every stage.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of columns.")
 @connected("EMBEDDINGS", reranking=True)
-@stored()
-@planned
+@with_store()
+@plan_options
 def search(
     client: Client,
     reranker: Client,
@@ -206,12 +210,12 @@ def search(
     query: str,
     collection: str,
     limit: int,
-    filtered: str | None,
+    filter_json: str | None,
     explain: bool,
     as_json: bool,
     plan: Plan,
 ) -> None:
-    """Find the passages of a collection that answer QUERY.
+    """Search a collection for QUERY.
 
     \b
       bge search "как найти минимум функции" --collection courses --path qdrant-data
@@ -220,40 +224,41 @@ def search(
     from ..qdrant import HybridSearch
 
     engine = HybridSearch(store, client, collection, plan, reranker=reranker)
-    found = engine.search(query, limit, filter=_filter(filtered), explain=explain)
+    result = engine.search(query, limit, filter=_parse_filter(filter_json), explain=explain)
     if as_json:
-        for hit in found:
+        for hit in result:
             stages = {name: [stage.rank, stage.score] for name, stage in hit.stages.items()}
-            say({"id": hit.id, "score": hit.score, "stages": stages, "payload": hit.payload})
+            print_json({"id": hit.id, "score": hit.score, "stages": stages, "payload": hit.payload})
         return
-    show(found)
+    print_hits(result)
 
 
-def show(found: SearchResult) -> None:
-    """Hits in columns, and below what each stage took."""
-    stages = list({name: None for hit in found for name in hit.stages})
-    head = "".join(f"{name:>16}" for name in stages)
-    click.echo(f"{'':4}{'score':>8}{head}  document")
-    for rank, hit in enumerate(found, 1):
-        told = (hit.stages.get(name) for name in stages)
-        cells = "".join(f"{f'{one.rank}. {one.score:.4f}' if one else '-':>16}" for one in told)
-        text = " ".join((hit.text or "").split())[:SHOWN]
-        click.echo(f"{rank:3} {hit.score:8.4f}{cells}  {hit.document_id}  {text}")
-    took = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in found.seconds.items())
-    click.echo(f"bge: {took}", err=True)
+def print_hits(result: SearchResult) -> None:
+    """Print hits in columns, and the time of each stage on stderr."""
+    stages = list({name: None for hit in result for name in hit.stages})
+    header = "".join(f"{name:>16}" for name in stages)
+    click.echo(f"{'':4}{'score':>8}{header}  document")
+    for rank, hit in enumerate(result, 1):
+        hit_stages = (hit.stages.get(name) for name in stages)
+        cells = (f"{stage.rank}. {stage.score:.4f}" if stage else "-" for stage in hit_stages)
+        row = "".join(f"{cell:>16}" for cell in cells)
+        text = " ".join((hit.text or "").split())[:MAX_TEXT_CHARACTERS]
+        click.echo(f"{rank:3} {hit.score:8.4f}{row}  {hit.document_id}  {text}")
+    times = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in result.seconds.items())
+    click.echo(f"bge: {times}", err=True)
 
 
-def _filter(given: str | None) -> Any:
+def _parse_filter(filter_json: str | None) -> Any:
     from pydantic import ValidationError
     from qdrant_client import models
 
-    if given is None:
+    if filter_json is None:
         return None
     try:
-        return models.Filter.model_validate_json(given)
+        return models.Filter.model_validate_json(filter_json)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "it"
+        location = ".".join(map(str, first["loc"])) or "the filter"
         raise ConfigurationError(
-            f"`--filter` is not a filter of Qdrant's: {place}: {first['msg']}"
+            f"`--filter` is not a valid Qdrant filter: {location}: {first['msg']}"
         ) from None

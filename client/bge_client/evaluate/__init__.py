@@ -1,15 +1,15 @@
-"""How good, how fast and how dear search is: two systems or more, asked the same queries.
+"""Compare the quality, latency and cost of search systems on the same queries.
 
-read_beir → Dataset          queries, and which documents answer them
-run_all   → Run per system   what each found, how long it took
+read_beir → Dataset          queries and relevance judgements
+run_all   → Run per system   rankings and timings
 compare   → Report           metrics, their differences, a verdict on each candidate
-report    text, html         the Report for people
+report    text, html         the Report in readable form
 """
 
 from .dataset import Dataset, read_beir
 from .systems import Answer, Price, Run, System, Timed, run_all
 
-try:  # here, not where they are used: an hour of queries must not end with this error
+try:  # fail before the queries run, not after
     from .comparison import Comparison, Measured, Report, Thresholds, compare
     from .report import html, text
 except ImportError as error:

@@ -1,4 +1,4 @@
-"""Metrics of several runs, their differences and whether chance explains them, and a verdict."""
+"""Metrics of several runs, the significance of their differences, and a verdict."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from .systems import Run, check_names
 Values = NDArray[np.float64]
 Qrels = Mapping[str, Mapping[str, int]]  # query id → document id → grade
 
-METRICS = {  # as trec_eval and MS MARCO define them; nDCG's gain is the grade itself
+METRICS = {  # as in trec_eval and MS MARCO; the gain of nDCG is linear in the grade
     "nDCG@10": ir_measures.nDCG @ 10,
     "MRR@10": ir_measures.RR(rel=RELEVANT) @ 10,
     "recall@100": ir_measures.R(rel=RELEVANT) @ 100,
 }
-ROUNDING = 1e-9  # 0.45 of 0.5 is a little less than 0.9 to a computer
-MIN_QUERIES = 20  # of fewer, a verdict would be a matter of luck
-RESAMPLES = 9_999  # of the interval and of the test; up to 13 queries that differ, it is exact
+ROUNDING = 1e-9  # in floating point, 0.45 / 0.5 may be less than 0.9
+MIN_QUERIES = 20  # for a verdict
+RESAMPLES = 9_999  # the test is exact for up to 13 queries that differ
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a candidate must keep of the baseline's quality, at least; and its latency, below."""
+    """Minimum ratios of a candidate's metrics to the baseline's, and limits of its latency."""
 
     ndcg: float = 0.90
     mrr: float = 0.90
@@ -43,7 +43,7 @@ class Thresholds:
     p99_ms: float = 500
 
     def ratios(self) -> dict[str, float]:
-        """By metric."""
+        """Return the minimum ratio for each metric."""
         return dict(zip(METRICS, (self.ndcg, self.mrr, self.recall), strict=True))
 
 
@@ -52,7 +52,7 @@ DEFAULTS = Thresholds()
 
 @dataclass(frozen=True)
 class Measured:
-    """One system: metrics as means over all queries and for each, latency, cost."""
+    """The metrics, latency and cost of one system."""
 
     name: str
     about: dict[str, str | int | float]
@@ -67,18 +67,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of a candidate from the baseline, in one metric."""
+    """The difference between a candidate and the baseline in one metric."""
 
-    ratio: float | None  # of the means; None if the baseline's is 0
+    ratio: float | None  # of the means; None if the baseline's mean is 0
     mean: float
-    low: float  # of the mean's 95% interval
+    low: float  # of the 95% interval of the mean
     high: float
-    p: float  # were the two alike, how often chance would set them this far apart
-    p_holm: float  # the same, with as many metrics and candidates as there are
+    p: float  # of the paired randomization test
+    p_holm: float  # corrected for the number of metrics and candidates
     wins: int  # queries on which the candidate is better
     losses: int
     ties: int
-    low_ratio: float | None  # as `ratio`, at the low end of the interval
+    low_ratio: float | None  # like `ratio`, at the low end of the interval
 
 
 @dataclass(frozen=True)
@@ -90,42 +90,42 @@ class Check:
     measured: float | None
     unit: Literal["of the baseline", "ms"]
     passed: bool
-    low: float | None = None  # of a ratio, to where its 95% interval reaches down
+    low: float | None = None  # the low end of a ratio's 95% interval
 
     @property
-    def asked_text(self) -> str:
+    def required_text(self) -> str:
         return f"below {self.asked:g} ms" if self.unit == "ms" else f"at least {self._percent:g}%"
 
     @property
     def measured_text(self) -> str:
-        """With as many decimals as show that the check failed, if it did."""
+        """The measured value, with enough decimals to show on which side of the limit it is."""
         if self.measured is None:
             return "–"
         if self.unit == "ms":
-            return f"{_beside(self.asked, self.measured)} ms"
-        return f"{_beside(self._percent, self.measured * 100)}%"
+            return f"{_format_measured(self.asked, self.measured)} ms"
+        return f"{_format_measured(self._percent, self.measured * 100)}%"
 
     @property
     def doubt(self) -> str:
-        """Of a check that passed, perhaps by luck: to where the interval reaches; else empty."""
+        """If the check passed but its interval is partly below the minimum: the interval's end."""
         if not self.passed or self.low is None or self.low >= self.asked - ROUNDING:
             return ""
-        return f"{self.name} down to {_beside(self._percent, self.low * 100)}%"
+        return f"{self.name} down to {_format_measured(self._percent, self.low * 100)}%"
 
     @property
     def _percent(self) -> float:
         return round(self.asked * 100, 9)
 
 
-def _beside(limit: float, measured: float) -> str:
-    """`measured` to one decimal; to more, if it would seem to be on the limit and is not."""
-    written = (f"{measured:.{decimals}f}" for decimals in range(1, 10))
-    return next((one for one in written if float(one) != limit), f"{measured:.1f}")
+def _format_measured(limit: float, measured: float) -> str:
+    """Format with one decimal, or with more if the result would read as the limit itself."""
+    candidates = (f"{measured:.{decimals}f}" for decimals in range(1, 10))
+    return next((text for text in candidates if float(text) != limit), f"{measured:.1f}")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a candidate can take the baseline's place."""
+    """Whether a candidate can replace the baseline."""
 
     outcome: Literal["pass", "fail", "too few queries"]
     sentence: str
@@ -134,7 +134,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate beside the baseline."""
+    """A candidate compared with the baseline."""
 
     name: str
     differences: dict[str, Difference]  # by metric
@@ -143,24 +143,24 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """What there is to say of several runs; `report.py` shows it."""
+    """The comparison of several runs. `report.py` renders it."""
 
     baseline: str
-    systems: list[Measured]  # the baseline too
-    comparisons: list[Comparison]  # without it
+    systems: list[Measured]  # including the baseline
+    comparisons: list[Comparison]  # one for each candidate
     thresholds: Thresholds
     queries: dict[str, str]
-    drawn_from: int  # as many judged queries there were to ask
-    left_out: int  # queries without a relevant document, which were not asked
+    drawn_from: int  # the number of judged queries in the dataset
+    left_out: int  # queries without a relevant document, which were not run
     depth: int
     date: str  # UTC
     versions: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
+        """Return the report as JSON-serializable values."""
         return asdict(self)
 
-    def of(self, name: str) -> Measured:
+    def system(self, name: str) -> Measured:
         return next(system for system in self.systems if system.name == name)
 
 
@@ -173,24 +173,24 @@ def compare(
     drawn_from: int | None = None,
     left_out: int = 0,
 ) -> Report:
-    """Each run's metrics over all the queries of `qrels`, and those of `baseline` beside them.
+    """Compute the metrics of each run over the queries of `qrels`, and compare with `baseline`.
 
-    A query that found nothing counts 0. Queries that are not in `qrels` are left out. `drawn_from`
-    and `left_out` only go into the report: of how many judged queries these were drawn at random,
-    and how many had no relevant document.
+    A query without results counts 0. Queries that are not in `qrels` are ignored. The report
+    includes `drawn_from`, the number of judged queries from which these were drawn, and
+    `left_out`, the number of queries without a relevant document.
 
     Raises:
-        ConfigurationError: the runs do not fit each other, or the judgements.
+        ConfigurationError: the runs do not match each other or the judgements.
     """
-    ids = _comparable(runs, qrels, baseline)
-    systems = [_measured(run, qrels, ids) for run in runs]
+    ids = _judged_query_ids(runs, qrels, baseline)
+    systems = [_system_metrics(run, qrels, ids) for run in runs]
     (base,) = (system for system in systems if system.name == baseline)
     candidates = [system for system in systems if system is not base]
     comparisons = []
-    for candidate, own in zip(candidates, _differences(base, candidates), strict=True):
-        checks = _checks(candidate, own, thresholds)
+    for candidate, differences in zip(candidates, _differences(base, candidates), strict=True):
+        checks = _checks(candidate, differences, thresholds)
         verdict = _verdict(candidate.name, baseline, checks, len(ids))
-        comparisons.append(Comparison(candidate.name, own, verdict))
+        comparisons.append(Comparison(candidate.name, differences, verdict))
     return Report(
         baseline,
         systems,
@@ -206,8 +206,8 @@ def compare(
     )
 
 
-def _comparable(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[str]:
-    """The ids of the judged queries, in the order they were asked."""
+def _judged_query_ids(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[str]:
+    """Check the runs. Return the ids of the judged queries, in the order of the runs."""
     names = [run.name for run in runs]
     check_names(names)
     if baseline not in names:
@@ -220,7 +220,7 @@ def _comparable(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[str]:
     for run in runs:
         if (run.queries, run.depth) != (first.queries, first.depth):
             raise ConfigurationError(
-                f"{run.name!r} was asked other queries than {first.name!r}, or to another depth"
+                f"{run.name!r} and {first.name!r} must have the same queries and depth"
             )
         missing = next((query_id for query_id in qrels if query_id not in run.answers), None)
         if missing is not None:
@@ -228,12 +228,12 @@ def _comparable(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[str]:
     return [query_id for query_id in first.queries if query_id in qrels]
 
 
-def _measured(run: Run, qrels: Qrels, ids: Sequence[str]) -> Measured:
+def _system_metrics(run: Run, qrels: Qrels, ids: Sequence[str]) -> Measured:
     scores = _scores(run, qrels, ids)
-    timed = [run.answers[query_id] for query_id in ids]
-    p50, p99 = np.percentile([one.seconds for one in timed], (50, 99))
-    model_seconds = float(np.mean([one.answer.model_seconds for one in timed]))
-    tokens = float(np.mean([one.answer.tokens for one in timed]))
+    answers = [run.answers[query_id] for query_id in ids]
+    p50, p99 = np.percentile([timed.seconds for timed in answers], (50, 99))
+    model_seconds = float(np.mean([timed.answer.model_seconds for timed in answers]))
+    tokens = float(np.mean([timed.answer.tokens for timed in answers]))
     return Measured(
         run.name,
         {**run.system.about, **run.system.price.about},
@@ -243,19 +243,19 @@ def _measured(run: Run, qrels: Qrels, ids: Sequence[str]) -> Measured:
         p99_ms=float(p99) * 1e3,
         model_ms=model_seconds * 1e3,
         tokens=tokens,
-        cost=run.system.price.of_thousand(model_seconds, tokens),
+        cost=run.system.price.per_thousand_queries(model_seconds, tokens),
     )
 
 
 def _scores(run: Run, qrels: Qrels, ids: Sequence[str]) -> dict[str, dict[str, float]]:
-    """By metric, then by query id; 0 for whatever the evaluator does not mention."""
+    """Return scores by metric and query id. Queries that the evaluator omits score 0."""
     judged = {query_id: dict(qrels[query_id]) for query_id in ids}
-    # trec_eval sorts by score, and equal scores by document id, backwards: the place stands in
-    # for the score, so that what it sees is the order the user would have seen.
+    # trec_eval breaks ties by document id. The negated rank replaces the score, so that it
+    # evaluates the order that a user would see.
     ranked = {
         query_id: {
-            document_id: -float(place)
-            for place, (document_id, _) in enumerate(run.answers[query_id].answer.ranking)
+            document_id: -float(index)
+            for index, (document_id, _) in enumerate(run.answers[query_id].answer.ranking)
         }
         for query_id in ids
     }
@@ -270,21 +270,21 @@ def _scores(run: Run, qrels: Qrels, ids: Sequence[str]) -> dict[str, dict[str, f
 
 
 def _differences(base: Measured, candidates: Sequence[Measured]) -> list[dict[str, Difference]]:
-    """Of each candidate, by metric. All of a report's p are corrected as one family."""
+    """Return each candidate's differences by metric, with the p-values corrected together."""
     pairs = [(candidate, metric) for candidate in candidates for metric in METRICS]
     gaps = [_gaps(candidate.scores[metric], base.scores[metric]) for candidate, metric in pairs]
     ps = [paired_p(gap) for gap in gaps]
-    found: dict[str, dict[str, Difference]] = {candidate.name: {} for candidate in candidates}
+    differences: dict[str, dict[str, Difference]] = {candidate.name: {} for candidate in candidates}
     for (candidate, metric), gap, p, p_holm in zip(pairs, gaps, ps, holm(ps), strict=True):
         means = candidate.means[metric], base.means[metric]
-        found[candidate.name][metric] = _difference(*means, gap, p, p_holm)
-    return list(found.values())
+        differences[candidate.name][metric] = _difference(*means, gap, p, p_holm)
+    return list(differences.values())
 
 
-def _difference(own: float, base: float, gap: Values, p: float, p_holm: float) -> Difference:
+def _difference(candidate: float, base: float, gap: Values, p: float, p_holm: float) -> Difference:
     low, high = interval(gap)
     return Difference(
-        ratio=own / base if base else None,
+        ratio=candidate / base if base else None,
         mean=float(gap.mean()),
         low=low,
         high=high,
@@ -298,16 +298,13 @@ def _difference(own: float, base: float, gap: Values, p: float, p_holm: float) -
 
 
 def _gaps(candidate: Mapping[str, float], base: Mapping[str, float]) -> Values:
-    """By how much the candidate is better at each query; rounding errors are ties."""
+    """Return the candidate's advantage for each query, rounded so that equal scores are ties."""
     gaps = [round(candidate[query_id] - value, 12) for query_id, value in base.items()]
     return np.array(gaps, np.float64)
 
 
 def interval(gaps: Values) -> tuple[float, float]:
-    """A 95% interval of the mean of `gaps` [N], by the percentile bootstrap.
-
-    The method covers the true mean difference for about 95 of 100 such samples of queries.
-    """
+    """Return the 95% percentile-bootstrap interval of the mean of `gaps` [N]."""
     rng = np.random.default_rng(SEED)
     means = [rng.choice(gaps, len(gaps)).mean() for _ in range(RESAMPLES)]
     low, high = np.percentile(means, (2.5, 97.5))
@@ -315,31 +312,31 @@ def interval(gaps: Values) -> tuple[float, float]:
 
 
 def paired_p(gaps: Values) -> float:
-    """Two-sided p of a paired randomisation test: were both systems alike, each sign were chance.
+    """Return the two-sided p-value of a paired randomization test, which flips signs at random.
 
-    `gaps` [N] are the differences, one for each query. Zeros say nothing and are left aside.
+    `gaps` [N] has one difference for each query. Zeros do not affect the test and are dropped.
     """
-    told = gaps[gaps != 0]
-    if len(told) < 2:  # of one sign, either is as far from zero as the other
+    nonzero = gaps[gaps != 0]
+    if len(nonzero) < 2:  # both signs are equally far from zero
         return 1.0
-    tested = stats.permutation_test(
-        (told,),
+    result = stats.permutation_test(
+        (nonzero,),
         np.mean,
-        permutation_type="samples",  # of a single sample: its signs are what is permuted
+        permutation_type="samples",  # for a single sample, this permutes its signs
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=500,  # bounds the memory: batch × N numbers
+        batch=500,  # bounds memory to batch × N numbers
         rng=np.random.default_rng(SEED),
     )
-    return float(tested.pvalue)
+    return float(result.pvalue)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's correction: at most 5% of reports then have a p below 0.05 by chance alone."""
-    corrected, least = [0.0] * len(ps), 0.0
-    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        least = max(least, min(1.0, (len(ps) - rank) * ps[place]))
-        corrected[place] = least
+    """Return p-values with Holm's correction for multiple tests."""
+    corrected, minimum = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        minimum = max(minimum, min(1.0, (len(ps) - rank) * ps[index]))
+        corrected[index] = minimum
     return corrected
 
 
@@ -350,39 +347,40 @@ def _checks(
     candidate: Measured, differences: Mapping[str, Difference], thresholds: Thresholds
 ) -> list[Check]:
     checks = []
-    for metric, asked in thresholds.ratios().items():
+    for metric, minimum in thresholds.ratios().items():
         ratio = differences[metric].ratio
-        passed = ratio is not None and ratio >= asked - ROUNDING
+        passed = ratio is not None and ratio >= minimum - ROUNDING
         low = differences[metric].low_ratio
-        checks.append(Check(metric, asked, ratio, "of the baseline", passed, low))
-    for name, measured, below in (
+        checks.append(Check(metric, minimum, ratio, "of the baseline", passed, low))
+    for name, measured, limit in (
         ("p50", candidate.p50_ms, thresholds.p50_ms),
         ("p99", candidate.p99_ms, thresholds.p99_ms),
     ):
-        checks.append(Check(name, below, measured, "ms", measured < below))
+        checks.append(Check(name, limit, measured, "ms", measured < limit))
     return checks
 
 
 def _verdict(name: str, baseline: str, checks: list[Check], queries: int) -> Verdict:
     failed = [check for check in checks if not check.passed]
     if failed:
-        told = ", ".join(f"{_said(one, baseline)} (asked: {one.asked_text})" for one in failed)
-        sentence = f"{name} falls short in {len(failed)} of {len(checks)} checks: {told}."
+        texts = (f"{_check_text(c, baseline)} (required: {c.required_text})" for c in failed)
+        reasons = ", ".join(texts)
+        sentence = f"{name} falls short in {len(failed)} of {len(checks)} checks: {reasons}."
     else:
-        told = ", ".join(_said(check, baseline) for check in checks)
-        sentence = f"{name} passes all {len(checks)} checks: {told}."
+        reasons = ", ".join(_check_text(check, baseline) for check in checks)
+        sentence = f"{name} passes all {len(checks)} checks: {reasons}."
     doubts = ", ".join(check.doubt for check in checks if check.doubt)
     if doubts:
-        sentence += f" That is not certain: the 95% interval reaches for {doubts}."
+        sentence += f" This is uncertain: the 95% interval includes {doubts}."
     if queries < MIN_QUERIES:
-        few = f"{queries} queries are too few to tell, at least {MIN_QUERIES} are needed."
-        return Verdict("too few queries", f"{few} As measured, {sentence}", checks)
+        prefix = f"{queries} queries are too few for a verdict, which needs {MIN_QUERIES}."
+        return Verdict("too few queries", f"{prefix} As measured, {sentence}", checks)
     return Verdict("fail" if failed else "pass", sentence, checks)
 
 
-def _said(check: Check, baseline: str) -> str:
+def _check_text(check: Check, baseline: str) -> str:
     if check.unit == "ms":
         return f"{check.name} {check.measured_text}"
     if check.measured is None:
-        return f"{check.name} cannot be compared, {baseline} having 0"
+        return f"{check.name} cannot be compared, because {baseline} has 0"
     return f"{check.measured_text} of {baseline}'s {check.name}"

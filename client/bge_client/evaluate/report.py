@@ -1,4 +1,4 @@
-"""A Report for people: as text for a terminal, and as one HTML page that needs nothing else."""
+"""Render a Report as text for a terminal and as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import jinja2
 from .comparison import METRICS, MIN_QUERIES, Comparison, Difference, Measured, Report
 from .systems import BUSY
 
-SLOWEST = "Of fewer than 100 queries, p99 is close to the time of the slowest one"
-SHOWN = 5  # wins of a candidate, and as many losses
-BY = "nDCG@10"  # what tells wins from losses: of the three metrics, the finest
+SLOWEST = "With fewer than 100 queries, p99 is close to the slowest query"
+MAX_ROWS = 5  # wins shown for a candidate, and losses
+WINS_METRIC = "nDCG@10"  # the most fine-grained of the three
 
 
 def text(report: Report) -> str:
-    """Tables and sentences for a terminal, without colours."""
+    """Return tables and sentences for a terminal, without colours."""
     systems = _table(
         ["system", *METRICS, "p50 ms", "p99 ms", "$ per 1,000"],
         [_system_row(report, system) for system in report.systems],
@@ -37,31 +37,31 @@ def text(report: Report) -> str:
         f"{comparison.verdict.outcome.upper()}: {comparison.verdict.sentence}"
         for comparison in report.comparisons
     ]
-    head = f"{asked(report)}, {report.date}, the baseline is {report.baseline}"
+    head = f"{query_summary(report)}, {report.date}, the baseline is {report.baseline}"
     notes = "\n".join(f"{note}." for note in _notes(report))
     parts = [head, systems, notes, differences if verdicts else "", *verdicts]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def asked(report: Report) -> str:
-    """How many queries, and of which."""
+def query_summary(report: Report) -> str:
+    """Return how many queries ran, and of how many."""
     count = len(report.queries)
     drawn = f"{count} of {report.drawn_from} queries, drawn at random"
-    told = drawn if count < report.drawn_from else f"{count} queries"
+    summary = drawn if count < report.drawn_from else f"{count} queries"
     if report.left_out:
-        told += f" ({report.left_out} more without a relevant document were not asked)"
-    return told
+        summary += f" ({report.left_out} more without a relevant document were not run)"
+    return summary
 
 
 def _notes(report: Report) -> list[str]:
-    """What must be known to read the table of systems."""
+    """Return the notes on the table of systems."""
     return [BUSY] + ([SLOWEST] if len(report.queries) < 100 else [])
 
 
 def _system_row(report: Report, system: Measured) -> list[str]:
     means = [f"{system.means[metric]:.4f}" for metric in METRICS]
     return [
-        _labelled(report, system.name),
+        _label(report, system.name),
         *means,
         f"{system.p50_ms:.1f}",
         f"{system.p99_ms:.1f}",
@@ -73,18 +73,18 @@ DIFFERENCE_COLUMNS = ["ratio", "difference", "95% interval", "p", "p (Holm)", "b
 
 
 def difference_row(difference: Difference) -> list[str]:
-    """As `DIFFERENCE_COLUMNS` heads it."""
+    """Return the cells under `DIFFERENCE_COLUMNS`."""
     return [
         "–" if difference.ratio is None else f"{difference.ratio * 100:.1f}%",
         _signed(difference.mean),
         f"{_signed(difference.low)} … {_signed(difference.high)}",
-        _chance(difference.p),
-        _chance(difference.p_holm),
+        _p_value(difference.p),
+        _p_value(difference.p_holm),
         f"{difference.wins}/{difference.losses}/{difference.ties}",
     ]
 
 
-def _labelled(report: Report, name: str) -> str:
+def _label(report: Report, name: str) -> str:
     return f"{name} (baseline)" if name == report.baseline else name
 
 
@@ -92,33 +92,33 @@ def _signed(number: float) -> str:
     return f"{number:+.4f}".replace("-", "−")
 
 
-def _chance(p: float) -> str:
+def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _dollars(cost: float | None, sign: str = "$") -> str:
-    return "not known" if cost is None else f"{sign}{cost:,.4f}"
+    return "unknown" if cost is None else f"{sign}{cost:,.4f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Columns two spaces apart; the first `left` begin flush, the others end so."""
+    """Lay out columns two spaces apart: the first `left` align left, the others right."""
     lines = [head, *rows]
-    widths = [max(_width(line[place]) for line in lines) for place in range(len(head))]
+    widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
         "  ".join(
-            _padded(cell, widths[place], flush_left=place < left) for place, cell in enumerate(line)
+            _pad(cell, widths[column], flush_left=column < left) for column, cell in enumerate(line)
         ).rstrip()
         for line in lines
     )
 
 
-def _padded(cell: str, width: int, *, flush_left: bool) -> str:
+def _pad(cell: str, width: int, *, flush_left: bool) -> str:
     space = " " * (width - _width(cell))
     return cell + space if flush_left else space + cell
 
 
 def _width(cell: str) -> int:
-    """Places it takes on a terminal: й may be two characters in one place, 検 takes two."""
+    """Return the columns in a terminal: й may be two characters in one column, 検 takes two."""
     return sum(
         0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
         for letter in cell
@@ -133,24 +133,24 @@ class Bar(NamedTuple):
 
     label: str
     value: str
-    length: float | None  # None: not known
+    length: float | None  # None if unknown
     is_baseline: bool
     interval: tuple[float, float] | None = None  # left end and length
-    over: bool = False  # a candidate's, beyond the limit
+    is_over_limit: bool = False  # only for a candidate
 
 
 class Chart(NamedTuple):
-    """Bars of one scale; the marks are in percent of the chart's width."""
+    """Bars on one scale. Marks are in percent of the chart's width."""
 
     title: str
     bars: list[Bar]
-    baseline: float | None = None  # where the baseline's bar ends
-    limit: float | None = None  # what a candidate must reach, or stay below
+    baseline: float | None = None  # the end of the baseline's bar
+    limit: float | None = None  # the threshold for candidates
     limit_text: str = ""
 
 
 class Row(NamedTuple):
-    """A query on which a candidate is much better or worse."""
+    """A query with a large difference between candidate and baseline."""
 
     query_id: str
     query: str
@@ -159,20 +159,20 @@ class Row(NamedTuple):
     difference: str
 
 
-class Shown(NamedTuple):
-    """A candidate, as the page shows it."""
+class CandidateView(NamedTuple):
+    """A candidate's data for the page."""
 
     name: str
     outcome: str
     sentence: str
-    checks: list[tuple[str, str, str, bool]]  # name, asked, measured, passed
-    differences: list[tuple[str, list[str]]]  # metric, then as DIFFERENCE_COLUMNS heads it
+    checks: list[tuple[str, str, str, bool]]  # name, required, measured, passed
+    differences: list[tuple[str, list[str]]]  # metric, cells under DIFFERENCE_COLUMNS
     wins: list[Row]
     losses: list[Row]
 
 
-def html(report: Report, title: str = "Search, side by side") -> str:
-    """One page that loads nothing: no scripts, fonts or images. Light or dark as the reader's."""
+def html(report: Report, title: str = "Search comparison") -> str:
+    """Return a page without scripts, fonts or images, in the reader's light or dark scheme."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -180,39 +180,39 @@ def html(report: Report, title: str = "Search, side by side") -> str:
     return environment.from_string(template).render(
         title=title,
         report=report,
-        candidates=[_shown(report, comparison) for comparison in report.comparisons],
+        candidates=[_candidate_view(report, comparison) for comparison in report.comparisons],
         quality=[_quality_chart(report, metric) for metric in METRICS],
         speed=[
             _chart(
                 report,
                 "Half of the queries take less than (p50)",
-                lambda one: one.p50_ms,
+                lambda system: system.p50_ms,
                 lambda ms: f"{ms:.1f} ms",
                 report.thresholds.p50_ms,
             ),
             _chart(
                 report,
                 "99 of 100 queries take less than (p99)",
-                lambda one: one.p99_ms,
+                lambda system: system.p99_ms,
                 lambda ms: f"{ms:.1f} ms",
                 report.thresholds.p99_ms,
             ),
         ],
-        cost=_chart(report, "Dollars for 1,000 queries", lambda one: one.cost, _dollars),
+        cost=_chart(report, "Dollars for 1,000 queries", lambda system: system.cost, _dollars),
         difference_columns=DIFFERENCE_COLUMNS,
-        by=BY,
-        asked=asked(report),
+        wins_metric=WINS_METRIC,
+        query_summary=query_summary(report),
         busy=BUSY,
         slowest=SLOWEST if len(report.queries) < 100 else "",
-        least_queries=MIN_QUERIES,
+        min_queries=MIN_QUERIES,
     )
 
 
 def _quality_chart(report: Report, metric: str) -> Chart:
-    """From 0 to 1. A candidate's interval is that of its difference, laid at the baseline's end."""
-    base = report.of(report.baseline).means[metric]
-    asked = report.thresholds.ratios()[metric]
-    differences = {one.name: one.differences[metric] for one in report.comparisons}
+    """Chart from 0 to 1. A candidate's interval is that of its difference, around the baseline."""
+    base = report.system(report.baseline).means[metric]
+    minimum = report.thresholds.ratios()[metric]
+    differences = {item.name: item.differences[metric] for item in report.comparisons}
     bars = []
     for system in report.systems:
         interval = None
@@ -223,57 +223,58 @@ def _quality_chart(report: Report, metric: str) -> Chart:
         mean = system.means[metric]
         is_baseline = system.name == report.baseline
         bars.append(Bar(system.name, f"{mean:.3f}", 100 * mean, is_baseline, interval))
-    limit_text = f"asked: at least {asked * 100:g}% of {report.baseline}"
-    return Chart(metric, bars, 100 * base, 100 * base * asked, limit_text)
+    limit_text = f"required: at least {minimum * 100:g}% of {report.baseline}"
+    return Chart(metric, bars, 100 * base, 100 * base * minimum, limit_text)
 
 
 def _chart(
     report: Report,
     title: str,
     value: Callable[[Measured], float | None],
-    written: Callable[[float | None], str],
+    format_value: Callable[[float | None], str],
     limit: float | None = None,
 ) -> Chart:
-    """From 0 to a little more than the largest, the limit included."""
+    """Chart from 0 to slightly more than the largest value or the limit."""
     values = {system.name: value(system) for system in report.systems}
-    most = max([limit or 0, *(known for known in values.values() if known is not None)]) * 1.05 or 1
+    known = [number for number in values.values() if number is not None]
+    scale = max([limit or 0, *known]) * 1.05 or 1
     bars = [
         Bar(
             name,
-            written(found),
-            None if found is None else 100 * found / most,
+            format_value(number),
+            None if number is None else 100 * number / scale,
             name == report.baseline,
-            over=name != report.baseline and (found or 0) >= (limit or math.inf),
+            is_over_limit=name != report.baseline and (number or 0) >= (limit or math.inf),
         )
-        for name, found in values.items()
+        for name, number in values.items()
     ]
     if limit is None:
         return Chart(title, bars)
-    return Chart(title, bars, limit=100 * limit / most, limit_text=f"asked: below {limit:g} ms")
+    return Chart(title, bars, limit=100 * limit / scale, limit_text=f"required: below {limit:g} ms")
 
 
-def _shown(report: Report, comparison: Comparison) -> Shown:
+def _candidate_view(report: Report, comparison: Comparison) -> CandidateView:
     verdict = comparison.verdict
-    checks = [(one.name, one.asked_text, one.measured_text, one.passed) for one in verdict.checks]
-    base = report.of(report.baseline).scores[BY]
-    own = report.of(comparison.name).scores[BY]
-    gaps = {query_id: own[query_id] - base[query_id] for query_id in base}
+    checks = [(c.name, c.required_text, c.measured_text, c.passed) for c in verdict.checks]
+    base = report.system(report.baseline).scores[WINS_METRIC]
+    scores = report.system(comparison.name).scores[WINS_METRIC]
+    differences = {query_id: scores[query_id] - base[query_id] for query_id in base}
 
     def rows(sign: int) -> list[Row]:
-        """Those with gaps of that sign, the largest first."""
-        ids = [one for one in gaps if sign * gaps[one] > 1e-12]
-        ids.sort(key=lambda one: -abs(gaps[one]))
+        """Return the queries whose difference has this sign, largest first."""
+        ids = [id for id in differences if sign * differences[id] > 1e-12]
+        ids.sort(key=lambda id: -abs(differences[id]))
         return [
-            Row(one, report.queries[one], base[one], own[one], _signed(gaps[one]))
-            for one in ids[:SHOWN]
+            Row(id, report.queries[id], base[id], scores[id], _signed(differences[id]))
+            for id in ids[:MAX_ROWS]
         ]
 
-    return Shown(
+    return CandidateView(
         comparison.name,
         verdict.outcome,
         verdict.sentence,
         checks,
-        [(metric, difference_row(one)) for metric, one in comparison.differences.items()],
+        [(metric, difference_row(row)) for metric, row in comparison.differences.items()],
         wins=rows(1),
         losses=rows(-1),
     )

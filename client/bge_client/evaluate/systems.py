@@ -1,4 +1,4 @@
-"""Systems that search, and what each of them answers to the same queries."""
+"""Search systems, and their answers to the same queries."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..errors import BGEError, ConfigurationError, ProtocolError
 from .dataset import SEED
 
 BUSY = (
-    "A price by the second is of the worker's busy time alone; a worker that scales to zero adds "
-    "up to its idle timeout (5 s by default) and a cold start now and then"
+    "A price per second covers the worker's busy time only. A worker that scales to zero also "
+    "costs its idle timeout (5 s by default) and occasional cold starts"
 )
 
 
 @dataclass(frozen=True)
 class Price:
-    """Dollars for a second of a worker, and for a million tokens; of neither, it is not known."""
+    """Dollars per worker second and per million tokens. With neither, the cost is unknown."""
 
     per_second: float | None = None
     per_million_tokens: float | None = None
@@ -34,32 +34,29 @@ class Price:
 
     @property
     def about(self) -> dict[str, str | int | float]:
-        """For the report."""
-        named = {"$ a second": self.per_second, "$ a million tokens": self.per_million_tokens}
-        return {name: dollars for name, dollars in named.items() if dollars is not None}
+        """Return the prices by their names in the report."""
+        prices = {"$ a second": self.per_second, "$ a million tokens": self.per_million_tokens}
+        return {name: dollars for name, dollars in prices.items() if dollars is not None}
 
-    def of_thousand(self, model_seconds: float, tokens: float) -> float | None:
-        """Dollars for 1,000 queries that take so much each.
-
-        By the second it is the worker's busy time alone; see `BUSY`.
-        """
+    def per_thousand_queries(self, model_seconds: float, tokens: float) -> float | None:
+        """Return the dollars for 1,000 queries, given the means of one query. See `BUSY`."""
         if self.per_second is None and self.per_million_tokens is None:
             return None
-        by_time = 1_000 * model_seconds * (self.per_second or 0)
-        return by_time + tokens / 1_000 * (self.per_million_tokens or 0)
+        time_cost = 1_000 * model_seconds * (self.per_second or 0)
+        return time_cost + tokens / 1_000 * (self.per_million_tokens or 0)
 
 
 class Answer(NamedTuple):
-    """What a system found for one query."""
+    """The result of one query."""
 
     ranking: list[tuple[str, float]]  # document id and score, best first
-    model_seconds: float  # of them, those spent waiting for vectors and scores
+    model_seconds: float  # time spent waiting for vectors and scores
     tokens: int = 0
 
 
 @dataclass(frozen=True)
 class System:
-    """One way to search: `search` takes a query's text. `about` goes into the report as it is."""
+    """A search system. `search` takes the text of a query; the report shows `about`."""
 
     name: str
     search: Callable[[str], Answer]
@@ -68,7 +65,7 @@ class System:
 
 
 class Timed(NamedTuple):
-    """An answer, and the seconds from the question to it."""
+    """An answer and its latency in seconds."""
 
     answer: Answer
     seconds: float
@@ -76,7 +73,7 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What a system answered to each query."""
+    """The answers of a system to all queries."""
 
     system: System
     queries: dict[str, str]
@@ -88,30 +85,25 @@ class Run:
         return self.system.name
 
 
-def _nothing() -> None:
-    """The progress nobody watches."""
-
-
 def run_all(
     systems: Sequence[System],
     queries: Mapping[str, str],
     *,
     depth: int = 100,
     warmup: int = 3,
-    progress: Callable[[], object] = _nothing,
+    progress: Callable[[], object] = lambda: None,
 ) -> list[Run]:
-    """Ask every system every query, one at a time, and time it.
+    """Run and time every query on every system, one at a time.
 
-    Each query goes to all systems before the next does, in an order drawn anew (the same in every
-    run): whatever slows the machine or the network meanwhile slows them alike. The first `warmup`
-    queries are asked once more beforehand, which is not measured. `progress` is called after each
-    answer.
+    Each query runs on all systems before the next query, in a random but reproducible order, so
+    that a slow machine or network affects all systems alike. The first `warmup` queries also run
+    once beforehand, unmeasured. `progress` is called after each answer.
 
     Raises:
-        ConfigurationError: no query, no system, or two of one name.
-        BGEError: of a system; its message begins with the names of the system and the query.
-        ProtocolError: a ranking is longer than `depth`, names a document twice, or has a score
-            that is no number.
+        ConfigurationError: there is no query or no system, or two systems have the same name.
+        BGEError: a system failed. The message begins with the system and the query.
+        ProtocolError: a ranking is longer than `depth`, repeats a document, or has a score that
+            is not finite.
     """
     check_names([system.name for system in systems])
     if not queries:
@@ -122,11 +114,11 @@ def run_all(
         for query_id, text in islice(queries.items(), max(warmup, 0)):
             _timed(system, query_id, text)
     answers: dict[str, dict[str, Timed]] = {system.name: {} for system in systems}
-    drawn = random.Random(SEED)
+    rng = random.Random(SEED)
     for query_id, text in queries.items():
-        for system in drawn.sample(systems, len(systems)):
+        for system in rng.sample(systems, len(systems)):
             timed = _timed(system, query_id, text)
-            _check_ranking(timed.answer.ranking, depth, _place(system, query_id))
+            _check_ranking(timed.answer.ranking, depth, _location(system, query_id))
             answers[system.name][query_id] = timed
             progress()
     return [Run(system, dict(queries), depth, answers[system.name]) for system in systems]
@@ -135,32 +127,32 @@ def run_all(
 def check_names(names: Sequence[str]) -> None:
     if not names:
         raise ConfigurationError("there must be at least one system")
-    name, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise ConfigurationError(f"each system must have its own name. Given: {times} × {name!r}")
+    name, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ConfigurationError(f"each system must have a unique name. Given: {count} × {name!r}")
 
 
-def _place(system: System, query_id: str) -> str:
+def _location(system: System, query_id: str) -> str:
     return f"`{system.name}`, query {query_id!r}:"
 
 
 def _timed(system: System, query_id: str, text: str) -> Timed:
-    began = time.perf_counter()
+    start = time.perf_counter()
     try:
         answer = system.search(text)
     except BGEError as error:
-        error.args = (f"{_place(system, query_id)} {error}",)  # the rest of it stays as it is
+        error.args = (f"{_location(system, query_id)} {error}",)  # keeps the other attributes
         raise
-    return Timed(answer, time.perf_counter() - began)
+    return Timed(answer, time.perf_counter() - start)
 
 
-def _check_ranking(ranking: Sequence[tuple[str, float]], depth: int, where: str) -> None:
+def _check_ranking(ranking: Sequence[tuple[str, float]], depth: int, location: str) -> None:
     if len(ranking) > depth:
-        raise ProtocolError(f"{where} at most {depth} documents were asked. Given: {len(ranking)}")
+        raise ProtocolError(f"{location} more than {depth} documents. Given: {len(ranking)}")
     seen = set()
     for document_id, score in ranking:
         if document_id in seen:
-            raise ProtocolError(f"{where} document {document_id!r} is ranked twice")
+            raise ProtocolError(f"{location} document {document_id!r} is ranked twice")
         if not math.isfinite(score):
-            raise ProtocolError(f"{where} document {document_id!r} has the score {score}")
+            raise ProtocolError(f"{location} document {document_id!r} has the score {score}")
         seen.add(document_id)

@@ -1,4 +1,4 @@
-"""BGE vectors in Qdrant: a collection's layout, indexing, hybrid search, migration.
+"""BGE vectors in Qdrant: collections, indexing, hybrid search, migration.
 
 from bge_client import Client
 from bge_client.qdrant import HybridSearch, Schema, Store, index
@@ -20,8 +20,9 @@ except ImportError:
 from .cutover import drop_old, roll_back
 from .index import IndexReport, index
 from .inplace import InPlaceReport, add_in_place
+from .metadata import CollectionMetadata
 from .migrate import Estimate, Migration, MigrationReport
-from .schema import CollectionMetadata, Schema
+from .schema import Schema
 from .search import Hit, HybridSearch, Plan, SearchResult, Stage
 from .store import Store
 

@@ -1,74 +1,76 @@
-"""After a migration's swap: back to the old collection, or away with it."""
+"""After the cutover of a migration: roll back, or drop the source."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from ..errors import ConfigurationError, MigrationError
-from .schema import METADATA, CollectionMetadata
-from .similarity import named
+from .metadata import METADATA, CollectionMetadata
+from .similarity import format_ids
 from .store import PointId, Store
 from .sync import is_current
 
 
 def roll_back(store: Store, alias: str) -> str:
-    """Point the alias back to what its collection was made from; returns that.
+    """Point the alias back to the source of the migration. Return the name of the source.
 
-    What was written to the newer collection since is not in the older one.
+    The source lacks what was written to the target since the cutover.
 
     Raises:
-        ConfigurationError: there is no such alias, or nothing to go back to.
+        ConfigurationError: the alias or the source does not exist.
     """
-    collection, metadata, source = _swapped(store, alias)
+    collection, metadata, source = _migrated_collection(store, alias)
     if not store.exists(source):
-        raise ConfigurationError(f"`{source}`, which `{collection}` was made from, is gone")
+        raise ConfigurationError(f"`{source}`, the source of `{collection}`, does not exist")
     replace(metadata, in_use=True).save(store, collection)
     store.point_alias(alias, source)
     return source
 
 
 def drop_old(store: Store, alias: str) -> str:
-    """Delete what the alias' collection was made from; returns its name.
+    """Delete the source of the migration. Return its name.
 
     Raises:
-        ConfigurationError: there is no such alias, nothing to delete, or it is still in use.
-        MigrationError: it holds points that changed at the moment of the swap.
+        ConfigurationError: the alias or the source does not exist, or an alias uses the source.
+        MigrationError: the cutover is incomplete, or the source has late changes.
     """
-    collection, metadata, source = _swapped(store, alias)
-    used = [name for name, target in store.aliases().items() if target == source]
-    if used:
-        raise ConfigurationError(f"`{source}` is still in use by alias `{'`, `'.join(used)}`")
+    collection, metadata, source = _migrated_collection(store, alias)
+    aliases = [name for name, target in store.aliases().items() if target == source]
+    if aliases:
+        raise ConfigurationError(f"`{source}` is still in use by alias `{'`, `'.join(aliases)}`")
     if not store.exists(source):
-        raise ConfigurationError(f"`{source}`, which `{collection}` was made from, is gone already")
+        raise ConfigurationError(f"`{source}`, the source of `{collection}`, does not exist")
     if not metadata.in_use:
         raise MigrationError(
-            f"the migration to `{collection}` was broken off at the swap: run it again first"
+            f"the migration to `{collection}` was interrupted at the cutover: run it again first"
         )
     late = [id for id in metadata.late if _differs(store, source, collection, id)]
     if late:
         raise MigrationError(
-            f"{len(late)} points of `{source}` changed at the moment of the swap{named(late)}. "
-            f"Bring them into `{collection}`, or delete them from `{source}`, first"
+            f"{len(late)} points of `{source}` changed at the cutover{format_ids(late)}. "
+            f"Copy them to `{collection}` or delete them from `{source}` first"
         )
-    store.ask("delete_collection", collection_name=source)
+    store.delete_collection(source)
     return source
 
 
-def _differs(store: Store, source: str, target: str, late: str) -> bool:
-    ids: list[PointId] = [int(late) if late.isdecimal() else late]
-    old, new = store.payloads(source, ids), store.payloads(target, ids)
-    return any(not is_current(new.get(id), payload) for id, payload in old.items())
+def _differs(store: Store, source: str, target: str, late_id: str) -> bool:
+    ids: list[PointId] = [int(late_id) if late_id.isdecimal() else late_id]
+    source_payloads, target_payloads = store.payloads(source, ids), store.payloads(target, ids)
+    return any(
+        not is_current(target_payloads.get(id), payload) for id, payload in source_payloads.items()
+    )
 
 
-def _swapped(store: Store, alias: str) -> tuple[str, CollectionMetadata, str]:
-    """The collection an alias points to, its binding, and what it was made from."""
+def _migrated_collection(store: Store, alias: str) -> tuple[str, CollectionMetadata, str]:
+    """Return the collection behind an alias, its metadata and the migration's source."""
     collection = store.aliases().get(alias)
     if collection is None:
         raise ConfigurationError(f"there is no alias `{alias}`")
     if METADATA in (store.info(collection).config.metadata or {}):
-        metadata = CollectionMetadata.of(store, collection)
+        metadata = CollectionMetadata.load(store, collection)
         if metadata.migrated_from is not None:
             return collection, metadata, metadata.migrated_from
     raise ConfigurationError(
-        f"alias `{alias}` points to `{collection}`, which was not made by a migration"
+        f"alias `{alias}` points to `{collection}`, which is not the target of a migration"
     )

@@ -1,4 +1,4 @@
-"""Documents and points: ids that stay the same from run to run, texts at any path of a payload."""
+"""Parse documents: deterministic point ids, and texts at any path of the payload."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..codec import checked_text
 from ..errors import ValidationError
 from .store import PointId
 
-NAMESPACE = uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11")  # of ids made from other ids
-MAX_CHARACTERS = 1_000_000  # of a text that a worker takes
+NAMESPACE = uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11")  # for UUIDs derived from other ids
+MAX_CHARACTERS = 1_000_000  # the worker's limit for one text
 MAX_ID = 2**64 - 1
-MAX_INDEX_DIGITS = 20  # `int` refuses more than 4,300
+MAX_INDEX_DIGITS = 20  # `int` raises above 4,300 digits
 
 
 class Document(NamedTuple):
-    """A point to be, and its `_id` as it was given, if that is a UUID."""
+    """A document to be written as a point. `uuid` is its `_id` as written, if that is a UUID."""
 
     id: PointId
     text: str
@@ -28,121 +28,123 @@ class Document(NamedTuple):
     uuid: str | None = None
 
 
-def documents_of(
-    given: Iterable[Mapping[str, Any] | str], fields: Sequence[str]
+def parse_documents(
+    items: Iterable[Mapping[str, Any] | str], fields: Sequence[str]
 ) -> Iterator[Document]:
-    """A document of each mapping, or of each line that is not blank, a JSON object.
+    """Yield a document for each mapping and for each line of JSON. Skips blank lines.
 
     Raises:
-        ValidationError: one is no document; says which, counted from 1.
+        ValidationError: an item is invalid. The message has its number, from 1.
     """
-    for number, value in enumerate(given, 1):
+    for number, value in enumerate(items, 1):
         if not isinstance(value, str):
-            yield document(value, fields, f"document {number}")
+            yield parse_document(value, fields, f"document {number}")
         elif value.strip():
-            yield document(_parsed(value, number), fields, f"line {number}")
+            yield parse_document(_parse_line(value, number), fields, f"line {number}")
 
 
-def _parsed(line: str, number: int) -> object:
+def _parse_line(line: str, number: int) -> object:
     try:
         return strict_json.loads(line)
     except ValueError as error:
         raise ValidationError(f"line {number} is not JSON: {error}") from None
 
 
-def document(value: object, fields: Sequence[str], place: str) -> Document:
-    """Its id is made of `_id` or `id`; without one, of all it holds."""
+def parse_document(value: object, fields: Sequence[str], label: str) -> Document:
+    """Validate a document. Its point id is derived from `_id`, `id` or the whole payload."""
     if not isinstance(value, Mapping):
-        raise ValidationError(f"{place} is not a JSON object")
-    payload = _as_json(value, place)
+        raise ValidationError(f"{label} is not a JSON object")
+    payload = _normalized(value, label)
     text = text_at(payload, fields)
     if text is None:
-        raise ValidationError(f"{place} has no text at `{'`, `'.join(fields)}`")
-    if fault := fault_of(text):
-        raise ValidationError(f"{place}: {fault}")
-    given = payload.get("_id", payload.get("id"))
-    id = point_id(payload if given is None else given, place)
-    return Document(id, text, payload, uuid_in(payload))
+        raise ValidationError(f"{label} has no text at `{'`, `'.join(fields)}`")
+    if problem := text_problem(text):
+        raise ValidationError(f"{label}: {problem}")
+    document_id = payload.get("_id", payload.get("id"))
+    id = point_id(payload if document_id is None else document_id, label)
+    return Document(id, text, payload, payload_uuid(payload))
 
 
-def uuid_in(payload: Mapping[str, Any]) -> str | None:
-    """Return the `_id` or `id` of a payload if it is a UUID, as it is written."""
-    given = payload.get("_id", payload.get("id"))
-    return given if isinstance(given, str) and _canonical(given) else None
+def payload_uuid(payload: Mapping[str, Any]) -> str | None:
+    """Return the `_id` or `id` of a payload as written, if it is a UUID."""
+    document_id = payload.get("_id", payload.get("id"))
+    return document_id if isinstance(document_id, str) and _canonical_uuid(document_id) else None
 
 
-def check_notation(document: Document, other: str | None) -> None:
-    """Raises ValidationError: its `_id` and `other` are one UUID, and one point, written twice."""
-    if document.uuid is None or other is None or document.uuid == other:
+def check_uuid_notation(document: Document, other_uuid: str | None) -> None:
+    """Raises ValidationError if both are the same UUID, and so one point, in two notations."""
+    if document.uuid is None or other_uuid is None or document.uuid == other_uuid:
         return
-    if _canonical(document.uuid) == _canonical(other):
+    if _canonical_uuid(document.uuid) == _canonical_uuid(other_uuid):
         raise ValidationError(
-            f"document `{document.uuid}`: this is the same UUID as `{other}`, in another notation. "
-            "Use one notation for one document, or delete the other point first"
+            f"document `{document.uuid}`: its UUID is `{other_uuid}` in another notation. Use one "
+            "notation for each document, or delete the other point first"
         )
 
 
-def _as_json(value: Mapping[str, Any], place: str) -> dict[str, Any]:
-    """As it will be stored. What Qdrant would drop or change without a word is refused."""
+def _normalized(value: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """Return the payload as Qdrant stores it. Refuses what Qdrant would silently change."""
     try:
-        written = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        written.encode()
-        return dict(strict_json.loads(written))
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+        return dict(strict_json.loads(text))
     except UnicodeEncodeError:
-        raise ValidationError(f"{place} must be valid Unicode. Given: a lone surrogate") from None
+        raise ValidationError(f"{label} must be valid Unicode. Given: a lone surrogate") from None
     except (TypeError, ValueError) as error:
-        raise ValidationError(f"{place} is not JSON: {error}") from None
+        raise ValidationError(f"{label} is not JSON: {error}") from None
     except RecursionError:
-        raise ValidationError(f"{place} is not JSON: {strict_json.TOO_DEEP}") from None
+        raise ValidationError(f"{label} is not JSON: {strict_json.TOO_DEEP}") from None
 
 
-def point_id(given: object, place: str = "the id") -> PointId:
-    """Whole numbers and UUIDs as they are; of anything else a UUID, always the same one.
+def point_id(document_id: object, label: str = "the id") -> PointId:
+    """Return integers and UUIDs unchanged, and a UUID derived from any other value.
 
     Raises:
-        ValidationError: a number that Qdrant cannot have.
+        ValidationError: an integer is out of Qdrant's range.
     """
-    if isinstance(given, int) and not isinstance(given, bool):
-        if not 0 <= given <= MAX_ID:
-            raise ValidationError(f"{place}: an id must be from 0 to 2^64 - 1. Given: {given}")
-        return given
-    if not isinstance(given, str):
-        canonical = json.dumps(given, sort_keys=True, ensure_ascii=False)
+    if isinstance(document_id, int) and not isinstance(document_id, bool):
+        if not 0 <= document_id <= MAX_ID:
+            raise ValidationError(
+                f"{label}: an id must be from 0 to 2^64 - 1. Given: {document_id}"
+            )
+        return document_id
+    if not isinstance(document_id, str):
+        canonical = json.dumps(document_id, sort_keys=True, ensure_ascii=False)
         return str(uuid.uuid5(NAMESPACE, hashlib.sha256(canonical.encode()).hexdigest()))
-    return _canonical(given) or str(uuid.uuid5(NAMESPACE, given))
+    return _canonical_uuid(document_id) or str(uuid.uuid5(NAMESPACE, document_id))
 
 
-def _canonical(given: str) -> str | None:
-    """A UUID as Qdrant writes it; None if it is none."""
+def _canonical_uuid(text: str) -> str | None:
+    """Return a UUID in Qdrant's notation, or None if `text` is not a UUID."""
     try:
-        return str(uuid.UUID(given))
+        return str(uuid.UUID(text))
     except ValueError:
         return None
 
 
 def text_at(payload: Mapping[str, Any], paths: Sequence[str]) -> str | None:
-    """The texts at these paths (`page.content`, `chunks.0.text`), one below the other.
+    """Return the texts at these paths (`page.content`, `chunks.0.text`), joined by line breaks.
 
-    None if there is no string at any of them, or only white space.
+    Return None if no path leads to a string that is not blank.
     """
-    found = [value for path in paths if isinstance(value := value_at(payload, path), str)]
-    text = "\n".join(value for value in found if value and not value.isspace())
+    texts = [value for path in paths if isinstance(value := value_at(payload, path), str)]
+    text = "\n".join(value for value in texts if value and not value.isspace())
     return text or None
 
 
 def usable_text(payload: Mapping[str, Any], paths: Sequence[str]) -> tuple[str | None, str]:
-    """The text at these paths, or None and why there is none that a worker would take."""
+    """Return the text at these paths, or None and the reason why the worker would refuse it."""
     text = text_at(payload, paths)
     if text is None:
         return None, f"no text at `{'`, `'.join(paths)}`"
-    fault = fault_of(text)
-    return (None, fault) if fault else (text, "")
+    problem = text_problem(text)
+    return (None, problem) if problem else (text, "")
 
 
-def fault_of(text: str) -> str | None:
-    """Why a worker would not take this text; None if it would."""
+def text_problem(text: str) -> str | None:
+    """Return why the worker would refuse this text, or None."""
     if len(text) > MAX_CHARACTERS:
-        return f"the text has {len(text)} characters, more than {MAX_CHARACTERS}"
+        return f"the text must have at most {MAX_CHARACTERS} characters. Given: {len(text)}"
     try:
         checked_text(text, "text")
     except ValidationError as error:
@@ -151,8 +153,8 @@ def fault_of(text: str) -> str | None:
 
 
 def value_at(payload: Mapping[str, Any], path: str) -> Any:
-    """At `page.content` or `chunks.0.text`; None if there is nothing."""
-    if path in payload:  # a key may hold a dot itself
+    """Return the value at `page.content` or `chunks.0.text`, or None."""
+    if path in payload:  # a key may contain a dot
         return payload[path]
     value: Any = payload
     for key in path.split("."):

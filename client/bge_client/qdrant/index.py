@@ -1,29 +1,27 @@
-"""Any number of documents into a collection: resumable, and a second time at no cost."""
+"""Index documents. A run can be resumed, and a second run writes nothing."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ..client import Client
-from .documents import documents_of
-from .schema import CollectionMetadata, Schema
+from .documents import parse_documents
+from .metadata import CollectionMetadata
+from .schema import Schema
 from .store import Store
 from .sync import Progress, SyncReport, no_progress, sync
 
 
 @dataclass
 class IndexReport(SyncReport):
-    """What `index` did, and in how many seconds."""
+    """The counts and the duration of `index`."""
 
     collection: str = ""
     fingerprint: str = ""
-    seconds: float = field(default=0.0)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    seconds: float = 0.0
 
 
 def index(
@@ -37,30 +35,30 @@ def index(
     max_length: int | None = None,
     progress: Progress = no_progress,
 ) -> IndexReport:
-    """Embed documents and write them as points; those that are there already are left alone.
+    """Embed documents and write them as points. Skips documents that are already indexed.
 
-    A document is a mapping, or a line of JSON that is one: it becomes the payload. Its text is at
-    `text_fields` (paths like `page.content`; several are joined by a line break; by default
-    `text`), its point's id is made of `_id` or `id`, or else of all it holds. The collection is
-    made if there is none; `schema` is for that moment. Where documents share an id, the last one
-    stays. `progress` is called with numbers of documents that are done.
+    A document is a mapping or a JSON object on one line; it becomes the payload. Its text is at
+    `text_fields` (paths such as `page.content`, joined by line breaks; default `text`). Its point
+    id is derived from `_id`, `id` or the whole payload; of documents with the same id, the last
+    one is kept. A missing collection is created with `schema`. `progress` is called with the
+    number of documents done since its last call.
 
     Raises:
-        ValidationError: a document has no text or no usable id; those before it are written.
-        FingerprintError: the collection holds another model's vectors.
-        ConfigurationError: it was made with other options.
-        BGEError: see `errors.py`. What was written stays; run it again to go on.
+        ValidationError: a document has no text or an invalid id. Those before it are written.
+        FingerprintError: the collection holds vectors of another model.
+        ConfigurationError: the collection was created with other options.
+        BGEError: see `errors.py`. Written points stay; run it again to resume.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     collection = store.resolve(collection)
     schema = schema or Schema()
-    asked = CollectionMetadata.probe(
+    requested = CollectionMetadata.probe(
         client,
         colbert=schema.colbert,
         max_length=max_length,
         text_fields=tuple(text_fields or ("text",)),
     )
-    metadata = schema.ensure(store, collection, asked)
+    metadata = schema.ensure(store, collection, requested)
     metadata.check_options(
         collection,
         colbert=schema.colbert or None,
@@ -68,7 +66,7 @@ def index(
         text_fields=text_fields and tuple(text_fields),
     )
     report = IndexReport(collection=collection, fingerprint=metadata.fingerprint)
-    listed = documents_of(documents, metadata.text_fields)
-    sync(store, client, collection, metadata, listed, report, progress)
-    report.seconds = time.monotonic() - began
+    parsed = parse_documents(documents, metadata.text_fields)
+    sync(store, client, collection, metadata, parsed, report, progress)
+    report.seconds = time.monotonic() - start
     return report

@@ -1,13 +1,13 @@
-"""Sparse (and ColBERT) vectors for a collection that already holds bge-m3's dense ones.
+"""Add sparse and ColBERT vectors to a collection that holds bge-m3's dense vectors.
 
-The only writing to a collection somebody else made: vectors are added, nothing is replaced. Wants
-Qdrant 1.18 for a new vector name in an old collection.
+Only this module writes to a collection that another program created. It adds vectors and replaces
+nothing. Adding a named vector needs Qdrant 1.18.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -17,37 +17,26 @@ from ..client import Client
 from ..errors import ConfigurationError, FingerprintError, HTTPStatusError
 from ..results import Embedding
 from .documents import Document, usable_text
-from .schema import (
-    COLBERT,
-    COLBERT_CUT,
-    MAX_SIM,
-    METADATA,
-    SPARSE,
-    CollectionMetadata,
-    extra_vectors,
-    is_colbert_cut,
-)
-from .similarity import SAME, named, no_text, similarities
+from .metadata import METADATA, CollectionMetadata
+from .schema import COLBERT, COLBERT_CUT, MAX_SIM, SPARSE, extra_vectors, is_colbert_cut
+from .similarity import MIN_COSINE, format_ids, no_text_message, similarities
 from .store import PointId, Store
-from .sync import Listed, Progress, SyncReport, batches, embedded, no_progress
+from .sync import IdSummary, Progress, SyncReport, batches, embed_documents, no_progress
 
-SAMPLE = 256  # points whose dense vectors are computed again first
-MATCHING = 0.95  # of them that must match: some texts may have changed since
+SAMPLE_SIZE = 256  # points whose dense vectors are recomputed first
+MIN_MATCHING = 0.95  # of the sample; some texts may have changed since they were embedded
 
 
 @dataclass
 class InPlaceReport(SyncReport):
-    """What was done; `without_text` are points left as they were, `differing` those of the sample
-    whose dense vector is not what the model makes of their text now."""
+    """`without_text` are points that were skipped, `differing` points of the sample whose dense
+    vector differs from a new one of their text."""
 
     collection: str = ""
     dense: str = ""
     compared: int = 0
     differing: list[PointId] = field(default_factory=list)
-    without_text: Listed = field(default_factory=Listed)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    without_text: IdSummary = field(default_factory=IdSummary)
 
 
 def add_in_place(
@@ -61,26 +50,25 @@ def add_in_place(
     max_length: int | None = None,
     progress: Progress = no_progress,
 ) -> InPlaceReport:
-    """Check that a sample of the dense vectors is the endpoint's own, then add what is missing.
+    """Check a sample of the dense vectors against the endpoint, then add the missing vectors.
 
-    `dense` is their name, if there are several of that size. A collection of ours gets ColBERT
-    vectors this way. Any other does not say that it is ours until all is done. Killed at any
-    moment: run it again. A text that is changed without its vectors while this runs may keep the
-    sparse vector of the old one.
+    `dense` names the dense vector if several have the right size. A BGE collection can get ColBERT
+    vectors this way. Any other collection gets its metadata last. After a kill, run it again. A
+    text that changes during the run, without its vectors, may keep an outdated sparse vector.
 
     Raises:
-        FingerprintError: the dense vectors are not those of the endpoint's model.
-        ConfigurationError: there are none of its size, or several.
+        FingerprintError: the dense vectors are those of another model.
+        ConfigurationError: no vector, or more than one, has the right size.
     """
     collection = store.resolve(collection)
-    metadata = _metadata(store, client, collection, dense, text_fields, colbert, max_length)
+    metadata = _target_metadata(store, client, collection, dense, text_fields, colbert, max_length)
     report = InPlaceReport(collection=collection, dense=metadata.dense)
     _check_dense(store, client, collection, metadata, report)
-    _add_names(store, collection, metadata)
-    missing = _documents(store, collection, metadata, report, lacking=_wanted(metadata))
+    _create_missing_names(store, collection, metadata)
+    documents = _incomplete_documents(store, collection, metadata, report)
     vectors = (
-        _vectors(store, collection, document, found, metadata, report)
-        for document, found in embedded(client, missing, collection, metadata)
+        _point_vectors(store, collection, document, embedding, metadata, report)
+        for document, embedding in embed_documents(client, documents, collection, metadata)
     )
     for batch in batches(vectors):
         store.add_vectors(collection, batch)
@@ -90,7 +78,7 @@ def add_in_place(
     return report
 
 
-def _metadata(
+def _target_metadata(
     store: Store,
     client: Client,
     collection: str,
@@ -99,55 +87,49 @@ def _metadata(
     colbert: bool,
     max_length: int | None,
 ) -> CollectionMetadata:
-    """Of a collection of ours its own, to which ColBERT may be added; else a new one."""
-    asked = CollectionMetadata.probe(client, colbert=colbert, max_length=max_length)
+    """Return the stored metadata of a BGE collection, or new metadata; `colbert` may be added."""
+    probed = CollectionMetadata.probe(client, colbert=colbert, max_length=max_length)
     if METADATA in (store.info(collection).config.metadata or {}):
-        ours = CollectionMetadata.of(store, collection)
-        ours.check(asked.fingerprint, collection)
+        stored = CollectionMetadata.load(store, collection)
+        stored.check_fingerprint(probed.fingerprint, collection)
         fields = text_fields and tuple(text_fields)
-        ours.check_options(collection, dense=dense, text_fields=fields, max_length=max_length)
-        return replace(ours, colbert=ours.colbert or colbert)
-    name = dense if dense is not None else _dense_name(store, collection, asked.dimensions)
-    return replace(asked, dense=name, text_fields=tuple(text_fields or ("text",)))
+        stored.check_options(collection, dense=dense, text_fields=fields, max_length=max_length)
+        return replace(stored, colbert=stored.colbert or colbert)
+    name = dense if dense is not None else _find_dense_name(store, collection, probed.dimensions)
+    return replace(probed, dense=name, text_fields=tuple(text_fields or ("text",)))
 
 
-def _vectors(
+def _point_vectors(
     store: Store,
     collection: str,
     document: Document,
-    found: Embedding,
+    embedding: Embedding,
     metadata: CollectionMetadata,
     report: InPlaceReport,
 ) -> models.PointVectors:
-    if found.truncated:
+    if embedding.truncated:
         report.truncated.add(document.id)
-    if is_colbert_cut(found, metadata):
+    if is_colbert_cut(embedding, metadata):
         report.colbert_cut.add(document.id)
-        store.ask(
-            "set_payload",
-            collection_name=collection,
-            payload={COLBERT_CUT: True},
-            points=[document.id],
-            wait=True,
-        )
-    return models.PointVectors(id=document.id, vector=extra_vectors(found, metadata))
+        store.set_payload(collection, [document.id], {COLBERT_CUT: True})
+    return models.PointVectors(id=document.id, vector=extra_vectors(embedding, metadata))
 
 
-def _dense_name(store: Store, collection: str, dimensions: int) -> str:
-    """Of the only dense vector of this size; the empty name if vectors have none."""
+def _find_dense_name(store: Store, collection: str, dimensions: int) -> str:
+    """Return the name of the only dense vector of this size; empty for an unnamed vector."""
     vectors = store.info(collection).config.params.vectors
-    listed = vectors if isinstance(vectors, dict) else {"": vectors}
-    fitting = [
+    by_name = vectors if isinstance(vectors, dict) else {"": vectors}
+    names = [
         name
-        for name, params in listed.items()
+        for name, params in by_name.items()
         if params is not None and params.size == dimensions and params.multivector_config is None
     ]
-    if len(fitting) != 1:
+    if len(names) != 1:
         raise ConfigurationError(
-            f"collection `{collection}` has {len(fitting)} dense vectors of {dimensions} "
-            f"dimensions{': ' if fitting else ''}{', '.join(fitting)}. Say which one is bge-m3's"
+            f"collection `{collection}` has {len(names)} dense vectors of {dimensions} "
+            f"dimensions{': ' if names else ''}{', '.join(names)}. Name the one of bge-m3"
         )
-    return fitting[0]
+    return names[0]
 
 
 def _check_dense(
@@ -157,25 +139,25 @@ def _check_dense(
     metadata: CollectionMetadata,
     report: InPlaceReport,
 ) -> None:
-    """Raises FingerprintError: a sample of the stored vectors is not what the model makes now."""
-    documents = list(islice(_random(store, collection, metadata), SAMPLE))
+    """Raises FingerprintError if stored vectors of a sample differ from new ones."""
+    documents = list(islice(_sample(store, collection, metadata), SAMPLE_SIZE))
     if not documents:
-        raise ConfigurationError(no_text(store, collection, metadata.text_fields))
-    found = similarities(store, client, collection, metadata, documents)
-    report.differing = [document.id for document, cosine in found if cosine < SAME]
+        raise ConfigurationError(no_text_message(store, collection, metadata.text_fields))
+    cosines = similarities(store, client, collection, metadata, documents)
+    report.differing = [document.id for document, cosine in cosines if cosine < MIN_COSINE]
     report.compared = len(documents)
-    wrong = len(report.differing)
-    if wrong > (1 - MATCHING) * len(documents):
+    differing = len(report.differing)
+    if differing > (1 - MIN_MATCHING) * len(documents):
         raise FingerprintError(
-            f"of {len(documents)} dense vectors of `{collection}`, {wrong} are not what "
-            f"{metadata.model} makes of their texts{named(report.differing)}. Nothing was changed. "
-            f"`bge migrate {collection} NEW` makes a new collection from the texts"
+            f"of {len(documents)} dense vectors of `{collection}`, {differing} differ from those "
+            f"of {metadata.model}{format_ids(report.differing)}. Nothing was changed. "
+            f"Run `bge migrate {collection} NEW` to build a new collection from the texts"
         )
 
 
-def _add_names(store: Store, collection: str, metadata: CollectionMetadata) -> None:
-    """The vectors' names, where they are missing."""
-    there = _names(store, collection)
+def _create_missing_names(store: Store, collection: str, metadata: CollectionMetadata) -> None:
+    """Add the named vectors that the collection lacks."""
+    existing = _vector_names(store, collection)
     configs: dict[str, Any] = {
         SPARSE: models.SparseVectorNameConfig(sparse=models.SparseVectorConfig()),
         COLBERT: models.DenseVectorNameConfig(
@@ -187,54 +169,46 @@ def _add_names(store: Store, collection: str, metadata: CollectionMetadata) -> N
             )
         ),
     }
-    for name in _wanted(metadata):
-        if name in there:
+    for name in _required_names(metadata):
+        if name in existing:
             continue
         try:
-            store.ask(
-                "create_vector_name",
-                collection_name=collection,
-                vector_name=name,
-                vector_name_config=configs[name],
-            )
-        except HTTPStatusError:  # made, and the answer was lost
-            if name not in _names(store, collection):
+            store.create_vector_name(collection, name, configs[name])
+        except HTTPStatusError:  # created, but the response was lost
+            if name not in _vector_names(store, collection):
                 raise
 
 
-def _names(store: Store, collection: str) -> set[str]:
+def _vector_names(store: Store, collection: str) -> set[str]:
     params = store.info(collection).config.params
     dense = {*params.vectors} if isinstance(params.vectors, dict) else set()
     return dense | {*(params.sparse_vectors or {})}
 
 
-def _wanted(metadata: CollectionMetadata) -> list[str]:
+def _required_names(metadata: CollectionMetadata) -> list[str]:
     return [SPARSE, COLBERT] if metadata.colbert else [SPARSE]
 
 
-def _documents(
-    store: Store,
-    collection: str,
-    metadata: CollectionMetadata,
-    report: InPlaceReport,
-    lacking: Sequence[str],
+def _incomplete_documents(
+    store: Store, collection: str, metadata: CollectionMetadata, report: InPlaceReport
 ) -> Iterator[Document]:
-    """Points with text that lack one of these vectors."""
-    lacks: list[models.Condition] = [
-        models.Filter(must_not=[models.HasVectorCondition(has_vector=name)]) for name in lacking
+    """Yield points with text that lack a required vector."""
+    conditions: list[models.Condition] = [
+        models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
+        for name in _required_names(metadata)
     ]
-    for records in store.scroll(collection, scroll_filter=models.Filter(should=lacks)):
+    for records in store.scroll(collection, scroll_filter=models.Filter(should=conditions)):
         for record in records:
-            text, fault = usable_text(record.payload or {}, metadata.text_fields)
+            text, problem = usable_text(record.payload or {}, metadata.text_fields)
             if text is None:
-                report.without_text.add(record.id, fault)
+                report.without_text.add(record.id, problem)
             else:
                 yield Document(record.id, text, record.payload or {})
 
 
-def _random(store: Store, collection: str, metadata: CollectionMetadata) -> Iterator[Document]:
-    """Points with text of a random sample."""
-    for point in store.sample(collection, SAMPLE):
+def _sample(store: Store, collection: str, metadata: CollectionMetadata) -> Iterator[Document]:
+    """Yield the points with text of a random sample."""
+    for point in store.sample(collection, SAMPLE_SIZE):
         text, _ = usable_text(point.payload or {}, metadata.text_fields)
         if text is not None:
             yield Document(point.id, text, point.payload or {})

@@ -1,11 +1,11 @@
-"""A collection of any vectors → one of BGE vectors, in use throughout, nothing lost.
+"""Migrate a collection of any vectors to BGE vectors while it is in use, without losing points.
 
-    passes over the source until one finds nothing to do → compared → alias swapped
+    passes over the source until one changes nothing → verify a sample → cutover (move the alias)
 
-The source is only ever read. A pass goes through it page by page, writes what is missing or
-different in the target, and deletes there what the source no longer has; so it does not matter
-where an earlier run was killed, nor that the source changes meanwhile. Points without a usable
-text are copied too, with their payload and no vectors, and reported.
+The source is only read. A pass reads it page by page, writes points that are missing or different
+in the target, and deletes points that the source no longer has. A killed run can therefore be run
+again, and the source may change during a run. Points without a usable text are copied without
+vectors and reported.
 """
 
 from __future__ import annotations
@@ -23,36 +23,37 @@ from qdrant_client import models
 from ..client import Client
 from ..errors import ConfigurationError, MigrationError
 from .documents import Document, usable_text
-from .schema import CollectionMetadata, Schema
-from .similarity import NAMED, SAME, named, no_text, similarities
+from .metadata import CollectionMetadata
+from .schema import Schema
+from .similarity import MAX_IDS_IN_MESSAGE, MIN_COSINE, format_ids, no_text_message, similarities
 from .store import Payload, PointId, Store
 from .sync import (
-    FIRST,
+    MAX_REPORTED_IDS,
     PAGE,
-    Listed,
+    IdSummary,
     Progress,
     SyncReport,
     is_current,
     no_progress,
     pages,
+    strip_flag,
     sync,
     sync_by_batches,
-    without_flag,
 )
 
 log = logging.getLogger("bge_client")
 
-PASSES = 20  # a source that changes faster than it is copied is not followed for ever
-SAMPLE = 64  # points whose vectors are computed again before the swap
+MAX_PASSES = 20  # the source may change faster than it is copied
+SAMPLE_SIZE = 64  # points whose vectors are recomputed before the cutover
 
 
 @dataclass
 class MigrationReport(SyncReport):
-    """What was done. `written` counts points, once for each time they were written.
+    """`written` counts writes, so a point that was written twice counts twice.
 
-    `without_text` are points that were copied without vectors, and why. Of what happened to the
-    source between the last pass and the swap: `late` names points that are other in the target
-    now, `only_in_target` those that were deleted in the source, or are new in the target.
+    `without_text` are points that were copied without vectors. `late` and `only_in_target` result
+    from changes between the last pass and the cutover: points that differ in the target, and
+    points that the source lacks (deleted in the source, or new in the target).
     """
 
     source: str = ""
@@ -60,20 +61,17 @@ class MigrationReport(SyncReport):
     points: int = 0
     passes: int = 0
     deleted: int = 0
-    without_text: Listed = field(default_factory=Listed)
+    without_text: IdSummary = field(default_factory=IdSummary)
     compared: int = 0
     alias: str | None = None
     late: list[PointId] = field(default_factory=list)
     only_in_target: list[PointId] = field(default_factory=list)
     seconds: float = 0.0
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a migration would take, from a sample of the points; dollars of a worker's seconds."""
+    """The expected size, time and cost of a migration, extrapolated from a sample of points."""
 
     points: int
     sampled: int
@@ -87,13 +85,13 @@ class Estimate:
 
 
 class Migration:
-    """From `source`, a collection or an alias, to the collection `target`.
+    """Migrates `source`, a collection or an alias, to the collection `target`.
 
-    With `alias`, the alias points to the target in the end (by default the alias that `source`
-    is, if it is one); without, the target is filled and compared, no more.
+    The cutover moves `alias` to the target. If `source` is an alias, it is the default for
+    `alias`. Without an alias, the target is written and verified only.
 
     Raises:
-        ConfigurationError: the source is missing, or source and target are one.
+        ConfigurationError: a collection or an alias does not fit.
     """
 
     def __init__(
@@ -115,14 +113,14 @@ class Migration:
         self._target = target
         aliases = store.aliases()
         self._alias = alias or (source if source in aliases else None)
-        self._source = self._collection_of(source, aliases)
+        self._source = self._resolve_source(source, aliases)
         self._config = store.info(self._source)
         if target in aliases:
-            raise ConfigurationError(f"the target `{target}` is an alias; name a new collection")
+            raise ConfigurationError(f"the target `{target}` is an alias. Name a new collection")
         if self._alias is not None and store.exists(self._alias) and self._alias not in aliases:
             raise ConfigurationError(
-                f"`{self._alias}` is a collection, so it cannot be an alias. Say another --alias "
-                "and let the application use that name"
+                f"`{self._alias}` is a collection, so it cannot be an alias. Pass another --alias "
+                "and use it in the application"
             )
         if aliases.get(self._alias or "", self._source) not in (self._source, target):
             raise ConfigurationError(
@@ -130,44 +128,44 @@ class Migration:
                 f"`{self._source}` nor `{target}`"
             )
 
-    def _collection_of(self, source: str, aliases: dict[str, str]) -> str:
-        """Once swapped, the alias points to the target: then what it was made from."""
+    def _resolve_source(self, source: str, aliases: dict[str, str]) -> str:
+        """Resolve an alias. After the cutover it points to the target, so use its stored source."""
         resolved = aliases.get(source, source)
         if resolved != self._target:
             return resolved
-        came_from = CollectionMetadata.of(self._store, self._target).migrated_from
-        if came_from is None or source == self._target:
+        origin = CollectionMetadata.load(self._store, self._target).migrated_from
+        if origin is None or source == self._target:
             raise ConfigurationError(f"source and target are both `{self._target}`")
-        if not self._store.exists(came_from):
+        if not self._store.exists(origin):
             raise ConfigurationError(
-                f"alias `{source}` points to `{self._target}` already, and `{came_from}`, which "
-                "it was made from, is gone"
+                f"alias `{source}` already points to `{self._target}`, and the source "
+                f"`{origin}` does not exist"
             )
-        return came_from
+        return origin
 
     # ---------------------------------------------------------------------------- dry run
 
     def estimate(self, dollars_per_second: float, sample: int = 256) -> Estimate:
-        """Embeds a random sample of the source, and writes nothing.
+        """Embed a random sample of the source and extrapolate. Writes nothing.
 
         Raises:
-            ConfigurationError: no point of a sample has a text, or the price is none.
+            ConfigurationError: no point of the sample has a text, or the price is invalid.
         """
         if not 0 <= dollars_per_second < math.inf:
             raise ConfigurationError(
                 f"`dollars_per_second` must be 0 or more. Given: {dollars_per_second}"
             )
-        self._check_texts()
+        self._check_sample_has_text()
         points = self._store.sample(self._source, sample)
-        texts = [text for point in points if (text := self._text(point.payload or {})[0])]
-        self._client.embed("fingerprint")  # the cold start is not what is measured
-        began, tokens = time.monotonic(), 0
+        texts = [text for point in points if (text := self._usable_text(point.payload or {})[0])]
+        self._client.embed("fingerprint")  # excludes the cold start from the measurement
+        start, tokens = time.monotonic(), 0
         if texts:
-            found = self._client.embed(
+            result = self._client.embed(
                 texts, sparse=True, colbert=self._schema.colbert, max_length=self._max_length
             )
-            tokens = found.usage.total_tokens
-        elapsed = time.monotonic() - began
+            tokens = result.usage.total_tokens
+        elapsed = time.monotonic() - start
         total = self._store.count(self._source)
         scale = total / max(1, len(points))
         return Estimate(
@@ -182,235 +180,217 @@ class Migration:
     # -------------------------------------------------------------------------------- run
 
     def run(self) -> MigrationReport:
-        """Copy, compare, swap. Killed or failed at any moment: run it again.
+        """Copy, verify and cut over. After a kill or an error, run it again.
 
-        Once an alias points to the target it is no copy any more, and is left alone.
+        After the cutover the target is no longer written to.
 
         Raises:
-            MigrationError: the copy is not what its source is; says which ids. Nothing is swapped.
-            FingerprintError: the target holds another model's vectors.
+            MigrationError: the target differs from the source. The alias was not moved.
+            FingerprintError: the target holds vectors of another model.
             BGEError: see `errors.py`.
         """
-        began = time.monotonic()
+        start = time.monotonic()
         report = MigrationReport(source=self._source, target=self._target, alias=self._alias)
-        metadata = self._prepare()
+        metadata = self._prepare_target()
         aliases = self._store.aliases()
-        pointing = {alias for alias, collection in aliases.items() if collection == self._target}
-        cutover = self._alias in pointing if self._alias else bool(pointing)
-        if not cutover:
-            if metadata.in_use or pointing:
-                self._check_nothing_would_be_lost()
+        target_aliases = {alias for alias, name in aliases.items() if name == self._target}
+        is_cut_over = self._alias in target_aliases if self._alias else bool(target_aliases)
+        if not is_cut_over:
+            if metadata.in_use or target_aliases:
+                self._check_target_unchanged()
             self._copy(metadata, report)
-        elif not metadata.in_use:  # killed at the swap
-            self._after_swap(metadata, report, mend=False)
+        elif not metadata.in_use:  # an earlier run was killed at the cutover
+            self._finish_cutover(metadata, report, copy_missing=False)
         report.points = self._store.count(self._target)
-        report.seconds = time.monotonic() - began
+        report.seconds = time.monotonic() - start
         return report
 
     def _copy(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
-        self._pass_until_nothing_is_new(metadata, report)
-        self._compare(metadata, report)
-        # The comparison took its time: what has changed meanwhile is followed, and then at once:
-        self._pass_until_nothing_is_new(metadata, report)
+        self._sync_until_stable(metadata, report)
+        self._verify_sample(metadata, report)
+        # Copy what changed during the verification, so that little can change before the cutover.
+        self._sync_until_stable(metadata, report)
         if self._alias:
             self._store.point_alias(self._alias, self._target)
-            self._after_swap(metadata, report, mend=True)
+            self._finish_cutover(metadata, report, copy_missing=True)
 
-    def _after_swap(
-        self, metadata: CollectionMetadata, report: MigrationReport, *, mend: bool
+    def _finish_cutover(
+        self, metadata: CollectionMetadata, report: MigrationReport, *, copy_missing: bool
     ) -> None:
-        """Look for what was written to the source during the last pass, behind where it was.
+        """Handle changes that the last pass missed, then mark the target as in use.
 
-        Right after the swap, with `mend`, a point that the target lacks can only be such a one,
-        and is copied. One that is other may have been changed on either side: it is named.
+        `copy_missing` is for the time right after the cutover: a point that the target lacks must
+        be new in the source, so it is copied. A point that differs may have changed on either
+        side, so it is reported.
         """
         late = list(self._differing())
-        if mend:
-            lacking = (id for page in pages(late, PAGE) for id in self._lacking(page))
-            chosen = self._documents(lacking)
-            sync(self._store, self._client, self._target, metadata, chosen, report)
+        if copy_missing:
+            missing = (id for page in pages(late, PAGE) for id in self._missing_in_target(page))
+            documents = self._documents_by_id(missing)
+            sync(self._store, self._client, self._target, metadata, documents, report)
             late = [
                 id
                 for page in pages(late, PAGE)
-                for id in self._other(self._store.payloads(self._source, page))
+                for id in self._differing_ids(self._store.payloads(self._source, page))
             ]
         report.late, report.only_in_target = late, list(self._only_in_target())
-        named_late = tuple(map(str, late[:FIRST]))
-        replace(metadata, in_use=True, late=named_late).save(self._store, self._target)
+        late_ids = tuple(map(str, late[:MAX_REPORTED_IDS]))
+        replace(metadata, in_use=True, late=late_ids).save(self._store, self._target)
 
-    def _lacking(self, ids: list[PointId]) -> set[PointId]:
+    def _missing_in_target(self, ids: list[PointId]) -> set[PointId]:
         return set(ids) - self._store.payloads(self._target, ids).keys()
 
-    def _check_nothing_would_be_lost(self) -> None:
-        """Of a target that was in use, before a rollback, or is by another alias."""
-        other = pages(self._differing(), PAGE)
-        changed = [id for page in other for id in set(page) - self._lacking(page)]
+    def _check_target_unchanged(self) -> None:
+        """Raises MigrationError if writing to a target that is or was in use would lose changes."""
+        differing = pages(self._differing(), PAGE)
+        changed = [id for page in differing for id in set(page) - self._missing_in_target(page)]
         lost = [*self._only_in_target(), *changed]
         if lost:
             raise MigrationError(
-                f"`{self._target}` is or was in use, and {len(lost)} of its points are not as in "
-                f"`{self._source}`{named(lost)}. Copying over them could lose what was written "
-                f"then: name another target, or delete `{self._target}`"
+                f"`{self._target}` is or was in use, and {len(lost)} of its points differ from "
+                f"`{self._source}`{format_ids(lost)}. Overwriting them could lose changes: name "
+                f"another target, or delete `{self._target}`"
             )
 
-    def _prepare(self) -> CollectionMetadata:
-        metadata = CollectionMetadata.probe(
-            self._client,
-            colbert=self._schema.colbert,
-            max_length=self._max_length,
-            text_fields=self._fields,
-            migrated_from=self._source,
-        )
+    def _prepare_target(self) -> CollectionMetadata:
+        options: dict[str, Any] = {
+            "colbert": self._schema.colbert,
+            "max_length": self._max_length,
+            "text_fields": self._fields,
+        }
+        metadata = CollectionMetadata.probe(self._client, migrated_from=self._source, **options)
         if not self._store.exists(self._target):
-            self._check_texts()
-        there = self._schema.ensure(self._store, self._target, metadata, like=self._config.config)
-        there.check_options(
-            self._target,
-            colbert=metadata.colbert,
-            text_fields=metadata.text_fields,
-            max_length=metadata.max_length,
-        )
-        if there.migrated_from != self._source:
+            self._check_sample_has_text()
+        stored = self._schema.ensure(self._store, self._target, metadata, self._config.config)
+        stored.check_options(self._target, **options)
+        if stored.migrated_from != self._source:
             raise ConfigurationError(
-                f"collection `{self._target}` was not made from `{self._source}` but from "
-                f"{there.migrated_from or 'documents'}; name a new one"
+                f"collection `{self._target}` was created from "
+                f"{stored.migrated_from or 'documents'}, not from `{self._source}`. Name a new one"
             )
-        indexed = self._store.info(self._target).payload_schema
-        for name, index in self._config.payload_schema.items():  # filters must be as fast as before
-            if name not in indexed:
-                self._store.ask(
-                    "create_payload_index",
-                    collection_name=self._target,
-                    field_name=name,
-                    field_schema=index.params or index.data_type,
-                    wait=True,
-                )
-        return there
+        target_indexes = self._store.info(self._target).payload_schema
+        for name, index in self._config.payload_schema.items():  # keep filters fast
+            if name not in target_indexes:
+                field_schema = index.params or index.data_type
+                self._store.create_payload_index(self._target, name, field_schema)
+        return stored
 
-    def _check_texts(self) -> None:
-        """Raises ConfigurationError: no text where it should be, in none of a random sample."""
-        sample = self._store.sample(self._source, SAMPLE)
-        if sample and not any(self._text(point.payload or {})[0] for point in sample):
-            raise ConfigurationError(no_text(self._store, self._source, self._fields))
+    def _check_sample_has_text(self) -> None:
+        """Raises ConfigurationError if no point of a random sample has a text."""
+        sample = self._store.sample(self._source, SAMPLE_SIZE)
+        if sample and not any(self._usable_text(point.payload or {})[0] for point in sample):
+            raise ConfigurationError(no_text_message(self._store, self._source, self._fields))
 
-    def _pass_until_nothing_is_new(
-        self, metadata: CollectionMetadata, report: MigrationReport
-    ) -> None:
-        for _ in range(PASSES):
-            before = report.written + report.deleted
+    def _sync_until_stable(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
+        for _ in range(MAX_PASSES):
+            changes_before = report.written + report.deleted
             report.passes += 1
-            report.unchanged, report.without_text = 0, Listed()
-            self._write_what_differs(metadata, report)
-            self._delete_what_is_gone(report)
-            done = report.written + report.deleted - before
-            if not done and self._counts_agree():
+            report.unchanged, report.without_text = 0, IdSummary()
+            self._write_changes(metadata, report)
+            self._delete_removed(report)
+            changes = report.written + report.deleted - changes_before
+            if not changes and self._counts_match():
                 return
-            log.info("pass %d: %d points written or deleted", report.passes, done)
-        differing = [*islice(chain(self._differing(), self._only_in_target()), NAMED + 1)]
+            log.info("pass %d: %d points written or deleted", report.passes, changes)
+        changing = chain(self._differing(), self._only_in_target())
+        differing = [*islice(changing, MAX_IDS_IN_MESSAGE + 1)]
         raise MigrationError(
-            f"`{self._source}` still changes after {PASSES} passes{named(differing)}. Nothing was "
-            "swapped: stop what writes to it for a moment and run the same command again"
+            f"`{self._source}` still changes after {MAX_PASSES} passes{format_ids(differing)}. No "
+            "alias was moved: pause the writes to it and run the same command again"
         )
 
-    def _check_not_swapped(self) -> None:
-        """Raises MigrationError: another run has, and the target is no copy any more."""
+    def _check_alias_not_moved(self) -> None:
+        """Raises MigrationError if another run has cut over, so that the target is in use."""
         if self._alias and self._store.resolve(self._alias) == self._target:
             raise MigrationError(
-                f"another run has pointed alias `{self._alias}` to `{self._target}`: this one "
-                "stops, since it would undo what has been written there since"
+                f"another run has pointed alias `{self._alias}` to `{self._target}`. This run "
+                "stops, because it would overwrite newer changes"
             )
 
-    def _counts_agree(self) -> bool:
+    def _counts_match(self) -> bool:
         return self._store.count(self._source) == self._store.count(self._target)
 
-    def _write_what_differs(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
+    def _write_changes(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
+        documents = self._source_documents(report)
         for _ in sync_by_batches(
-            self._store,
-            self._client,
-            self._target,
-            metadata,
-            self._with_text(report),
-            report,
-            self._progress,
+            self._store, self._client, self._target, metadata, documents, report, self._progress
         ):
-            self._check_not_swapped()
+            self._check_alias_not_moved()
 
-    def _with_text(self, report: MigrationReport) -> Iterator[Document]:
-        """The source's points as documents; those without text are copied on the way."""
+    def _source_documents(self, report: MigrationReport) -> Iterator[Document]:
+        """Yield the source's points as documents. Copies points without text directly."""
         for records in self._store.scroll(self._source):
-            bare = []
+            textless = []
             for record in records:
                 payload = record.payload or {}
-                text, fault = self._text(payload)
+                text, problem = self._usable_text(payload)
                 if text is not None:
                     yield Document(record.id, text, payload)
                 else:
-                    report.without_text.add(record.id, fault)
-                    kept = without_flag(payload)
-                    bare.append(models.PointStruct(id=record.id, vector={}, payload=kept))
-            self._copy_bare(bare, report)
+                    report.without_text.add(record.id, problem)
+                    payload = strip_flag(payload)
+                    textless.append(models.PointStruct(id=record.id, vector={}, payload=payload))
+            self._copy_textless(textless, report)
 
-    def _text(self, payload: Payload) -> tuple[str | None, str]:
+    def _usable_text(self, payload: Payload) -> tuple[str | None, str]:
         return usable_text(payload, self._fields)
 
-    def _copy_bare(self, points: list[models.PointStruct], report: MigrationReport) -> None:
+    def _copy_textless(self, points: list[models.PointStruct], report: MigrationReport) -> None:
         if not points:
             return
-        there = self._store.payloads(self._target, [point.id for point in points])
-        new = [p for p in points if not is_current(there.get(p.id), p.payload or {})]
-        report.unchanged += len(points) - len(new)
-        if new:
-            self._check_not_swapped()
-            self._store.upsert(self._target, new)
-            report.written += len(new)
+        stored = self._store.payloads(self._target, [point.id for point in points])
+        changed = [p for p in points if not is_current(stored.get(p.id), p.payload or {})]
+        report.unchanged += len(points) - len(changed)
+        if changed:
+            self._check_alias_not_moved()
+            self._store.upsert(self._target, changed)
+            report.written += len(changed)
         self._progress(len(points))
 
-    def _delete_what_is_gone(self, report: MigrationReport) -> None:
+    def _delete_removed(self, report: MigrationReport) -> None:
         for page in pages(self._only_in_target(), PAGE):
-            self._check_not_swapped()
+            self._check_alias_not_moved()
             self._store.delete(self._target, page)
             report.deleted += len(page)
 
     def _only_in_target(self) -> Iterator[PointId]:
         for records in self._store.scroll(self._target, with_payload=False):
             ids = [record.id for record in records]
-            there = self._store.ask(
-                "retrieve", collection_name=self._source, ids=ids, with_payload=False
-            )
-            yield from set(ids) - {record.id for record in there}
+            source_records = self._store.retrieve(self._source, ids, with_payload=False)
+            yield from set(ids) - {record.id for record in source_records}
 
     # ---------------------------------------------------------------------------- compare
 
-    def _compare(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
-        """Vectors of a sample, computed again. Counts, ids and payloads are compared by passes."""
+    def _verify_sample(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
+        """Recompute vectors of a sample. Counts, ids and payloads are compared by the passes."""
         sample = [
             Document(point.id, text, {})
-            for point in self._store.sample(self._target, SAMPLE)
-            if (text := self._text(point.payload or {})[0]) is not None
+            for point in self._store.sample(self._target, SAMPLE_SIZE)
+            if (text := self._usable_text(point.payload or {})[0]) is not None
         ]
         report.compared = len(sample)
-        again = similarities(self._store, self._client, self._target, metadata, sample)
-        wrong = [document.id for document, cosine in again if not cosine >= SAME]
-        if wrong:
+        cosines = similarities(self._store, self._client, self._target, metadata, sample)
+        differing = [document.id for document, cosine in cosines if not cosine >= MIN_COSINE]
+        if differing:
             raise MigrationError(
-                f"of {len(sample)} points of `{self._target}` whose vectors were computed again, "
-                f"{len(wrong)} differ{named(wrong)}. Nothing was swapped: delete these points from "
-                f"`{self._target}` and run the same command again"
+                f"of {len(sample)} points of `{self._target}` whose vectors were recomputed, "
+                f"{len(differing)} differ{format_ids(differing)}. No alias was moved: delete "
+                f"these points from `{self._target}` and run the same command again"
             )
 
-    def _documents(self, ids: Iterable[PointId]) -> Iterator[Document]:
-        """Of the source, those with text."""
+    def _documents_by_id(self, ids: Iterable[PointId]) -> Iterator[Document]:
+        """Yield the source's points that have these ids and a text."""
         for page in pages(ids, PAGE):
             for id, payload in self._store.payloads(self._source, page).items():
-                text, _ = self._text(payload)
+                text, _ = self._usable_text(payload)
                 if text is not None:
                     yield Document(id, text, dict(payload))
 
     def _differing(self) -> Iterator[PointId]:
-        """Points of the source that the target lacks, or has with another payload."""
+        """Yield points of the source that are missing or have another payload in the target."""
         for records in self._store.scroll(self._source):
-            yield from self._other({record.id: record.payload or {} for record in records})
+            yield from self._differing_ids({record.id: record.payload or {} for record in records})
 
-    def _other(self, source: Mapping[PointId, Payload]) -> list[PointId]:
-        there = self._store.payloads(self._target, [*source])
-        return [id for id, payload in source.items() if not is_current(there.get(id), payload)]
+    def _differing_ids(self, source: Mapping[PointId, Payload]) -> list[PointId]:
+        stored = self._store.payloads(self._target, [*source])
+        return [id for id, payload in source.items() if not is_current(stored.get(id), payload)]

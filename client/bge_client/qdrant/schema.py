@@ -1,122 +1,33 @@
-"""The layout of a collection of BGE vectors, and the model it is bound to.
-
-A collection says in its metadata which model its vectors are of. Whoever writes to it or asks it
-compares that with the vectors at hand first: two models' vectors in one index ruin it silently,
-and Jina's have the same 1,024 dimensions as bge-m3's.
-"""
+"""The layout of a collection of BGE vectors, and an embedding as a point's vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from dataclasses import fields as dataclass_fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from qdrant_client import models
 
-from ..client import Client
-from ..errors import ConfigurationError, FingerprintError, HTTPStatusError, ProtocolError
+from ..errors import ConfigurationError, HTTPStatusError, ProtocolError
 from ..results import Embedding
+from .metadata import DENSE, CollectionMetadata
 from .store import Store
 
-DENSE, SPARSE, COLBERT = "dense", "sparse", "colbert"
-METADATA = "bge"  # the key of ours among a collection's metadata
-COLBERT_CUT = "_colbert_cut"  # in a payload, true: only the first of its ColBERT vectors are kept
-MULTIVECTOR_FLOATS = 1_048_576  # Qdrant's limit for one multivector, itself excluded
+SPARSE, COLBERT = "sparse", "colbert"
+# A payload key. If true, the point holds only the first ColBERT vectors of its text.
+COLBERT_CUT = "_colbert_cut"
+MULTIVECTOR_FLOATS = 1_048_576  # one multivector in Qdrant must have fewer
 MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
 Quantization = Literal["none", "scalar", "binary"]
 
 
 @dataclass(frozen=True)
-class CollectionMetadata:
-    """What a collection's vectors are of. `dense` is the name of its dense vector.
-
-    Of a migration's target: what it was made from, whether it has been in use, and which points
-    of the source changed at the moment of the swap.
-    """
-
-    fingerprint: str
-    model: str
-    dimensions: int
-    colbert: bool = False
-    dense: str = DENSE
-    max_length: int | None = None
-    text_fields: tuple[str, ...] = ("text",)
-    migrated_from: str | None = None
-    in_use: bool = False
-    late: tuple[str, ...] = ()
-
-    @classmethod
-    def probe(cls, client: Client, **more: Any) -> CollectionMetadata:
-        """Of the model that an endpoint serves."""
-        found = client.embed("fingerprint")
-        if found.dense is None:
-            raise AssertionError("dense vectors were asked for. This is a bug.")
-        return cls(found.fingerprint, found.model, int(found.dense.shape[1]), **more)
-
-    @classmethod
-    def of(cls, store: Store, collection: str) -> CollectionMetadata:
-        """What the collection says of itself.
-
-        Raises:
-            FingerprintError: it does not say.
-        """
-        told = (store.info(collection).config.metadata or {}).get(METADATA)
-        if not isinstance(told, Mapping):
-            raise FingerprintError(
-                f"collection `{collection}` does not say which model its vectors are of. If they "
-                f"are another model's, `bge migrate {collection} NEW` makes a collection of BGE "
-                f"vectors from its texts. If they are bge-m3's, `bge migrate {collection} "
-                "--in-place` checks them and adds the sparse ones"
-            )
-        known = {one.name for one in dataclass_fields(cls)} & told.keys()  # not a later version's
-        found = {name: told[name] for name in known}
-        try:
-            lists = {"text_fields": tuple(found["text_fields"]), "late": tuple(found["late"])}
-            return cls(**found | lists)
-        except (KeyError, TypeError):
-            raise ConfigurationError(
-                f"the metadata `{METADATA}` of collection `{collection}` is not what we write"
-            ) from None
-
-    def check(self, fingerprint: str, collection: str) -> None:
-        """Raises FingerprintError: those vectors do not belong there."""
-        if fingerprint != self.fingerprint:
-            raise FingerprintError(
-                f"collection `{collection}` holds vectors of {self.model}, {self.fingerprint}. "
-                f"Given: those of {fingerprint}. Use the endpoint it was made with, or "
-                f"`bge migrate {collection} NEW` to make a collection for this one"
-            )
-
-    def check_options(self, collection: str, **asked: Any) -> None:
-        """Raises ConfigurationError: the collection was made with another value of one of these.
-
-        What is None was not asked for.
-        """
-        for name, value in asked.items():
-            there = getattr(self, name)
-            if value is not None and value != there:
-                raise ConfigurationError(
-                    f"collection `{collection}` was made with `{name}` {there!r}. Given: {value!r}"
-                )
-
-    def as_metadata(self) -> dict[str, Any]:
-        lists = {"text_fields": list(self.text_fields), "late": list(self.late)}
-        return {METADATA: {**asdict(self), **lists}}
-
-    def save(self, store: Store, collection: str) -> None:
-        """Into the metadata of a collection that is there."""
-        store.ask("update_collection", collection_name=collection, metadata=self.as_metadata())
-
-
-@dataclass(frozen=True)
 class Schema:
-    """How a collection keeps its vectors: `dense`, `sparse` and, if wanted, `colbert`.
+    """The vectors of a collection: `dense`, `sparse` and optionally `colbert`.
 
-    `on_disk` keeps dense vectors, payloads and the index on disk; `quantization` keeps small
-    copies of the dense vectors in memory (scalar: a quarter of the size, binary: a 32nd). ColBERT
-    vectors are always on disk and without an index: they only rescore what others have found.
+    `on_disk` keeps dense vectors, payloads and the index on disk. `quantization` keeps compressed
+    copies of the dense vectors in memory (scalar: 1/4 of the size, binary: 1/32). ColBERT vectors
+    are always on disk and have no index, because they only rescore candidates.
     """
 
     colbert: bool = False
@@ -128,41 +39,39 @@ class Schema:
         store: Store,
         collection: str,
         metadata: CollectionMetadata,
-        like: models.CollectionConfig | None = None,
+        template: models.CollectionConfig | None = None,
     ) -> CollectionMetadata:
-        """Make the collection if there is none; what it, made now or before, is bound to.
+        """Create the collection unless it exists. Return the metadata that is stored in it.
 
-        `like` is another's configuration, whose shards, replicas, limits and place of payloads
-        it takes over.
+        A new collection copies the shards, replicas, limits and `on_disk_payload` of `template`.
 
         Raises:
-            FingerprintError: its vectors are another model's.
-            ConfigurationError: the server is too old, or `like` has shards of its own naming.
+            FingerprintError: the collection holds vectors of another model.
+            ConfigurationError: the server is too old, or `template` has custom sharding.
         """
         if not store.exists(collection):
             store.check_version()
-            settings = {} if like is None else settings_of(like)
+            settings = {} if template is None else collection_settings(template)
             try:
                 self._create(store, collection, metadata, settings)
-            except HTTPStatusError:  # made meanwhile, or made and the answer was lost
+            except HTTPStatusError:  # created by another process, or the response was lost
                 if not store.exists(collection):
                     raise
-        there = CollectionMetadata.of(store, collection)
-        there.check(metadata.fingerprint, collection)
-        return there
+        stored = CollectionMetadata.load(store, collection)
+        stored.check_fingerprint(metadata.fingerprint, collection)
+        return stored
 
     def _create(
         self, store: Store, collection: str, metadata: CollectionMetadata, settings: dict[str, Any]
     ) -> None:
-        # bge-m3 has learnt its sparse weights: no IDF on top of them
+        # No IDF modifier: bge-m3's sparse weights are learned.
         sparse = models.SparseVectorParams(
             index=models.SparseIndexParams(on_disk=self.on_disk or None)
         )
         if self.on_disk:
             settings["on_disk_payload"] = True
-        store.ask(
-            "create_collection",
-            collection_name=collection,
+        store.create_collection(
+            collection,
             vectors_config=self._vectors(metadata.dimensions),
             sparse_vectors_config={SPARSE: sparse},
             metadata=metadata.as_metadata(),
@@ -192,21 +101,21 @@ class Schema:
         return vectors
 
 
-def settings_of(config: models.CollectionConfig) -> dict[str, Any]:
-    """What `create_collection` takes to make one with the same shards, replicas and limits."""
+def collection_settings(config: models.CollectionConfig) -> dict[str, Any]:
+    """Return the arguments of `create_collection` that copy shards, replicas and limits."""
     params = config.params
     if params.sharding_method == models.ShardingMethod.CUSTOM:
-        raise ConfigurationError("the source has shards of its own naming: these are not copied")
-    found: dict[str, Any] = {
+        raise ConfigurationError("the source has custom sharding, which cannot be copied")
+    settings: dict[str, Any] = {
         "shard_number": params.shard_number,
         "replication_factor": params.replication_factor,
         "write_consistency_factor": params.write_consistency_factor,
         "on_disk_payload": params.on_disk_payload,
     }
     if config.strict_mode_config is not None:
-        told = config.strict_mode_config.model_dump(exclude_none=True)
-        found["strict_mode_config"] = models.StrictModeConfig(**told)
-    return {name: value for name, value in found.items() if value is not None}
+        limits = config.strict_mode_config.model_dump(exclude_none=True)
+        settings["strict_mode_config"] = models.StrictModeConfig(**limits)
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 _QUANTIZATION: dict[Quantization, Any] = {
@@ -219,44 +128,44 @@ _QUANTIZATION: dict[Quantization, Any] = {
 
 
 def max_colbert_vectors(dimensions: int) -> int:
-    """Of one point: 1,023 of 1,024 dimensions."""
+    """Return how many ColBERT vectors one point can hold: 1,023 of 1,024 dimensions."""
     return (MULTIVECTOR_FLOATS - 1) // dimensions
 
 
-def point_vectors(found: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
-    """A text's vectors as Qdrant takes them.
+def point_vectors(embedding: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
+    """Return all vectors of a point, by name.
 
     Raises:
-        ProtocolError: one is not finite: Qdrant would store it.
+        ProtocolError: a vector is not finite. Qdrant would store it.
     """
-    return {metadata.dense: _numbers(found.dense), **extra_vectors(found, metadata)}
+    return {metadata.dense: _rounded(embedding.dense), **extra_vectors(embedding, metadata)}
 
 
-def extra_vectors(found: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
-    """All but the dense one; of ColBERT's, from the front, as many as one point may have."""
-    vectors: dict[str, Any] = {SPARSE: sparse_vector(found)}
+def extra_vectors(embedding: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
+    """Return all vectors but the dense one. Drops the ColBERT vectors that exceed the limit."""
+    vectors: dict[str, Any] = {SPARSE: sparse_vector(embedding)}
     if metadata.colbert:
-        most = max_colbert_vectors(metadata.dimensions)
-        vectors[COLBERT] = _numbers(found.colbert, most)
+        limit = max_colbert_vectors(metadata.dimensions)
+        vectors[COLBERT] = _rounded(embedding.colbert, limit)
     return vectors
 
 
-def sparse_vector(found: Embedding) -> models.SparseVector:
-    if found.sparse is None:
-        raise AssertionError("sparse vectors were asked for. This is a bug.")
-    indices, values = found.sparse
-    return models.SparseVector(indices=indices.tolist(), values=_numbers(values))
+def sparse_vector(embedding: Embedding) -> models.SparseVector:
+    if embedding.sparse is None:
+        raise AssertionError("the embedding has no sparse vector. This is a bug.")
+    indices, values = embedding.sparse
+    return models.SparseVector(indices=indices.tolist(), values=_rounded(values))
 
 
-def is_colbert_cut(found: Embedding, metadata: CollectionMetadata) -> bool:
-    most = max_colbert_vectors(metadata.dimensions)
-    return metadata.colbert and found.colbert is not None and len(found.colbert) > most
+def is_colbert_cut(embedding: Embedding, metadata: CollectionMetadata) -> bool:
+    limit = max_colbert_vectors(metadata.dimensions)
+    return metadata.colbert and embedding.colbert is not None and len(embedding.colbert) > limit
 
 
-def _numbers(array: np.ndarray[Any, Any] | None, most: int | None = None) -> Any:
-    """As lists, rounded as the contract's floats are: half the bytes in a request."""
+def _rounded(array: np.ndarray[Any, Any] | None, limit: int | None = None) -> Any:
+    """Return lists of floats with 7 decimals, which halves the size of a request."""
     if array is None:
-        raise AssertionError("these vectors were asked for. This is a bug.")
+        raise AssertionError("the embedding lacks a vector. This is a bug.")
     if not np.isfinite(array).all():
         raise ProtocolError("a vector is not finite")
-    return np.round(array[:most].astype(np.float64), 7).tolist()
+    return np.round(array[:limit].astype(np.float64), 7).tolist()

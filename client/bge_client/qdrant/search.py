@@ -4,7 +4,7 @@
                             ├─ sparse ─┴─ RRF or DBSF ─ MaxSim over colbert ─ cross-encoder
                             └─ colbert ───────────────────┘
 
-All up to MaxSim is one request to Qdrant; the cross-encoder is one to the worker.
+Everything up to MaxSim is one request to Qdrant; the cross-encoder is one request to the worker.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from qdrant_client import models
@@ -21,11 +21,12 @@ from ..client import Client
 from ..errors import ConfigurationError, HTTPStatusError
 from ..results import Embedding, Floats
 from .documents import text_at
-from .schema import COLBERT, DENSE, SPARSE, CollectionMetadata, max_colbert_vectors, sparse_vector
+from .metadata import DENSE, CollectionMetadata
+from .schema import COLBERT, SPARSE, max_colbert_vectors, sparse_vector
 from .store import Payload, PointId, Store
 
 FUSED, RERANK = "fused", "rerank"
-RESOLVED_SECONDS = 5.0  # how long an alias is taken to point where it did
+ALIAS_TTL_SECONDS = 5.0  # an alias is resolved again after this time
 Fusion = Literal["rrf", "dbsf"]
 
 
@@ -33,14 +34,13 @@ Fusion = Literal["rrf", "dbsf"]
 class Plan:
     """The stages of a search.
 
-    `candidates` are taken by each of `dense` and `sparse`. RRF gives a document the sum of
-    1 / (rank / weight + `rrf_k` - 1), ranks from 1: that is Qdrant's form, in which a weight of 3
-    lets the third of one leg count as the first of the other, and the 60 of Cormack, Clarke and
-    Büttcher (2009) is 61. `weights` are those of dense and sparse. `rerank` is how many of the
-    best the cross-encoder reads.
+    `dense` and `sparse` each retrieve `candidates` points. RRF scores a document with the sum of
+    1 / (rank / weight + `rrf_k` - 1), ranks from 1. This is Qdrant's form: with a weight of 3,
+    rank 3 counts as rank 1 of the other list, and k = 60 of Cormack, Clarke and Büttcher (2009)
+    is 61. `weights` are those of dense and sparse. The cross-encoder reads the first `rerank`.
 
     Raises:
-        ConfigurationError: no stage finds anything, or a number is out of range.
+        ConfigurationError: both `dense` and `sparse` are off, or a number is out of range.
     """
 
     dense: bool = True
@@ -54,28 +54,28 @@ class Plan:
 
     def __post_init__(self) -> None:
         if not (self.dense or self.sparse):
-            raise ConfigurationError("at least one of `dense` and `sparse` must find candidates")
+            raise ConfigurationError("at least one of `dense` and `sparse` must be true")
         if self.fusion not in ("rrf", "dbsf"):
             raise ConfigurationError(f"`fusion` must be rrf or dbsf. Given: {self.fusion}")
-        for name, least in (("rrf_k", 1), ("candidates", 1), ("rerank", 0)):
-            if getattr(self, name) < least:
+        for name, minimum in (("rrf_k", 1), ("candidates", 1), ("rerank", 0)):
+            if getattr(self, name) < minimum:
                 raise ConfigurationError(
-                    f"`{name}` must be at least {least}. Given: {getattr(self, name)}"
+                    f"`{name}` must be at least {minimum}. Given: {getattr(self, name)}"
                 )
-        finite = len(self.weights) == 2 and all(map(math.isfinite, self.weights))
-        if not finite or min(self.weights) < 0 or sum(self.weights) == 0:
+        is_valid = len(self.weights) == 2 and all(map(math.isfinite, self.weights))
+        if not is_valid or min(self.weights) < 0 or sum(self.weights) == 0:
             raise ConfigurationError(
-                f"`weights` are two numbers from 0, not both 0. Given: {self.weights}"
+                f"`weights` must be two numbers of at least 0, not both 0. Given: {self.weights}"
             )
 
     @property
-    def fused(self) -> bool:
+    def is_fused(self) -> bool:
         return self.dense and self.sparse
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage put a document: rank from 1, and the stage's own score."""
+    """A document's rank in a stage, from 1, and its score there."""
 
     rank: int
     score: float
@@ -83,7 +83,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Hit:
-    """A point found. `stages` is empty unless an explanation was asked for."""
+    """A point. `stages` is filled only by `explain`."""
 
     id: PointId
     score: float
@@ -93,13 +93,13 @@ class Hit:
 
     @property
     def document_id(self) -> str:
-        """The id its document was indexed with."""
+        """The id with which the document was indexed."""
         return str(self.payload.get("_id", self.payload.get("id", self.id)))
 
 
 @dataclass(frozen=True)
 class SearchResult(Sequence[Hit]):
-    """Hits, best first, and where the time went: seconds by `embed`, `qdrant`, `rerank`."""
+    """Hits, best first. `seconds` has the time spent in `embed`, `qdrant` and `rerank`."""
 
     hits: list[Hit]
     seconds: dict[str, float]
@@ -108,18 +108,18 @@ class SearchResult(Sequence[Hit]):
     def __len__(self) -> int:
         return len(self.hits)
 
-    def __getitem__(self, place: Any) -> Any:
-        return self.hits[place]
+    def __getitem__(self, index: Any) -> Any:
+        return self.hits[index]
 
 
 class HybridSearch:
-    """Searches one collection, or whatever an alias points to; not for several threads at once.
+    """Searches a collection or the collection behind an alias. Not thread-safe.
 
-    `reranker` is the endpoint for reranking, if it is another one.
+    `reranker` is the endpoint for reranking; by default `client`.
 
     Raises:
-        ConfigurationError: there is no such collection, or it lacks what the plan needs.
-        FingerprintError: it does not say what its vectors are of.
+        ConfigurationError: the collection does not exist, or lacks vectors that the plan needs.
+        FingerprintError: the collection has no metadata.
     """
 
     def __init__(
@@ -135,8 +135,8 @@ class HybridSearch:
         self._reranker = reranker or client
         self._name = collection
         self._plan = plan or Plan()
-        self._resolved = -RESOLVED_SECONDS
-        self._look_up()
+        self._resolved_at = -ALIAS_TTL_SECONDS
+        self._resolve()
 
     def search(
         self,
@@ -146,183 +146,173 @@ class HybridSearch:
         filter: models.Filter | None = None,
         explain: bool = False,
     ) -> SearchResult:
-        """The best `limit` points for a text, those alone that pass the filter.
+        """Return the best `limit` points that pass the filter.
 
-        With `explain`, each says where every stage put it (one more request for each).
-        Behind what the cross-encoder has read, hits keep the scores they had.
+        `explain` adds each hit's rank in every stage, at one more request for each stage. Hits
+        after the reranked ones keep their retrieval score.
 
         Raises:
-            FingerprintError: the endpoint's vectors are not of the collection's model.
+            FingerprintError: the endpoint serves another model than the collection's.
             BGEError: see `errors.py`.
         """
         if limit < 1:
             raise ConfigurationError(f"`limit` must be at least 1. Given: {limit}")
-        if time.monotonic() - self._resolved > RESOLVED_SECONDS:
-            self._look_up()
-        clock = _Clock()
+        if time.monotonic() - self._resolved_at > ALIAS_TTL_SECONDS:
+            self._resolve()
+        timer = _Timer()
         embedding, tokens = self._embed(query)
-        clock.tick("embed")
+        timer.record("embed")
         try:
-            found, stages = self._retrieve(embedding, limit, filter, explain)
+            points, stages = self._retrieve(embedding, limit, filter, explain)
         except HTTPStatusError as error:
-            # Perhaps the collection was dropped when its alias had moved.
-            if error.status != 404 or not self._has_moved():
+            # The collection may have been dropped after its alias moved.
+            if error.status != 404 or not self._alias_moved():
                 raise
-            self.metadata.check(embedding.fingerprint, self.collection)
-            found, stages = self._retrieve(embedding, limit, filter, explain)
-        clock.tick("qdrant")
-        hits = [self._hit(point, stages) for point in found]
+            self.metadata.check_fingerprint(embedding.fingerprint, self.collection)
+            points, stages = self._retrieve(embedding, limit, filter, explain)
+        timer.record("qdrant")
+        hits = [self._hit(point, stages) for point in points]
         if self._plan.rerank:
-            hits, used = self._reranked(query, hits, explain)
-            tokens += used
-            clock.tick("rerank")
-        return SearchResult(hits[:limit], clock.seconds, tokens)
+            hits, rerank_tokens = self._rerank(query, hits, explain)
+            tokens += rerank_tokens
+            timer.record("rerank")
+        return SearchResult(hits[:limit], timer.seconds, tokens)
 
     def _retrieve(
         self, embedding: Embedding, limit: int, filter: models.Filter | None, explain: bool
     ) -> tuple[list[models.ScoredPoint], dict[str, dict[PointId, Stage]]]:
-        requests = Requests(self._plan, embedding, self.metadata, max(limit, self._plan.rerank))
-        points = self._query(requests.last, filter)
+        limit = max(limit, self._plan.rerank)
+        requests = QueryRequests(self._plan, embedding, self.metadata, limit)
+        points = self._points(requests.final, filter)
         return points, self._stages(requests, filter) if explain else {}
 
-    def _has_moved(self) -> bool:
-        """Look the alias up again. Return whether it leads to another collection now."""
-        before = self.collection
-        self._look_up()
-        return self.collection != before
+    def _alias_moved(self) -> bool:
+        """Resolve the alias again. Return whether it points to another collection now."""
+        previous = self.collection
+        self._resolve()
+        return self.collection != previous
 
-    def _look_up(self) -> None:
-        """The collection behind the name: queries go to it and not to the alias, so that the one
-        that was checked is the one that answers."""
+    def _resolve(self) -> None:
+        """Resolve the alias and check its collection, to which queries are then sent directly."""
         collection = self._store.resolve(self._name)
-        metadata = CollectionMetadata.of(self._store, collection)
+        metadata = CollectionMetadata.load(self._store, collection)
         if self._plan.colbert and not metadata.colbert:
             raise ConfigurationError(f"collection `{collection}` has no ColBERT vectors")
         self.collection, self.metadata = collection, metadata
-        self._resolved = time.monotonic()
+        self._resolved_at = time.monotonic()
 
     def _embed(self, query: str) -> tuple[Embedding, int]:
-        found = self._client.embed(
+        result = self._client.embed(
             query,
             dense=self._plan.dense,
             sparse=self._plan.sparse,
             colbert=self._plan.colbert,
             dtype="float32",
         )
-        self.metadata.check(found.fingerprint, self.collection)
-        return found[0], found.usage.total_tokens
+        self.metadata.check_fingerprint(result.fingerprint, self.collection)
+        return result[0], result.usage.total_tokens
 
-    def _query(
+    def _points(
         self, request: dict[str, Any], filter: models.Filter | None
     ) -> list[models.ScoredPoint]:
-        answer = self._store.ask(
-            "query_points",
-            collection_name=self.collection,
-            query_filter=filter,
-            with_payload=True,
-            **_filtered(request, filter),
-        )
-        points: list[models.ScoredPoint] = answer.points
-        return points
+        request = _with_filter(request, filter)
+        return self._store.query(self.collection, query_filter=filter, **request)
 
     def _stages(
-        self, asked: Requests, filter: models.Filter | None
+        self, requests: QueryRequests, filter: models.Filter | None
     ) -> dict[str, dict[PointId, Stage]]:
-        """Of each stage that Qdrant has, the places it gave."""
+        """Return the rank and score of each point in every stage of Qdrant."""
         return {
             name: {
                 point.id: Stage(rank, point.score)
-                for rank, point in enumerate(self._query(request, filter), 1)
+                for rank, point in enumerate(self._points(request, filter), 1)
             }
-            for name, request in asked.stages.items()
+            for name, request in requests.stages.items()
         }
 
     def _hit(self, point: models.ScoredPoint, stages: dict[str, dict[PointId, Stage]]) -> Hit:
         payload = point.payload or {}
-        told = {name: placed[point.id] for name, placed in stages.items() if point.id in placed}
+        ranks = {name: by_id[point.id] for name, by_id in stages.items() if point.id in by_id}
         text = text_at(payload, self.metadata.text_fields)
-        return Hit(point.id, point.score, text, payload, told)
+        return Hit(point.id, point.score, text, payload, ranks)
 
-    def _reranked(self, query: str, hits: list[Hit], explain: bool) -> tuple[list[Hit], int]:
-        """By the cross-encoder; what it cannot read stays behind what it can, in its order."""
-        read = [hit for hit in hits[: self._plan.rerank] if hit.text]
-        if not read:
+    def _rerank(self, query: str, hits: list[Hit], explain: bool) -> tuple[list[Hit], int]:
+        """Rerank the first hits. Hits without text follow the reranked ones, in their order."""
+        candidates = [hit for hit in hits[: self._plan.rerank] if hit.text]
+        if not candidates:
             return hits, 0
-        ranked = self._reranker.rerank(query, [hit.text or "" for hit in read])
-        scored = [
-            Hit(
-                (hit := read[one.index]).id,
-                one.relevance_score,
-                hit.text,
-                hit.payload,
-                {**hit.stages, RERANK: Stage(rank, one.relevance_score)} if explain else {},
-            )
-            for rank, one in enumerate(ranked, 1)
-        ]
-        seen = {hit.id for hit in read}
-        unread = [hit for hit in hits if hit.id not in seen]
-        return scored + unread, ranked.usage.total_tokens
+        ranked = self._reranker.rerank(query, [hit.text or "" for hit in candidates])
+        scored = []
+        for rank, result in enumerate(ranked, 1):
+            hit, score = candidates[result.index], result.relevance_score
+            stages = {**hit.stages, RERANK: Stage(rank, score)} if explain else {}
+            scored.append(replace(hit, score=score, stages=stages))
+        reranked_ids = {hit.id for hit in candidates}
+        rest = [hit for hit in hits if hit.id not in reranked_ids]
+        return scored + rest, ranked.usage.total_tokens
 
 
-class Requests:
-    """What Qdrant is asked: `stages` by name, each on top of the one before, and the `last`."""
+class QueryRequests:
+    """Query arguments: `stages` by name, each prefetching the previous one, and the `final` one."""
 
     def __init__(
-        self, plan: Plan, found: Embedding, metadata: CollectionMetadata, limit: int
+        self, plan: Plan, embedding: Embedding, metadata: CollectionMetadata, limit: int
     ) -> None:
         depth = max(limit, plan.candidates)
         legs: dict[str, dict[str, Any]] = {}
         if plan.dense:
-            legs[DENSE] = {"query": _list(found.dense), "using": metadata.dense, "limit": depth}
+            legs[DENSE] = {"query": _list(embedding.dense), "using": metadata.dense, "limit": depth}
         if plan.sparse:
-            legs[SPARSE] = {"query": sparse_vector(found), "using": SPARSE, "limit": depth}
+            legs[SPARSE] = {"query": sparse_vector(embedding), "using": SPARSE, "limit": depth}
         self.stages = dict(legs)
-        if plan.fused:
+        if plan.is_fused:
             prefetch = [models.Prefetch(**leg) for leg in legs.values()]
-            self.stages[FUSED] = {"prefetch": prefetch, "query": _fusion(plan), "limit": depth}
+            query = _fusion_query(plan)
+            self.stages[FUSED] = {"prefetch": prefetch, "query": query, "limit": depth}
         if plan.colbert:
-            before = models.Prefetch(**list(self.stages.values())[-1])
-            query = _list(found.colbert)[: max_colbert_vectors(metadata.dimensions)]
+            previous = models.Prefetch(**list(self.stages.values())[-1])
+            query = _list(embedding.colbert)[: max_colbert_vectors(metadata.dimensions)]
             self.stages[COLBERT] = {
-                "prefetch": [before],
+                "prefetch": [previous],
                 "query": query,
                 "using": COLBERT,
                 "limit": depth,
             }
-        self.last = {**list(self.stages.values())[-1], "limit": limit}
+        self.final = {**list(self.stages.values())[-1], "limit": limit}
 
 
-def _fusion(plan: Plan) -> Any:
+def _fusion_query(plan: Plan) -> Any:
     if plan.fusion == "dbsf":
         return models.FusionQuery(fusion=models.Fusion.DBSF)
     return models.RrfQuery(rrf=models.Rrf(k=plan.rrf_k, weights=list(plan.weights)))
 
 
-def _filtered(request: dict[str, Any], filter: models.Filter | None) -> dict[str, Any]:
-    """The filter in each prefetch too: candidates that do not pass must not take others' places."""
+def _with_filter(request: dict[str, Any], filter: models.Filter | None) -> dict[str, Any]:
+    """Apply the filter to each prefetch too, or filtered points would take up candidates."""
     if filter is None or "prefetch" not in request:
         return request
-    return {**request, "prefetch": [_with_filter(one, filter) for one in request["prefetch"]]}
+    prefetches = [_prefetch_with_filter(prefetch, filter) for prefetch in request["prefetch"]]
+    return {**request, "prefetch": prefetches}
 
 
-def _with_filter(prefetch: models.Prefetch, filter: models.Filter) -> models.Prefetch:
+def _prefetch_with_filter(prefetch: models.Prefetch, filter: models.Filter) -> models.Prefetch:
     nested = prefetch.prefetch
     if isinstance(nested, list):
-        nested = [_with_filter(one, filter) for one in nested]
+        nested = [_prefetch_with_filter(inner, filter) for inner in nested]
     return prefetch.model_copy(update={"filter": filter, "prefetch": nested})
 
 
 def _list(array: Floats | None) -> Any:
     if array is None:
-        raise AssertionError("asked for with the query. This is a bug.")
+        raise AssertionError("the embedding lacks a vector. This is a bug.")
     return array.tolist()
 
 
-class _Clock:
+class _Timer:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def tick(self, name: str) -> None:
+    def record(self, name: str) -> None:
         now = time.perf_counter()
         self.seconds[name], self._last = now - self._last, now

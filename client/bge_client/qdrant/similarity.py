@@ -1,4 +1,4 @@
-"""Whether stored vectors are what the model makes of the texts today."""
+"""Compare stored vectors with new ones of the same texts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from ..client import Client
 from .documents import Document
-from .schema import CollectionMetadata
+from .metadata import CollectionMetadata
 from .store import PointId, Store
 from .sync import pages
 
-SAME = 0.999  # cosine of one text's vectors computed twice, in other batches and another dtype
-NAMED = 20  # ids in a message
+MIN_COSINE = 0.999  # of vectors of the same text, computed in other batches and another dtype
+MAX_IDS_IN_MESSAGE = 20
 PAGE = 64
 
 
@@ -25,25 +25,20 @@ def similarities(
     metadata: CollectionMetadata,
     documents: Iterable[Document],
 ) -> Iterator[tuple[Document, float]]:
-    """Of each document the cosine of its stored dense vector and a new one; -1 if there is none."""
+    """Yield the cosine of each document's stored and new dense vectors; -1 if none is stored."""
     for page in pages(documents, PAGE):
-        records = store.ask(
-            "retrieve",
-            collection_name=collection,
-            ids=[document.id for document in page],
-            with_payload=False,
-            with_vectors=True,
-        )
-        stored = {record.id: dense_of(record.vector, metadata.dense) for record in records}
+        ids = [document.id for document in page]
+        records = store.retrieve(collection, ids, with_payload=False, with_vectors=True)
+        stored = {record.id: dense_vector(record.vector, metadata.dense) for record in records}
         texts = [document.text for document in page]
-        found = client.embed(texts, max_length=metadata.max_length)
-        metadata.check(found.fingerprint, collection)
-        for document, vectors in zip(page, found, strict=True):
-            yield document, _cosine(stored.get(document.id), vectors.dense)
+        result = client.embed(texts, max_length=metadata.max_length)
+        metadata.check_fingerprint(result.fingerprint, collection)
+        for document, embedding in zip(page, result, strict=True):
+            yield document, _cosine(stored.get(document.id), embedding.dense)
 
 
-def dense_of(vector: Any, name: str) -> Any:
-    """Of a point's vectors the dense one; in a collection without names it is the only one."""
+def dense_vector(vector: Any, name: str) -> Any:
+    """Return a point's dense vector; in a collection of unnamed vectors, its only one."""
     return vector.get(name) if isinstance(vector, dict) else vector
 
 
@@ -55,16 +50,16 @@ def _cosine(stored: Any, new: Any) -> float:
     return float(stored @ new / norms) if norms else -1.0
 
 
-def named(ids: Sequence[PointId]) -> str:
-    """The first of them, for a message."""
-    more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
-    return f": {', '.join(map(str, ids[:NAMED]))}{more}" if ids else ""
+def format_ids(ids: Sequence[PointId]) -> str:
+    """Return the first ids, as the end of a message."""
+    suffix = f" and {len(ids) - MAX_IDS_IN_MESSAGE} more" if len(ids) > MAX_IDS_IN_MESSAGE else ""
+    return f": {', '.join(map(str, ids[:MAX_IDS_IN_MESSAGE]))}{suffix}" if ids else ""
 
 
-def no_text(store: Store, collection: str, fields: Sequence[str]) -> str:
-    """What to say of a collection in which nothing has a text there; names what there is."""
+def no_text_message(store: Store, collection: str, fields: Sequence[str]) -> str:
+    """Return the error for a collection without texts at `fields`, with a sample of its keys."""
     keys = sorted({key for point in store.sample(collection, PAGE) for key in point.payload or {}})
     return (
         f"no point of `{collection}` has a text at `{'`, `'.join(fields)}`. Their payloads have: "
-        f"{', '.join(keys[:NAMED]) or 'nothing'}. Say --text-field"
+        f"{', '.join(keys[:MAX_IDS_IN_MESSAGE]) or 'nothing'}. Pass --text-field"
     )

@@ -1,11 +1,11 @@
-"""Documents → vectors → points: the one way by which `index` and `migrate` fill a collection.
+"""Write documents as points. Used by `index` and `migrate`.
 
-    documents → stale (those whose payload differs from what is stored) → embed_iter → upsert
+    documents → stale_documents (payload differs from the stored one) → embed_iter → upsert
 
-A point is current when its payload is the one we would write: the text is part of it, and Qdrant
-writes payload and vectors of a point as one. So a run that was killed needs no notes of its own:
-the next one finds what is done by looking, and a second run over the same documents writes nothing.
-Requests for vectors run in threads of their own: while one batch is written, the next are embedded.
+A point is current if its payload equals the document's: the text is part of the payload, and
+Qdrant writes the payload and vectors of a point atomically. A killed run therefore needs no saved
+state, and a second run over the same documents writes nothing. `embed_iter` sends its
+requests in threads, so the next batches are embedded while one is written.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from qdrant_client import models
@@ -24,33 +24,34 @@ from qdrant_client import models
 from ..client import Client
 from ..errors import WorkerError
 from ..results import Embedding
-from .documents import Document, check_notation, uuid_in
-from .schema import COLBERT_CUT, CollectionMetadata, is_colbert_cut, point_vectors
+from .documents import Document, check_uuid_notation, payload_uuid
+from .metadata import CollectionMetadata
+from .schema import COLBERT_CUT, is_colbert_cut, point_vectors
 from .store import Payload, PointId, Store
 
-PAGE = 256  # points looked up or written at once
-BATCH_BYTES = 16_000_000  # of a write; Qdrant's server takes 32 MB
-FLOAT_BYTES = 11  # of a rounded float and its comma, in JSON
+PAGE = 256  # points per lookup or write
+BATCH_BYTES = 16_000_000  # per write; the server's limit is 32 MB
+FLOAT_BYTES = 11  # a rounded float and its comma in JSON
 Progress = Callable[[int], object]
-FIRST = 1_000  # ids that a report names
+MAX_REPORTED_IDS = 1_000
 T = TypeVar("T")
 P = TypeVar("P", models.PointStruct, models.PointVectors)
 
 
 def no_progress(_: int) -> None:
-    """Progress that nobody watches."""
+    """Ignore progress."""
 
 
 @dataclass
-class Listed:
-    """So many ids, and the first of them, each with a reason if there is one."""
+class IdSummary:
+    """The number of ids, and the first of them, each with a reason or an empty string."""
 
     count: int = 0
     first: dict[str, str] = field(default_factory=dict)
 
     def add(self, id: PointId, reason: str = "") -> None:
         self.count += 1
-        if len(self.first) < FIRST:
+        if len(self.first) < MAX_REPORTED_IDS:
             self.first[str(id)] = reason
 
     def __contains__(self, id: object) -> bool:
@@ -59,12 +60,15 @@ class Listed:
 
 @dataclass
 class SyncReport:
-    """What has been done. `truncated` and `colbert_cut` are points whose texts were too long."""
+    """Counts of points. `truncated` and `colbert_cut` are points whose texts were too long."""
 
     unchanged: int = 0
     written: int = 0
-    truncated: Listed = field(default_factory=Listed)
-    colbert_cut: Listed = field(default_factory=Listed)
+    truncated: IdSummary = field(default_factory=IdSummary)
+    colbert_cut: IdSummary = field(default_factory=IdSummary)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def sync(
@@ -76,11 +80,11 @@ def sync(
     report: SyncReport,
     progress: Progress = no_progress,
 ) -> None:
-    """Write those documents that are not current, counting in `report`; any number, bounded memory.
+    """Write the documents that are not current, and count them in `report`. Memory is bounded.
 
     Raises:
-        FingerprintError: the endpoint's vectors do not belong into this collection.
-        BGEError: see `errors.py`. What was written stays; run it again.
+        FingerprintError: the endpoint serves another model than the collection's.
+        BGEError: see `errors.py`. Written points stay; run it again to resume.
     """
     for _ in sync_by_batches(store, client, collection, metadata, documents, report, progress):
         pass
@@ -95,82 +99,83 @@ def sync_by_batches(
     report: SyncReport,
     progress: Progress = no_progress,
 ) -> Iterator[list[models.PointStruct]]:
-    """Do what `fill` does; yields each batch before it is written."""
-    on_the_way: Counter[PointId] = Counter()
-    pending = stale(store, collection, documents, report, on_the_way, progress)
+    """Like `sync`, but yield each batch before it is written."""
+    in_flight: Counter[PointId] = Counter()
+    pending = stale_documents(store, collection, documents, report, in_flight, progress)
     points = (
-        _point(document, found, metadata, report)
-        for document, found in embedded(client, pending, collection, metadata)
+        _point(document, embedding, metadata, report)
+        for document, embedding in embed_documents(client, pending, collection, metadata)
     )
     for batch in batches(points):
         yield batch
         store.upsert(collection, batch)
-        on_the_way.subtract(point.id for point in batch)
+        in_flight.subtract(point.id for point in batch)
         report.written += len(batch)
         progress(len(batch))
 
 
-def stale(
+def stale_documents(
     store: Store,
     collection: str,
     documents: Iterable[Document],
     report: SyncReport,
-    on_the_way: Counter[PointId],
+    in_flight: Counter[PointId],
     progress: Progress = no_progress,
 ) -> Iterator[Document]:
-    """Those whose point is missing, or has another payload, or will have once it is written."""
-    uuids: dict[PointId, str] = {}  # of those on the way, as they were given
-    for page in pages(_in_one_notation(documents, uuids), PAGE):
-        last = {document.id: document for document in page}
-        there = store.payloads(collection, [*last])
-        before = report.unchanged
-        for document in last.values():
-            check_notation(document, uuid_in(there.get(document.id, {})))
-            if not on_the_way[document.id] and is_current(there.get(document.id), document.payload):
+    """Yield documents whose point is missing or differs, now or after the writes in flight."""
+    uuids: dict[PointId, str] = {}  # of documents in flight, in their own notation
+    for page in pages(_check_notations(documents, uuids), PAGE):
+        latest = {document.id: document for document in page}
+        stored = store.payloads(collection, [*latest])
+        unchanged_before = report.unchanged
+        for document in latest.values():
+            check_uuid_notation(document, payload_uuid(stored.get(document.id, {})))
+            if not in_flight[document.id] and is_current(stored.get(document.id), document.payload):
                 report.unchanged += 1
             else:
-                on_the_way[document.id] += 1
+                in_flight[document.id] += 1
                 yield document
-        on_the_way += Counter()  # drops those that have been written
-        for id in [id for id in uuids if not on_the_way[id]]:
+        in_flight += Counter()  # drops zero counts
+        for id in [id for id in uuids if not in_flight[id]]:
             del uuids[id]
-        progress(report.unchanged - before + len(page) - len(last))
+        progress(report.unchanged - unchanged_before + len(page) - len(latest))
 
 
-def _in_one_notation(
+def _check_notations(
     documents: Iterable[Document], uuids: dict[PointId, str]
 ) -> Iterator[Document]:
-    """Raises ValidationError: the `_id` of one is that of an earlier one in another notation."""
+    """Raises ValidationError if an `_id` repeats an earlier UUID in another notation."""
     for document in documents:
         if document.uuid is not None:
-            check_notation(document, uuids.setdefault(document.id, document.uuid))
+            check_uuid_notation(document, uuids.setdefault(document.id, document.uuid))
         yield document
 
 
 def is_current(stored: Payload | None, payload: Payload) -> bool:
-    return stored is not None and same(without_flag(stored), without_flag(payload))
+    return stored is not None and json_equal(strip_flag(stored), strip_flag(payload))
 
 
-def without_flag(payload: Payload) -> dict[str, Any]:
+def strip_flag(payload: Payload) -> dict[str, Any]:
     return {key: value for key, value in payload.items() if key != COLBERT_CUT}
 
 
-def same(one: Any, two: Any) -> bool:
-    """Whether two JSON values are one. Not `==`: to that true is 1, while a filter tells them
-    apart; and Qdrant's server reads some numbers back with another last digit."""
-    if isinstance(one, dict) and isinstance(two, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, list) and isinstance(two, list):
-        return len(one) == len(two) and all(map(same, one, two))
-    if isinstance(one, bool) or isinstance(two, bool):
-        return one is two
-    if isinstance(one, float) and isinstance(two, float):
-        return math.isclose(one, two, rel_tol=1e-14) or (math.isnan(one) and math.isnan(two))
-    return bool(one == two)
+def json_equal(left: Any, right: Any) -> bool:
+    """Like `==`, but true differs from 1, as in a filter, and floats may differ in the last digit,
+    because Qdrant's server does not return every float exactly."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        same_keys = left.keys() == right.keys()
+        return same_keys and all(json_equal(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(json_equal, left, right))
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, float) and isinstance(right, float):
+        return math.isclose(left, right, rel_tol=1e-14) or (math.isnan(left) and math.isnan(right))
+    return bool(left == right)
 
 
 def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Consecutive ones together, lazily; what came before one that fails is still given."""
+    """Yield lists of up to `size` items. If an item raises, yield the items before it first."""
     page: list[T] = []
     try:
         for item in items:
@@ -186,63 +191,63 @@ def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield page
 
 
-def embedded(
+def embed_documents(
     client: Client, documents: Iterable[Document], collection: str, metadata: CollectionMetadata
 ) -> Iterator[tuple[Document, Embedding]]:
-    """Each with all vectors that the collection holds, in their order.
+    """Yield each document with the vectors that the collection holds, in order.
 
     Raises:
-        WorkerError: a text that the worker does not take; names its document.
+        WorkerError: the worker refused a text. The message names its document.
     """
-    ahead: deque[Document] = deque()
-    taken = 0
+    pending: deque[Document] = deque()
+    done = 0
 
     def texts() -> Iterator[str]:
         for document in documents:
-            ahead.append(document)
+            pending.append(document)
             yield document.text
 
-    found = client.embed_iter(
+    embeddings = client.embed_iter(
         texts(), sparse=True, colbert=metadata.colbert, max_length=metadata.max_length
     )
     try:
-        with closing(found):
-            for vectors in found:
-                metadata.check(vectors.fingerprint, collection)
-                taken += 1
-                yield ahead.popleft(), vectors
+        with closing(embeddings):
+            for embedding in embeddings:
+                metadata.check_fingerprint(embedding.fingerprint, collection)
+                done += 1
+                yield pending.popleft(), embedding
     except WorkerError as error:
-        place = re.search(r"`texts\[(\d+)\]", str(error))
-        at = int(place[1]) - taken if place else len(ahead)
-        if 0 <= at < len(ahead):
-            raise type(error)(f"document {ahead[at].id}: {error}") from None
+        match = re.search(r"`texts\[(\d+)\]", str(error))
+        index = int(match[1]) - done if match else len(pending)
+        if 0 <= index < len(pending):
+            raise type(error)(f"document {pending[index].id}: {error}") from None
         raise
 
 
 def _point(
-    document: Document, found: Embedding, metadata: CollectionMetadata, report: SyncReport
+    document: Document, embedding: Embedding, metadata: CollectionMetadata, report: SyncReport
 ) -> models.PointStruct:
-    payload = without_flag(document.payload)
-    if found.truncated:
+    payload = strip_flag(document.payload)
+    if embedding.truncated:
         report.truncated.add(document.id)
-    if is_colbert_cut(found, metadata):
+    if is_colbert_cut(embedding, metadata):
         report.colbert_cut.add(document.id)
         payload = {**payload, COLBERT_CUT: True}
     return models.PointStruct(
-        id=document.id, vector=point_vectors(found, metadata), payload=payload
+        id=document.id, vector=point_vectors(embedding, metadata), payload=payload
     )
 
 
 def batches(points: Iterable[P]) -> Iterator[list[P]]:
-    """Bounded by points and by bytes; a point too large for any batch goes alone.
+    """Yield batches bounded by points and by bytes. An oversized point is a batch of its own.
 
-    What came before a point that fails is still given.
+    If a point raises, yield the points before it first.
     """
     batch: list[P] = []
     total = 0
     try:
         for point in points:
-            size = _bytes(point)
+            size = _estimated_bytes(point)
             if batch and (len(batch) == PAGE or total + size > BATCH_BYTES):
                 yield batch
                 batch, total = [], 0
@@ -256,15 +261,15 @@ def batches(points: Iterable[P]) -> Iterator[list[P]]:
         yield batch
 
 
-def _bytes(point: models.PointStruct | models.PointVectors) -> int:
-    """In a request, about."""
+def _estimated_bytes(point: models.PointStruct | models.PointVectors) -> int:
+    """Estimate the size of a point in a request."""
     vectors: dict[str, Any] = point.vector  # type: ignore[assignment]
-    floats = sum(_count(vector) for vector in vectors.values())
+    floats = sum(_float_count(vector) for vector in vectors.values())
     payload = point.payload if isinstance(point, models.PointStruct) else None
     return FLOAT_BYTES * floats + len(json.dumps(payload, default=str))
 
 
-def _count(vector: Any) -> int:
+def _float_count(vector: Any) -> int:
     if isinstance(vector, models.SparseVector):
         return 2 * len(vector.indices)
     return sum(map(len, vector)) if vector and isinstance(vector[0], list) else len(vector)
