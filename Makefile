@@ -48,6 +48,7 @@ $(VENV)/setup: worker/requirements.txt builder/requirements.txt $(wildcard */pyp
 
 $(VENV)/setup-test: $(VENV)/setup tests/requirements.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r worker/requirements.txt -r builder/requirements.txt -r tests/requirements.txt
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e tests
 	touch $@
 
 # ---------------------------------------------------------------------------------- run
