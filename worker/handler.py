@@ -19,13 +19,13 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_worker.errors import StartError, WorkerError, logged_inference_error
 from bge_worker.process import prepare_process
 from bge_worker.runpod.job_scaler import UnloggedReply, import_runpod
-from bge_worker.serving.payload import answer_payload
 from bge_worker.settings import Settings
 from bge_worker.startup import StartTrace, read_ahead
 
@@ -37,6 +37,7 @@ def make_handler(
     service: Service, reply_type: type[dict[str, Any]]
 ) -> Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]:
     """Return the SDK's handler: a job in, a reply or an error out."""
+    from bge_worker.serving.payload import answer_payload
 
     async def handler(job: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -65,6 +66,7 @@ def load(settings: Settings) -> tuple[Service, Any]:
     read_ahead((settings.embed_model, settings.rerank_model))
     with ThreadPoolExecutor(1) as pool:
         sdk = pool.submit(import_runpod)
+        pool.submit(import_module, "bge_worker.serving.payload")  # for `make_handler`
         from bge_worker.engine.engine import load_engine
         from bge_worker.serving.service import Service
 

@@ -113,15 +113,15 @@ class PackedEngine:
         folders = model_folders(settings)
         manifests = {role: read_manifest(path, role, "fused") for role, path in folders.items()}
         with ThreadPoolExecutor() as pool:
+            tokenizers = {}  # by content: both models have the same tokenizer.json
+            for role, folder in folders.items():
+                sha256 = manifests[role].files[TOKENIZER].sha256
+                if sha256 not in tokenizers:  # opened first: it takes longest
+                    tokenizers[sha256] = pool.submit(open_tokenizer, folder / TOKENIZER)
             networks = {
                 role: pool.submit(load, folder, manifests[role], self._device, self._dtype)
                 for role, folder in folders.items()
             }
-            tokenizers = {}  # by content: both models have the same tokenizer.json
-            for role, folder in folders.items():
-                sha256 = manifests[role].files[TOKENIZER].sha256
-                if sha256 not in tokenizers:
-                    tokenizers[sha256] = pool.submit(open_tokenizer, folder / TOKENIZER)
         models = {}
         for role, manifest in manifests.items():
             fast: FastTokenizer = tokenizers[manifest.files[TOKENIZER].sha256].result()
