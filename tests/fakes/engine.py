@@ -15,7 +15,8 @@ from bge_worker.serving.limits import Limits
 from bge_worker.serving.requests import InferenceRequest
 from bge_worker.settings import Settings
 
-SOON = 10.0  # seconds: never waited for unless something is broken
+SOON = 10.0  # seconds: waited for in full only if something is broken
+ALL_VECTORS = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
 
 
 class NoLimits(Limits):
