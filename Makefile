@@ -103,13 +103,14 @@ format: $(VENV)/setup-test ## Format the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+PARITY_TESTS := tokenizer model heads
 parity: $(VENV)/setup-test ## Parity with FlagEmbedding at 8,192 tokens for every shape (about 10 minutes)
-	$(PY) -m pytest -q tests/worker/test_parity.py --long --timeout 1200
+	$(PY) -m pytest -q $(PARITY_TESTS:%=tests/worker/engine/test_%.py) --long --timeout 1200
 
 FUZZ_SECONDS ?= 120
 fuzz: $(VENV)/setup-test ## Every parser of others' data, FUZZ_SECONDS (120) each; schemathesis, 500 examples a route (1 hour)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest -q tests/fuzz --timeout 1800
-	$(PY) -m pytest -q tests/worker/test_app.py -k openapi --long --timeout 1800
+	$(PY) -m pytest -q tests/worker/http/test_openapi.py --long --timeout 1800
 
 bench: bench-setup ## The engine beside its peers, workload by workload, small and full shape (an hour, 30 GB of disk)
 	$(PY) benchmarks/compare.py --save

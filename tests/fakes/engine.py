@@ -15,7 +15,9 @@ from bge_worker.serving.limits import Limits
 from bge_worker.serving.requests import InferenceRequest
 from bge_worker.settings import Settings
 
-SOON = 10.0  # seconds: never waited for unless something is broken
+SOON = 10.0  # seconds: waited for in full only if something is broken
+MODEL = ModelInfo("fake/model", None, "f" * 16, 4, 1000, 8192)
+ALL_VECTORS = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
 
 
 class NoLimits(Limits):
@@ -32,12 +34,11 @@ class EncodedText(Encoded):
 
 
 class FakeEngine:
-    """One token per character. Tests can hold `run` by `gate`, or make it raise by `fault`."""
+    """One token per character. A test holds `run` with `gate` and makes it raise with `fault`."""
 
     def __init__(self, max_batch_tokens: int = 100) -> None:
         self.runtime = Runtime("fake", "none", "none", "none", "none", max_batch_tokens)
-        model = ModelInfo("fake", None, "f" * 16, 4, 1000, 8192)
-        self.models: dict[Role, ModelInfo] = {"rerank": model}
+        self.models: dict[Role, ModelInfo] = {"rerank": MODEL}
         self.recomputed = 0
         self.batches: list[list[str]] = []
         self.entered = threading.Semaphore(0)

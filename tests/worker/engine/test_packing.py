@@ -1,4 +1,4 @@
-"""Texts laid behind one another, and how many of whose go into a micro-batch."""
+"""Flat batches of token ids, and the cut of micro-batches."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bge_worker.engine.packing import pack, round_robin, rows_after_first, split
 
 CPU = torch.device("cpu")
 PAD = 1
-TEXT = st.lists(st.integers(0, 5), min_size=1, max_size=9)  # with <pad> spelt out here and there
+TEXT = st.lists(st.integers(0, 5), min_size=1, max_size=9)  # a text may hold <pad>
 
 
 @given(st.lists(TEXT, min_size=1, max_size=6))
-def test_pack_keeps_tokens_and_positions_are_transformers_own(texts: list[list[int]]) -> None:
+def test_pack_keeps_tokens_and_has_the_positions_of_transformers(texts: list[list[int]]) -> None:
     batch = pack(texts, PAD, CPU)
     lengths = [len(text) for text in texts]
     assert batch.segments.lengths == tuple(lengths)
@@ -24,12 +24,13 @@ def test_pack_keeps_tokens_and_positions_are_transformers_own(texts: list[list[i
     assert [rows.tolist() for rows in split_rows(batch.input_ids.numpy(), lengths)] == texts
     assert batch.input_ids[batch.first_rows].tolist() == [text[0] for text in texts]
     for text, positions in zip(texts, split_rows(batch.position_ids.numpy(), lengths), strict=True):
-        theirs = XLMRobertaEmbeddings.create_position_ids_from_input_ids(torch.tensor([text]), PAD)
-        assert positions.tolist() == theirs[0].tolist()
+        ids = torch.tensor([text])
+        reference = XLMRobertaEmbeddings.create_position_ids_from_input_ids(ids, PAD)
+        assert positions.tolist() == reference[0].tolist()
 
 
 @given(st.lists(TEXT, min_size=1, max_size=6))
-def test_rows_after_first_leave_out_each_text_s_first_token(texts: list[list[int]]) -> None:
+def test_rows_after_first_exclude_first_tokens(texts: list[list[int]]) -> None:
     batch = pack(texts, PAD, CPU)
     kept = batch.input_ids[rows_after_first(batch.segments)].tolist()
     assert kept == [token for text in texts for token in text[1:]]
@@ -40,13 +41,11 @@ WAITING = st.lists(st.lists(st.integers(1, 50), max_size=8), max_size=6)
 
 @given(WAITING, st.integers(1, 100))
 def test_round_robin_stays_within_the_budget(waiting: list[list[int]], budget: int) -> None:
-    taken = round_robin(waiting, budget)
-    pieces = [lengths[:count] for lengths, count in zip(waiting, taken, strict=True)]
-    total = sum(map(sum, pieces))
-    assert total <= budget or sum(taken) == 1
-    assert sum(taken) >= any(waiting)  # something always moves
-    for lengths, count in zip(waiting, taken, strict=True):
-        # who is left waiting is so because its next text does not fit
+    counts = round_robin(waiting, budget)
+    total = sum(sum(lengths[:count]) for lengths, count in zip(waiting, counts, strict=True))
+    assert total <= budget or sum(counts) == 1
+    assert sum(counts) >= any(waiting)  # at least one text is taken
+    for lengths, count in zip(waiting, counts, strict=True):  # the next text does not fit
         assert count == len(lengths) or total + lengths[count] > budget
 
 
@@ -55,5 +54,5 @@ def test_round_robin_takes_one_text_of_each_request_in_turn() -> None:
     assert round_robin([[10] * 100, [51], [1]], budget=60) == [5, 0, 1]
 
 
-def test_a_text_longer_than_the_budget_goes_alone() -> None:
+def test_a_text_longer_than_the_budget_is_taken_alone() -> None:
     assert round_robin([[500, 1], [1]], budget=100) == [1, 0]

@@ -1,13 +1,13 @@
 """The real queue and threads around a fake engine whose results reveal any mix-up.
 
-A text's result is its own length, so an answer to somebody else's text cannot pass for one's own.
+A text's result is its own length, so a result of another text is noticed.
 """
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 
 import pytest
@@ -26,6 +26,7 @@ from bge_worker.errors import (
 from bge_worker.serving.batcher import Batcher, Finished
 from bge_worker.serving.requests import EmbedRequest, InferenceRequest, RerankRequest
 from fakes.engine import SOON, FakeEngine, NoLimits
+from fakes.serving import eventually
 
 
 @pytest.fixture
@@ -35,22 +36,22 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def batcher(engine: FakeEngine) -> Iterator[Batcher]:
-    running = Batcher(engine, limits=NoLimits(), max_queue=8)
-    yield running
+    batcher = Batcher(engine, limits=NoLimits(), max_queue=8)
+    yield batcher
     engine.gate.set()
-    running.close(timeout=SOON)
+    batcher.close(timeout=SOON)
 
 
 def texts(*lengths: int) -> EmbedRequest:
     return EmbedRequest(["x" * length for length in lengths])
 
 
-def answer(future: Future[Finished]) -> list[Result]:
+def results(future: Future[Finished]) -> list[Result]:
     return list(future.result(SOON).results)
 
 
 def hold(engine: FakeEngine, batcher: Batcher) -> Future[Finished]:
-    """Have the engine busy with a text of one token until `engine.gate` is set."""
+    """Keep the engine busy with a text of one token until `engine.gate` is set."""
     engine.gate.clear()
     future = batcher.submit(texts(1))
     assert engine.entered.acquire(timeout=SOON)
@@ -63,40 +64,42 @@ def test_every_text_gets_its_own_result_in_order(requests: list[list[int]]) -> N
     engine = FakeEngine()
     batcher = Batcher(engine, limits=NoLimits(), max_queue=8)
     futures = [batcher.submit(texts(*lengths)) for lengths in requests]
-    assert [answer(future) for future in futures] == requests
+    assert [results(future) for future in futures] == requests
     assert all(sum(map(len, batch)) <= 100 or len(batch) == 1 for batch in engine.batches)
     batcher.close(timeout=SOON)
     assert batcher.depth == 0
 
 
-def test_a_query_waits_for_one_micro_batch_not_for_the_bulk(
+def test_a_short_request_waits_for_one_micro_batch_of_a_long_one(
     engine: FakeEngine, batcher: Batcher
 ) -> None:
     engine.gate.clear()
     bulk = batcher.submit(texts(*[10] * 2000))
-    assert engine.entered.acquire(timeout=SOON)  # the bulk is on the device
+    assert engine.entered.acquire(timeout=SOON)  # its first micro-batch is on the device
     query = batcher.submit(texts(7))
     wait_until_ready(batcher, 2)
     engine.gate.set()
-    assert answer(query) == [7]
-    answer(bulk)
+    assert results(query) == [7]
+    results(bulk)
     assert engine.batches[1] == ["x" * 7]
 
 
-def test_short_requests_do_not_hold_up_a_long_one(engine: FakeEngine, batcher: Batcher) -> None:
-    """Of 100 tokens in a micro-batch, up to 12 make a request short."""
+def test_short_and_long_requests_take_turns(engine: FakeEngine, batcher: Batcher) -> None:
+    """Micro-batches have 100 tokens, so requests of up to 12 are short."""
     held = hold(engine, batcher)
     bulk = batcher.submit(texts(*[20] * 9))
     queries = [batcher.submit(texts(number, 6)) for number in (4, 5)]
     wait_until_ready(batcher, 3)
     engine.gate.set()
     for future in (held, bulk, *queries):
-        answer(future)
+        results(future)
     sizes = [[len(text) for text in batch] for batch in engine.batches]
     assert sizes == [[1], [4, 6, 5, 6], [20] * 5, [20] * 4]
 
 
-def test_unlike_requests_never_share_a_micro_batch(engine: FakeEngine, batcher: Batcher) -> None:
+def test_requests_of_different_outputs_never_share_a_micro_batch(
+    engine: FakeEngine, batcher: Batcher
+) -> None:
     held = hold(engine, batcher)
     requests: list[InferenceRequest] = [
         texts(2),
@@ -107,25 +110,25 @@ def test_unlike_requests_never_share_a_micro_batch(engine: FakeEngine, batcher: 
     futures = [batcher.submit(request) for request in requests]
     wait_until_ready(batcher, 4)
     engine.gate.set()
-    assert [answer(future) for future in (held, *futures)] == [[1], [2], [3], [4], [5]]
+    assert [results(future) for future in (held, *futures)] == [[1], [2], [3], [4], [5]]
     assert engine.batches == [["x"], ["xx", "xxxxx"], ["xxx"], ["xxxx"]]
 
 
-def test_a_full_queue_refuses_at_once(engine: FakeEngine, batcher: Batcher) -> None:
+def test_a_full_queue_refuses_requests(engine: FakeEngine, batcher: Batcher) -> None:
     futures = [hold(engine, batcher), *(batcher.submit(texts(2)) for _ in range(7))]
     with pytest.raises(OverloadedError, match="8 requests are waiting"):
         batcher.submit(texts(1))
     engine.gate.set()
     wait(futures, SOON)
-    assert answer(batcher.submit(texts(3))) == [3]
+    assert results(batcher.submit(texts(3))) == [3]
 
 
 def test_a_cancelled_request_leaves_the_queue(engine: FakeEngine, batcher: Batcher) -> None:
     futures = [hold(engine, batcher), *(batcher.submit(texts(n)) for n in range(2, 9))]
     assert futures[4].cancel()
-    replacement = batcher.submit(texts(9))  # its place is free before the device is
+    replacement = batcher.submit(texts(9))  # its slot is free before the device is
     engine.gate.set()
-    assert answer(replacement) == [9]
+    assert results(replacement) == [9]
     with pytest.raises(CancelledError):
         futures[4].result(SOON)
     wait([future for future in futures if not future.cancelled()], SOON)
@@ -138,42 +141,42 @@ def test_out_of_memory_halves_the_micro_batch(engine: FakeEngine, batcher: Batch
             raise OutOfMemoryError("the device is out of memory")
 
     engine.fault = more_than_three
-    assert answer(batcher.submit(texts(*range(1, 9)))) == list(range(1, 9))
+    assert results(batcher.submit(texts(*range(1, 9)))) == list(range(1, 9))
     assert [len(batch) for batch in engine.batches] == [8, 4, 2, 2, 4, 2, 2]
 
 
-def test_a_text_too_large_alone_says_so(engine: FakeEngine, batcher: Batcher) -> None:
+def test_a_text_too_large_for_the_device_is_named(engine: FakeEngine, batcher: Batcher) -> None:
     def too_long(sources: list[str]) -> None:
         if any(len(source) > 50 for source in sources):
             raise OutOfMemoryError("the device is out of memory")
 
     engine.fault = too_long
     with pytest.raises(OutOfMemoryError, match=r"`texts\[1\]` has 60 tokens and does not fit"):
-        answer(batcher.submit(texts(1, 60, 3)))
+        results(batcher.submit(texts(1, 60, 3)))
 
 
-def test_a_text_that_fails_fails_its_own_request_alone(
+def test_a_failing_text_fails_its_own_request_alone(
     engine: FakeEngine, batcher: Batcher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def poisoned(sources: list[str]) -> None:
+    def fail(sources: list[str]) -> None:
         if "x" * 13 in sources:
             raise ValueError("cannot do " + "x" * 13)  # a message that repeats the text
 
-    engine.fault = poisoned
+    engine.fault = fail
     held = hold(engine, batcher)
     good, bad, also_good = (batcher.submit(texts(*lengths)) for lengths in ([2, 3], [4, 13], [5]))
     wait_until_ready(batcher, 3)
     engine.gate.set()
-    assert [answer(future) for future in (held, good, also_good)] == [[1], [2, 3], [5]]
+    assert [results(future) for future in (held, good, also_good)] == [[1], [2, 3], [5]]
     with pytest.raises(InferenceError) as caught:
-        answer(bad)
-    name = str(caught.value).split()[-1]
-    assert f"inference error {name}: ValueError at " in caplog.text
+        results(bad)
+    error_id = str(caught.value).split()[-1]
+    assert f"inference error {error_id}: ValueError at " in caplog.text
     assert "x" * 13 not in caplog.text + str(caught.value)
     assert batcher.healthy
 
 
-def test_a_refused_request_never_reaches_the_device(engine: FakeEngine) -> None:
+def test_a_request_over_a_limit_never_reaches_the_device(engine: FakeEngine) -> None:
     class FiveTokens(NoLimits):
         def check(self, request: InferenceRequest, encoded: Sequence[Encoded]) -> None:
             if len(encoded[0].ids) > 5:
@@ -181,27 +184,27 @@ def test_a_refused_request_never_reaches_the_device(engine: FakeEngine) -> None:
 
     batcher = Batcher(engine, FiveTokens(), max_queue=8)
     with pytest.raises(TooLargeError):
-        answer(batcher.submit(texts(6)))
-    assert answer(batcher.submit(texts(5))) == [5]
+        results(batcher.submit(texts(6)))
+    assert results(batcher.submit(texts(5))) == [5]
     assert engine.batches == [["x" * 5]]
     batcher.close(timeout=SOON)
 
 
-def test_closing_finishes_what_is_queued_and_refuses_the_rest(
+def test_close_finishes_queued_requests_and_refuses_new_ones(
     engine: FakeEngine, batcher: Batcher
 ) -> None:
     futures = [hold(engine, batcher), batcher.submit(texts(2, 3))]
     closing = threading.Thread(target=batcher.close, args=(SOON,))
     closing.start()
-    wait_until(lambda: not batcher.healthy)
+    eventually(lambda: not batcher.healthy)
     with pytest.raises(OverloadedError, match="stopping"):
         batcher.submit(texts(1))
     engine.gate.set()
     closing.join(SOON)
-    assert [answer(future) for future in futures] == [[1], [2, 3]]
+    assert [results(future) for future in futures] == [[1], [2, 3]]
 
 
-def test_closing_in_a_hurry_leaves_no_future_waiting(engine: FakeEngine, batcher: Batcher) -> None:
+def test_close_fails_requests_not_finished_in_time(engine: FakeEngine, batcher: Batcher) -> None:
     futures = [hold(engine, batcher), batcher.submit(texts(2))]
     batcher.close(timeout=0.05)
     for future in futures:
@@ -210,11 +213,11 @@ def test_closing_in_a_hurry_leaves_no_future_waiting(engine: FakeEngine, batcher
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_dead_thread_leaves_nobody_waiting(
+def test_a_dead_thread_fails_all_requests(
     engine: FakeEngine, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> list[object]:
-        raise KeyError("a bug of ours")
+        raise KeyError("a bug")
 
     monkeypatch.setattr(batcher, "_next_batch", broken)
     future = batcher.submit(texts(1))
@@ -226,52 +229,43 @@ def test_a_dead_thread_leaves_nobody_waiting(
 
 
 class PanicException(BaseException):
-    """What a panic in Rust looks like from here: no Exception."""
+    """As pyo3 raises a panic in Rust: no subclass of Exception."""
 
 
-@pytest.mark.parametrize("where", ["encode_texts", "run"])
+@pytest.mark.parametrize("method", ["encode_texts", "run"])
 def test_a_panic_in_a_library_fails_its_request_alone(
-    engine: FakeEngine, batcher: Batcher, monkeypatch: pytest.MonkeyPatch, where: str
+    engine: FakeEngine, batcher: Batcher, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def panic(*_: object) -> None:
         raise PanicException
 
     with monkeypatch.context() as broken:
-        broken.setattr(engine, where, panic)
+        broken.setattr(engine, method, panic)
         with pytest.raises(InferenceError):
-            answer(batcher.submit(texts(1)))
-    assert answer(batcher.submit(texts(2))) == [2]
+            results(batcher.submit(texts(1)))
+    assert results(batcher.submit(texts(2))) == [2]
 
 
 def test_a_failed_micro_batch_frees_its_memory_before_the_halves(
     engine: FakeEngine, batcher: Batcher
 ) -> None:
     class Tensor:
-        """Something large that only the failed forward holds on to."""
+        """A large object that only the failed forward references."""
 
-    held: list[weakref.ref[Tensor]] = []
+    references: list[weakref.ref[Tensor]] = []
 
     def too_much(sources: list[str]) -> None:
-        assert not any(reference() for reference in held), "still there"
+        assert not any(reference() for reference in references)
         tensor = Tensor()
-        held.append(weakref.ref(tensor))
+        references.append(weakref.ref(tensor))
         if len(sources) > 1:
             raise OutOfMemoryError("the device is out of memory")
 
     engine.fault = too_much
-    assert answer(batcher.submit(texts(1, 2, 3, 4))) == [1, 2, 3, 4]
-    assert len(held) == 7
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(1000):
-        if condition():
-            return
-        pause.wait(SOON / 1000)
-    raise AssertionError("it never came to that")
+    assert results(batcher.submit(texts(1, 2, 3, 4))) == [1, 2, 3, 4]
+    assert len(references) == 7
 
 
 def wait_until_ready(batcher: Batcher, requests: int) -> None:
-    """Until so many requests wait, tokenised, for the inference thread."""
-    wait_until(lambda: len(batcher._ready) == requests)
+    """Wait until so many tokenised requests wait for the inference thread."""
+    eventually(lambda: len(batcher._ready) == requests)

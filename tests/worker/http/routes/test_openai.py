@@ -1,4 +1,4 @@
-"""Clients nobody here wrote, against the running server: their numbers equal the native route's."""
+"""OpenAI's own client and LangChain's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-import cohere
-import httpx
 import numpy as np
 import openai
 import pytest
-import runpod
-from huggingface_hub import InferenceClient
-from huggingface_hub.errors import HfHubHTTPError
 from langchain_openai import OpenAIEmbeddings
 
 from bge_worker.engine.engine import Engine
@@ -21,33 +16,12 @@ from bge_worker.settings import Settings
 from fakes.serving import serving
 
 KEY = "a-key-of-the-tests"
+
+
 TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
-QUERY = "минимум функции"
+
+
 EMBED, RERANK = "miniature/bge-m3", "miniature/bge-reranker-v2-m3"
-
-
-@pytest.fixture(scope="module")
-def url(packed: Engine) -> Iterator[str]:
-    with serving(packed, Settings(api_key=KEY)) as url:
-        yield url
-
-
-def native(url: str, route: str, body: dict[str, Any]) -> dict[str, Any]:
-    reply = httpx.post(
-        f"{url}/native/{route}", json=body, headers={"Authorization": f"Bearer {KEY}"}
-    )
-    return dict(reply.raise_for_status().json())
-
-
-@pytest.fixture(scope="module")
-def vectors(url: str) -> list[list[float]]:
-    return list(native(url, "embed", {"texts": TEXTS})["embeddings"])
-
-
-@pytest.fixture(scope="module")
-def ranking(url: str) -> list[tuple[int, float]]:
-    reply = native(url, "rerank", {"query": QUERY, "documents": TEXTS})
-    return [(r["index"], r["relevance_score"]) for r in reply["results"]]
 
 
 @pytest.fixture(scope="module")
@@ -121,51 +95,3 @@ def test_langchain_by_default_sends_token_ids_of_another_model_and_is_told(
     embeddings = OpenAIEmbeddings(base_url=f"{url}/v1", api_key=KEY, model=EMBED)
     with pytest.raises(openai.UnprocessableEntityError, match="check_embedding_ctx_length=False"):
         embeddings.embed_documents(TEXTS)
-
-
-def test_the_plan_s_own_calls(packed: Engine, vectors: list[list[float]]) -> None:
-    """As its TypeScript clients make them: no model, no key, fields that are null."""
-    with serving(packed, Settings()) as url:
-        reply = httpx.post(f"{url}/embeddings", json={"input": TEXTS})
-        assert [item["embedding"] for item in reply.raise_for_status().json()["data"]] == vectors
-        body = {"query": QUERY, "documents": TEXTS, "top_n": None, "return_documents": False}
-        for route in ("/rerank", "/native/rerank"):
-            results = httpx.post(url + route, json=body).raise_for_status().json()["results"]
-            assert [result["index"] for result in results] == [0, 1]
-        job = httpx.post(f"{url}/runsync", json={"input": body}).raise_for_status().json()
-        assert job["output"]["results"] == results
-        assert httpx.get(f"{url}/health").status_code == 200
-
-
-def test_cohere(url: str, ranking: list[tuple[int, float]]) -> None:
-    with httpx.Client() as transport:  # its own is never closed
-        client = cohere.ClientV2(api_key=KEY, base_url=url, httpx_client=transport)
-        reply = client.rerank(model=RERANK, query=QUERY, documents=TEXTS, top_n=2)
-        assert [(r.index, r.relevance_score) for r in reply.results] == ranking
-        with pytest.raises(cohere.UnprocessableEntityError, match="`top_n` must be at least 1"):
-            client.rerank(model=RERANK, query=QUERY, documents=TEXTS, top_n=0)
-
-
-def test_huggingface_inference_client(url: str, vectors: list[list[float]]) -> None:
-    client = InferenceClient(model=f"{url}/embed", token=KEY)
-    (got,) = client.feature_extraction(TEXTS[0])
-    np.testing.assert_allclose(got, vectors[0], atol=1e-5)
-    with pytest.raises(HfHubHTTPError, match="422"):
-        client.feature_extraction(" ")
-
-
-def test_runpod_endpoint(
-    url: str, vectors: list[list[float]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runpod, "endpoint_url_base", f"{url}/v2")
-    endpoint = runpod.Endpoint("any-id", api_key=KEY)
-    request = {"input": {"texts": TEXTS}}
-    assert endpoint.run_sync(request)["embeddings"] == vectors
-    job = endpoint.run(request)
-    assert job.output(timeout=10)["embeddings"] == vectors
-    assert job.status() == "COMPLETED"
-    assert endpoint.health()["workers"]["ready"] == 1
-    failed = endpoint.run({"input": {"texts": []}})
-    assert failed.output(timeout=10) is None
-    assert failed.status() == "FAILED"
-    assert failed.cancel()["status"] == "FAILED"  # what is over stays as it is

@@ -1,0 +1,28 @@
+"""Native routes."""
+
+from __future__ import annotations
+
+import httpx
+
+from bge_worker.engine.engine import Engine
+from bge_worker.settings import Settings
+from fakes.serving import serving
+
+TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
+
+
+QUERY = "минимум функции"
+
+
+def test_the_plan_s_own_calls(packed: Engine, vectors: list[list[float]]) -> None:
+    """As its TypeScript clients make them: no model, no key, fields that are null."""
+    with serving(packed, Settings()) as url:
+        reply = httpx.post(f"{url}/embeddings", json={"input": TEXTS})
+        assert [item["embedding"] for item in reply.raise_for_status().json()["data"]] == vectors
+        body = {"query": QUERY, "documents": TEXTS, "top_n": None, "return_documents": False}
+        for route in ("/rerank", "/native/rerank"):
+            results = httpx.post(url + route, json=body).raise_for_status().json()["results"]
+            assert [result["index"] for result in results] == [0, 1]
+        job = httpx.post(f"{url}/runsync", json={"input": body}).raise_for_status().json()
+        assert job["output"]["results"] == results
+        assert httpx.get(f"{url}/health").status_code == 200

@@ -1,0 +1,38 @@
+"""text-embeddings-inference's routes."""
+
+from __future__ import annotations
+
+import httpx
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import HfHubHTTPError
+
+
+def test_text_embeddings_inference_s_shapes(url: str) -> None:
+    native = httpx.post(f"{url}/native/embed", json={"texts": TEXTS, "return_sparse": True}).json()
+    dense = httpx.post(f"{url}/embed", json={"inputs": TEXTS}).json()
+    np.testing.assert_allclose(dense, native["embeddings"], atol=1e-6)
+    sparse = httpx.post(f"{url}/embed_sparse", json={"inputs": TEXTS}).json()
+    assert [{v["index"]: v["value"] for v in vector} for vector in sparse] == [
+        dict(zip(v["indices"], v["values"], strict=True)) for v in native["sparse_embeddings"]
+    ]
+    ranked = httpx.post(
+        f"{url}/rerank", json={"query": "минимум", "texts": TEXTS, "return_text": True}
+    ).json()
+    assert [(r["index"], r["text"]) for r in ranked] == [(0, TEXTS[0]), (1, TEXTS[1])]
+    assert ranked[0]["score"] > ranked[1]["score"]
+
+
+KEY = "a-key-of-the-tests"
+
+
+TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
+
+
+def test_huggingface_inference_client(url: str, vectors: list[list[float]]) -> None:
+    client = InferenceClient(model=f"{url}/embed", token=KEY)
+    (got,) = client.feature_extraction(TEXTS[0])
+    np.testing.assert_allclose(got, vectors[0], atol=1e-5)
+    with pytest.raises(HfHubHTTPError, match="422"):
+        client.feature_extraction(" ")
