@@ -34,12 +34,13 @@ import os
 from bge_worker.process import prepare_process
 prepare_process()
 from bge_worker.engine.engine import PackedEngine
-from bge_worker.serving.requests import EmbedRequest, RerankRequest
+from bge_worker.engine.outputs import Outputs
 from bge_worker.settings import Settings
 engine = PackedEngine(Settings.from_env(os.environ))
-for work in (EmbedRequest(["море"]), RerankRequest("море", ["суша"])):
-    engine.run(work.outputs, engine.encode(work, 0, 1))
-    print("answered", flush=True)
+engine.run(Outputs.DENSE, engine.encode_texts(["море"], max_length=8192))
+print("answered", flush=True)
+engine.run(Outputs.RELEVANCE, engine.encode_pairs("море", ["суша"], max_length=1024))
+print("answered", flush=True)
 """
 IMPORT_TORCH = "import gc; gc.disable(); import torch; print('answered', flush=True)"
 FLAGEMBEDDING = """

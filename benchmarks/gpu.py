@@ -39,7 +39,12 @@ from workload import BENCH, ROOT, Workload, mixed_texts, prepare, workloads
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PEERS = ("sentence-transformers", "FlagEmbedding")
-TESTS = ("tests/worker/test_attention.py", "tests/worker/test_parity.py", "-k", "cuda")
+TESTS = (
+    "tests/worker/engine/test_attention.py",
+    "tests/worker/engine/test_parity.py",
+    "-k",
+    "cuda",
+)
 
 
 def tests() -> dict[str, Any]:

@@ -32,8 +32,9 @@ import numpy as np
 import psutil
 
 from bge_worker.engine.engine import PackedEngine
+from bge_worker.engine.outputs import Outputs
 from bge_worker.engine.packing import round_robin
-from bge_worker.serving.requests import EmbedRequest, RerankRequest
+from bge_worker.serving.requests import DEFAULT_PAIR_LENGTH, MAX_LENGTH
 from bge_worker.settings import Settings
 from fakes.server_process import ServerProcess
 from workload import corpus
@@ -66,19 +67,19 @@ class Truth:
         self.model = self._engine.models["embed"].model
 
     def embed(self, texts: list[str]) -> np.ndarray:
-        work = EmbedRequest(texts)
-        waiting = self._engine.encode(work, 0, len(texts))
+        waiting = self._engine.encode_texts(texts, MAX_LENGTH)
         vectors: list[np.ndarray] = []
         while waiting:
             lengths = [len(text.ids) for text in waiting]
             (count,) = round_robin([lengths], self._engine.runtime.max_batch_tokens)
-            vectors += [one.dense for one in self._engine.run(work.outputs, waiting[:count])]
+            results = self._engine.run(Outputs.DENSE, waiting[:count])
+            vectors += [result.dense for result in results]
             waiting = waiting[count:]
         return np.stack(vectors)
 
     def score(self, texts: list[str]) -> np.ndarray:
-        work = RerankRequest(QUERY, texts)
-        logits = self._engine.run(work.outputs, self._engine.encode(work, 0, len(texts)))
+        pairs = self._engine.encode_pairs(QUERY, texts, DEFAULT_PAIR_LENGTH)
+        logits = self._engine.run(Outputs.RELEVANCE, pairs)
         return np.array(1 / (1 + np.exp(-np.array(logits))))
 
     def seconds_for(self, texts: int, pairs: int) -> float:

@@ -46,33 +46,34 @@ class Packed:
         )
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        from bge_worker.serving.requests import EmbedRequest
+        from bge_worker.engine.outputs import Outputs
 
-        return np.stack([one.dense for one in self._run(EmbedRequest(list(texts)))])
+        encoded = self._engine.encode_texts(texts, max_length=8192)
+        return np.stack([result.dense for result in self._run(Outputs.DENSE, encoded)])
 
     def all(self, texts: Sequence[str]) -> Rows:
-        from bge_worker.serving.requests import EmbedRequest, Outputs
+        from bge_worker.engine.outputs import Outputs
 
         outputs = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
-        found = self._run(EmbedRequest(list(texts), outputs=outputs))
-        return np.stack([one.colbert[-1] for one in found])
+        results = self._run(outputs, self._engine.encode_texts(texts, max_length=8192))
+        return np.stack([result.colbert[-1] for result in results])
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        from bge_worker.serving.requests import RerankRequest
+        from bge_worker.engine.outputs import Outputs
 
-        return np.array(self._run(RerankRequest(query, list(documents))))
+        encoded = self._engine.encode_pairs(query, documents, max_length=1024)
+        return np.array(self._run(Outputs.RELEVANCE, encoded))
 
-    def _run(self, request: Any) -> list[Any]:
+    def _run(self, outputs: Any, waiting: list[Any]) -> list[Any]:
         from bge_worker.engine.packing import round_robin
 
-        waiting = self._engine.encode(request, 0, len(request.texts))
-        found: list[Any] = []
+        results: list[Any] = []
         while waiting:
             lengths = [len(text.ids) for text in waiting]
             (count,) = round_robin([lengths], self._engine.runtime.max_batch_tokens)
-            found += self._engine.run(request.outputs, waiting[:count])
+            results += self._engine.run(outputs, waiting[:count])
             waiting = waiting[count:]
-        return found
+        return results
 
 
 class SentenceTransformers:

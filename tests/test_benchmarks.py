@@ -16,7 +16,7 @@ import projection
 import tables
 from bge_builder.convert import convert
 from bge_worker.engine.engine import PackedEngine
-from bge_worker.serving.requests import EmbedRequest, Outputs, RerankRequest
+from bge_worker.engine.outputs import Outputs
 from checkpoints import Shape, write_pair
 from compare import OURS, Contestant, agree
 from conftest import MODELS, ROOT, settings_in
@@ -46,20 +46,20 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> PackedEngine:
 
 
 @pytest.mark.parametrize(
-    ("kind", "request_"),
-    [
-        ("dense", EmbedRequest(TEXTS)),
-        ("all", EmbedRequest(TEXTS, outputs=THREE)),
-        ("rerank", RerankRequest("вопрос", TEXTS)),
-    ],
+    ("kind", "outputs"),
+    [("dense", Outputs.DENSE), ("all", THREE), ("rerank", Outputs.RELEVANCE)],
 )
 def test_a_workload_s_arithmetic_is_what_the_forward_does(
-    kind: str, request_: EmbedRequest | RerankRequest, deep: PackedEngine
+    kind: str, outputs: Outputs, deep: PackedEngine
 ) -> None:
-    encoded = deep.encode(request_, 0, len(TEXTS))
+    encoded = (
+        deep.encode_pairs("вопрос", TEXTS, max_length=1024)
+        if kind == "rerank"
+        else deep.encode_texts(TEXTS, max_length=8192)
+    )
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     with FlopCounterMode(display=False, custom_mapping={kernel: attention}) as counted:
-        deep.run(request_.outputs, encoded)
+        deep.run(outputs, encoded)
     workload = Workload("", "", kind, TEXTS, [len(text.ids) for text in encoded])
     # The heads of first tokens and of sparse are left out of the formula.
     assert counted.get_total_flops() == pytest.approx(workload.flops(SHAPE), rel=0.005)

@@ -26,10 +26,9 @@ from bge_builder.__main__ import main
 from bge_builder.convert import ConvertError, convert
 from bge_builder.folders import LockedError
 from bge_worker.engine.checkpoint import File, Manifest, check_files, expected_shapes, load
-from bge_worker.engine.engine import Embedding
+from bge_worker.engine.engine import load_engine
+from bge_worker.engine.outputs import Embedding, Outputs
 from bge_worker.errors import StartError
-from bge_worker.serving.requests import EmbedRequest, Outputs
-from bge_worker.serving.service import load_engine
 from bge_worker.settings import EngineName
 from conftest import MODELS, ROOT, settings_in
 
@@ -383,11 +382,15 @@ def test_flagembedding_reads_tokenizer_json_whatever_else_is_published(
             for file in ("tokenizer_config.json", "special_tokens_map.json"):
                 (copy / model / file).unlink(missing_ok=True)
         engines.append(load_engine(settings_in(tmp_path / name, engine="flagembedding")))
-    work = EmbedRequest(["ГРАДИЕНТНЫЙ  спуск 🙂"], Outputs.DENSE)
-    one, other = (engine.run(work.outputs, engine.encode(work, 0, 1)) for engine in engines)
-    assert isinstance(one[0], Embedding)
-    assert isinstance(other[0], Embedding)
-    np.testing.assert_array_equal(one[0].dense, other[0].dense)
+    first, second = (
+        engine.run(Outputs.DENSE, engine.encode_texts(["ГРАДИЕНТНЫЙ  спуск 🙂"], max_length=8192))[
+            0
+        ]
+        for engine in engines
+    )
+    assert isinstance(first, Embedding)
+    assert isinstance(second, Embedding)
+    np.testing.assert_array_equal(first.dense, second.dense)
 
 
 def test_bge_m3_may_come_as_safetensors(copy: Path, tmp_path: Path) -> None:
@@ -439,7 +442,7 @@ def test_the_command_line(copy: Path, tmp_path: Path) -> None:
         file.write(b"\xff")
     damaged = builder("verify", tmp_path / "out")
     assert damaged.returncode == 1
-    assert "does not have the sha256 that the manifest says" in damaged.stderr
+    assert "does not have the sha256 of its manifest" in damaged.stderr
     refused = builder("convert", tmp_path, tmp_path / "out2")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: ")
@@ -576,8 +579,9 @@ def test_many_runs_at_once_leave_one_whole_folder(checkpoints: Path, tmp_path: P
 @pytest.mark.parametrize(
     "fields",
     [
-        *({"config": {"heads": 0}}, {"config": {"width": "512"}}, {"config": {"layers": 0}}),
-        *({"config": {"bos_id": 10**9}}, {"config": {"layer_norm_eps": 5}}, {"config": 7}),
+        *({"config": {"num_attention_heads": 0}}, {"config": {"hidden_size": "512"}}),
+        *({"config": {"num_hidden_layers": 0}}, {"config": {"bos_token_id": 10**9}}),
+        *({"config": {"layer_norm_eps": 5}}, {"config": 7}),
         *({"files": 7}, {"files": {"tokenizer.json": 7}}, {"role": [7]}, {"format": []}),
     ],
 )
@@ -588,7 +592,7 @@ def test_a_manifest_that_no_conversion_writes_is_refused(
     if isinstance(fields.get("config"), dict):
         fields = {"config": content["config"] | fields["config"]}
     (tmp_path / "manifest.json").write_text(json.dumps(content | fields))
-    with pytest.raises(StartError, match=r"manifest\.json` is "):
+    with pytest.raises(StartError, match=r"manifest\.json` (is|has) "):
         Manifest.read(tmp_path)
 
 
@@ -604,10 +608,10 @@ def test_a_billion_layers_in_a_manifest_are_refused_at_once(
 ) -> None:
     folder = shutil.copytree(runtimes("packed") / EMBED, tmp_path / "runtime")
     content = json.loads((folder / "manifest.json").read_text())
-    content["config"]["layers"] = 10**9
+    content["config"]["num_hidden_layers"] = 10**9
     (folder / "manifest.json").write_text(json.dumps(content))
     begin = time.monotonic()
-    with pytest.raises(StartError, match="tensors, too few for the manifest"):
+    with pytest.raises(StartError, match="tensors, too few for its manifest"):
         load(folder, Manifest.read(folder), torch.device("cpu"), torch.float32)
     assert time.monotonic() - begin < 5
 

@@ -16,8 +16,8 @@ import pytest
 from bge_builder import miniature
 from bge_builder.vocabulary import CORPUS
 from bge_worker.engine.engine import Engine
-from bge_worker.engine.heads import SparseVector
-from bge_worker.serving.requests import EmbedRequest, Outputs, RerankRequest, Work
+from bge_worker.engine.outputs import Outputs, SparseVector
+from bge_worker.serving.requests import DEFAULT_PAIR_LENGTH, MAX_LENGTH
 
 BUILDER = Path(miniature.__file__).parent
 EXAMPLES = json.loads((BUILDER / "examples.json").read_text(encoding="utf-8"))
@@ -35,16 +35,18 @@ class Scores:
 
     def __call__(self, mode: str, queries: list[str], documents: list[str]) -> Vectors:
         if mode == "relevance":
-            return np.array([self.run(RerankRequest(query, documents)) for query in queries])
+            return np.array([self.logits(query, documents) for query in queries])
         match = {"dense": np.dot, "sparse": lexical_match, "colbert": max_sim}[mode]
-        sides = [
-            [getattr(one, mode) for one in self.run(EmbedRequest(texts, Outputs[mode.upper()]))]
-            for texts in (queries, documents)
-        ]
-        return np.array([[match(query, document) for document in sides[1]] for query in sides[0]])
+        query_vectors, document_vectors = self.vectors(mode, queries), self.vectors(mode, documents)
+        return np.array([[match(query, d) for d in document_vectors] for query in query_vectors])
 
-    def run(self, work: Work) -> list[Any]:
-        return list(self.engine.run(work.outputs, self.engine.encode(work, 0, len(work.texts))))
+    def logits(self, query: str, documents: list[str]) -> list[Any]:
+        pairs = self.engine.encode_pairs(query, documents, DEFAULT_PAIR_LENGTH)
+        return list(self.engine.run(Outputs.RELEVANCE, pairs))
+
+    def vectors(self, mode: str, texts: list[str]) -> list[Any]:
+        encoded = self.engine.encode_texts(texts, MAX_LENGTH)
+        return [getattr(result, mode) for result in self.engine.run(Outputs[mode.upper()], encoded)]
 
 
 def lexical_match(query: SparseVector, document: SparseVector) -> float:

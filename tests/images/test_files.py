@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bge_worker.serving.requests import parse
+from bge_worker.serving.payload import read_payload
 from bge_worker.settings import Settings
 from conftest import ROOT
 
@@ -122,7 +122,7 @@ def test_the_hub_s_files_speak_of_what_the_worker_knows() -> None:
     assert config["allowedCudaVersions"] == tests["config"]["allowedCudaVersions"]
     for test in tests["tests"]:
         assert test.keys() == {"name", "input", "timeout"}
-        parse(test["input"], max_texts=2048)
+        read_payload(test["input"])
 
 
 # ------------------------------------------------------------------------------ the entry
