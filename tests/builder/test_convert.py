@@ -141,15 +141,21 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "two labels": (
         change_config(RERANK, id2label={"0": "a", "1": "b"}),
-        "`id2label` must have one label, as a reranker has. Given: {'0': 'a', '1': 'b'}",
+        "`id2label` must have one label. Given: {'0': 'a', '1': 'b'}",
     ),
     "no epsilon": (change_config(EMBED, layer_norm_eps="1e-5"), "`layer_norm_eps` must be above 0"),
     "no width": (
         change_config(EMBED, hidden_size="512"),
-        "`hidden_size` must be a whole number from 1",
+        "`hidden_size` must be an integer from 1",
     ),
-    "heads": (change_config(EMBED, num_attention_heads=7), "512 is not a multiple of 7 heads"),
-    "activation": (change_config(EMBED, hidden_act="relu"), "`hidden_act` is 'relu'; only 'gelu'"),
+    "heads": (
+        change_config(EMBED, num_attention_heads=7),
+        "multiple of `num_attention_heads` 7. Given: 512",
+    ),
+    "activation": (
+        change_config(EMBED, hidden_act="relu"),
+        "`hidden_act` must be 'gelu'. Given: 'relu'",
+    ),
     "missing tensor": (change_weights(lambda t: t.pop(QUERY)), f"lacks 1 tensors, `{QUERY}`"),
     "extra tensor": (
         change_weights(lambda t: t.update({"adapter.weight": torch.zeros(1)})),
@@ -175,7 +181,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "architectures a text": (change_config(EMBED, architectures="x"), "ion. Given: 'x'"),
     "labels a number": (
         change_config(RERANK, id2label=5),
-        "`id2label` must have one label, as a reranker has. Given: 5",
+        "`id2label` must have one label. Given: 5",
     ),
     "a billion layers": (
         change_config(EMBED, num_hidden_layers=10**9),
@@ -187,11 +193,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "a trillion tokens": (
         change_config(EMBED, vocab_size=10**12),
-        "`vocab_size` must be a whole number from 1 to 2147483647. Given: 1000000000000",
+        "`vocab_size` must be an integer from 1 to 2147483647. Given: 1000000000000",
     ),
     "a number of 4,000 digits": (
         change_config(EMBED, max_position_embeddings=int("9" * 4000)),
-        "`max_position_embeddings` must be a whole number from 5 to 2147483647. Given: 9999",
+        "`max_position_embeddings` must be an integer from 5 to 2147483647. Given: 9999",
     ),
     "a tensor's name": (
         change_weights(lambda tensors: tensors.update({"x\n" * 10**5: torch.zeros(1)})),
@@ -206,7 +212,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         write("config.json", b'{"hidden_size": ' + b"9" * 5000 + b"}"),
         "config.json` is not JSON: Exceeds the limit",
     ),
-    "long text": (change_config(EMBED, hidden_act="x" * 10**6), "`hidden_act` is 'xxx"),
+    "long text": (
+        change_config(EMBED, hidden_act="x" * 10**6),
+        "`hidden_act` must be 'gelu'. Given: 'xxx",
+    ),
     "config an array": (write("config.json", b"[]"), "config.json` is not an object"),
     "config in Latin-1": (write("config.json", b'{"\xe9": 1}'), "config.json` is not JSON: "),
     "deep tokenizer": (
@@ -219,7 +228,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "tokenizer with a text for an id": (
         with_unk(id="3"),
-        "`id` must be a whole number from 0 to 2147483647. Given: '3'",
+        "`id` must be an integer from 0 to 2147483647. Given: '3'",
     ),
     "tokenizer without a model": (
         change_tokenizer(lambda content: content.pop("model")),
@@ -227,7 +236,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "tokenizer of more tokens than the model": (
         change_tokenizer(lambda content: content["model"]["vocab"].append(["more", -9.0])),
-        "tokenizer.json` has 2734 tokens, `vocab_size` is 2733",
+        "tokenizer.json` has 2734 tokens; `vocab_size` is 2733",
     ),
     "expression that gives up": (
         with_pattern("(a+)+$"),
@@ -307,7 +316,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     name: str, engine: str, copy: Path, tmp_path: Path
 ) -> None:
     torch.save({"weight": Malicious(tmp_path / "witness")}, copy / EMBED / name)
-    with pytest.raises(ConvertError, match=f"{name}` is a pickle that is damaged or holds more"):
+    with pytest.raises(ConvertError, match=f"{name}` is a pickle that is damaged or contains more"):
         convert(copy / EMBED, tmp_path / "out", engine=engine)
     assert not (tmp_path / "witness").exists()
 
@@ -323,11 +332,11 @@ def test_nothing_but_a_runtime_folder_is_ever_replaced(
     for destination, sentence in (
         (tmp_path / "mine", "is not empty and not a runtime folder"),
         (tmp_path / "file", "is not a folder"),
-        (copy, "holds the source"),
-        (copy / EMBED, "holds the source"),
-        (Path("/"), "holds the source"),
-        (Path(), "is or holds the current folder"),
-        (Path(".."), "is or holds the current folder"),
+        (copy, "contains the source"),
+        (copy / EMBED, "contains the source"),
+        (Path("/"), "contains the source"),
+        (Path(), "is or contains the current folder"),
+        (Path(".."), "is or contains the current folder"),
     ):
         with pytest.raises(ConvertError, match=sentence):
             convert(copy / EMBED, destination)
@@ -415,7 +424,7 @@ def test_weights_too_large_for_half_precision_are_refused(copy: Path, tmp_path: 
     tensors = load_file(copy / RERANK / "model.safetensors")
     tensors["classifier.dense.bias"][0] = 1e6
     save_file(tensors, copy / RERANK / "model.safetensors")
-    with pytest.raises(ConvertError, match=r"`head\.dense\.bias` does not fit float16"):
+    with pytest.raises(ConvertError, match=r"`head\.dense\.bias` exceeds the range of float16"):
         convert(copy / RERANK, tmp_path / "out")
     convert(copy / RERANK, tmp_path / "out", dtype="float32")
 
@@ -498,16 +507,16 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(checkpoints: Path, tmp_p
         assert list(tmp_path.iterdir()) == []
 
 
-HELD = """
+PAUSED_CONVERT = """
 import sys
 from pathlib import Path
 import bge_builder.convert as module
-describe = module.describe
-def held(*arguments):
+make_manifest = module.make_manifest
+def paused(*arguments):
     print("writing", flush=True)
     sys.stdin.read()
-    return describe(*arguments)
-module.describe = held
+    return make_manifest(*arguments)
+module.make_manifest = paused
 try:
     module.convert(Path(sys.argv[1]), Path(sys.argv[2]))
 except module.BuilderError as error:
@@ -518,7 +527,7 @@ except module.BuilderError as error:
 def start_convert(source: Path, destination: Path) -> subprocess.Popen[str]:
     """A conversion that has written its files and waits for its standard input's end."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HELD, source, destination],
+        [sys.executable, "-c", PAUSED_CONVERT, source, destination],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

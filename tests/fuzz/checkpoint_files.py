@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from bge_builder.convert import ARCHITECTURES, Source, convert, read_config, source_shapes
+from bge_builder.convert import ARCHITECTURES, convert, read_config, source_shapes
 from bge_builder.errors import BuilderError
 from bge_worker.engine.checkpoint import Manifest, check_files, load
 from bge_worker.errors import StartError
@@ -46,7 +46,7 @@ def write_tiny(miniature: Path, folder: Path) -> Path:
     raw = json.loads(path.read_bytes()) | SIZES
     path.write_text(json.dumps(raw))
     role = ARCHITECTURES[raw["architectures"][0]]
-    shapes = source_shapes(Source(folder, role, read_config(path, raw)))
+    shapes = source_shapes(read_config(path, raw), role)
     tensors = {name: torch.randn(shape) * 0.1 for name, shape in shapes.items()}
     if role == "rerank":
         save_file(tensors, folder / "model.safetensors")
