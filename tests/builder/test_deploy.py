@@ -160,7 +160,7 @@ def test_an_unknown_registry_credential_is_refused(
 ) -> None:
     api.registries = [{"id": i, "name": "twice"} for i in ("reg_1", "reg_2")]
     assert deploy("--registry", "twice") == 1
-    assert "Given: twice; there are: twice (reg_1), twice (reg_2)" in capsys.readouterr().err
+    assert "Given: twice; known: twice (reg_1), twice (reg_2)" in capsys.readouterr().err
     assert api.writes == []
 
 
@@ -176,16 +176,16 @@ PROBLEM = {
 }
 FAULTS: dict[str, tuple[str, Answer, str]] = {
     "gone": (LIST, Answer(410, '{"title": "Gone", "detail": "retired"}'), "HTTP 410 Gone: retired"),
-    "html": (LIST, HTML, "HTTP 502, which is no JSON object (text/html)"),
-    "html that succeeds": (LIST, HTML._replace(status=200), "HTTP 200, which is no JSON object"),
+    "html": (LIST, HTML, "HTTP 502, not a JSON object (text/html)"),
+    "html that succeeds": (LIST, HTML._replace(status=200), "HTTP 200, not a JSON object"),
     "redirect": (LIST, Answer(302, location="http://127.0.0.1:9/"), "HTTP 302, a redirect, which"),
     "empty": (LIST, Answer(200), "GET /serverless: HTTP 200 with an empty body"),
-    "deep": (LIST, Answer(200, "[" * 100_000), "HTTP 200, which is no JSON object"),
-    "array": (LIST, Answer(200, "[]"), "HTTP 200, which is no JSON object"),
-    "no list": (LIST, Answer(200, "{}"), "answered no list of `endpoints`"),
+    "deep": (LIST, Answer(200, "[" * 100_000), "HTTP 200, not a JSON object"),
+    "array": (LIST, Answer(200, "[]"), "HTTP 200, not a JSON object"),
+    "no list": (LIST, Answer(200, "{}"), "returned no list `endpoints`"),
     "no id": (LIST, Answer(200, '{"endpoints": [{"name": "x"}]}'), "an item without `id`"),
     "no object": (LIST, Answer(200, '{"endpoints": [7]}'), "an item without `id`"),
-    "page": (LIST, Answer(200, '{"endpoints": [], "nextCursor": "x"}'), "a page and `nextCursor`"),
+    "page": (LIST, Answer(200, '{"endpoints": [], "nextCursor": "x"}'), "returned `nextCursor`"),
     "created without id": (CREATE, Answer(201, "{}"), "an item without `id`"),
     "refused": (
         CREATE,
@@ -215,9 +215,9 @@ def test_an_answer_that_is_none_is_one_sentence(
     [
         ("key", "RunPod does not accept `RUNPOD_API_KEY`"),
         ("no key", "`RUNPOD_API_KEY` is not set"),
-        ("two", "several endpoints are called bge-serverless: e1, e2"),
+        ("two", "several endpoints have the name bge-serverless: e1, e2"),
         ("id", "GET /serverless/no%2Fwhere: HTTP 404 Not Found: endpoint not found"),
-        ("down", "no answer from RunPod"),
+        ("down", "no response from RunPod"),
         ("proxy", "no connection can be made: "),
         ("load balancer", "endpoint e1 has `type` LOAD_BALANCER and GPUs, which no update changes"),
         ("CPU", "endpoint e1 has `type` QUEUE and CPUs, which no update changes"),
@@ -323,7 +323,7 @@ def test_a_first_request_is_sent_through_the_cold_start(
         api.endpoints = {"some-id": kept | {"id": "some-id"}}
         endpoint.on("POST /runsync", completed)
         assert main(["deploy", IMAGE]) == 0
-        assert "it answers: m, fingerprint f" in capsys.readouterr().out
+        assert "the endpoint answers: m, fingerprint f" in capsys.readouterr().out
         endpoint.on("POST /runsync", failed("NotServedError: no model"))
         assert main(["deploy", IMAGE]) == 1
-        assert "it does not answer: no model" in capsys.readouterr().err
+        assert "the endpoint does not answer: no model" in capsys.readouterr().err

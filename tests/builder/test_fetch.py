@@ -225,21 +225,21 @@ class TestRefusals:
         pin = replace(PIN, files=(pinned("colbert_linear.pt", b"x"),))
         assert self.refused(pin, tmp_path) == (
             f"{REPO} colbert_linear.pt could not be fetched from {hub.url}: "
-            "no such file at the pinned revision; check HF_ENDPOINT"
+            "the pinned revision has no such file; check HF_ENDPOINT"
         )
 
     def test_unknown_revision(self, hub: FakeHub, tmp_path: Path) -> None:
         message = self.refused(replace(PIN, revision="f" * 40), tmp_path)
-        assert "the pinned revision is not there" in message
+        assert "the pinned revision does not exist" in message
 
     def test_unknown_repository(self, hub: FakeHub, tmp_path: Path) -> None:
         message = self.refused(replace(PIN, repo="someone/else"), tmp_path)
         assert message.startswith("someone/else config.json could not be fetched")
-        assert "no such repository for this caller; set HF_TOKEN" in message
+        assert "does not exist or is private; set HF_TOKEN" in message
 
     def test_private_repository(self, hub: FakeHub, tmp_path: Path) -> None:
         hub.required_token = "hf_right"
-        assert "no such repository for this caller; set HF_TOKEN" in self.refused(PIN, tmp_path)
+        assert "does not exist or is private; set HF_TOKEN" in self.refused(PIN, tmp_path)
 
     def test_gated_repository(self, hub: FakeHub, tmp_path: Path) -> None:
         hub.required_token, hub.gated = "hf_right", True
