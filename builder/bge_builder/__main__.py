@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bge_client.errors import ConfigurationError
+from bge_client import BGEError, Client, ConfigurationError
 from bge_client.redaction import read_secret, redact
 from bge_worker.errors import StartError
 
@@ -181,10 +181,6 @@ def plan_offline(args: argparse.Namespace) -> int:
 
 def send_first_request(url: str, key: str) -> int:
     """Embed a text; the request waits for the endpoint's cold start."""
-    try:
-        from bge_client import BGEError, Client
-    except ImportError:
-        return fail("the first request needs the client: pip install ./client, or pass --no-smoke")
     try:
         with Client(url, key, timeout=900) as client:
             vectors = client.embed(["fitness"])
