@@ -304,16 +304,15 @@ def mark_document() -> list[Head]:
     is_separator = (hidden[IS_SEPARATOR] + constant) / 2
     is_word = -(hidden[IS_FIRST] + hidden[IS_SEPARATOR]) / 2  # neither flag is set
     steepness = 64.0  # squared, 4096: one step at position 100 makes a difference of 5
-    separator_bias = (
-        3.0  # between the last query word, 1 before the separator, and the document, 2 behind
-    )
+    # The last query word is one step before the separator, the document starts two after it.
+    threshold = 3.0
     excluded = 64.0
     return [
         Head(
             matches=[
                 (steepness * position, steepness * is_separator),
                 (steepness * constant, -steepness * position),  # 0 for `<s>`, where positions begin
-                (constant, -separator_bias * is_separator - excluded * is_word),
+                (constant, -threshold * is_separator - excluded * is_word),
             ],
             outputs=[(is_separator, set_flag(IN_DOCUMENT))],
         )
