@@ -18,9 +18,9 @@ from bge_builder.convert import convert
 from bge_worker.engine.engine import PackedEngine
 from bge_worker.engine.outputs import Outputs
 from checkpoints import Shape, write_pair
-from compare import OURS, Contestant, agree
+from compare import OURS, Contestant, check_agreement
 from conftest import MODELS, ROOT, settings_in
-from results import merged
+from results import merge
 from saturation import arrivals
 from workload import Workload, corpus
 
@@ -69,13 +69,13 @@ def test_a_workload_s_arithmetic_is_what_the_forward_does(
 def test_the_tables_are_those_of_the_results(name: str) -> None:
     page = (ROOT / name).read_text("utf-8")
     assert tables.BLOCK.search(page)
-    assert tables.rewritten(page) == page, "python benchmarks/tables.py"
+    assert tables.with_tables(page) == page, "python benchmarks/tables.py"
 
 
 def test_a_run_replaces_what_it_measured_and_leaves_the_rest() -> None:
     before = {"small": {"a": {"date": "1", "x": 1, "y": 1}, "b": {"date": "1"}}}
-    found = {"small": {"a": {"date": "2", "x": 2}}, "full": {"a": {"date": "2"}}}
-    assert merged(before, found) == {
+    after = {"small": {"a": {"date": "2", "x": 2}}, "full": {"a": {"date": "2"}}}
+    assert merge(before, after) == {
         "small": {"a": {"date": "2", "x": 2}, "b": {"date": "1"}},
         "full": {"a": {"date": "2"}},
     }
@@ -97,23 +97,23 @@ class TestAPeer:
     def test_that_computes_something_else_ends_the_run(self) -> None:
         rows = {OURS: np.zeros((3, 4)), "Infinity": np.full((3, 4), 0.1)}
         with pytest.raises(SystemExit, match=r"Infinity differs by 0\.1"):
-            agree(self.workload, rows, self.peers("Infinity"))
+            check_agreement(self.workload, rows, self.peers("Infinity"))
 
     def test_that_gives_nan_ends_the_run(self) -> None:
         rows = {OURS: np.zeros((3, 4)), "Infinity": np.full((3, 4), np.nan)}
         with pytest.raises(SystemExit):
-            agree(self.workload, rows, self.peers("Infinity"))
+            check_agreement(self.workload, rows, self.peers("Infinity"))
 
     def test_of_another_precision_says_how_far_it_is_apart(self) -> None:
         peers = self.peers("ONNX Runtime int8")
         rows = {OURS: np.zeros((3, 4)), peers[1].name: np.full((3, 4), 0.1)}
-        agree(self.workload, rows, peers)
+        check_agreement(self.workload, rows, peers)
         assert peers[1].difference == pytest.approx(0.1)
 
 
 def test_a_projection_is_the_share_of_the_published_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     share = projection.Shares(chunks=0.4, mixed=0.3, source="this test")
-    monkeypatch.setattr(projection, "shares", lambda: share)
+    monkeypatch.setattr(projection, "find_shares", lambda: share)
     l4 = next(row for row in projection.projection() if row["gpu"].startswith("L4"))
     # 0.4 of 121 TFLOP/s; a token of a 512-token chunk takes 0.63 GFLOP: two operations for each of
     # 302 M parameters, attention, and less in the last layer.
