@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: what they say of us must not rest on a slip of theirs."""
+"""The benchmarks' own arithmetic."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from workload import Workload, corpus
 
 SHAPE = Shape(width=64, heads=4, feed_forward=128, layers=3, vocab_size=4000)
 TEXTS = ["слово " * count for count in (3, 90, 400)]  # attention is a third of the work
-THREE = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
+ALL_OUTPUTS = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
 
 
-def attention(q: Any, k: Any, *_: Any, **__: Any) -> int:
-    """Of the shapes [n, H, t, d]; PyTorch's own counter does not know the CPU's kernel."""
+def attention_flops(q: Any, k: Any, *_: Any, **__: Any) -> int:
+    """Operations for shapes [n, H, t, d]. PyTorch's counter does not know the CPU kernel."""
     n, heads, q_len, width = q
     return int(4 * n * heads * q_len * k[2] * width)
 
 
 @pytest.fixture(scope="module")
-def deep(tmp_path_factory: pytest.TempPathFactory) -> PackedEngine:
-    """Several layers, so that the last one, of first tokens alone, is not all there is."""
+def engine(tmp_path_factory: pytest.TempPathFactory) -> PackedEngine:
+    """Several layers, since the last one computes first tokens only."""
     folder = tmp_path_factory.mktemp("deep")
     write_pair(folder / "hub", SHAPE, corpus())
     for model in MODELS:
@@ -47,32 +47,32 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> PackedEngine:
 
 @pytest.mark.parametrize(
     ("kind", "outputs"),
-    [("dense", Outputs.DENSE), ("all", THREE), ("rerank", Outputs.RELEVANCE)],
+    [("dense", Outputs.DENSE), ("all", ALL_OUTPUTS), ("rerank", Outputs.RELEVANCE)],
 )
-def test_a_workload_s_arithmetic_is_what_the_forward_does(
-    kind: str, outputs: Outputs, deep: PackedEngine
+def test_the_counted_operations_are_those_of_the_forward_pass(
+    kind: str, outputs: Outputs, engine: PackedEngine
 ) -> None:
     encoded = (
-        deep.encode_pairs("вопрос", TEXTS, max_length=1024)
+        engine.encode_pairs("вопрос", TEXTS, max_length=1024)
         if kind == "rerank"
-        else deep.encode_texts(TEXTS, max_length=8192)
+        else engine.encode_texts(TEXTS, max_length=8192)
     )
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={kernel: attention}) as counted:
-        deep.run(outputs, encoded)
+    with FlopCounterMode(display=False, custom_mapping={kernel: attention_flops}) as counter:
+        engine.run(outputs, encoded)
     workload = Workload("", "", kind, TEXTS, [len(text.ids) for text in encoded])
-    # The heads of first tokens and of sparse are left out of the formula.
-    assert counted.get_total_flops() == pytest.approx(workload.flops(SHAPE), rel=0.005)
+    # The formula omits the sparse and relevance heads.
+    assert counter.get_total_flops() == pytest.approx(workload.flops(SHAPE), rel=0.005)
 
 
 @pytest.mark.parametrize("name", tables.PAGES)
-def test_the_tables_are_those_of_the_results(name: str) -> None:
+def test_the_tables_match_the_results(name: str) -> None:
     page = (ROOT / name).read_text("utf-8")
     assert tables.BLOCK.search(page)
     assert tables.with_tables(page) == page, "python benchmarks/tables.py"
 
 
-def test_a_run_replaces_what_it_measured_and_leaves_the_rest() -> None:
+def test_a_run_replaces_only_its_own_entries() -> None:
     before = {"small": {"a": {"date": "1", "x": 1, "y": 1}, "b": {"date": "1"}}}
     after = {"small": {"a": {"date": "2", "x": 2}}, "full": {"a": {"date": "2"}}}
     assert merge(before, after) == {
@@ -81,30 +81,30 @@ def test_a_run_replaces_what_it_measured_and_leaves_the_rest() -> None:
     }
 
 
-def test_queries_come_at_random_at_the_rate_that_is_asked_for() -> None:
+def test_arrivals_are_random_at_the_given_rate() -> None:
     moments = list(arrivals(random.Random(0), rate=200, seconds=50))
     gaps = np.array([later - earlier for earlier, later in pairwise(moments)])
     assert len(moments) == pytest.approx(10_000, rel=0.05)
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)  # exponential
 
 
-class TestAPeer:
+class TestAgreement:
     workload = Workload("mixed", "", "dense", TEXTS, [3, 4, 13])
 
     def peers(self, name: str) -> list[Contestant]:
         return [Contestant(OURS, Path()), Contestant(name, Path())]
 
-    def test_that_computes_something_else_ends_the_run(self) -> None:
+    def test_a_different_output_ends_the_run(self) -> None:
         rows = {OURS: np.zeros((3, 4)), "Infinity": np.full((3, 4), 0.1)}
         with pytest.raises(SystemExit, match=r"Infinity differs by 0\.1"):
             check_agreement(self.workload, rows, self.peers("Infinity"))
 
-    def test_that_gives_nan_ends_the_run(self) -> None:
+    def test_nan_ends_the_run(self) -> None:
         rows = {OURS: np.zeros((3, 4)), "Infinity": np.full((3, 4), np.nan)}
         with pytest.raises(SystemExit):
             check_agreement(self.workload, rows, self.peers("Infinity"))
 
-    def test_of_another_precision_says_how_far_it_is_apart(self) -> None:
+    def test_the_difference_of_another_precision_is_recorded(self) -> None:
         peers = self.peers("ONNX Runtime int8")
         rows = {OURS: np.zeros((3, 4)), peers[1].name: np.full((3, 4), 0.1)}
         check_agreement(self.workload, rows, peers)

@@ -1,4 +1,4 @@
-"""The published values: checked wherever the real weights are, and the check itself checked."""
+"""The published values, with the real weights if they are there, and the tolerance."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ REAL = ROOT / "models" / "bge-packed"
 
 
 @pytest.mark.skipif(
-    not (REAL / "done").exists(), reason="no real weights here: make verify MODELS=bge fetches them"
+    not (REAL / "done").exists(),
+    reason="no real weights: make verify MODELS=bge fetches them",
 )
 @pytest.mark.parametrize("model", MODELS)
-def test_the_real_weights_answer_as_published(model: str) -> None:
+def test_the_real_weights_compute_the_published_values(model: str) -> None:
     golden = verify(REAL / model).golden
     assert golden
     assert [value for value in golden if not value.agrees] == []
@@ -34,11 +35,11 @@ def test_other_weights_do_not_have_the_published_values(
     assert sum(value.agrees for value in values) < 4
 
 
-def test_the_published_weights_are_the_pinned_ones() -> None:
+def test_the_published_revisions_are_the_pinned_ones() -> None:
     assert {pin.repo: pin.revision for pin in PINS} == PUBLISHED_REVISIONS
 
 
-def test_a_value_agrees_within_one_percent_and_a_little() -> None:
+def test_a_value_agrees_within_the_tolerance() -> None:
     assert GoldenValue("logit", -8.1875, -8.26).agrees
     assert not GoldenValue("logit", -8.1875, -8.30).agrees
     assert GoldenValue("lexical score", 0.0, 0.004).agrees
