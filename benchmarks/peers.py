@@ -2,10 +2,9 @@
 
     python benchmarks/peers.py NAME MODELS
 
-answers each line of stdin, a task as JSON, with one line of JSON: the seconds it took, the output,
-the process' peak memory. `MODELS` holds `hub` (as published), `float32` (as a worker's image has
-them) and `onnx`. Nothing here imports another module of ours but the worker, and that only for
-itself: the others' environments do not have it.
+Each line of stdin is a task as JSON; the reply is one line of JSON with the seconds, the output and
+the process's peak memory. `MODELS` contains `hub` (as published), `float32` (runtime folders) and
+`onnx`. Only our own contestant imports the worker, which the other environments lack.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Rerank = Callable[[str, Sequence[str]], Rows]
 
 
 class Packed:
-    """Ours: requests cut into micro-batches as the worker's batcher cuts them."""
+    """Our engine, with the micro-batches of the worker's batcher."""
 
     def __init__(self, models: Path, device: str = "auto") -> None:
         from bge_worker.process import prepare_process
@@ -46,33 +45,34 @@ class Packed:
         )
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        from bge_worker.serving.requests import EmbedRequest
+        from bge_worker.engine.outputs import Outputs
 
-        return np.stack([one.dense for one in self._run(EmbedRequest(list(texts)))])
+        encoded = self._engine.encode_texts(texts, max_length=8192)
+        return np.stack([result.dense for result in self._run(Outputs.DENSE, encoded)])
 
     def all(self, texts: Sequence[str]) -> Rows:
-        from bge_worker.serving.requests import EmbedRequest, Outputs
+        from bge_worker.engine.outputs import Outputs
 
         outputs = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
-        found = self._run(EmbedRequest(list(texts), outputs=outputs))
-        return np.stack([one.colbert[-1] for one in found])
+        results = self._run(outputs, self._engine.encode_texts(texts, max_length=8192))
+        return np.stack([result.colbert[-1] for result in results])
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        from bge_worker.serving.requests import RerankRequest
+        from bge_worker.engine.outputs import Outputs
 
-        return np.array(self._run(RerankRequest(query, list(documents))))
+        encoded = self._engine.encode_pairs(query, documents, max_length=1024)
+        return np.array(self._run(Outputs.RELEVANCE, encoded))
 
-    def _run(self, request: Any) -> list[Any]:
+    def _run(self, outputs: Any, waiting: list[Any]) -> list[Any]:
         from bge_worker.engine.packing import round_robin
 
-        waiting = self._engine.encode(request, 0, len(request.texts))
-        found: list[Any] = []
+        results: list[Any] = []
         while waiting:
             lengths = [len(text.ids) for text in waiting]
             (count,) = round_robin([lengths], self._engine.runtime.max_batch_tokens)
-            found += self._engine.run(request.outputs, waiting[:count])
+            results += self._engine.run(outputs, waiting[:count])
             waiting = waiting[count:]
-        return found
+        return results
 
 
 class SentenceTransformers:
@@ -97,18 +97,18 @@ class FlagEmbedding:
     def __init__(self, models: Path) -> None:
         from FlagEmbedding import BGEM3FlagModel, FlagReranker
 
-        where = {"use_fp16": cuda(), "devices": "cuda:0" if cuda() else "cpu"}
-        self._embedder = BGEM3FlagModel(str(models / "hub" / EMBED), **where)
-        self._reranker = FlagReranker(str(models / "hub" / RERANK), max_length=1024, **where)
+        options = {"use_fp16": cuda(), "devices": "cuda:0" if cuda() else "cpu"}
+        self._embedder = BGEM3FlagModel(str(models / "hub" / EMBED), **options)
+        self._reranker = FlagReranker(str(models / "hub" / RERANK), max_length=1024, **options)
 
     def dense(self, texts: Sequence[str]) -> Rows:
         return self._embedder.encode(list(texts), max_length=8192)["dense_vecs"]
 
     def all(self, texts: Sequence[str]) -> Rows:
-        found = self._embedder.encode(
+        results = self._embedder.encode(
             list(texts), max_length=8192, return_sparse=True, return_colbert_vecs=True
         )
-        return np.stack([one[-1] for one in found["colbert_vecs"]])
+        return np.stack([vectors[-1] for vectors in results["colbert_vecs"]])
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
         return self._reranker.compute_score([[query, document] for document in documents])
@@ -122,7 +122,7 @@ class Infinity:
 
         device = "cuda" if cuda() else "cpu"
         self._loop = asyncio.new_event_loop()
-        arguments = [
+        engine_args = [
             EngineArgs(
                 model_name_or_path=str(models / "hub" / name),
                 engine="torch",
@@ -133,22 +133,23 @@ class Infinity:
             )
             for name in (EMBED, RERANK)
         ]
-        engines = AsyncEngineArray.from_args(arguments)
+        engines = AsyncEngineArray.from_args(engine_args)
         self._loop.run_until_complete(engines.astart())
         self._embedder, self._reranker = engines
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        found, _ = self._loop.run_until_complete(self._embedder.embed(sentences=list(texts)))
-        return np.stack(found)
+        results, _ = self._loop.run_until_complete(self._embedder.embed(sentences=list(texts)))
+        return np.stack(results)
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        asked = self._reranker.rerank(query=query, docs=list(documents), raw_scores=True)
-        found, _ = self._loop.run_until_complete(asked)
-        return np.array([one.relevance_score for one in sorted(found, key=lambda one: one.index)])
+        request = self._reranker.rerank(query=query, docs=list(documents), raw_scores=True)
+        results, _ = self._loop.run_until_complete(request)
+        ranked = sorted(results, key=lambda result: result.index)
+        return np.array([result.relevance_score for result in ranked])
 
 
 class OnnxRuntime:
-    """The same weights, exported and fused; one text at a time, the fastest way it has on a CPU."""
+    """The same weights, exported and fused. Runs one text at a time, its fastest way on a CPU."""
 
     suffix = "onnx"
 
@@ -178,14 +179,13 @@ class OnnxRuntime:
 
     def _run(self, name: str, *text: str) -> Rows:
         ids = np.array([self._tokenizer.encode(*text).ids])
-        (found,) = self._sessions[name].run(
-            None, {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        )
-        return found
+        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        (rows,) = self._sessions[name].run(None, inputs)
+        return rows
 
 
 class OnnxRuntimeInt8(OnnxRuntime):
-    """Weights and products in 8 bits: faster where the processor has such products, less exact."""
+    """Weights and products in 8 bits: less exact, faster on processors with 8-bit products."""
 
     suffix = "int8.onnx"
 
@@ -209,39 +209,39 @@ def cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def work(peer: Any, task: dict[str, Any]) -> Rows:
+def run_task(peer: Any, task: dict[str, Any]) -> Rows:
     if task["kind"] == "rerank":
         return peer.rerank(task["query"], task["texts"])
     return getattr(peer, task["kind"])(task["texts"])
 
 
-def timed(peer: Any, task: dict[str, Any]) -> dict[str, Any]:
-    """Seconds, the median of `repeat` runs; the output's first rows, to be compared; MB.
+def measure(peer: Any, task: dict[str, Any]) -> dict[str, Any]:
+    """Return the median seconds of `repeat` runs, the output's first rows, and the peak memory.
 
-    Short work is done once beforehand: the others' turn has emptied the caches.
+    Repeated tasks run once before: the other contestants have emptied the caches.
     """
     if task["repeat"] > 1:
-        work(peer, task)
-    taken = []
+        run_task(peer, task)
+    times = []
     for _ in range(task["repeat"]):
-        began = perf_counter()
-        rows = work(peer, task)
-        taken.append(perf_counter() - began)
+        start = perf_counter()
+        rows = run_task(peer, task)
+        times.append(perf_counter() - start)
     rows = np.asarray(rows, np.float32)[:4].tolist()
-    return {"seconds": statistics.median(taken), "rows": rows, **peak_memory()}
+    return {"seconds": statistics.median(times), "rows": rows, **peak_memory()}
 
 
 def peak_memory() -> dict[str, int]:
-    found = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    peaks = {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
     if cuda():
         import torch
 
-        found["peak_gpu_mb"] = torch.cuda.max_memory_allocated() >> 20
-    return found
+        peaks["peak_gpu_mb"] = torch.cuda.max_memory_allocated() >> 20
+    return peaks
 
 
-def ceilings() -> dict[str, float]:
-    """What this machine does at best, now: a large product, a copy, and reading alone."""
+def measure_ceilings() -> dict[str, float]:
+    """Return this machine's current best rates of a large product, a copy and a read."""
     import torch
 
     rows, inner, columns = 2048, 1024, 4096
@@ -251,40 +251,40 @@ def ceilings() -> dict[str, float]:
     a = torch.randn(rows, inner, device=device, dtype=dtype)
     b = torch.randn(inner, columns, device=device, dtype=dtype)
     out = torch.empty(rows, columns, device=device, dtype=dtype)
-    one = torch.randn(1 << (29 if cuda() else 26), dtype=torch.float32, device=device)
-    two = torch.empty_like(one)
-    product = best(lambda: torch.mm(a, b, out=out))
-    copy = best(lambda: two.copy_(one))
-    read = best(lambda: torch.sum(one))
+    source = torch.randn(1 << (29 if cuda() else 26), dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    product = fastest(lambda: torch.mm(a, b, out=out))
+    copy = fastest(lambda: target.copy_(source))
+    read = fastest(lambda: torch.sum(source))
     return {
         "gflops": 2 * rows * inner * columns / product / 1e9,
-        "copy_gb_s": 2 * one.nbytes / copy / 1e9,
-        "read_gb_s": one.nbytes / read / 1e9,
+        "copy_gb_s": 2 * source.nbytes / copy / 1e9,
+        "read_gb_s": source.nbytes / read / 1e9,
     }
 
 
-def best(action: Callable[[], object], times: int = 8) -> float:
+def fastest(action: Callable[[], object], repeats: int = 8) -> float:
     import torch
 
-    taken = []
-    for _ in range(times):
-        began = perf_counter()
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
         action()
         if cuda():
             torch.cuda.synchronize()
-        taken.append(perf_counter() - began)
-    return min(taken)
+        times.append(perf_counter() - start)
+    return min(times)
 
 
 def main() -> None:
     name, models = sys.argv[1], Path(sys.argv[2])
-    answers = os.fdopen(os.dup(1), "w")
-    with contextlib.redirect_stdout(sys.stderr):  # what libraries print must not mix in
+    stdout = os.fdopen(os.dup(1), "w")
+    with contextlib.redirect_stdout(sys.stderr):  # keeps what libraries print out of the replies
         peer = PEERS[name](models)
         for line in sys.stdin:
             task = json.loads(line)
-            answer = ceilings() if task["kind"] == "ceilings" else timed(peer, task)
-            print(json.dumps(answer), file=answers, flush=True)
+            reply = measure_ceilings() if task["kind"] == "ceilings" else measure(peer, task)
+            print(json.dumps(reply), file=stdout, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`make bench-plots`: draws what stands in `benchmarks/results/`, as SVG beside it.
+"""`make bench-plots`: plot `benchmarks/results/` as SVG files in the same folder.
 
-    engine.svg    how many times as long each peer takes, workload by workload
-    load.svg      queries answered a second, and p99, against queries offered a second
+    engine.svg    each peer's time divided by ours, for each workload
+    load.svg      queries answered per second, and p99, against queries offered per second
 
-Runs in a virtual environment of its own, which holds matplotlib and nothing of ours.
+Runs in a virtual environment of its own, which has matplotlib and no package of this project.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ COLOURS = {
     "FlagEmbedding": "#7d8590",
 }
 STYLE = {
-    "svg.hashsalt": "bge-serverless",  # the same file from the same numbers
+    "svg.hashsalt": "bge-serverless",  # equal results give equal files
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.spines.top": False,
@@ -48,16 +48,16 @@ def engine(results: dict[str, Any]) -> plt.Figure:
 
 
 def bars(axis: Any, measured: dict[str, Any]) -> None:
-    """A group for each workload, a bar for each peer; on the line of 1 a peer is as fast."""
+    """Draw a group per workload and a bar per peer, from the line at 1: as fast as ours."""
     peers = [name for name in COLOURS if name != OURS]
     width = 0.8 / len(peers)
-    for place, peer in enumerate(peers):
-        rows = {n: one["rows"].get(peer) for n, one in enumerate(measured.values())}
-        found = {n: row["ours_is_faster_by"] for n, row in rows.items() if row}
-        left = [n + (place - len(peers) / 2 + 0.5) * width for n in found]
-        heights = [ratio - 1 for ratio in found.values()]  # from the line of 1, up or down
-        drawn = axis.bar(left, heights, width, bottom=1, color=COLOURS[peer], label=peer)
-        axis.bar_label(drawn, [f"{ratio:.2g}" for ratio in found.values()], fontsize=6)
+    for index, peer in enumerate(peers):
+        rows = {n: entry["rows"].get(peer) for n, entry in enumerate(measured.values())}
+        ratios = {n: row["ours_is_faster_by"] for n, row in rows.items() if row}
+        positions = [n + (index - len(peers) / 2 + 0.5) * width for n in ratios]
+        heights = [ratio - 1 for ratio in ratios.values()]
+        drawn_bars = axis.bar(positions, heights, width, bottom=1, color=COLOURS[peer], label=peer)
+        axis.bar_label(drawn_bars, [f"{ratio:.2g}" for ratio in ratios.values()], fontsize=6)
     axis.axhline(1, color=COLOURS[OURS], linewidth=1)
     axis.set_yscale("log")
     axis.set_yticks([0.2, 0.5, 1, 2, 5, 10, 20], ["0.2", "0.5", "1", "2", "5", "10", "20"])
@@ -66,30 +66,31 @@ def bars(axis: Any, measured: dict[str, Any]) -> None:
 
 
 def load(results: dict[str, Any]) -> plt.Figure:
-    figure, (answered, late) = plt.subplots(1, 2, figsize=(9, 3.4))
-    for name, found in results["serving"]["small"].items():
-        offered = [one["offered"] for one in found["offered"]]
+    figure, (throughput, latency) = plt.subplots(1, 2, figsize=(9, 3.4))
+    for name, measured in results["serving"]["small"].items():
+        entries = measured["offered"]
+        offered = [entry["offered"] for entry in entries]
         style = {"color": COLOURS[name], "marker": "o", "markersize": 3, "label": name}
-        answered.plot(offered, [one["per_second"] for one in found["offered"]], **style)
-        late.plot(offered, [one["p99_ms"] for one in found["offered"]], **style)
-    most = max(offered)
-    answered.plot([0, most], [0, most], color="#d0d7de", linewidth=1, zorder=0)
-    answered.set_ylabel("queries answered a second")
-    late.set_yscale("log")
-    late.set_ylabel("p99, ms, of those answered")
-    for axis in (answered, late):
+        throughput.plot(offered, [entry["per_second"] for entry in entries], **style)
+        latency.plot(offered, [entry["p99_ms"] for entry in entries], **style)
+    maximum = max(offered)
+    throughput.plot([0, maximum], [0, maximum], color="#d0d7de", linewidth=1, zorder=0)
+    throughput.set_ylabel("queries answered a second")
+    latency.set_yscale("log")
+    latency.set_ylabel("p99, ms, of those answered")
+    for axis in (throughput, latency):
         axis.set_xlabel("queries offered a second")
-    answered.legend(frameon=False)
+    throughput.legend(frameon=False)
     return figure
 
 
 def main() -> None:
     results = json.loads((FOLDER / "cpu.json").read_text("utf-8"))
     with plt.rc_context(STYLE):
-        for draw in (engine, load):
-            figure = draw(results)
+        for plot in (engine, load):
+            figure = plot(results)
             figure.tight_layout()
-            path = FOLDER / f"{draw.__name__}.svg"
+            path = FOLDER / f"{plot.__name__}.svg"
             figure.savefig(path, metadata={"Date": None})
             print(path)
 

@@ -1,7 +1,7 @@
-"""What a GPU would do and cost, on paper: published peaks and prices, and the share reached.
+"""Project a GPU's speed and cost from published peaks and prices, and a share of the peak.
 
-The share is that of a GPU which `make bench-gpu` has measured. Until there is one it is the goal
-this project has set itself, and whatever comes of it is labelled so.
+The share is that of a GPU measured by `make bench-gpu`. Without one, it is this project's goal, and
+the table is labelled as assumed.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from results import FOLDER
-from workload import SHAPES, Workload, lengths_of, mixed_texts, of_length
+from workload import SHAPES, Workload, mixed_texts, texts_of_length, token_lengths
 
-HOSTED = 0.05  # dollars a million tokens: Jina's list price for its embeddings API
+HOSTED_PRICE = 0.05  # dollars per million tokens: list price of Jina's embeddings API
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """`tflops`: the maker's figure, dense fp16 products summed in fp32. `price`: RunPod
-    Serverless, flex, dollars a second; None where it has no such card."""
+    """`tflops`: the maker's figure for dense fp16 products summed in fp32. `price`: dollars per
+    second on RunPod Serverless (flex), None if it has no such card."""
 
     name: str
     tflops: float
@@ -40,43 +40,45 @@ GPUS = (
 )
 PEAKS = {"NVIDIA H200": 989.0, "NVIDIA H100 80GB HBM3": 989.0, "NVIDIA L4": 121.0, "Tesla T4": 65.0}
 GOALS = {"chunks": 0.6, "mixed": 0.5}  # of the large product's rate
-PRODUCT = 0.7  # of the published peak that a large product reaches: assumed
+PRODUCT_SHARE = 0.7  # of the published peak, assumed for a large product
 
 
 @dataclass(frozen=True)
 class Shares:
-    """Of a published peak, on chunks of 512 tokens and on mixed lengths; and where from."""
+    """Shares of the published peak, on chunks of 512 tokens and on mixed lengths."""
 
     chunks: float
     mixed: float
     source: str
 
 
-def shares() -> Shares:
+def find_shares() -> Shares:
     for path in sorted(FOLDER.glob("*.json")):
-        found = json.loads(path.read_text("utf-8"))
-        name = found["machine"]["gpu"]
-        if name in PEAKS and {"chunks", "mixed"} <= found.get("engine", {}).get("full", {}).keys():
-            return Shares(*(of_peak(found["engine"]["full"][k], name) for k in GOALS), name)
-    return Shares(*(goal * PRODUCT for goal in GOALS.values()), "assumed")
+        content = json.loads(path.read_text("utf-8"))
+        name = content["machine"]["gpu"]
+        full = content.get("engine", {}).get("full", {})
+        if name in PEAKS and GOALS.keys() <= full.keys():
+            return Shares(*(peak_share(full[workload], name) for workload in GOALS), name)
+    return Shares(*(goal * PRODUCT_SHARE for goal in GOALS.values()), "assumed")
 
 
-def of_peak(entry: dict[str, Any], name: str) -> float:
+def peak_share(entry: dict[str, Any], name: str) -> float:
     return float(entry["share_of"]["product"] * entry["ceiling"]["gflops"] / 1e3 / PEAKS[name])
 
 
 def flops(texts: list[str], *, pair: int = 0) -> float:
-    """Of embedding these texts, or of scoring each with a query of `pair` tokens."""
-    lengths = [length + pair for length in lengths_of(texts)]
+    """Return the operations to embed the texts, or to score each with a query of `pair` tokens."""
+    lengths = [length + pair for length in token_lengths(texts)]
     return Workload("", "", "dense", texts, lengths).flops(SHAPES["full"])
 
 
 def projection() -> list[dict[str, Any]]:
-    """A row for each GPU: tokens a second, dollars a million, and two requests' milliseconds."""
-    share = shares()
-    chunks, mixed = of_length(1, 512), mixed_texts(320)
-    tokens = sum(lengths_of(mixed))
-    work = {"32 texts": flops(mixed) / 10, "100 documents": flops(of_length(100, 128), pair=12)}
+    """Return a row per GPU: tokens per second, dollars per million, two latencies."""
+    share = find_shares()
+    chunks, mixed = texts_of_length(1, 512), mixed_texts(320)
+    tokens = sum(token_lengths(mixed))
+    documents = texts_of_length(100, 128)
+    requests = {"32 texts": flops(mixed) / 10, "100 documents": flops(documents, pair=12)}
     rows = []
     for gpu in GPUS:
         rate = 1e12 * gpu.tflops * share.mixed / (flops(mixed) / tokens)
@@ -87,8 +89,8 @@ def projection() -> list[dict[str, Any]]:
                 "mixed_tokens_per_second": rate,
                 "dollars_per_million": None if gpu.price is None else 1e6 / rate * gpu.price,
                 **{
-                    name: 1e3 * each / (1e12 * gpu.tflops * share.mixed)
-                    for name, each in work.items()
+                    name: 1e3 * flop / (1e12 * gpu.tflops * share.mixed)
+                    for name, flop in requests.items()
                 },
             }
         )

@@ -1,9 +1,8 @@
-"""`benchmarks/results/`: one file a device, what was measured on it, when, and with which versions.
+"""`benchmarks/results/`: one file per device with measurements, their dates, and package versions.
 
 Sections: `engine` by shape and workload (`compare.py`), `serving` by server (`saturation.py`),
 `queue` by form of reply (`queue_worker.py`), `cold` (`cold_start.py`), `beside a bulk` (`serve.py`)
-and `gpu`. A run replaces what it has measured and leaves the rest. A file is of one machine, and
-each entry has its date.
+and `gpu`. A run replaces its own entries and keeps the others. A file belongs to one machine.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from workload import NAMES, ROOT
 
 FOLDER = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "tokenizers")
-ELSEWHERE = {  # in virtual environments of their own
+PEER_VENVS = {
     "FlagEmbedding": ROOT / ".venv-flagembedding",
     "infinity-emb": ROOT / ".venv-infinity",
     "onnxruntime": ROOT / ".venv-onnxruntime",
@@ -29,40 +28,42 @@ ELSEWHERE = {  # in virtual environments of their own
 }
 
 
-def kept() -> tuple[Path, dict[str, Any]]:
-    """This device's file and what it holds. Ask before an hour's measuring: it ends a run that
-    would write beside another machine's results."""
+def read_results() -> tuple[Path, dict[str, Any]]:
+    """Return the path and the content of this device's file.
+
+    Exits if the file belongs to another machine; call it before a long measurement.
+    """
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     path = FOLDER / f"{(gpu or 'cpu').replace(' ', '-').lower()}.json"
-    here = machine(gpu)
-    before = json.loads(path.read_text("utf-8")) if path.exists() else {"machine": here}
-    if before["machine"] != here:
-        sys.exit(f"{path} is of {before['machine']}, not of {here}: move it away first")
+    current = machine(gpu)
+    before = json.loads(path.read_text("utf-8")) if path.exists() else {"machine": current}
+    if before["machine"] != current:
+        sys.exit(f"{path} belongs to {before['machine']}, not to {current}: move it away first")
     return path, before
 
 
-def keep(section: str, found: dict[str, Any]) -> Path:
-    """Write `found`, entries by name or by names below names, into this device's file."""
-    path, before = kept()
+def save_results(section: str, entries: dict[str, Any]) -> Path:
+    """Merge a tree of names, with entries as its leaves, into this device's file."""
+    path, before = read_results()
     known = before.get("versions", {}) | versions()
-    after = before | {"versions": known, section: merged(before.get(section, {}), found)}
+    after = before | {"versions": known, section: merge(before.get(section, {}), entries)}
     FOLDER.mkdir(exist_ok=True)
     path.write_text(json.dumps(after, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return path
 
 
-def dated(entry: dict[str, Any]) -> dict[str, Any]:
+def with_date(entry: dict[str, Any]) -> dict[str, Any]:
     return {"date": time.strftime("%Y-%m-%d"), **entry}
 
 
-def merged(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """An entry, known by its date, is replaced; names above entries are kept."""
+def merge(before: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
+    """Replace entries, which have a date; merge the levels above them."""
     after = dict(before)
-    for name, value in found.items():
-        after[name] = value if "date" in value else merged(before.get(name, {}), value)
-    if after.keys() <= set(NAMES):  # workloads in their own order, whatever was measured last
+    for name, value in entries.items():
+        after[name] = value if "date" in value else merge(before.get(name, {}), value)
+    if after.keys() <= set(NAMES):  # workloads stay in the order of `NAMES`
         return {name: after[name] for name in NAMES if name in after}
     return after
 
@@ -82,11 +83,11 @@ def machine(gpu: str | None) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    found = {name: version(name) for name in PACKAGES}
-    for package, folder in ELSEWHERE.items():
+    installed = {name: version(name) for name in PACKAGES}
+    for package, folder in PEER_VENVS.items():
         python = folder / "bin" / "python"
         if python.exists():
             code = f"from importlib.metadata import version; print(version('{package}'))"
             ran = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-            found[package] = ran.stdout.strip()
-    return found
+            installed[package] = ran.stdout.strip()
+    return installed

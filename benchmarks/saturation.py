@@ -1,12 +1,12 @@
-"""The HTTP server up to what it can take, and past it: `make bench-saturation`.
+"""The HTTP server up to and beyond its capacity: `make bench-saturation`.
 
-    closed     64 callers, each sending its next query when it has the last answer: the capacity
-    offered    queries that come at random moments (Poisson) at fractions of our capacity, whether
-               or not the earlier ones are answered. A query's time counts from the moment it
-               was due, so that one kept waiting in the caller is not forgotten.
+    closed     closed loop: 64 callers, each sends its next query after a reply; the capacity
+    offered    open loop: queries arrive at random (Poisson) at fractions of our capacity, whatever
+               is still unanswered. A query's time counts from its arrival, so that waiting in the
+               caller is included.
 
-Ours and Infinity's server, both up, in turn, on the small shape of random weights; the callers
-share the machine's cores with them. The last line printed is one JSON object.
+Our server and Infinity's run side by side and are measured in turn, with the small shape of random
+weights; the callers share their cores. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from results import dated, keep, kept
-from serve import Target, ours, peer
-from workload import BENCH, of_length, prepare
+from results import read_results, save_results, with_date
+from serve import Target, own_server, peer_server
+from workload import BENCH, prepare, texts_of_length
 
 FRACTIONS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0)
-PATIENCE = 20.0  # seconds, then a caller gives up
+TIMEOUT = 20.0  # seconds per query
 CALLERS = 64
 
 
 class Callers:
-    """Whoever sends queries to one server: when each was due, when it was answered, with what."""
+    """Send queries to one server and record latencies and statuses."""
 
     def __init__(self, target: Target, session: aiohttp.ClientSession) -> None:
         self._target = target
         self._session = session
-        self.milliseconds: list[float] = []  # of the queries that were answered
+        self.milliseconds: list[float] = []  # of answered queries
         self.statuses: Counter[str] = Counter()
 
     async def query(self, text: str, due: float) -> None:
@@ -66,65 +66,69 @@ class Callers:
 
 
 def session() -> aiohttp.ClientSession:
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     return aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0))
 
 
-async def closed(target: Target, texts: list[str], seconds: float) -> dict[str, Any]:
+async def measure_closed(target: Target, texts: list[str], seconds: float) -> dict[str, Any]:
     async with session() as http:
         callers = Callers(target, http)
-        began = time.perf_counter()
+        start = time.perf_counter()
 
-        async def caller(draw: random.Random) -> None:
-            while time.perf_counter() - began < seconds:
-                await callers.query(draw.choice(texts), time.perf_counter())
+        async def caller(rng: random.Random) -> None:
+            while time.perf_counter() - start < seconds:
+                await callers.query(rng.choice(texts), time.perf_counter())
 
         await asyncio.gather(*(caller(random.Random(number)) for number in range(CALLERS)))
-        return callers.summary(time.perf_counter() - began)
+        return callers.summary(time.perf_counter() - start)
 
 
-async def offered(target: Target, texts: list[str], rate: float, seconds: float) -> dict[str, Any]:
-    draw = random.Random(0)
+async def measure_offered(
+    target: Target, texts: list[str], rate: float, seconds: float
+) -> dict[str, Any]:
+    rng = random.Random(0)
     async with session() as http:
         callers = Callers(target, http)
-        began = time.perf_counter()
+        start = time.perf_counter()
         sent = []
-        for moment in arrivals(draw, rate, seconds):
-            await asyncio.sleep(began + moment - time.perf_counter())
-            query = callers.query(draw.choice(texts), began + moment)
+        for offset in arrivals(rng, rate, seconds):
+            await asyncio.sleep(start + offset - time.perf_counter())
+            query = callers.query(rng.choice(texts), start + offset)
             sent.append(asyncio.create_task(query))
         await asyncio.gather(*sent)
-        # Until the last answer: what was still waiting when no more came was not carried in time.
-        return {"offered": rate, **callers.summary(time.perf_counter() - began)}
+        # Until the last reply: answers after the last arrival must not raise the rate.
+        return {"offered": rate, **callers.summary(time.perf_counter() - start)}
 
 
-def arrivals(draw: random.Random, rate: float, seconds: float) -> Iterator[float]:
-    moment = draw.expovariate(rate)
-    while moment < seconds:
-        yield moment
-        moment += draw.expovariate(rate)
+def arrivals(rng: random.Random, rate: float, seconds: float) -> Iterator[float]:
+    offset = rng.expovariate(rate)
+    while offset < seconds:
+        yield offset
+        offset += rng.expovariate(rate)
 
 
 def measure(targets: list[Target], rounds: int, seconds: float) -> dict[str, Any]:
-    texts = of_length(200, 12)
+    texts = texts_of_length(200, 12)
     capacity: dict[str, list[dict[str, Any]]] = {target.name: [] for target in targets}
     for _ in range(rounds):
         for target in targets:
-            capacity[target.name].append(asyncio.run(closed(target, texts, seconds)))
+            capacity[target.name].append(asyncio.run(measure_closed(target, texts, seconds)))
             print(f"closed, {target.name}: {capacity[target.name][-1]}", flush=True)
-    ours_most = statistics.median(one["per_second"] for one in capacity[targets[0].name])
-    under: dict[str, list[dict[str, Any]]] = {target.name: [] for target in targets}
+    own_capacity = statistics.median(result["per_second"] for result in capacity[targets[0].name])
+    loaded: dict[str, list[dict[str, Any]]] = {target.name: [] for target in targets}
     for fraction in FRACTIONS:
         for target in targets:
-            found = asyncio.run(offered(target, texts, round(fraction * ours_most, 1), seconds))
-            under[target.name].append(found)
-            print(f"offered, {target.name}: {found}", flush=True)
+            result = asyncio.run(
+                measure_offered(target, texts, round(fraction * own_capacity, 1), seconds)
+            )
+            loaded[target.name].append(result)
+            print(f"offered, {target.name}: {result}", flush=True)
     return {
-        target.name: dated(
+        target.name: with_date(
             {
                 "about": f"queries of 12 tokens, {seconds:g} s each, {CALLERS} callers",
                 "closed": capacity[target.name],
-                "offered": under[target.name],
+                "offered": loaded[target.name],
             }
         )
         for target in targets
@@ -133,22 +137,22 @@ def measure(targets: list[Target], rounds: int, seconds: float) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="of the closed loop")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
-    parser.add_argument("--infinity", type=Path, help="infinity_emb, in an environment of its own")
-    parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
-    given = parser.parse_args()
-    if given.save:
-        kept()
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the closed loop")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement")
+    parser.add_argument("--infinity", type=Path, help="infinity_emb in its own environment")
+    parser.add_argument("--save", action="store_true", help="save to benchmarks/results/")
+    args = parser.parse_args()
+    if args.save:
+        read_results()
     models = BENCH / "small"
     prepare("small", models)
     with (
-        ours(models / "float32") as (target, _),
-        peer(models / "hub" / "bge-m3", given.infinity) as other,
+        own_server(models / "float32") as (target, _),
+        peer_server(models / "hub" / "bge-m3", args.infinity) as peer,
     ):
-        results = measure([target, other], given.rounds, given.seconds)
-    if given.save:
-        keep("serving", {"small": results})
+        results = measure([target, peer], args.rounds, args.seconds)
+    if args.save:
+        save_results("serving", {"small": results})
     print(json.dumps(results))
 
 

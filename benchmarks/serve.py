@@ -1,13 +1,13 @@
-"""What a single query waits for at the HTTP server: `make bench-serve`.
+"""Latency of single queries at the HTTP server: `make bench-serve`.
 
-    overhead    one short query on the miniature: its time outside the model, beside a FastAPI
-                route that does nothing, asked in turn
-    fairness    single queries alone, and while a bulk request of 2,000 texts runs; on the
-                miniature and on the full shape, and the same of Infinity's server (or of
-                sentence-transformers behind FastAPI with a lock, where Infinity is not installed)
+    overhead    a short query on the miniature: its time outside the model, in turn with a FastAPI
+                route that does nothing
+    fairness    single queries alone, and while a bulk request of 2,000 texts runs; on the miniature
+                and the full shape; also at Infinity's server (or, if Infinity is not installed, at
+                sentence-transformers behind FastAPI with a lock)
 
-Asked of fairness: the p99 beside the bulk is at most the p99 alone plus two micro-batches. The
-last line printed is one JSON object.
+The goal of fairness: the p99 beside the bulk is at most the p99 alone plus two micro-batches. The
+last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ import httpx
 import numpy as np
 
 from fakes.server_process import ServerProcess, free_port
-from results import dated, keep, kept
+from results import read_results, save_results, with_date
 from workload import ROOT, mixed_texts, prepare
 
-PATIENCE = 180.0  # seconds that a query waits
+TIMEOUT = 180.0  # seconds per query
 QUERY = "как найти минимум функции"
-BARE = """
+BARE_SERVER = """
 import sys, uvicorn
 from fastapi import FastAPI, Request, Response
 app = FastAPI()
@@ -53,7 +53,7 @@ url = body.pop("url")
 while True:
     httpx.post(url, json=body, timeout=None).raise_for_status()
 """
-LOCKED = """
+LOCKED_SERVER = """
 import sys, threading, uvicorn
 from fastapi import FastAPI
 from sentence_transformers import SentenceTransformer
@@ -68,21 +68,21 @@ uvicorn.run(app, port=int(sys.argv[1]), log_config=None)
 
 
 class Target:
-    """A server, and how to ask it for vectors."""
+    """An embedding server."""
 
     def __init__(self, name: str, url: str, body: dict[str, Any]) -> None:
         self.name, self.url, self.body = name, url, body
-        self._client = httpx.Client(timeout=PATIENCE)
+        self._client = httpx.Client(timeout=TIMEOUT)
 
-    def ask(self, texts: list[str]) -> float:
-        """Seconds."""
-        began = time.perf_counter()
+    def request(self, texts: list[str]) -> float:
+        """Embed the texts and return the seconds."""
+        start = time.perf_counter()
         self._client.post(self.url, json=self.body | {"input": texts}).raise_for_status()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
 
 @contextmanager
-def ours(folder: Path) -> Iterator[tuple[Target, str]]:
+def own_server(folder: Path) -> Iterator[tuple[Target, str]]:
     env = {"BGE_EMBED_MODEL": str(folder / "bge-m3"), "BGE_RERANK_MODEL": ""}
     with (
         tempfile.TemporaryDirectory() as log,
@@ -94,10 +94,11 @@ def ours(folder: Path) -> Iterator[tuple[Target, str]]:
 
 
 @contextmanager
-def peer(hub: Path, infinity: Path | None) -> Iterator[Target]:
+def peer_server(hub: Path, infinity: Path | None) -> Iterator[Target]:
     port = str(free_port())
     if infinity is None:
-        name, command = "sentence-transformers, a lock", [sys.executable, "-c", LOCKED, port, hub]
+        name = "sentence-transformers, a lock"
+        command = [sys.executable, "-c", LOCKED_SERVER, port, hub]
     else:
         name = "Infinity"
         command = [infinity, "v2", "--model-id", hub, "--served-model-name", "peer"]
@@ -107,16 +108,16 @@ def peer(hub: Path, infinity: Path | None) -> Iterator[Target]:
     with subprocess.Popen([str(part) for part in command], **quiet) as process:
         target = Target(name, f"http://127.0.0.1:{port}/embeddings", {"model": "peer"})
         try:
-            wait_until_it_answers(target, process)
+            wait_until_ready(target, process)
             yield target
         finally:
             process.kill()
 
 
-def wait_until_it_answers(target: Target, process: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(target: Target, process: subprocess.Popen[bytes]) -> None:
     for _ in range(1200):
         try:
-            target.ask([QUERY])
+            target.request([QUERY])
         except httpx.HTTPError:
             if process.poll() is not None:
                 sys.exit(f"{target.name} ended with {process.returncode}")
@@ -129,15 +130,15 @@ def wait_until_it_answers(target: Target, process: subprocess.Popen[bytes]) -> N
 # --------------------------------------------------------------------------------- overhead
 
 
-def overhead(folder: Path, rounds: int) -> dict[str, Any]:
+def measure_overhead(folder: Path, rounds: int) -> dict[str, Any]:
     port = free_port()
     with (
-        ours(folder) as (_, url),
-        subprocess.Popen([sys.executable, "-c", BARE, str(port)]) as bare,
+        own_server(folder) as (_, url),
+        subprocess.Popen([sys.executable, "-c", BARE_SERVER, str(port)]) as bare,
     ):
         try:
             wait_for_port(port)
-            return measure_overhead(int(url.rsplit(":", 1)[1]), port, rounds)
+            return compare_overhead(int(url.rsplit(":", 1)[1]), port, rounds)
         finally:
             bare.kill()
 
@@ -151,28 +152,28 @@ def wait_for_port(port: int) -> None:
     sys.exit("the bare route does not answer")
 
 
-def measure_overhead(our_port: int, bare_port: int, rounds: int) -> dict[str, Any]:
-    """Both with the standard library's client, whose own part is in both."""
-    ours, bare = (HTTPConnection("127.0.0.1", port) for port in (our_port, bare_port))
-    outside, floor = [], []
+def compare_overhead(our_port: int, bare_port: int, rounds: int) -> dict[str, Any]:
+    """Measure both with the standard library's client, whose cost both include."""
+    own, bare = (HTTPConnection("127.0.0.1", port) for port in (our_port, bare_port))
+    outside_times, bare_times = [], []
     for _ in range(rounds):
-        took, reply = exchange(ours, "/native/embed")
-        outside.append(took - reply["timings_ms"]["inference"])
-        floor.append(exchange(bare, "/")[0])
-    settled = rounds // 10
+        milliseconds, reply = post(own, "/native/embed")
+        outside_times.append(milliseconds - reply["timings_ms"]["inference"])
+        bare_times.append(post(bare, "/")[0])
+    warm_up = rounds // 10
     return {
-        "outside the model, ms": percentiles(outside[settled:]),
-        "a bare FastAPI route, ms": percentiles(floor[settled:]),
+        "outside the model, ms": percentiles(outside_times[warm_up:]),
+        "a bare FastAPI route, ms": percentiles(bare_times[warm_up:]),
     }
 
 
-def exchange(connection: HTTPConnection, route: str) -> tuple[float, Any]:
-    """Milliseconds, and the reply."""
+def post(connection: HTTPConnection, route: str) -> tuple[float, Any]:
+    """Return the milliseconds and the reply."""
     request = json.dumps({"texts": QUERY, "encoding_format": "base64"})
-    began = time.perf_counter()
+    start = time.perf_counter()
     connection.request("POST", route, request.encode(), {"Content-Type": "application/json"})
     content = connection.getresponse().read()
-    return 1e3 * (time.perf_counter() - began), json.loads(content)
+    return 1e3 * (time.perf_counter() - start), json.loads(content)
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
@@ -182,14 +183,16 @@ def percentiles(values: list[float]) -> dict[str, float]:
 # --------------------------------------------------------------------------------- fairness
 
 
-def fairness(target: Target, texts: list[str], queries: int, url: str | None) -> dict[str, Any]:
-    """Seconds of single queries alone and beside the bulk, which is sent again and again.
+def measure_fairness(
+    target: Target, texts: list[str], queries: int, url: str | None
+) -> dict[str, Any]:
+    """Return the seconds of single queries, alone and beside repeated bulk requests.
 
-    `url` is our own server's, which also tells how long a micro-batch of the bulk takes.
+    `url` is the base URL of our own server, whose /metrics give the time of a micro-batch.
     """
-    batch = None if url is None else micro_batch(url, texts[:100])
-    alone = [target.ask([QUERY]) for _ in range(queries)]
-    # A process of its own, so that it can be ended: the caller hangs up.
+    batch = None if url is None else micro_batch_seconds(url, texts[:100])
+    alone = [target.request([QUERY]) for _ in range(queries)]
+    # A process of its own, so that the caller can be killed.
     with subprocess.Popen(
         [sys.executable, "-c", BULK_CALLER], stdin=subprocess.PIPE, text=True
     ) as bulk:
@@ -197,23 +200,23 @@ def fairness(target: Target, texts: list[str], queries: int, url: str | None) ->
         bulk.stdin.write(json.dumps(target.body | {"url": target.url, "input": texts}))
         bulk.stdin.close()
         time.sleep(2)
-        beside = []
-        while len(beside) < queries and PATIENCE not in beside:
+        beside_bulk = []
+        while len(beside_bulk) < queries and TIMEOUT not in beside_bulk:
             try:
-                beside.append(target.ask([QUERY]))
+                beside_bulk.append(target.request([QUERY]))
             except httpx.ReadTimeout:
-                beside.append(PATIENCE)
+                beside_bulk.append(TIMEOUT)
         bulk.kill()
     result: dict[str, Any] = {
         "alone, s": seconds_percentiles(alone),
-        "beside the bulk, s": seconds_percentiles(beside),
-        f"gave up after {PATIENCE:g} s": PATIENCE in beside,
+        "beside the bulk, s": seconds_percentiles(beside_bulk),
+        f"gave up after {TIMEOUT:g} s": TIMEOUT in beside_bulk,
     }
     if batch is not None:
-        allowed = np.percentile(alone, 99) + 2 * batch
+        limit = np.percentile(alone, 99) + 2 * batch
         result["a micro-batch, s"] = round(batch, 3)
-        result["allowed, s"] = round(float(allowed), 3)
-        result["ok"] = bool(np.percentile(beside, 99) <= allowed)
+        result["allowed, s"] = round(float(limit), 3)
+        result["ok"] = bool(np.percentile(beside_bulk, 99) <= limit)
     return result
 
 
@@ -221,56 +224,58 @@ def seconds_percentiles(values: list[float]) -> dict[str, float]:
     return {f"p{p}": round(float(np.percentile(values, p)), 3) for p in (50, 99)}
 
 
-def micro_batch(url: str, texts: list[str]) -> float:
-    """Seconds that one takes, of texts like these alone."""
-    before = batches(url)
+def micro_batch_seconds(url: str, texts: list[str]) -> float:
+    """Return the seconds of a micro-batch of such texts."""
+    before = micro_batches(url)
     body = {"texts": texts, "encoding_format": "base64"}
     reply = httpx.post(f"{url}/native/embed", json=body, timeout=None).json()
-    return float(reply["timings_ms"]["inference"]) / 1e3 / (batches(url) - before)
+    return float(reply["timings_ms"]["inference"]) / 1e3 / (micro_batches(url) - before)
 
 
-def batches(url: str) -> float:
-    """Micro-batches so far."""
+def micro_batches(url: str) -> float:
+    """Return the number of micro-batches since the start."""
     text = httpx.get(f"{url}/metrics").text
-    found = re.search(r"^bge_micro_batches_total (.+)$", text, re.MULTILINE)
-    assert found is not None
-    return float(found[1])
+    match = re.search(r"^bge_micro_batches_total (.+)$", text, re.MULTILINE)
+    assert match is not None
+    return float(match[1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=1000, help="queries to measure overhead")
-    parser.add_argument("--queries", type=int, default=40, help="on the miniature")
-    parser.add_argument("--full-queries", type=int, default=10, help="0: leave the full shape out")
-    parser.add_argument("--texts", type=int, default=2000, help="in the bulk request")
-    parser.add_argument("--infinity", type=Path, help="infinity_emb, in an environment of its own")
-    parser.add_argument("--save", action="store_true", help="keep it in benchmarks/results/")
-    given = parser.parse_args()
-    if given.save:
-        kept()
+    parser.add_argument("--rounds", type=int, default=1000, help="queries that measure overhead")
+    parser.add_argument("--queries", type=int, default=40, help="queries on the miniature")
+    parser.add_argument(
+        "--full-queries", type=int, default=10, help="on the full shape; 0 omits it"
+    )
+    parser.add_argument("--texts", type=int, default=2000, help="texts of the bulk request")
+    parser.add_argument("--infinity", type=Path, help="infinity_emb in its own environment")
+    parser.add_argument("--save", action="store_true", help="save to benchmarks/results/")
+    args = parser.parse_args()
+    if args.save:
+        read_results()
     miniature = Path(os.environ["BGE_EMBED_MODEL"]).resolve().parent
     full = ROOT / "checkpoints" / "bench" / "full"
-    texts = mixed_texts(given.texts)
+    texts = mixed_texts(args.texts)
     results: dict[str, Any] = {}
 
     def show(name: str, result: dict[str, Any]) -> None:
-        results[name] = dated(result)
-        if given.save:
-            keep("beside a bulk", {name: results[name]})
+        results[name] = with_date(result)
+        if args.save:
+            save_results("beside a bulk", {name: results[name]})
         print(f"\n{name}")
         for field, value in result.items():
             print(f"  {field:32}{value}", flush=True)
 
-    show("overhead", overhead(miniature, given.rounds))
-    shapes = [("miniature", miniature, ROOT / "checkpoints" / "miniature", given.queries)]
-    if given.full_queries:
+    show("overhead", measure_overhead(miniature, args.rounds))
+    shapes = [("miniature", miniature, ROOT / "checkpoints" / "miniature", args.queries)]
+    if args.full_queries:
         prepare("full", full)
-        shapes.append(("full shape", full / "float32", full / "hub", given.full_queries))
+        shapes.append(("full shape", full / "float32", full / "hub", args.full_queries))
     for shape, folder, hub, queries in shapes:
-        with ours(folder) as (target, url):
-            show(f"{shape}: {target.name}", fairness(target, texts, queries, url))
-        with peer(hub / "bge-m3", given.infinity) as target:
-            show(f"{shape}: {target.name}", fairness(target, texts, queries, None))
+        with own_server(folder) as (target, url):
+            show(f"{shape}: {target.name}", measure_fairness(target, texts, queries, url))
+        with peer_server(hub / "bge-m3", args.infinity) as target:
+            show(f"{shape}: {target.name}", measure_fairness(target, texts, queries, None))
     print(json.dumps(results))
 
 

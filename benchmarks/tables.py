@@ -1,9 +1,9 @@
-"""The tables of README.md and benchmarks/README.md, written from `benchmarks/results/`.
+"""Write the tables of README.md and benchmarks/README.md from `benchmarks/results/`.
 
-    python benchmarks/tables.py            write them
-    python benchmarks/tables.py --check    exit code 1 if they are not what the results say
+    python benchmarks/tables.py            write the tables
+    python benchmarks/tables.py --check    exit with code 1 if a table differs from the results
 
-A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`.
+A table is the text between `<!-- table: NAME -->` and `<!-- end of table -->`.
 """
 
 from __future__ import annotations
@@ -28,52 +28,52 @@ PACKAGES = {
     "sentence-transformers": "sentence-transformers",
     "FlagEmbedding": "FlagEmbedding",
 }
-MEASURED = ("per_second", "p50_ms", "p99_ms")
+FIELDS = ("per_second", "p50_ms", "p99_ms")
 SHAPE_NAMES = {
     "small": "small shape: 6 layers, 384 wide",
     "full": "full shape: 24 layers, 1,024 wide",
 }
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def digits(value: float) -> str:
-    """Three of them, at least."""
+    """Format a number with at least three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:#.3g}"
 
 
-def cpu() -> dict[str, Any]:
+def cpu_results() -> dict[str, Any]:
     return dict(json.loads((FOLDER / "cpu.json").read_text("utf-8")))
 
 
 def gpu() -> str:
-    """The full shape on each GPU that was measured."""
-    others = [json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))]
+    """Return the full shape's table of each measured GPU."""
+    results = [json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))]
     return "\n".join(
-        f"{one['machine']['gpu']}:\n\n{engine(one, 'full')}"
-        for one in others
-        if one["machine"]["gpu"] and "full" in one.get("engine", {})
+        f"{entry['machine']['gpu']}:\n\n{engine(entry, 'full')}"
+        for entry in results
+        if entry["machine"]["gpu"] and "full" in entry.get("engine", {})
     )
 
 
 def engine(results: dict[str, Any], shape: str) -> str:
-    """Contestants down, workloads across: seconds, and how many times as fast ours is."""
+    """Contestants by workloads: seconds, and how many times as fast our engine is."""
     columns = list(results["engine"][shape].values())
-    names = sorted({name for one in columns for name in one["rows"]}, key=rank)
-    rows = [[label(n, results), *(cell(one, n) for one in columns)] for n in names]
-    product = [f"{one['share_of']['product']:.0%}" for one in columns]
-    # Of few tokens alone: of long work, reading the weights is next to nothing.
+    names = sorted({name for entry in columns for name in entry["rows"]}, key=rank)
+    rows = [[label(n, results), *(cell(entry, n) for entry in columns)] for n in names]
+    product = [f"{entry['share_of']['product']:.0%}" for entry in columns]
+    # Only for few tokens: in longer work, reading the weights takes almost no time.
     reading = [
-        f"{one['share_of']['reading']:.0%}" if one["tokens"] < 100 else "" for one in columns
+        f"{entry['share_of']['reading']:.0%}" if entry["tokens"] < 100 else "" for entry in columns
     ]
     rows.append(["ours, of the large product's rate", *product])
     rows.append(["ours, of reading every weight once", *reading])
-    return table([SHAPE_NAMES[shape], *(one["about"] for one in columns)], rows)
+    return table([SHAPE_NAMES[shape], *(entry["about"] for entry in columns)], rows)
 
 
 def rank(name: str) -> int:
@@ -87,8 +87,8 @@ def label(name: str, results: dict[str, Any]) -> str:
     return f"{name} {results['versions'][PACKAGES[name]]}"
 
 
-def cell(one: dict[str, Any], name: str) -> str:
-    row = one["rows"].get(name)
+def cell(entry: dict[str, Any], name: str) -> str:
+    row = entry["rows"].get(name)
     if row is None:
         return ""
     seconds = digits(row["median"])
@@ -97,93 +97,93 @@ def cell(one: dict[str, Any], name: str) -> str:
 
 
 def spread() -> str:
-    """Every round's seconds, the memory, and how far the outputs are apart."""
+    """Seconds of every round, the memory, and the difference of the outputs."""
     rows = [
         [shape, workload, name, seconds(row), f"{row['peak_mb']:,}", f"{row['difference']:.0e}"]
-        for shape, measured in cpu()["engine"].items()
-        for workload, one in measured.items()
-        for name, row in one["rows"].items()
+        for shape, measured in cpu_results()["engine"].items()
+        for workload, entry in measured.items()
+        for name, row in entry["rows"].items()
     ]
     return table(["shape", "workload", "", "seconds", "peak MB", "differs by"], rows)
 
 
 def seconds(row: dict[str, Any]) -> str:
-    return ", ".join(f"{each:.4g}" for each in row["seconds"])
+    return ", ".join(f"{value:.4g}" for value in row["seconds"])
 
 
 def closed() -> str:
     rows = []
-    for name, found in cpu()["serving"]["small"].items():
-        rounds = sorted(found["closed"], key=lambda one: float(one["per_second"]))
+    for name, entries in cpu_results()["serving"]["small"].items():
+        rounds = sorted(entries["closed"], key=lambda entry: float(entry["per_second"]))
         middle = rounds[len(rounds) // 2]
-        rows.append([name, *(digits(middle[field]) for field in MEASURED)])
+        rows.append([name, *(digits(middle[field]) for field in FIELDS)])
     return table(["64 callers at once", "queries a second", "p50 ms", "p99 ms"], rows)
 
 
 def offered() -> str:
-    serving = cpu()["serving"]["small"]
-    head = ["queries offered a second"]
+    serving = cpu_results()["serving"]["small"]
+    header = ["queries offered a second"]
     for name in serving:
-        head += [f"{name}: answered a second", "p50 ms", "p99 ms", "refused or given up"]
+        header += [f"{name}: answered a second", "p50 ms", "p99 ms", "refused or given up"]
     rows = []
-    for same_rate in zip(*(found["offered"] for found in serving.values()), strict=True):
-        row = [digits(same_rate[0]["offered"])]
-        for one in same_rate:
-            lost = {kind: count for kind, count in one["statuses"].items() if kind != "200"}
-            said = ", ".join(f"{kind}: {count:,}" for kind, count in lost.items())
-            row += [*(digits(one[field]) for field in MEASURED), said]
+    for rounds in zip(*(entries["offered"] for entries in serving.values()), strict=True):
+        row = [digits(rounds[0]["offered"])]
+        for entry in rounds:
+            lost = {kind: count for kind, count in entry["statuses"].items() if kind != "200"}
+            errors = ", ".join(f"{kind}: {count:,}" for kind, count in lost.items())
+            row += [*(digits(entry[field]) for field in FIELDS), errors]
         rows.append(row)
-    return table(head, rows)
+    return table(header, rows)
 
 
 def queue() -> str:
     rows = [
-        [form, digits(one["median_ms"]), digits(one["outside_the_model_ms"]), f"{one['bytes']:,}"]
-        for form, one in cpu()["queue"].items()
+        [form, digits(job["median_ms"]), digits(job["outside_the_model_ms"]), f"{job['bytes']:,}"]
+        for form, job in cpu_results()["queue"].items()
     ]
-    waited = [[name, digits(one["median"])] for name, one in cpu()["backlog"].items()]
+    backlog = [[name, digits(entry["median"])] for name, entry in cpu_results()["backlog"].items()]
     return (
         table(["job", "ms", "of them outside the model", "bytes of the reply"], rows)
         + "\n"
-        + table(["waiting in RunPod's queue", "answered a second"], waited)
+        + table(["waiting in RunPod's queue", "answered a second"], backlog)
     )
 
 
 def cold() -> str:
-    measured = cpu()["cold"]
+    measured = cpu_results()["cold"]
     return (
-        starts(measured["page cache warm"], "page cache warm", "of FlagEmbedding's")
+        cold_table(measured["page cache warm"], "page cache warm", "of FlagEmbedding's")
         + "\n"
-        + starts(measured["from disk"], "weights out of the page cache", "of reading the files")
+        + cold_table(measured["from disk"], "weights out of the page cache", "of reading the files")
     )
 
 
-def starts(measured: dict[str, Any], where: str, beside: str) -> str:
+def cold_table(measured: dict[str, Any], title: str, ratio_title: str) -> str:
     rows = []
-    for name, one in measured.items():
-        spread = f"{min(one['seconds']):.2f}–{max(one['seconds']):.2f}"
-        rows.append([name, f"{one['median']:.2f}", spread, f"{one['share']:.2f}"])
-    return table([where, "seconds", "from–to", beside], rows)
+    for name, entry in measured.items():
+        spread = f"{min(entry['seconds']):.2f}–{max(entry['seconds']):.2f}"
+        rows.append([name, f"{entry['median']:.2f}", spread, f"{entry['share']:.2f}"])
+    return table([title, "seconds", "from–to", ratio_title], rows)
 
 
-def beside() -> str:
-    """A query alone and beside the bulk, at our server and at Infinity's."""
+def beside_bulk() -> str:
+    """Latency of a query alone and beside bulk requests."""
     rows = []
-    for name, found in cpu()["beside a bulk"].items():
+    for name, entries in cpu_results()["beside a bulk"].items():
         if name != "overhead":
-            given_up = next(field for field in found if field.startswith("gave up"))
-            times = [found[when] for when in ("alone, s", "beside the bulk, s")]
-            shown = [f"{one[p]:.3f}" for one in times for p in ("p50", "p99")]
-            batch = found.get("a micro-batch, s")
+            given_up = next(field for field in entries if field.startswith("gave up"))
+            times = [entries[when] for when in ("alone, s", "beside the bulk, s")]
+            cells = [f"{entry[p]:.3f}" for entry in times for p in ("p50", "p99")]
+            batch = entries.get("a micro-batch, s")
             rows.append(
                 [
                     name,
-                    *([*shown[:2], given_up, given_up] if found[given_up] else shown),
+                    *([*cells[:2], given_up, given_up] if entries[given_up] else cells),
                     "" if batch is None else f"{batch:.3f}",
                 ]
             )
-    head = ["a query, s", "alone, p50", "p99", "beside the bulk, p50", "p99", "one micro-batch"]
-    return table(head, rows)
+    header = ["a query, s", "alone, p50", "p99", "beside the bulk, p50", "p99", "one micro-batch"]
+    return table(header, rows)
 
 
 def projected() -> str:
@@ -196,12 +196,12 @@ def projected() -> str:
                 f"{1e3 * round(row['chunks_tokens_per_second'] / 1e3):,.0f}",
                 f"{1e3 * round(row['mixed_tokens_per_second'] / 1e3):,.0f}",
                 "" if dollars is None else f"{dollars:.4f}",
-                "" if dollars is None else f"{projection.HOSTED / dollars:.0f}",
+                "" if dollars is None else f"{projection.HOSTED_PRICE / dollars:.0f}",
                 f"{row['32 texts']:.0f}",
                 f"{row['100 documents']:.0f}",
             ]
         )
-    head = [
+    header = [
         "GPU",
         "tokens a second, chunks",
         "mixed",
@@ -210,37 +210,37 @@ def projected() -> str:
         "32 mixed texts, ms",
         "100 documents of 128 tokens, ms",
     ]
-    return f"Shares: {projection.shares().source}.\n\n" + table(head, rows)
+    return f"Shares: {projection.find_shares().source}.\n\n" + table(header, rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "engine-small": lambda: engine(cpu(), "small"),
-    "engine-full": lambda: engine(cpu(), "full"),
+    "engine-small": lambda: engine(cpu_results(), "small"),
+    "engine-full": lambda: engine(cpu_results(), "full"),
     "gpu": gpu,
     "spread": spread,
     "closed": closed,
     "offered": offered,
     "queue": queue,
     "cold": cold,
-    "beside-a-bulk": beside,
+    "beside-a-bulk": beside_bulk,
     "projected": projected,
 }
 
 
-def rewritten(page: str) -> str:
-    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", page)
+def with_tables(page: str) -> str:
+    return BLOCK.sub(lambda entries: f"{entries[1]}{TABLES[entries[2]]()}{entries[3]}", page)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
-    given = parser.parse_args()
+    args = parser.parse_args()
     for name in PAGES:
         path = ROOT / name
         before = path.read_text("utf-8")
-        after = rewritten(before)
-        if given.check and after != before:
-            sys.exit(f"{name} is not what the results say: python benchmarks/tables.py")
+        after = with_tables(before)
+        if args.check and after != before:
+            sys.exit(f"{name} differs from the results: run python benchmarks/tables.py")
         path.write_text(after, "utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What is measured: texts of realistic lengths, and full-format checkpoints of random weights."""
+"""What the benchmarks measure: texts of realistic lengths, checkpoints of random weights."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SHAPES = {
 MODELS = ("bge-m3", "bge-reranker-v2-m3")
 
 
-def models_in(folder: Path) -> dict[str, str]:
-    """The variables by which a worker finds both."""
+def model_settings(folder: Path) -> dict[str, str]:
+    """Return the environment variables that name a worker's models."""
     names = ("BGE_EMBED_MODEL", "BGE_RERANK_MODEL")
     return {name: str(folder / model) for name, model in zip(names, MODELS, strict=True)}
 
@@ -35,20 +35,20 @@ def corpus() -> list[str]:
     return [json.loads(line)["text"] for line in lines]
 
 
-def mixed_texts(count: int = 64, median: int = 37, most: int = 350) -> list[str]:
-    """Texts of log-normal length in words, the words drawn from the shipped corpus."""
-    draw = random.Random(0)
+def mixed_texts(count: int = 64, median: int = 37, maximum: int = 350) -> list[str]:
+    """Return texts of random words of the corpus, with log-normal lengths in words."""
+    rng = random.Random(0)
     words = " ".join(corpus()).split()
-    lengths = [min(most, max(1, round(median * draw.lognormvariate(0, 1)))) for _ in range(count)]
-    return [" ".join(draw.choices(words, k=length)) for length in lengths]
+    lengths = [min(maximum, max(1, round(median * rng.lognormvariate(0, 1)))) for _ in range(count)]
+    return [" ".join(rng.choices(words, k=length)) for length in lengths]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a contestant is asked: `dense`, `all` three outputs, or `rerank`; N texts.
+    """N texts and the task: `kind` is `dense`, `all` (three outputs) or `rerank`.
 
-    `lengths` are the tokens of each text or pair, special ones included. Short work is repeated,
-    and its time is the median.
+    `lengths` are the token counts of each text or pair, with special tokens. The time is the median
+    of `repeat` runs.
     """
 
     name: str
@@ -60,8 +60,11 @@ class Workload:
     repeat: int = 1
 
     def flops(self, shape: Shape) -> float:
-        """Multiply-adds times two that it takes: attention over real tokens alone, and, where
-        first tokens are enough, the last layer for those alone."""
+        """Return the operations needed, two per multiply-add.
+
+        Attention covers real tokens only. Unless all outputs are requested, the last layer covers
+        first tokens only.
+        """
         s, tokens, texts = shape, sum(self.lengths), len(self.texts)
         squares = sum(n * n for n in self.lengths)
         per_token = 4 * s.width**2 + 2 * s.width * s.feed_forward
@@ -74,7 +77,7 @@ class Workload:
         return float((s.layers - 1) * full + last)
 
     def weights(self, shape: Shape) -> int:
-        """Numbers in the layers' matrices: however few the tokens, each is read once."""
+        """Return the number of weights in the layers' matrices, each of which is read once."""
         return shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.feed_forward)
 
 
@@ -85,19 +88,19 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Counts:
-    """How many texts of each workload, and how long a reranked document is."""
+    """The number of texts of each workload, and the length of a reranked document."""
 
     mixed: int
     chunks: int
     documents: int
-    three: int
+    all_three: int
     rerank: tuple[int, ...]
     document: int = 128
 
 
-COUNTS = {  # what a CPU can bear: the full shape has 55 times the small one's work a token
-    ("small", "cpu"): Counts(mixed=64, chunks=16, documents=1, three=32, rerank=(25, 50, 100)),
-    ("full", "cpu"): Counts(mixed=16, chunks=4, documents=1, three=8, rerank=(25,)),
+COUNTS = {  # fewer on a CPU: per token, the full shape needs 55 times the small one's operations
+    ("small", "cpu"): Counts(64, 16, 1, 32, rerank=(25, 50, 100)),
+    ("full", "cpu"): Counts(16, 4, 1, 8, rerank=(25,)),
     ("small", "cuda"): Counts(512, 256, 8, 128, (25, 50, 100), document=256),
     ("full", "cuda"): Counts(512, 256, 8, 128, (25, 50, 100), document=256),
 }
@@ -105,66 +108,66 @@ COUNTS = {  # what a CPU can bear: the full shape has 55 times the small one's w
 
 def workloads(shape: str, device: str) -> list[Workload]:
     counts = COUNTS[shape, device]
-    (query,) = of_length(1, 12)
+    (query,) = texts_of_length(1, 12)
     repeat = 50 if (shape, device) != ("full", "cpu") else 5
-    found = [
+    chunks = texts_of_length(counts.chunks, 512)
+    long_texts = texts_of_length(counts.documents, 8192)
+    result = [
         embedding("query", "one query of 12 tokens", [query], repeat=repeat),
         embedding("mixed", f"{counts.mixed} texts of mixed lengths", mixed_texts(counts.mixed)),
-        embedding("chunks", f"{counts.chunks} chunks of 512 tokens", of_length(counts.chunks, 512)),
-        embedding(
-            "documents", f"{counts.documents} × 8,192 tokens", of_length(counts.documents, 8192)
-        ),
+        embedding("chunks", f"{counts.chunks} chunks of 512 tokens", chunks),
+        embedding("documents", f"{counts.documents} × 8,192 tokens", long_texts),
         embedding(
             "all three",
-            f"{counts.three} mixed texts, dense, sparse and ColBERT",
-            mixed_texts(counts.three),
+            f"{counts.all_three} mixed texts, dense, sparse and ColBERT",
+            mixed_texts(counts.all_three),
             kind="all",
         ),
     ]
     for count in counts.rerank:
-        documents = of_length(count, counts.document)
-        pairs = [length + 12 for length in lengths_of(documents)]
+        documents = texts_of_length(count, counts.document)
+        pairs = [length + 12 for length in token_lengths(documents)]
         about = f"one query, {count} documents of {counts.document} tokens"
-        found.append(Workload(f"rerank {count}", about, "rerank", documents, pairs, query))
-    return found
+        result.append(Workload(f"rerank {count}", about, "rerank", documents, pairs, query))
+    return result
 
 
 def embedding(
     name: str, about: str, texts: list[str], *, kind: str = "dense", repeat: int = 1
 ) -> Workload:
-    return Workload(name, about, kind, texts, lengths_of(texts), repeat=repeat)
+    return Workload(name, about, kind, texts, token_lengths(texts), repeat=repeat)
 
 
-def of_length(count: int, tokens: int) -> list[str]:
-    """Different texts of so many tokens, special ones included; of one or two fewer at times."""
-    draw = random.Random(tokens)
+def texts_of_length(count: int, tokens: int) -> list[str]:
+    """Return different texts of `tokens` tokens, some up to two tokens shorter."""
+    rng = random.Random(tokens)
     words = " ".join(corpus()).split()
-    return [_cut(" ".join(draw.choices(words, k=2 * tokens)), tokens) for _ in range(count)]
+    return [_truncate(" ".join(rng.choices(words, k=2 * tokens)), tokens) for _ in range(count)]
 
 
-def _cut(text: str, tokens: int) -> str:
-    """Its beginning: a piece of a word at the end may take more tokens than it took inside it."""
+def _truncate(text: str, tokens: int) -> str:
+    """Cut a text. The end of a word that is cut may need more tokens than before the cut."""
     end = tokenizer().encode(text, add_special_tokens=False).offsets[tokens - 3][1]
-    while lengths_of([text[:end]])[0] > tokens:
+    while token_lengths([text[:end]])[0] > tokens:
         end -= 1
     return text[:end]
 
 
-def lengths_of(texts: list[str]) -> list[int]:
+def token_lengths(texts: list[str]) -> list[int]:
     return [len(encoding.ids) for encoding in tokenizer().encode_batch_fast(texts)]
 
 
 @cache
 def tokenizer() -> Tokenizer:
-    """All shapes' tokenizer, without the pieces that fill a vocabulary up."""
+    """The tokenizer of all shapes, without the filler pieces of their vocabularies."""
     return train_tokenizer(corpus(), 4000)
 
 
 def prepare(shape: str, folder: Path) -> None:
-    """Both models in `folder/hub`, and converted in `folder/float32` and `folder/float16`."""
+    """Write both models to `folder/hub`, and converted to `folder/float32` and `folder/float16`."""
     if (folder / "done").is_file():
         return
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
     print(f"writing random checkpoints of the {shape} shape to {folder} …", file=sys.stderr)
     write_pair(folder / "hub", SHAPES[shape], corpus())
     for model in MODELS:

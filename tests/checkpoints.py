@@ -1,8 +1,7 @@
-"""Random checkpoints in the Hub's format, of any shape, with a real SentencePiece normaliser.
+"""Random checkpoints of any shape in the Hub's format, with a real SentencePiece normaliser.
 
-The weights mean nothing: they are for parity, faults and benchmarks. The tokenizer is trained on
-the spot, with XLM-RoBERTa's own normalisation (nmt_nfkc), so that odd characters go the way they
-go in the published one.
+For tests of parity and faults, and for benchmarks. The tokenizer is trained when needed, with
+XLM-RoBERTa's normalisation (nmt_nfkc), so it treats unusual characters like the published one.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 
 @dataclass(frozen=True)
 class Shape:
-    """An architecture; `wild` draws biases and layer norms far from their initial values."""
+    """An architecture. `wild` draws biases and layer norms far from their initial values."""
 
     width: int
     heads: int
@@ -41,7 +40,7 @@ class Shape:
 
 
 def write_pair(folder: Path, shape: Shape, sentences: Iterable[str], seed: int = 0) -> None:
-    """`folder/bge-m3` and `folder/bge-reranker-v2-m3`, as fetched from the Hub."""
+    """Write `folder/bge-m3` and `folder/bge-reranker-v2-m3`, as downloaded from the Hub."""
     tokenizer = train_tokenizer(sentences, shape.vocab_size)
     for name, architecture in (
         ("bge-m3", "XLMRobertaModel"),
@@ -144,7 +143,7 @@ def random_norm(name: str, shape: Shape, generator: torch.Generator) -> dict[str
 
 
 def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
-    """XLM-RoBERTa's tokenizer on another vocabulary; what is not filled gets filler pieces."""
+    """Train XLM-RoBERTa's tokenizer on `sentences`; filler pieces complete the vocabulary."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),
@@ -159,9 +158,9 @@ def train_tokenizer(sentences: Iterable[str], vocab_size: int) -> Tokenizer:
     proto = sentencepiece_model_pb2.ModelProto.FromString(model.getvalue())
     pieces = [(piece.piece, piece.score) for piece in proto.pieces if piece.type == 1]
     lowest = min(score for _, score in pieces)
-    room = vocab_size - len(SPECIALS) - len(pieces) - 1
-    assert room >= 0, f"{len(pieces)} pieces do not fit a vocabulary of {vocab_size}"
-    filler = [(f"▁filler{i}", lowest - 10) for i in range(room)]
+    missing_pieces = vocab_size - len(SPECIALS) - len(pieces) - 1
+    assert missing_pieces >= 0, f"{len(pieces)} pieces do not fit a vocabulary of {vocab_size}"
+    filler = [(f"▁filler{i}", lowest - 10) for i in range(missing_pieces)]
     vocab = [(token, 0.0) for token in SPECIALS] + pieces + filler + [("<mask>", 0.0)]
     tokenizer = Tokenizer(Unigram(vocab, unk_id=3, byte_fallback=False))
     tokenizer.normalizer = normalizers.Sequence(

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: what they say of us must not rest on a slip of theirs."""
+"""The benchmarks' own arithmetic."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ import tables
 from bge_builder.convert import convert
 from bge_worker.engine.engine import PackedEngine
 from bge_worker.engine.outputs import Outputs
-from bge_worker.serving.requests import EmbedRequest, RerankRequest
 from checkpoints import Shape, write_pair
-from compare import OURS, Contestant, agree
+from compare import OURS, Contestant, check_agreement
 from conftest import MODELS, ROOT, settings_in
-from results import merged
+from results import merge
 from saturation import arrivals
 from workload import Workload, corpus
 
 SHAPE = Shape(width=64, heads=4, feed_forward=128, layers=3, vocab_size=4000)
 TEXTS = ["слово " * count for count in (3, 90, 400)]  # attention is a third of the work
-THREE = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
+ALL_OUTPUTS = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
 
 
-def attention(q: Any, k: Any, *_: Any, **__: Any) -> int:
-    """Of the shapes [n, H, t, d]; PyTorch's own counter does not know the CPU's kernel."""
+def attention_flops(q: Any, k: Any, *_: Any, **__: Any) -> int:
+    """Operations for shapes [n, H, t, d]. PyTorch's counter does not know the CPU kernel."""
     n, heads, q_len, width = q
     return int(4 * n * heads * q_len * k[2] * width)
 
 
 @pytest.fixture(scope="module")
-def deep(tmp_path_factory: pytest.TempPathFactory) -> PackedEngine:
-    """Several layers, so that the last one, of first tokens alone, is not all there is."""
+def engine(tmp_path_factory: pytest.TempPathFactory) -> PackedEngine:
+    """Several layers, since the last one computes first tokens only."""
     folder = tmp_path_factory.mktemp("deep")
     write_pair(folder / "hub", SHAPE, corpus())
     for model in MODELS:
@@ -47,74 +46,74 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> PackedEngine:
 
 
 @pytest.mark.parametrize(
-    ("kind", "request_"),
-    [
-        ("dense", EmbedRequest(TEXTS)),
-        ("all", EmbedRequest(TEXTS, outputs=THREE)),
-        ("rerank", RerankRequest("вопрос", TEXTS)),
-    ],
+    ("kind", "outputs"),
+    [("dense", Outputs.DENSE), ("all", ALL_OUTPUTS), ("rerank", Outputs.RELEVANCE)],
 )
-def test_a_workload_s_arithmetic_is_what_the_forward_does(
-    kind: str, request_: EmbedRequest | RerankRequest, deep: PackedEngine
+def test_the_counted_operations_are_those_of_the_forward_pass(
+    kind: str, outputs: Outputs, engine: PackedEngine
 ) -> None:
-    encoded = deep.encode(request_, 0, len(TEXTS))
+    encoded = (
+        engine.encode_pairs("вопрос", TEXTS, max_length=1024)
+        if kind == "rerank"
+        else engine.encode_texts(TEXTS, max_length=8192)
+    )
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={kernel: attention}) as counted:
-        deep.run(request_.outputs, encoded)
+    with FlopCounterMode(display=False, custom_mapping={kernel: attention_flops}) as counter:
+        engine.run(outputs, encoded)
     workload = Workload("", "", kind, TEXTS, [len(text.ids) for text in encoded])
-    # The heads of first tokens and of sparse are left out of the formula.
-    assert counted.get_total_flops() == pytest.approx(workload.flops(SHAPE), rel=0.005)
+    # The formula omits the sparse and relevance heads.
+    assert counter.get_total_flops() == pytest.approx(workload.flops(SHAPE), rel=0.005)
 
 
 @pytest.mark.parametrize("name", tables.PAGES)
-def test_the_tables_are_those_of_the_results(name: str) -> None:
+def test_the_tables_match_the_results(name: str) -> None:
     page = (ROOT / name).read_text("utf-8")
     assert tables.BLOCK.search(page)
-    assert tables.rewritten(page) == page, "python benchmarks/tables.py"
+    assert tables.with_tables(page) == page, "python benchmarks/tables.py"
 
 
-def test_a_run_replaces_what_it_measured_and_leaves_the_rest() -> None:
+def test_a_run_replaces_only_its_own_entries() -> None:
     before = {"small": {"a": {"date": "1", "x": 1, "y": 1}, "b": {"date": "1"}}}
-    found = {"small": {"a": {"date": "2", "x": 2}}, "full": {"a": {"date": "2"}}}
-    assert merged(before, found) == {
+    after = {"small": {"a": {"date": "2", "x": 2}}, "full": {"a": {"date": "2"}}}
+    assert merge(before, after) == {
         "small": {"a": {"date": "2", "x": 2}, "b": {"date": "1"}},
         "full": {"a": {"date": "2"}},
     }
 
 
-def test_queries_come_at_random_at_the_rate_that_is_asked_for() -> None:
+def test_arrivals_are_random_at_the_given_rate() -> None:
     moments = list(arrivals(random.Random(0), rate=200, seconds=50))
     gaps = np.array([later - earlier for earlier, later in pairwise(moments)])
     assert len(moments) == pytest.approx(10_000, rel=0.05)
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)  # exponential
 
 
-class TestAPeer:
+class TestAgreement:
     workload = Workload("mixed", "", "dense", TEXTS, [3, 4, 13])
 
     def peers(self, name: str) -> list[Contestant]:
         return [Contestant(OURS, Path()), Contestant(name, Path())]
 
-    def test_that_computes_something_else_ends_the_run(self) -> None:
+    def test_a_different_output_ends_the_run(self) -> None:
         rows = {OURS: np.zeros((3, 4)), "Infinity": np.full((3, 4), 0.1)}
         with pytest.raises(SystemExit, match=r"Infinity differs by 0\.1"):
-            agree(self.workload, rows, self.peers("Infinity"))
+            check_agreement(self.workload, rows, self.peers("Infinity"))
 
-    def test_that_gives_nan_ends_the_run(self) -> None:
+    def test_nan_ends_the_run(self) -> None:
         rows = {OURS: np.zeros((3, 4)), "Infinity": np.full((3, 4), np.nan)}
         with pytest.raises(SystemExit):
-            agree(self.workload, rows, self.peers("Infinity"))
+            check_agreement(self.workload, rows, self.peers("Infinity"))
 
-    def test_of_another_precision_says_how_far_it_is_apart(self) -> None:
+    def test_the_difference_of_another_precision_is_recorded(self) -> None:
         peers = self.peers("ONNX Runtime int8")
         rows = {OURS: np.zeros((3, 4)), peers[1].name: np.full((3, 4), 0.1)}
-        agree(self.workload, rows, peers)
+        check_agreement(self.workload, rows, peers)
         assert peers[1].difference == pytest.approx(0.1)
 
 
 def test_a_projection_is_the_share_of_the_published_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     share = projection.Shares(chunks=0.4, mixed=0.3, source="this test")
-    monkeypatch.setattr(projection, "shares", lambda: share)
+    monkeypatch.setattr(projection, "find_shares", lambda: share)
     l4 = next(row for row in projection.projection() if row["gpu"].startswith("L4"))
     # 0.4 of 121 TFLOP/s; a token of a 512-token chunk takes 0.63 GFLOP: two operations for each of
     # 302 M parameters, attention, and less in the last layer.

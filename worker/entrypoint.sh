@@ -1,16 +1,16 @@
 #!/bin/sh
-# What an image of this project runs, by its first argument:
+# The image's entry point. The first argument selects:
 #
-#   (none)            the queue worker on RunPod, the HTTP server elsewhere
+#   (none)            the queue worker on RunPod, otherwise the HTTP server
 #   queue             the queue worker
 #   serve [options]   the HTTP server on every address of the container; see --help
-#   test [payload]    answers test_input.json, or the payload, and exits
-#   health            whether the HTTP server answers; for HEALTHCHECK
+#   test [payload]    answer test_input.json, or the payload, and exit
+#   health            check that the HTTP server answers; for HEALTHCHECK
 set -eu
 cd "$(dirname "$0")/.."
 
 if [ "$#" -eq 0 ]; then
-    # RunPod tells its queue workers where jobs come from.
+    # RunPod sets this variable for its queue workers.
     if [ -n "${RUNPOD_WEBHOOK_GET_JOB:-}" ]; then set -- queue; else set -- serve; fi
 fi
 mode="$1"
@@ -22,7 +22,7 @@ case "$mode" in
     test) exec python worker/handler.py ${1:+--test_input "$1"} ;;
     health)
         [ -z "${RUNPOD_WEBHOOK_GET_JOB:-}" ] || exit 0
-        # No proxy: $http_proxy is for what is elsewhere.
+        # Ignores $http_proxy, which is not for loopback.
         exec python -c "import os, urllib.request as r
 url = 'http://127.0.0.1:' + os.environ.get('PORT', '8000') + '/ping'
 r.build_opener(r.ProxyHandler({})).open(url, timeout=5)"

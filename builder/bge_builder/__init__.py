@@ -1,1 +1,1 @@
-"""Runs at image build and on a developer's machine, never in a worker."""
+"""Builds a worker's models and deploys its image. Never runs in a worker."""

@@ -1,11 +1,12 @@
-"""Hugging Face folder → runtime folder: checked, fused, cast, with a manifest.
+"""Hugging Face checkpoint → runtime folder: checked, fused, cast, with a manifest.
 
-    word + position      the one token-type row is added to every position
-    layers.i.qkv         query, key and value in one matrix [3D, D]
-    head                 sparse and colbert, or the classifier
+    source folder → Source    configuration checked, all files present
+                  → tensors   loaded without running code; names, shapes and values checked
+                  → fused     the runtime's tensors (`weight_map`)
+                  → folder    safetensors in one dtype, tokenizer, manifest
 
-Everything that could run code or mean another architecture is refused here, at build time, so
-that a worker needs to open nothing but safetensors.
+Anything that could run code, and any other architecture, is refused at build time, so a worker
+opens safetensors only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as short
+from reprlib import repr as shortened
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ from bge_worker.engine.checkpoint import (
     WEIGHTS,
     File,
     Manifest,
+    Shape,
     expected_shapes,
     fingerprint,
     one_line,
@@ -52,9 +54,11 @@ ARCHITECTURES: dict[str, Role] = {
     "XLMRobertaModel": "embed",
     "XLMRobertaForSequenceClassification": "rerank",
 }
-SERVED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-MAX_NUMBER = 2**31 - 1  # of a configuration's fields
-PROBE_SECONDS = 60.0  # for a tokenizer to load and to read a few short texts
+PREFIXES: dict[Role, str] = {"embed": "", "rerank": "roberta."}  # of the encoder's tensors
+POSITION = "encoder.position"
+SUPPORTED_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+MAX_INTEGER = 2**31 - 1  # in a configuration
+PROBE_SECONDS = 60.0  # to load a tokenizer and encode a few short texts
 TOKENIZER_CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
     "model_max_length": 8192,
@@ -69,33 +73,27 @@ TOKENIZER_CONFIG = {
 
 
 class ConvertError(BuilderError):
-    """The source folder is not a checkpoint this project serves. One sentence names why."""
+    """The source cannot be converted. The message names the file, field or tensor."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checked source folder: its role, its architecture and its files."""
+    """A source folder with a valid configuration and all its files."""
 
     folder: Path
     role: Role
     config: Config
+    weights: Path
 
     @property
-    def prefix(self) -> str:
-        return "roberta." if self.role == "rerank" else ""
+    def heads(self) -> list[Path]:
+        names = (SPARSE_HEAD, COLBERT_HEAD) if self.role == "embed" else ()
+        return [self.folder / name for name in names]
 
     @property
-    def weights(self) -> Path:
-        for name in ("model.safetensors", "pytorch_model.bin"):
-            if (self.folder / name).is_file():
-                return self.folder / name
-        raise ConvertError(f"`{self.folder}` has neither model.safetensors nor pytorch_model.bin")
-
-    @property
-    def parts(self) -> list[Path]:
-        """The files that decide what the model answers."""
-        heads = [SPARSE_HEAD, COLBERT_HEAD] if self.role == "embed" else []
-        return [self.weights, *(self.folder / name for name in heads), self.folder / TOKENIZER]
+    def files(self) -> list[Path]:
+        """The files that determine the model's outputs."""
+        return [self.weights, *self.heads, self.folder / TOKENIZER]
 
 
 def convert(
@@ -106,34 +104,27 @@ def convert(
     engine: str = "packed",
     name: str | None = None,
 ) -> Manifest:
-    """Turn a checkpoint in the Hub's format into a runtime folder for one engine.
+    """Convert a checkpoint in the Hub's format into a runtime folder for one engine.
 
-    For `packed`: fused safetensors in `dtype`. For `flagembedding`: the files as they are, their
-    pickles checked. `name` is what replies call a model that is not one of the pinned two; by
-    default that of its folder. The destination is written in a temporary folder beside it and moved
-    there whole, so that a broken run leaves nothing that looks finished.
+    `packed` gets fused safetensors in `dtype`; `flagembedding` gets the published files, after the
+    same checks. `name` is the model's name in replies, by default that of its folder; a pinned
+    checkpoint keeps its repository's name. The folder is written beside the destination and then
+    renamed, so an interrupted run leaves no partial folder.
 
     Raises:
-        ConvertError: the source is refused, the destination holds something else than a runtime
-            folder, or the disk fails; the message names the file, field or tensor.
+        ConvertError: the source is refused, the destination is not empty and not a runtime folder,
+            or the disk fails.
         LockedError: another process is writing the destination.
     """
-    destination = Path(os.path.abspath(destination))  # `.` has no name, and no folder beside it
+    destination = Path(os.path.abspath(destination))  # `.` has neither a name nor a parent
     try:
         check_destination(source_folder, destination)
         with locked(destination), temporary(destination) as folder:
+            source = read_source(source_folder)
             new = folder / "new"
             new.mkdir()
-            manifest = write(read_source(source_folder), new, dtype, engine, name)
-            old = folder / "old"
-            if destination.exists():
-                destination.rename(old)
-            try:
-                new.rename(destination)
-            except OSError:
-                if old.exists():
-                    old.rename(destination)
-                raise
+            manifest = write_runtime_folder(source, new, dtype, engine, name)
+            move_into_place(new, destination, backup=folder / "old")
     except OSError as error:
         path = f": {error.filename}" if error.filename else ""
         raise ConvertError(f"{error.strerror or error}{path}") from None
@@ -141,69 +132,79 @@ def convert(
 
 
 def check_destination(source: Path, destination: Path) -> None:
-    """Raises ConvertError: writing there would remove something that no conversion wrote."""
-    for path, what in ((source, "the source"), (Path(), "the current folder")):
+    """Raises ConvertError if writing there would remove anything but an earlier conversion."""
+    for path, name in ((source, "the source"), (Path(), "the current folder")):
         if path.resolve().is_relative_to(destination.resolve()):
-            raise ConvertError(f"`{destination}` is or holds {what}: choose another")
+            raise ConvertError(f"`{destination}` is or contains {name}: choose another")
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
         raise ConvertError(f"`{destination}` is not a folder")
-    finished = (destination / MANIFEST).is_file()
-    if destination.is_dir() and not finished and any(destination.iterdir()):
+    has_manifest = (destination / MANIFEST).is_file()
+    if destination.is_dir() and not has_manifest and any(destination.iterdir()):
         raise ConvertError(f"`{destination}` is not empty and not a runtime folder")
 
 
-def write(source: Source, folder: Path, dtype: str, engine: str, name: str | None) -> Manifest:
-    tensors = fuse(source, read_tensors(source))
+def move_into_place(new: Path, destination: Path, backup: Path) -> None:
+    """Rename `new` to `destination`; if that fails, restore what was there."""
+    if destination.exists():
+        destination.rename(backup)
+    try:
+        new.rename(destination)
+    except OSError:
+        if backup.exists():
+            backup.rename(destination)
+        raise
+
+
+def write_runtime_folder(
+    source: Source, folder: Path, dtype: str, engine: str, name: str | None
+) -> Manifest:
+    tensors = read_tensors(source)
+    check_tensors(source, tensors)
     check_tokenizer(source)
     if engine == "packed":
-        write_fused(source, tensors, folder, dtype)
+        write_weights(source, fuse(source, tensors), folder / WEIGHTS, dtype)
+        write_tokenizer(source.folder / TOKENIZER, folder / TOKENIZER)
     else:
         copy_files(source, folder)
-    manifest = describe(source, folder, engine, dtype, name)
+    manifest = make_manifest(source, folder, dtype, engine, name)
     manifest.write(folder)
     return manifest
 
 
-def write_fused(source: Source, tensors: dict[str, Tensor], folder: Path, dtype: str) -> None:
+def write_weights(source: Source, tensors: dict[str, Tensor], path: Path, dtype: str) -> None:
     cast = {name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in tensors.items()}
     for name, tensor in cast.items():
         if not torch.isfinite(tensor).all():
-            raise ConvertError(f"`{source.weights}`: `{name}` does not fit {dtype}")
+            raise ConvertError(f"`{source.weights}`: `{name}` exceeds the range of {dtype}")
     try:
-        save_file(cast, folder / WEIGHTS, metadata={"format": "pt"})
-    except SafetensorError as error:  # the disk is full
-        raise ConvertError(f"`{folder / WEIGHTS}` cannot be written: {error}") from None
-    (folder / WEIGHTS).chmod(0o644)  # it comes out readable by its owner alone
-    write_tokenizer(source.folder / TOKENIZER, folder / TOKENIZER)
+        save_file(cast, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # for example a full disk
+        raise ConvertError(f"`{path}` cannot be written: {error}") from None
+    path.chmod(0o644)  # save_file makes it readable by its owner only
 
 
 def copy_files(source: Source, folder: Path) -> None:
-    """What FlagEmbedding opens, as published.
+    """Copy the published files that FlagEmbedding opens, with a tokenizer_config.json of our own.
 
-    The tokenizer's configuration is ours: without one, transformers rebuilds the tokenizer from
-    the vocabulary by a recipe of its own and leaves the rules of tokenizer.json unread.
+    Without that, transformers rebuilds the tokenizer from the vocabulary and ignores the rules of
+    tokenizer.json.
     """
-    for path in (source.folder / "config.json", *source.parts):
+    for path in (source.folder / "config.json", *source.files):
         shutil.copyfile(path, folder / path.name)
     (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2) + "\n")
 
 
-def describe(source: Source, folder: Path, engine: str, dtype: str, name: str | None) -> Manifest:
-    """The manifest of a finished folder; it claims a pin's name only if every part is pinned."""
-    hashes = {path.name: File.of(path).sha256 for path in source.parts}
-    pinned = next(
-        (
-            pin
-            for pin in PINS
-            if hashes.items() <= {file.name: file.sha256 for file in pin.files}.items()
-        ),
-        None,
-    )
+def make_manifest(
+    source: Source, folder: Path, dtype: str, engine: str, name: str | None
+) -> Manifest:
+    """Describe a finished folder. It gets a pin's name only if every source file is pinned."""
+    hashes = {path.name: File.of(path).sha256 for path in source.files}
+    pin = next((pin for pin in PINS if hashes.items() <= pin.hashes.items()), None)
     return Manifest(
         layout="fused" if engine == "packed" else "hub",
         role=source.role,
-        model=pinned.repo if pinned else name or source.folder.resolve().name,
-        revision=pinned.revision if pinned else None,
+        model=pin.repo if pin else name or source.folder.resolve().name,
+        revision=pin.revision if pin else None,
         fingerprint=fingerprint(hashes),
         dtype=dtype if engine == "packed" else "float32",
         config=source.config,
@@ -212,10 +213,10 @@ def describe(source: Source, folder: Path, engine: str, dtype: str, name: str | 
 
 
 def read_source(folder: Path) -> Source:
-    """Check `config.json` and the presence of every file.
+    """Check the configuration, and that every file exists.
 
     Raises:
-        ConvertError: `auto_map`, another architecture, or a missing file.
+        ConvertError: `auto_map`, another architecture, an invalid field or a missing file.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -228,22 +229,31 @@ def read_source(folder: Path) -> Source:
     if role is None:
         raise ConvertError(
             f"`{path}`: `architectures` must hold one of {', '.join(ARCHITECTURES)}. "
-            f"Given: {short(names)}"
+            f"Given: {shortened(names)}"
         )
-    source = Source(folder, role, read_config(path, raw))
+    config = read_config(path, raw)
     labels = raw.get("id2label") or {"0": ""}
     if role == "rerank" and (not isinstance(labels, dict) or len(labels) != 1):
         raise ConvertError(
-            f"`{path}`: `id2label` must have one label, as a reranker has. Given: {short(labels)}"
+            f"`{path}`: a reranker's `id2label` must have one label. Given: {shortened(labels)}"
         )
-    for part in source.parts:
-        if not part.is_file():
-            raise ConvertError(f"`{part}` is missing")
+    source = Source(folder, role, config, find_weights(folder))
+    for file in source.files:
+        if not file.is_file():
+            raise ConvertError(f"`{file}` is missing")
     return source
 
 
+def find_weights(folder: Path) -> Path:
+    """Raises ConvertError if there is no file of weights."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ConvertError(f"`{folder}` has neither model.safetensors nor pytorch_model.bin")
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises ConvertError: not JSON, nested too deeply, or not an object."""
+    """Raises ConvertError if the file is not a JSON object, or is nested too deeply."""
     try:
         content = json.loads(path.read_bytes())
     except RecursionError:
@@ -256,34 +266,42 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
-    """Raises ConvertError: a field is missing, or has a value the forward pass does not follow."""
-    fixed = {
+    """Raises ConvertError if a field is missing or has a value that the worker does not support."""
+    required = {
         "model_type": "xlm-roberta",
         "hidden_act": "gelu",
         "type_vocab_size": 1,
         "position_embedding_type": "absolute",
     }
-    for field, value in fixed.items():
+    for field, value in required.items():
         if raw.get(field, value) != value:
             raise ConvertError(
-                f"`{path}`: `{field}` is {short(raw[field])}; only {value!r} is served"
+                f"`{path}`: `{field}` must be {value!r}. Given: {shortened(raw[field])}"
             )
-    pad_token_id = whole(path, raw, "pad_token_id", 0)
-    width, heads = whole(path, raw, "hidden_size"), whole(path, raw, "num_attention_heads")
-    if width % heads:
-        raise ConvertError(f"`{path}`: `hidden_size` {width} is not a multiple of {heads} heads")
+    pad_token_id = read_integer(path, raw, "pad_token_id", 0)
+    hidden_size, heads = (
+        read_integer(path, raw, "hidden_size"),
+        read_integer(path, raw, "num_attention_heads"),
+    )
+    if hidden_size % heads:
+        raise ConvertError(
+            f"`{path}`: `hidden_size` must be a multiple of `num_attention_heads` {heads}. "
+            f"Given: {hidden_size}"
+        )
     config = Config(
-        vocab_size=whole(path, raw, "vocab_size"),
-        hidden_size=width,
-        num_hidden_layers=whole(path, raw, "num_hidden_layers"),
+        vocab_size=read_integer(path, raw, "vocab_size"),
+        hidden_size=hidden_size,
+        num_hidden_layers=read_integer(path, raw, "num_hidden_layers"),
         num_attention_heads=heads,
-        intermediate_size=whole(path, raw, "intermediate_size"),
-        max_position_embeddings=whole(path, raw, "max_position_embeddings", pad_token_id + 4),
-        layer_norm_eps=epsilon(path, raw),
-        bos_token_id=whole(path, raw, "bos_token_id", 0),
+        intermediate_size=read_integer(path, raw, "intermediate_size"),
+        max_position_embeddings=read_integer(
+            path, raw, "max_position_embeddings", pad_token_id + 4
+        ),
+        layer_norm_eps=read_epsilon(path, raw),
+        bos_token_id=read_integer(path, raw, "bos_token_id", 0),
         pad_token_id=pad_token_id,
-        eos_token_id=whole(path, raw, "eos_token_id", 0),
-        unk_token_id=token_id(path.parent / TOKENIZER, "<unk>"),
+        eos_token_id=read_integer(path, raw, "eos_token_id", 0),
+        unk_token_id=read_token_id(path.parent / TOKENIZER, "<unk>"),
     )
     if max(config.special_ids) >= config.vocab_size:
         raise ConvertError(
@@ -293,84 +311,91 @@ def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
     return config
 
 
-def whole(path: Path, raw: Mapping[str, Any], field: str, least: int = 1) -> int:
-    """Raises ConvertError: the field is missing or no whole number from `least` on."""
+def read_integer(path: Path, raw: Mapping[str, Any], field: str, minimum: int = 1) -> int:
+    """Raises ConvertError if the field is missing, not an integer or out of range."""
     value = raw.get(field)
-    if type(value) is not int or not least <= value <= MAX_NUMBER:
+    if type(value) is not int or not minimum <= value <= MAX_INTEGER:
         raise ConvertError(
-            f"`{path}`: `{field}` must be a whole number from {least} to {MAX_NUMBER}. "
-            f"Given: {short(value)}"
+            f"`{path}`: `{field}` must be an integer from {minimum} to {MAX_INTEGER}. "
+            f"Given: {shortened(value)}"
         )
     return value
 
 
-def epsilon(path: Path, raw: Mapping[str, Any]) -> float:
-    """Raises ConvertError: not a number above zero."""
+def read_epsilon(path: Path, raw: Mapping[str, Any]) -> float:
+    """Raises ConvertError if it is not a number between 0 and 1."""
     value = raw.get("layer_norm_eps", 1e-12)  # transformers' default
     if type(value) not in (int, float) or not 0 < value < 1:
         raise ConvertError(
-            f"`{path}`: `layer_norm_eps` must be above 0 and below 1. Given: {short(value)}"
+            f"`{path}`: `layer_norm_eps` must be above 0 and below 1. Given: {shortened(value)}"
         )
     return float(value)
 
 
-def token_id(path: Path, token: str) -> int:
-    """The id of a special token; config.json does not tell `<unk>`."""
+def read_token_id(path: Path, token: str) -> int:
+    """Return a special token's id from tokenizer.json: config.json lacks that of `<unk>`.
+
+    Raises:
+        ConvertError: the file or the token is missing.
+    """
     if not path.is_file():
         raise ConvertError(f"`{path}` is missing")
     added = read_json(path).get("added_tokens")
     for entry in added if isinstance(added, list) else ():
         if isinstance(entry, dict) and entry.get("content") == token:
-            return whole(path, entry, "id", 0)
+            return read_integer(path, entry, "id", 0)
     raise ConvertError(f"`{path}` has no special token {token}")
 
 
 def check_tokenizer(source: Source) -> None:
-    """Raises ConvertError: tokenizer.json does not load, is too slow, or has too many tokens."""
+    """Raises ConvertError if tokenizer.json does not load, is too slow or has too many tokens.
+
+    `probe.py` runs in a process of its own, which a crash or an endless search cannot outlive.
+    """
     path = source.folder / TOKENIZER
     command = [sys.executable, "-I", probe.__file__, str(path)]
     environment = os.environ | {"RUST_BACKTRACE": "0"}
     try:
-        ran = subprocess.run(
+        completed = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=PROBE_SECONDS
         )
     except subprocess.TimeoutExpired:
         raise ConvertError(
-            f"`{path}` takes more than {PROBE_SECONDS:g} s for a short text: does a regular "
-            "expression in it backtrack?"
+            f"`{path}` takes more than {PROBE_SECONDS:g} s for a short text: a regular expression "
+            "in it may backtrack"
         ) from None
-    if ran.returncode:
-        raise ConvertError(f"`{path}` is not a tokenizer: {ran.stdout.strip() or 'it crashes'}")
-    if int(ran.stdout) > source.config.vocab_size:
+    output = completed.stdout.strip()
+    if completed.returncode:
+        raise ConvertError(f"`{path}` is not a tokenizer: {output or 'it crashes'}")
+    if int(output) > source.config.vocab_size:
         raise ConvertError(
-            f"`{path}` has {ran.stdout.strip()} tokens, `vocab_size` is {source.config.vocab_size}"
+            f"`{path}` has {output} tokens; `vocab_size` is {source.config.vocab_size}"
         )
 
 
 def read_tensors(source: Source) -> dict[str, Tensor]:
-    """Every tensor of the source by its own name, heads included; pickles hold tensors only."""
-    tensors = read_file(source.weights)
-    if source.role == "embed":
-        for name in (SPARSE_HEAD, COLBERT_HEAD):
-            head = read_file(source.folder / name)
-            tensors |= {f"{Path(name).stem}.{key}": value for key, value in head.items()}
+    """Return every tensor by its published name; a head's with the name of its file."""
+    tensors = read_tensor_file(source.weights)
+    for path in source.heads:
+        head = read_tensor_file(path)
+        tensors |= {f"{path.stem}.{name}": tensor for name, tensor in head.items()}
     return tensors
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
-    """Raises ConvertError: the file is damaged, or a pickle that holds more than tensors."""
+def read_tensor_file(path: Path) -> dict[str, Tensor]:
+    """Raises ConvertError if the file is damaged, or a pickle that contains more than tensors."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # of what a file may hold but ours do not
+        with warnings.catch_warnings(action="ignore"):  # of deprecated kinds, refused later
             content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise ConvertError(f"`{path}` is not a safetensors file: {one_line(error)}") from None
     except pickle.UnpicklingError:
         raise ConvertError(
-            f"`{path}` is a pickle that is damaged or holds more than tensors: not run"
+            f"`{path}` is a pickle that is damaged or contains more than tensors: not run"
         ) from None
-    except Exception as error:  # whatever a damaged file makes of either library
+    except Exception as error:  # either library raises many types for a damaged file
         kind = type(error).__name__
         raise ConvertError(f"`{path}` is damaged: {kind}: {one_line(error)}") from None
     if not isinstance(content, dict) or not all(
@@ -380,51 +405,64 @@ def read_file(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def source_shapes(source: Source) -> dict[str, tuple[int, ...]]:
-    """Every tensor the source must hold, by its published name."""
-    config, p = source.config, source.prefix
-    d, f = config.hidden_size, config.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{p}embeddings.word_embeddings.weight": (config.vocab_size, d),
-        f"{p}embeddings.position_embeddings.weight": (config.max_position_embeddings, d),
-        f"{p}embeddings.token_type_embeddings.weight": (1, d),
-        **norm(f"{p}embeddings.LayerNorm", d),
-    }
+def weight_map(config: Config, role: Role) -> dict[str, list[str]]:
+    """Return the published tensors that make each tensor of a runtime folder.
+
+    Several are concatenated (query, key and value to qkv [3D, D]), except for `POSITION`, where
+    the only token-type row is added to every position.
+    """
+    embeddings = f"{PREFIXES[role]}embeddings"
+    modules = {"encoder.norm": [f"{embeddings}.LayerNorm"]}
     for i in range(config.num_hidden_layers):
-        layer = f"{p}encoder.layer.{i}."
-        for part in ("query", "key", "value"):
-            shapes |= linear(f"{layer}attention.self.{part}", d, d)
-        shapes |= linear(f"{layer}attention.output.dense", d, d)
-        shapes |= norm(f"{layer}attention.output.LayerNorm", d)
-        shapes |= linear(f"{layer}intermediate.dense", f, d)
-        shapes |= linear(f"{layer}output.dense", d, f)
-        shapes |= norm(f"{layer}output.LayerNorm", d)
-    if source.role == "embed":
-        return shapes | linear("sparse_linear", 1, d) | linear("colbert_linear", d, d)
-    return shapes | linear("classifier.dense", d, d) | linear("classifier.out_proj", 1, d)
+        fused, layer = f"encoder.layers.{i}", f"{PREFIXES[role]}encoder.layer.{i}"
+        modules |= {
+            f"{fused}.qkv": [f"{layer}.attention.self.{x}" for x in ("query", "key", "value")],
+            f"{fused}.out": [f"{layer}.attention.output.dense"],
+            f"{fused}.norm1": [f"{layer}.attention.output.LayerNorm"],
+            f"{fused}.up": [f"{layer}.intermediate.dense"],
+            f"{fused}.down": [f"{layer}.output.dense"],
+            f"{fused}.norm2": [f"{layer}.output.LayerNorm"],
+        }
+    if role == "embed":
+        modules |= {"head.sparse": ["sparse_linear"], "head.colbert": ["colbert_linear"]}
+    else:
+        modules |= {"head.dense": ["classifier.dense"], "head.out": ["classifier.out_proj"]}
+    names = {
+        "encoder.word": [f"{embeddings}.word_embeddings.weight"],
+        POSITION: [f"{embeddings}.{x}_embeddings.weight" for x in ("position", "token_type")],
+    }
+    for module, published in modules.items():
+        for kind in ("weight", "bias"):
+            names[f"{module}.{kind}"] = [f"{name}.{kind}" for name in published]
+    return names
 
 
-def linear(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+def source_shapes(config: Config, role: Role) -> dict[str, Shape]:
+    """Return the shape of every tensor that the source must contain, by published name."""
+    fused_shapes = expected_shapes(config, role)
+    shapes: dict[str, Shape] = {}
+    for fused, names in weight_map(config, role).items():
+        rows, *columns = fused_shapes[fused]
+        if fused == POSITION:
+            shapes |= {names[0]: (rows, *columns), names[1]: (1, *columns)}
+        else:
+            shapes |= {name: (rows // len(names), *columns) for name in names}
+    return shapes
 
 
 def check_tensors(source: Source, tensors: Mapping[str, Tensor]) -> None:
-    """Raises ConvertError: a tensor is missing, unknown or misshapen; the message names it."""
-    if source.config.num_hidden_layers > len(
-        tensors
-    ):  # before there is a name for each that is missing
+    """Raises ConvertError if a tensor is missing, unknown or invalid; names the first."""
+    path, config = source.weights, source.config
+    # Before `source_shapes`: a corrupt configuration may claim billions of layers.
+    if config.num_hidden_layers > len(tensors):
         raise ConvertError(
-            f"`{source.weights}` has {len(tensors)} tensors, too few for `num_hidden_layers` "
-            f"{source.config.num_hidden_layers}"
+            f"`{path}` has {len(tensors)} tensors, too few for `num_hidden_layers` "
+            f"{config.num_hidden_layers}"
         )
-    expected = source_shapes(source)
-    # Not used by any output: bge-m3's pooler, and a counter that old exports carry.
-    unused = {f"{source.prefix}embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
-    path = source.weights
+    expected = source_shapes(config, source.role)
+    # No output uses bge-m3's pooler, nor the position ids that old exports contain.
+    position_ids = f"{PREFIXES[source.role]}embeddings.position_ids"
+    unused = {position_ids, "pooler.dense.weight", "pooler.dense.bias"}
     if missing := sorted(expected.keys() - tensors.keys()):
         raise ConvertError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
     if extra := sorted(tensors.keys() - expected.keys() - unused):
@@ -440,60 +478,33 @@ def check_tensors(source: Source, tensors: Mapping[str, Tensor]) -> None:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Dense, in memory, of a type that is served, and no larger than its storage."""
+    """Whether it is dense, in memory, of a supported dtype and no larger than its storage."""
     return (
         tensor.layout is torch.strided
         and not (tensor.is_nested or tensor.is_quantized or tensor.is_neg())
         and tensor.device.type == "cpu"
-        and tensor.dtype in SERVED_DTYPES
+        and tensor.dtype in SUPPORTED_DTYPES
         and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     )
 
 
 def fuse(source: Source, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The runtime's tensors from the source's; sums are taken in fp32."""
-    check_tensors(source, tensors)
-    p = source.prefix
-    fused = {
-        "encoder.word": tensors[f"{p}embeddings.word_embeddings.weight"],
-        "encoder.position": (
-            tensors[f"{p}embeddings.position_embeddings.weight"].float()
-            + tensors[f"{p}embeddings.token_type_embeddings.weight"].float()
-        ),
-    }
-    renamed = {"encoder.norm": f"{p}embeddings.LayerNorm"}
-    for i in range(source.config.num_hidden_layers):
-        ours, theirs = f"encoder.layers.{i}.", f"{p}encoder.layer.{i}."
-        for kind in ("weight", "bias"):
-            fused[f"{ours}qkv.{kind}"] = torch.cat(
-                [tensors[f"{theirs}attention.self.{x}.{kind}"] for x in ("query", "key", "value")]
-            )
-        renamed |= {
-            f"{ours}out": f"{theirs}attention.output.dense",
-            f"{ours}norm1": f"{theirs}attention.output.LayerNorm",
-            f"{ours}up": f"{theirs}intermediate.dense",
-            f"{ours}down": f"{theirs}output.dense",
-            f"{ours}norm2": f"{theirs}output.LayerNorm",
-        }
-    if source.role == "embed":
-        renamed |= {"head.sparse": "sparse_linear", "head.colbert": "colbert_linear"}
-    else:
-        renamed |= {"head.dense": "classifier.dense", "head.out": "classifier.out_proj"}
-    for ours, theirs in renamed.items():
-        for kind in ("weight", "bias"):
-            fused[f"{ours}.{kind}"] = tensors[f"{theirs}.{kind}"]
-    if {name: tuple(t.shape) for name, t in fused.items()} != expected_shapes(
-        source.config, source.role
-    ):
-        raise ConvertError("the weight map and the model disagree. This is a bug.")
+    """Return the tensors of a runtime folder."""
+    fused = {}
+    for name, published in weight_map(source.config, source.role).items():
+        parts = [tensors[part] for part in published]
+        if name == POSITION:
+            fused[name] = parts[0].float() + parts[1].float()
+        else:
+            fused[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
     return fused
 
 
 def write_tokenizer(source: Path, destination: Path) -> None:
-    """Copy a tokenizer without its truncation and padding, in one canonical form.
+    """Write a tokenizer without truncation and padding, in one canonical form.
 
-    The two published files differ in that alone; written so, they are equal byte for byte, and
-    the worker sees that it can share one.
+    The two published files differ only in those. Written like this they are equal byte for byte,
+    so the worker loads one tokenizer for both models.
     """
     content = read_json(source)
     content["truncation"] = content["padding"] = None

@@ -1,12 +1,12 @@
-"""Errors that a command reports in one sentence.
+"""Errors that a command reports in one line.
 
 BuilderError
-├── ConvertError    builder/bge_builder/convert.py
-├── FetchError      builder/fetch.py
-├── DeployError     builder/deploy.py
-└── LockedError     builder/folders.py
+├── ConvertError    convert.py
+├── FetchError      fetch.py
+├── DeployError     deploy.py
+└── LockedError     folders.py
 """
 
 
 class BuilderError(Exception):
-    """One sentence to show; `python -m bge_builder` ends with it and exit code 1."""
+    """`python -m bge_builder` prints the message and exits with code 1."""

@@ -1,11 +1,11 @@
-"""Download what is pinned, and give no file its name before its hash is right.
+"""Download the pinned files. No file gets its name before its hash has been checked.
 
-A file arrives in a staging folder beside its place, is measured and hashed there, and only then
-moves under its name. So whoever opens a pinned name opens the pinned bytes, or finds nothing.
+A file is downloaded to a staging folder, checked there for size and hash, and then renamed. So a
+file with a pinned name has the pinned content.
 
-Where from and as whom is huggingface_hub's business: it reads HF_ENDPOINT at import, HF_TOKEN (or
-the token of `hf auth login`) at each request. Both may hold secrets, and the library's messages may
-quote them, so every text of its passes through `redact`.
+huggingface_hub reads HF_ENDPOINT at import, and HF_TOKEN (or the token of `hf auth login`) at each
+request. Both may contain secrets that the library's messages quote, so every message passes
+through `redact`.
 """
 
 import errno
@@ -42,33 +42,34 @@ STAGING = ".incoming"
 
 
 class FetchError(BuilderError):
-    """A pinned file cannot be had, or is not what was pinned."""
+    """A pinned file cannot be downloaded, or differs from its pin."""
 
 
 def fetch(pin: Pin, destination: Path) -> None:
-    """Bring every file of `pin` into the folder `destination`.
+    """Download every file of `pin` into the folder `destination`.
 
-    A file already there with the pinned hash stays, and without one to fetch the network is left
-    alone; a file with any other content is removed and fetched anew.
+    Files with the pinned hash stay; if all are present, no request is sent. A file with other
+    content is removed and downloaded again. After an error the next call continues with the files
+    that are missing.
 
-    Raises `FetchError` when the Hub, the network or the disk fails, or when what came is not what
-    was pinned; `LockedError` when another process fetches into `destination`. Files fetched until
-    then stay, and the next call goes on from them.
+    Raises:
+        FetchError: the Hub, the network or the disk fails, or a file differs from its pin.
+        LockedError: another process is writing `destination`.
     """
-    with _one_sentence(f"{pin.repo} could not be put in {destination}"), locked(destination):
-        shutil.rmtree(destination / STAGING, ignore_errors=True)  # what a killed run left behind
-        wanted = [file for file in pin.files if not _in_place(pin, file, destination)]
-        if not wanted:
+    with _as_fetch_error(f"{pin.repo} could not be written to {destination}"), locked(destination):
+        shutil.rmtree(destination / STAGING, ignore_errors=True)  # of a killed run
+        missing = [file for file in pin.files if not _is_fetched(pin, file, destination)]
+        if not missing:
             return
         hub = HfApi()
-        _keep_secrets(hub.endpoint)
-        _knock(hub, pin, wanted[0])
-        for file in wanted:
+        _register_secrets(hub.endpoint)
+        _check_reachable(hub, pin, missing[0])
+        for file in missing:
             _download(hub, pin, file, destination)
 
 
-def _keep_secrets(endpoint: str) -> None:
-    """Have the token and the endpoint's password removed from what the library says and logs."""
+def _register_secrets(endpoint: str) -> None:
+    """Register the token and the endpoint's password for redaction, in the library's logs too."""
     try:
         if token := read_secret(os.environ.get("HF_TOKEN"), "HF_TOKEN"):
             os.environ["HF_TOKEN"] = token
@@ -81,39 +82,39 @@ def _keep_secrets(endpoint: str) -> None:
         handler.addFilter(RedactingFilter())
 
 
-def _in_place(pin: Pin, file: PinnedFile, destination: Path) -> bool:
-    """Whether the pinned file is there; a file of that name with other content is removed."""
+def _is_fetched(pin: Pin, file: PinnedFile, destination: Path) -> bool:
+    """Whether the pinned file exists; a file of its name with other content is removed."""
     path = destination / file.name
-    with _one_sentence(f"{pin.repo} {file.name} in {destination} could not be read or replaced"):
+    with _as_fetch_error(f"{pin.repo} {file.name} in {destination} could not be read or replaced"):
         if not path.exists():
             return False
         try:
             _check(pin, file, path)
         except FetchError as error:
-            _say(f"{error}; fetching it anew")
+            _report(f"{error}; downloading it again")
             path.unlink()
             return False
     return True
 
 
-def _knock(hub: HfApi, pin: Pin, file: PinnedFile) -> None:
-    """Find out in seconds that there is no Hub to reach.
+def _check_reachable(hub: HfApi, pin: Pin, file: PinnedFile) -> None:
+    """Raise `FetchError` within seconds if the Hub cannot be reached.
 
-    hf_hub_download asks a refusing address again for half a minute and a silent one for six, which
-    is patience well spent in the middle of a download and wasted on a build without a network.
+    hf_hub_download retries for half a minute if connections are refused, and for six minutes if
+    they time out: too long for a build without a network.
     """
     url = hf_hub_url(pin.repo, file.name, revision=pin.revision, endpoint=hub.endpoint)
-    with _fetching(hub, pin, file), suppress(HfHubHTTPError):  # any answer is a sign of life
+    with _fetching(hub, pin, file), suppress(HfHubHTTPError):  # any response will do
         hub.get_hf_file_metadata(url=url)
 
 
 def _download(hub: HfApi, pin: Pin, file: PinnedFile, destination: Path) -> None:
-    """Fetch one file into staging, check it there, give it its name."""
+    """Download one file to the staging folder, check it and rename it."""
     staging = destination / STAGING
-    _say(f"{pin.repo} {file.name}: downloading {_megabytes(file.size)}")
+    _report(f"{pin.repo} {file.name}: downloading {_megabytes(file.size)}")
     try:
         with _fetching(hub, pin, file):
-            # Staging is empty, so the library has no older copy to settle for.
+            # The staging folder is empty: the library cannot fall back to an older copy.
             hub.hf_hub_download(pin.repo, file.name, revision=pin.revision, local_dir=staging)
             _check(pin, file, staging / file.name)
             (staging / file.name).replace(destination / file.name)
@@ -122,20 +123,20 @@ def _download(hub: HfApi, pin: Pin, file: PinnedFile, destination: Path) -> None
 
 
 def _check(pin: Pin, file: PinnedFile, path: Path) -> None:
-    """Raise `FetchError` unless `path` holds exactly the pinned file."""
+    """Raise `FetchError` unless `path` is the pinned file."""
     if not path.is_file():
         raise FetchError(f"{pin.repo} {file.name} is missing from {path.parent}")
     size = path.stat().st_size
     if size != file.size:
         raise FetchError(_mismatch(pin, file, f"{file.size:,} bytes", f"{size:,} bytes"))
-    _say(f"{pin.repo} {file.name}: hashing {_megabytes(size)}")
+    _report(f"{pin.repo} {file.name}: hashing {_megabytes(size)}")
     sha256 = _sha256(path)
     if sha256 != file.sha256:
         raise FetchError(_mismatch(pin, file, f"sha256 {file.sha256}", f"sha256 {sha256}"))
 
 
-def _mismatch(pin: Pin, file: PinnedFile, pinned: str, found: str) -> str:
-    return f"{pin.repo} {file.name} is not the pinned file: pinned {pinned}, found {found}"
+def _mismatch(pin: Pin, file: PinnedFile, pinned: str, actual: str) -> str:
+    return f"{pin.repo} {file.name} is not the pinned file: pinned {pinned}, found {actual}"
 
 
 def _sha256(path: Path) -> str:
@@ -145,48 +146,48 @@ def _sha256(path: Path) -> str:
 
 @contextmanager
 def _fetching(hub: HfApi, pin: Pin, file: PinnedFile) -> Iterator[None]:
-    with _one_sentence(f"{pin.repo} {file.name} could not be fetched from {hub.endpoint}"):
+    with _as_fetch_error(f"{pin.repo} {file.name} could not be fetched from {hub.endpoint}"):
         yield
 
 
 @contextmanager
-def _one_sentence(what: str) -> Iterator[None]:
-    """Turn whatever the Hub, the network or the disk raises into one `FetchError`."""
+def _as_fetch_error(failure: str) -> Iterator[None]:
+    """Convert errors of the Hub, the network and the disk to `FetchError`."""
     try:
         yield
     except (OSError, httpx2.HTTPError, httpx2.InvalidURL, RuntimeError, ValueError) as error:
-        raise FetchError(redact(f"{what}: {_reason(_origin(error))}")) from error
+        raise FetchError(redact(f"{failure}: {_reason(_root_cause(error))}")) from error
 
 
-def _origin(error: Exception) -> Exception:
-    """The library wraps what stopped it in "not found locally"; the cause is the news."""
+def _root_cause(error: Exception) -> Exception:
+    """The library wraps download errors in "not found locally": return the cause."""
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         return error.__cause__
     return error
 
 
 def _reason(error: Exception) -> str:
-    """Why it failed and what to do; kinds stand before their bases, for most are OSErrors."""
+    """Return the reason and the remedy. Subclasses come first: most are OSErrors."""
     match error:
         case GatedRepoError():
             return "the repository is gated; accept its terms there and set HF_TOKEN"
         case RepositoryNotFoundError():
-            return "no such repository for this caller; set HF_TOKEN, or check HF_ENDPOINT"
+            return "the repository does not exist or is private; set HF_TOKEN, or check HF_ENDPOINT"
         case RevisionNotFoundError():
-            return "the pinned revision is not there; a mirror may lack it, check HF_ENDPOINT"
+            return "the pinned revision does not exist; if HF_ENDPOINT is a mirror, it may lack it"
         case RemoteEntryNotFoundError():
-            return "no such file at the pinned revision; check HF_ENDPOINT"
+            return "the pinned revision has no such file; check HF_ENDPOINT"
         case HfHubHTTPError():
             return _http_reason(error.response.status_code)
         case OfflineModeIsEnabled():
             return "offline mode is on; unset HF_HUB_OFFLINE"
         case FileMetadataError():
-            return "the answer is not a Hub's; check HF_ENDPOINT and the proxy"
+            return "the response is not a Hub's; check HF_ENDPOINT and the proxy"
         case httpx2.UnsupportedProtocol() | httpx2.InvalidURL():
             return "HF_ENDPOINT is not a URL; set it to https://... or unset it"
         case httpx2.HTTPError():
             return f"{_first_line(error)}; check the network, or set HF_ENDPOINT to a mirror"
-        case RuntimeError():  # what hf_xet raises, whatever stopped it
+        case RuntimeError():  # hf_xet raises no other type
             return f"{_first_line(error)}; check the network, or set HF_HUB_DISABLE_XET=1"
         case OSError(errno=errno.ENOSPC):
             return "the disk is full; free some space, or choose another folder"
@@ -210,5 +211,5 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

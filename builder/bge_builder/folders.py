@@ -1,7 +1,7 @@
-"""Writing a folder that another run may want to write at the same time.
+"""Locks and temporary folders, for runs that may write the same folder.
 
-A lock lies beside the folder, as `.NAME.lock`, and holds the process's id. The kernel lets go of it
-when the process ends, however it ends; the next run takes over the file that a kill left behind.
+The lock is a file beside the folder, `.NAME.lock`, that contains the process's id. The kernel
+releases it when the process ends, even if killed; the next run reuses the file.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from .errors import BuilderError
 
 
 class LockedError(BuilderError):
-    """Another process is writing there."""
+    """Another process is writing the folder."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Be the only one that writes `folder`.
+    """Hold the lock of `folder`.
 
     Raises:
-        LockedError: another process holds the lock; names its id.
+        LockedError: another process holds it; the message names its id.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f".{folder.name}.lock")
@@ -35,7 +35,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before the lock is let go: nobody else's can lie there
+        path.unlink(missing_ok=True)  # before the release, so never another run's file
         os.close(lock)
 
 
@@ -48,14 +48,14 @@ def _lock(path: Path, folder: Path) -> int:
             holder = os.pread(lock, 20, 0).decode() or "unknown"
             os.close(lock)
             raise LockedError(f"another run (pid {holder}) is writing `{folder}`") from None
-        if _is_at(lock, path):
+        if _is_file_at(lock, path):
             os.ftruncate(lock, 0)
             os.write(lock, str(os.getpid()).encode())
             return lock
-        os.close(lock)  # its holder removed the file in between
+        os.close(lock)  # its previous holder removed the file in the meantime
 
 
-def _is_at(lock: int, path: Path) -> bool:
+def _is_file_at(lock: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(lock), path.stat())
     except FileNotFoundError:
@@ -64,9 +64,9 @@ def _is_at(lock: int, path: Path) -> bool:
 
 @contextmanager
 def temporary(destination: Path) -> Iterator[Path]:
-    """A new folder beside `destination`, whose lock is held; it is gone afterwards.
+    """A new folder beside `destination`, removed afterwards. Call it with the lock held.
 
-    Those that killed runs left behind go first.
+    Folders that killed runs left behind are removed first.
     """
     prefix = f".writing-{destination.name}."
     for path in destination.parent.iterdir():
@@ -81,7 +81,7 @@ def temporary(destination: Path) -> Iterator[Path]:
 
 
 def merge(folder: Path, destination: Path) -> None:
-    """Move every file of `folder` to where it belongs in `destination`; other files there stay."""
+    """Move every file of `folder` into `destination`; other files there stay."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             target = destination / path.relative_to(folder)

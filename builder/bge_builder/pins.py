@@ -1,4 +1,4 @@
-"""The files a checkpoint is made of, each with the size and hash it must have."""
+"""The files of each published checkpoint, with their sizes and hashes."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class PinnedFile:
 
 @dataclass(frozen=True)
 class Pin:
-    """One repository at one commit. `files` run from small to large: a bad setup shows early."""
+    """One repository at one commit. `files` are in ascending size, so that errors show early."""
 
     repo: str
     revision: str
@@ -21,11 +21,16 @@ class Pin:
 
     @property
     def name(self) -> str:
-        """The repository without its owner: what the command line and the folders call it."""
+        """The repository's name without its owner: an argument and a folder's name."""
         return self.repo.rpartition("/")[2]
 
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of every file by its name."""
+        return {file.name: file.sha256 for file in self.files}
 
-# Both models speak the vocabulary of XLM-RoBERTa, byte for byte.
+
+# Both models have the vocabulary of XLM-RoBERTa, byte for byte.
 SENTENCEPIECE = PinnedFile(
     name="sentencepiece.bpe.model",
     size=5_069_051,

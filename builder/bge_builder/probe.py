@@ -1,10 +1,10 @@
-"""Load a tokenizer.json and have it encode texts on which a regular expression may backtrack.
+"""Load a tokenizer.json and encode texts on which its regular expressions may backtrack.
 
-    python builder/probe.py TOKENIZER.JSON
+    python probe.py TOKENIZER.JSON
 
-Prints the number of its tokens; or ends with exit code 1 and the reason. It is a process of its own
-(`convert.py` starts it), since nothing else ends a search that does not come back or survives a
-crash of the library. It imports nothing of this project.
+Prints the size of the vocabulary, or the reason for a failure with exit code 1. `convert.py` runs
+this in a process of its own: an endless search can only be killed, and the library may crash. It
+imports nothing from this project.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-RUN = 200  # of one character; what backtracks exponentially is lost long before
+REPEATS = 200  # of one character; exponential backtracking needs far fewer
 MAX_CHARACTERS = 64
 
 
@@ -26,26 +26,26 @@ def main(path: str) -> int:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
         for character in characters([content.get("normalizer"), content.get("pre_tokenizer")]):
-            tokenizer.encode(character * RUN + "\0")
+            tokenizer.encode(character * REPEATS + "\0")
         print(tokenizer.get_vocab_size())
-    except BaseException as error:  # the library panics: no Exception
+    except BaseException as error:  # a Rust panic is no Exception
         print(next(iter(str(error).splitlines()), type(error).__name__)[:200])
         return 1
     return 0
 
 
 def characters(content: Any) -> list[str]:
-    """Usual ones, and those that the tokenizer's expressions are made of."""
-    spelled = {character for expression in expressions(content) for character in expression}
-    return [*"a0 .я\n", *sorted(spelled)[:MAX_CHARACTERS]]
+    """Return a few usual ones, and those in the tokenizer's regular expressions."""
+    used = {character for expression in expressions(content) for character in expression}
+    return [*"a0 .я\n", *sorted(used)[:MAX_CHARACTERS]]
 
 
-def expressions(part: Any) -> Iterator[str]:
-    values = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
-    for value in values:
-        yield from expressions(value)
-    if isinstance(part, dict) and isinstance(part.get("Regex"), str):
-        yield part["Regex"]
+def expressions(content: Any) -> Iterator[str]:
+    children = content.values() if isinstance(content, dict) else content
+    for child in children if isinstance(content, dict | list) else ():
+        yield from expressions(child)
+    if isinstance(content, dict) and isinstance(content.get("Regex"), str):
+        yield content["Regex"]
 
 
 if __name__ == "__main__":

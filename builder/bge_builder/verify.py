@@ -1,4 +1,4 @@
-"""Whether a runtime folder matches its manifest and computes the published values."""
+"""Check that a runtime folder matches its manifest and computes the published values."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from bge_worker.settings import Settings
 
 
 class Verified(NamedTuple):
-    """`golden` is empty if the folder does not hold the published weights."""
+    """`golden` is empty unless the weights are the published ones."""
 
     manifest: Manifest
     golden: list[GoldenValue]
 
 
 def verify(folder: Path) -> Verified:
-    """Check every hash, load the folder, and compute its golden values.
+    """Check every hash, load the model and compute its golden values.
 
     Raises:
-        StartError: a file differs from the manifest, or the models do not load or compute.
+        StartError: a file differs from the manifest, or the model does not load or compute.
     """
     manifest = Manifest.read(folder)
     check_files(folder, manifest, every_byte=True)

@@ -1,9 +1,8 @@
 """The miniature's vocabulary and tokenizer, derived from corpus.jsonl.
 
-    words → stems and endings → a Unigram tokenizer of XLM-RoBERTa's make
+    words → stems and endings → a Unigram tokenizer like XLM-RoBERTa's
 
-Inflected forms share a stem, and the score of a piece holds how rare it is: all that the
-miniature knows of language.
+Inflected forms share a stem, and the score of a piece tells its rarity.
 """
 
 import json
@@ -34,19 +33,19 @@ LAST_SPECIAL = "<mask>"
 SPECIALS = [*FIRST_SPECIALS, LAST_SPECIAL]
 WORD_START = "▁"
 
-Piece = tuple[str, float]  # its text, and the logarithm of its probability
+Piece = tuple[str, float]  # text, logarithm of its probability
 
 
 def read_corpus() -> str:
-    """All titles and passages as one normalized text, as the tokenizer would see it."""
+    """Return all titles and passages as one text, normalized as by the tokenizer."""
     rows = [json.loads(line) for line in CORPUS.read_text(encoding="utf-8").splitlines()]
     text = "\n".join(f"{row['title']}\n{row['text']}" for row in rows)
     return normalizer().normalize_str(text)
 
 
 def vocabulary(corpus: str) -> list[Piece]:
-    """The special tokens and the pieces of the corpus; a piece's index is its token id."""
-    words = re.findall(r"(?<!')\b[^\W\d_]+", corpus)  # the s of "Ohm's" begins no word
+    """Return the special tokens and the pieces of the corpus; the index is the token id."""
+    words = re.findall(r"(?<!')\b[^\W\d_]+", corpus)  # the s of "Ohm's" is no word
     shared = shared_prefixes(set(words))
     counts: Counter[str] = Counter()
     for word in words:
@@ -54,7 +53,7 @@ def vocabulary(corpus: str) -> list[Piece]:
         counts[WORD_START + stem] += 1
         if ending:
             counts[ending] += 1
-    for spelling in alphabet(corpus) | letter_pairs(words):  # for the words it lacks
+    for spelling in alphabet(corpus) | letter_pairs(words):  # to spell other words
         counts[spelling] += 1
     total = counts.total()
     pieces = [(piece, math.log(count / total)) for piece, count in sorted(counts.items())]
@@ -62,39 +61,39 @@ def vocabulary(corpus: str) -> list[Piece]:
 
 
 def shared_prefixes(words: set[str]) -> set[str]:
-    """Prefixes of at least four letters that at least two distinct words begin with."""
-    counts = Counter(word[:cut] for word in words for cut in range(4, len(word) + 1))
+    """Return the prefixes of at least four letters that two or more distinct words share."""
+    counts = Counter(word[:length] for word in words for length in range(4, len(word) + 1))
     return {prefix for prefix, count in counts.items() if count > 1}
 
 
 def split(word: str, shared: set[str]) -> tuple[str, str]:
-    """Stem and ending: the longest prefix that another word shares, or else the whole word.
+    """Split a word into its stem, the longest shared prefix, and an ending of up to four letters.
 
-    An ending of more than four letters would rather be a word of its own.
+    Without such a prefix the stem is the word itself.
     """
-    for cut in range(len(word), max(4, len(word) - 4) - 1, -1):
-        if word[:cut] in shared:
-            return word[:cut], word[cut:]
+    for length in range(len(word), max(4, len(word) - 4) - 1, -1):
+        if word[:length] in shared:
+            return word[:length], word[length:]
     return word, ""
 
 
 def alphabet(corpus: str) -> set[str]:
-    """Single characters, so that any text can be spelled; no capitals, for they are lowered."""
+    """Return single characters, so that any text can be spelled; the normalizer lowers capitals."""
     latin = string.ascii_lowercase + string.digits + string.punctuation
     cyrillic = "абвгдеёжзийклмнопрстуфхцчшщъыьэюя"
     return {c for c in latin + cyrillic + corpus if not c.isspace()} | {WORD_START}
 
 
 def letter_pairs(words: list[str]) -> set[str]:
-    """Pairs of neighbours: an unknown word spelled in pairs is harder to mistake for another."""
+    """Return pairs of letters: unknown words spelled in pairs are more distinct than in letters."""
     return {word[i : i + 2] for word in words for i in range(len(word) - 1)}
 
 
 def rarities(pieces: Sequence[Piece]) -> Tensor:  # [V]
-    """From 0, the most common, to 1, the rarest. Special tokens have -1.
+    """Return each piece's rarity, from 0 (most common) to 1 (rarest); -1 for special tokens.
 
-    The beginning of a word tells most of what a text is about. An ending tells half as much as
-    its rarity would suggest, and a single character nothing.
+    Beginnings of words tell most of what a text is about: an ending counts half, a single character
+    not at all.
     """
     scores = [score for text, score in pieces if text not in SPECIALS]
     common, rare = max(scores), min(scores)
@@ -110,11 +109,7 @@ def rarities(pieces: Sequence[Piece]) -> Tensor:  # [V]
 
 def normalizer() -> normalizers.Normalizer:
     return normalizers.Sequence(
-        [
-            normalizers.NFKC(),
-            normalizers.Lowercase(),
-            normalizers.Replace(Regex(r"\s+"), " "),
-        ]
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"\s+"), " ")]
     )
 
 

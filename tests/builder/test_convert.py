@@ -1,4 +1,4 @@
-"""What is refused at build time, by name; and what comes out of what is accepted."""
+"""Conversion: what is refused and with which message, and what is written."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ from bge_builder.__main__ import main
 from bge_builder.convert import ConvertError, convert
 from bge_builder.folders import LockedError
 from bge_worker.engine.checkpoint import File, Manifest, check_files, expected_shapes, load
-from bge_worker.engine.engine import Embedding
+from bge_worker.engine.engine import load_engine
+from bge_worker.engine.outputs import Embedding, Outputs
 from bge_worker.errors import StartError
-from bge_worker.serving.requests import EmbedRequest, Outputs
-from bge_worker.serving.service import load_engine
 from bge_worker.settings import EngineName
 from conftest import MODELS, ROOT, settings_in
 
@@ -38,7 +37,7 @@ Damage = Callable[[Path], None]
 
 
 class Malicious:
-    """A pickle that would run code when opened."""
+    """A pickle that runs code when it is loaded."""
 
     def __init__(self, witness: Path) -> None:
         self.witness = witness
@@ -49,7 +48,7 @@ class Malicious:
 
 @pytest.fixture
 def copy(checkpoints: Path, tmp_path: Path) -> Path:
-    """Both miniatures, to be damaged."""
+    """A copy of both miniatures, to be damaged."""
     return Path(shutil.copytree(checkpoints, tmp_path / "source"))
 
 
@@ -72,7 +71,7 @@ def change_weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Damag
     return damage
 
 
-def poison(tensors: dict[str, torch.Tensor]) -> None:
+def set_nan(tensors: dict[str, torch.Tensor]) -> None:
     tensors["encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
 
 
@@ -81,7 +80,7 @@ def write(name: str, content: bytes, model: str = EMBED) -> Damage:
 
 
 def with_header(header: bytes, length: int | None = None) -> Damage:
-    """Of the reranker's safetensors: a length of eight bytes, JSON, and then the data."""
+    """Replace the reranker's safetensors: header length in 8 bytes, JSON header, data."""
     size = struct.pack("<Q", len(header) if length is None else length)
     return write("model.safetensors", size + header + bytes(64), RERANK)
 
@@ -115,16 +114,16 @@ def with_unk(**fields: object) -> Damage:
     return change_tokenizer(lambda content: content["added_tokens"][3].update(fields))
 
 
-def with_query(make: Callable[[torch.Tensor], torch.Tensor]) -> Damage:
+def change_query(make: Callable[[torch.Tensor], torch.Tensor]) -> Damage:
     return change_weights(lambda tensors: tensors.update({QUERY: make(tensors[QUERY])}))
 
 
-def nested(tensor: torch.Tensor) -> torch.Tensor:
+def to_nested(tensor: torch.Tensor) -> torch.Tensor:
     with warnings.catch_warnings(action="ignore"):  # a prototype
         return torch.nested.nested_tensor([tensor, tensor[:5]])
 
 
-def quantized(tensor: torch.Tensor) -> torch.Tensor:
+def to_quantized(tensor: torch.Tensor) -> torch.Tensor:
     with warnings.catch_warnings(action="ignore"):  # deprecated
         return torch.quantize_per_tensor(tensor, 1.0, 0, torch.qint8)
 
@@ -142,15 +141,21 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "two labels": (
         change_config(RERANK, id2label={"0": "a", "1": "b"}),
-        "`id2label` must have one label, as a reranker has. Given: {'0': 'a', '1': 'b'}",
+        "`id2label` must have one label. Given: {'0': 'a', '1': 'b'}",
     ),
     "no epsilon": (change_config(EMBED, layer_norm_eps="1e-5"), "`layer_norm_eps` must be above 0"),
     "no width": (
         change_config(EMBED, hidden_size="512"),
-        "`hidden_size` must be a whole number from 1",
+        "`hidden_size` must be an integer from 1",
     ),
-    "heads": (change_config(EMBED, num_attention_heads=7), "512 is not a multiple of 7 heads"),
-    "activation": (change_config(EMBED, hidden_act="relu"), "`hidden_act` is 'relu'; only 'gelu'"),
+    "heads": (
+        change_config(EMBED, num_attention_heads=7),
+        "multiple of `num_attention_heads` 7. Given: 512",
+    ),
+    "activation": (
+        change_config(EMBED, hidden_act="relu"),
+        "`hidden_act` must be 'gelu'. Given: 'relu'",
+    ),
     "missing tensor": (change_weights(lambda t: t.pop(QUERY)), f"lacks 1 tensors, `{QUERY}`"),
     "extra tensor": (
         change_weights(lambda t: t.update({"adapter.weight": torch.zeros(1)})),
@@ -160,7 +165,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         change_weights(lambda t: t.update({QUERY: torch.zeros(512, 511)})),
         f"`{QUERY}` is [512, 511], not [512, 512]",
     ),
-    "not finite": (change_weights(poison), "`encoder.layer.0.output.dense.weight` has values"),
+    "not finite": (change_weights(set_nan), "`encoder.layer.0.output.dense.weight` has values"),
     "missing head": (lambda f: (f / EMBED / "sparse_linear.pt").unlink(), "sparse_linear.pt` is m"),
     "missing tokenizer": (lambda f: (f / EMBED / "tokenizer.json").unlink(), "tokenizer.json` is"),
     "missing weights": (
@@ -176,7 +181,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "architectures a text": (change_config(EMBED, architectures="x"), "ion. Given: 'x'"),
     "labels a number": (
         change_config(RERANK, id2label=5),
-        "`id2label` must have one label, as a reranker has. Given: 5",
+        "`id2label` must have one label. Given: 5",
     ),
     "a billion layers": (
         change_config(EMBED, num_hidden_layers=10**9),
@@ -188,11 +193,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "a trillion tokens": (
         change_config(EMBED, vocab_size=10**12),
-        "`vocab_size` must be a whole number from 1 to 2147483647. Given: 1000000000000",
+        "`vocab_size` must be an integer from 1 to 2147483647. Given: 1000000000000",
     ),
     "a number of 4,000 digits": (
         change_config(EMBED, max_position_embeddings=int("9" * 4000)),
-        "`max_position_embeddings` must be a whole number from 5 to 2147483647. Given: 9999",
+        "`max_position_embeddings` must be an integer from 5 to 2147483647. Given: 9999",
     ),
     "a tensor's name": (
         change_weights(lambda tensors: tensors.update({"x\n" * 10**5: torch.zeros(1)})),
@@ -207,7 +212,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         write("config.json", b'{"hidden_size": ' + b"9" * 5000 + b"}"),
         "config.json` is not JSON: Exceeds the limit",
     ),
-    "long text": (change_config(EMBED, hidden_act="x" * 10**6), "`hidden_act` is 'xxx"),
+    "long text": (
+        change_config(EMBED, hidden_act="x" * 10**6),
+        "`hidden_act` must be 'gelu'. Given: 'xxx",
+    ),
     "config an array": (write("config.json", b"[]"), "config.json` is not an object"),
     "config in Latin-1": (write("config.json", b'{"\xe9": 1}'), "config.json` is not JSON: "),
     "deep tokenizer": (
@@ -220,7 +228,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "tokenizer with a text for an id": (
         with_unk(id="3"),
-        "`id` must be a whole number from 0 to 2147483647. Given: '3'",
+        "`id` must be an integer from 0 to 2147483647. Given: '3'",
     ),
     "tokenizer without a model": (
         change_tokenizer(lambda content: content.pop("model")),
@@ -228,7 +236,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "tokenizer of more tokens than the model": (
         change_tokenizer(lambda content: content["model"]["vocab"].append(["more", -9.0])),
-        "tokenizer.json` has 2734 tokens, `vocab_size` is 2733",
+        "tokenizer.json` has 2734 tokens; `vocab_size` is 2733",
     ),
     "expression that gives up": (
         with_pattern("(a+)+$"),
@@ -238,14 +246,14 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         with_pattern("(?:a|a|a){14}(?=[b-z]|c)"),
         "takes more than 1 s for a short text",
     ),
-    "sparse": (with_query(torch.Tensor.to_sparse), f"`{QUERY}` is not a plain tensor of floats"),
-    "meta": (with_query(lambda t: t.to("meta")), f"`{QUERY}` is not a plain tensor of floats"),
-    "nested": (with_query(nested), f"`{QUERY}` is not a plain tensor of floats"),
-    "quantized": (with_query(quantized), f"`{QUERY}` is not a plain tensor of floats"),
-    "fp8": (with_query(lambda t: t.to(torch.float8_e4m3fn)), f"`{QUERY}` is not a plain tensor"),
-    "complex": (with_query(lambda t: t.to(torch.complex64)), f"`{QUERY}` is not a plain tensor"),
+    "sparse": (change_query(torch.Tensor.to_sparse), f"`{QUERY}` is not a plain tensor of floats"),
+    "meta": (change_query(lambda t: t.to("meta")), f"`{QUERY}` is not a plain tensor of floats"),
+    "nested": (change_query(to_nested), f"`{QUERY}` is not a plain tensor of floats"),
+    "quantized": (change_query(to_quantized), f"`{QUERY}` is not a plain tensor of floats"),
+    "fp8": (change_query(lambda t: t.to(torch.float8_e4m3fn)), f"`{QUERY}` is not a plain tensor"),
+    "complex": (change_query(lambda t: t.to(torch.complex64)), f"`{QUERY}` is not a plain tensor"),
     "one number, repeated": (
-        with_query(lambda t: torch.zeros(1).expand(t.shape)),
+        change_query(lambda t: torch.zeros(1).expand(t.shape)),
         f"`{QUERY}` is not a plain tensor of floats",
     ),
     "names that are numbers": (
@@ -280,26 +288,26 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
 }
 
 
-OF_THE_RERANKER = {
+RERANKER_DAMAGES = {
     *("two labels", "labels a number", "cut weights", "empty safetensors", "endless header"),
     *("header that is no JSON", "deep header", "overlapping tensors", "unknown dtype"),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_poisoned_checkpoint_is_refused_by_name(
+def test_an_invalid_checkpoint_is_refused_with_the_reason(
     name: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bge_builder.convert.PROBE_SECONDS", 1.0)
-    damage, sentence = DAMAGES[name]
+    damage, message = DAMAGES[name]
     damage(copy)
-    model = RERANK if name in OF_THE_RERANKER else EMBED
+    model = RERANK if name in RERANKER_DAMAGES else EMBED
     with pytest.raises(ConvertError) as caught:
         convert(copy / model, tmp_path / "out")
-    assert sentence in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value)) < 700
     assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]  # nothing half-made is left
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]  # no partial output
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "sparse_linear.pt"])
@@ -308,12 +316,12 @@ def test_a_malicious_pickle_is_refused_and_not_run(
     name: str, engine: str, copy: Path, tmp_path: Path
 ) -> None:
     torch.save({"weight": Malicious(tmp_path / "witness")}, copy / EMBED / name)
-    with pytest.raises(ConvertError, match=f"{name}` is a pickle that is damaged or holds more"):
+    with pytest.raises(ConvertError, match=f"{name}` is a pickle that is damaged or contains more"):
         convert(copy / EMBED, tmp_path / "out", engine=engine)
     assert not (tmp_path / "witness").exists()
 
 
-def test_nothing_but_a_runtime_folder_is_ever_replaced(
+def test_only_a_runtime_folder_is_replaced(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "there" / "here").mkdir(parents=True)
@@ -321,16 +329,16 @@ def test_nothing_but_a_runtime_folder_is_ever_replaced(
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     (tmp_path / "file").touch()
-    for destination, sentence in (
+    for destination, message in (
         (tmp_path / "mine", "is not empty and not a runtime folder"),
         (tmp_path / "file", "is not a folder"),
-        (copy, "holds the source"),
-        (copy / EMBED, "holds the source"),
-        (Path("/"), "holds the source"),
-        (Path(), "is or holds the current folder"),
-        (Path(".."), "is or holds the current folder"),
+        (copy, "contains the source"),
+        (copy / EMBED, "contains the source"),
+        (Path("/"), "contains the source"),
+        (Path(), "is or contains the current folder"),
+        (Path(".."), "is or contains the current folder"),
     ):
-        with pytest.raises(ConvertError, match=sentence):
+        with pytest.raises(ConvertError, match=message):
             convert(copy / EMBED, destination)
     assert (tmp_path / "mine" / "thesis.txt").exists()
     first = convert(copy / EMBED, tmp_path / "out")
@@ -338,7 +346,7 @@ def test_nothing_but_a_runtime_folder_is_ever_replaced(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_a_runtime_folder_holds_what_its_manifest_says(
+def test_a_runtime_folder_matches_its_manifest(
     dtype: str, checkpoints: Path, tmp_path: Path
 ) -> None:
     for model in MODELS:
@@ -348,12 +356,14 @@ def test_a_runtime_folder_holds_what_its_manifest_says(
         assert manifest.revision is None
         check_files(tmp_path / model, manifest, every_byte=True)
         with safe_open(tmp_path / model / "model.safetensors", "pt") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         assert shapes == expected_shapes(manifest.config, manifest.role)
-        assert {str(tensor.dtype) for tensor in found.values()} == {f"torch.{dtype}"}
+        assert {str(tensor.dtype) for tensor in tensors.values()} == {f"torch.{dtype}"}
         for path in (tmp_path / model).iterdir():
-            assert stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044  # a worker is another user
+            assert (
+                stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044
+            )  # a worker runs as another user
 
 
 def test_converting_twice_gives_the_same_bytes(checkpoints: Path, tmp_path: Path) -> None:
@@ -362,7 +372,7 @@ def test_converting_twice_gives_the_same_bytes(checkpoints: Path, tmp_path: Path
     assert first == second
 
 
-def test_the_fingerprint_follows_the_source_not_the_dtype(copy: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_source_not_the_dtype(copy: Path, tmp_path: Path) -> None:
     half = convert(copy / EMBED, tmp_path / "half", dtype="float16")
     single = convert(copy / EMBED, tmp_path / "single", dtype="float32")
     hub = convert(copy / EMBED, tmp_path / "hub", engine="flagembedding")
@@ -373,7 +383,7 @@ def test_the_fingerprint_follows_the_source_not_the_dtype(copy: Path, tmp_path: 
     assert convert(copy / EMBED, tmp_path / "other").fingerprint != half.fingerprint
 
 
-def test_flagembedding_reads_tokenizer_json_whatever_else_is_published(
+def test_flagembedding_uses_tokenizer_json_whatever_else_is_published(
     copy: Path, tmp_path: Path
 ) -> None:
     engines = []
@@ -383,14 +393,18 @@ def test_flagembedding_reads_tokenizer_json_whatever_else_is_published(
             for file in ("tokenizer_config.json", "special_tokens_map.json"):
                 (copy / model / file).unlink(missing_ok=True)
         engines.append(load_engine(settings_in(tmp_path / name, engine="flagembedding")))
-    work = EmbedRequest(["ГРАДИЕНТНЫЙ  спуск 🙂"], Outputs.DENSE)
-    one, other = (engine.run(work.outputs, engine.encode(work, 0, 1)) for engine in engines)
-    assert isinstance(one[0], Embedding)
-    assert isinstance(other[0], Embedding)
-    np.testing.assert_array_equal(one[0].dense, other[0].dense)
+    first, second = (
+        engine.run(Outputs.DENSE, engine.encode_texts(["ГРАДИЕНТНЫЙ  спуск 🙂"], max_length=8192))[
+            0
+        ]
+        for engine in engines
+    )
+    assert isinstance(first, Embedding)
+    assert isinstance(second, Embedding)
+    np.testing.assert_array_equal(first.dense, second.dense)
 
 
-def test_bge_m3_may_come_as_safetensors(copy: Path, tmp_path: Path) -> None:
+def test_bge_m3_can_be_converted_from_safetensors(copy: Path, tmp_path: Path) -> None:
     expected = convert(copy / EMBED, tmp_path / "a").files["model.safetensors"]
     weights = torch.load(copy / EMBED / "pytorch_model.bin", weights_only=True)
     save_file(weights, copy / EMBED / "model.safetensors")
@@ -398,9 +412,7 @@ def test_bge_m3_may_come_as_safetensors(copy: Path, tmp_path: Path) -> None:
     assert convert(copy / EMBED, tmp_path / "b").files["model.safetensors"] == expected
 
 
-def test_tokenizers_that_differ_in_truncation_alone_become_equal(
-    copy: Path, tmp_path: Path
-) -> None:
+def test_tokenizers_that_differ_only_in_truncation_become_equal(copy: Path, tmp_path: Path) -> None:
     truncation = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
     change_json(copy / RERANK / "tokenizer.json", truncation=truncation)
     embed, rerank = (convert(copy / model, tmp_path / model) for model in MODELS)
@@ -408,11 +420,11 @@ def test_tokenizers_that_differ_in_truncation_alone_become_equal(
     assert embed.files["tokenizer.json"].sha256 != embed.fingerprint
 
 
-def test_weights_too_large_for_half_precision_are_refused(copy: Path, tmp_path: Path) -> None:
+def test_weights_beyond_the_range_of_fp16_are_refused(copy: Path, tmp_path: Path) -> None:
     tensors = load_file(copy / RERANK / "model.safetensors")
     tensors["classifier.dense.bias"][0] = 1e6
     save_file(tensors, copy / RERANK / "model.safetensors")
-    with pytest.raises(ConvertError, match=r"`head\.dense\.bias` does not fit float16"):
+    with pytest.raises(ConvertError, match=r"`head\.dense\.bias` exceeds the range of float16"):
         convert(copy / RERANK, tmp_path / "out")
     convert(copy / RERANK, tmp_path / "out", dtype="float32")
 
@@ -432,14 +444,14 @@ def test_the_command_line(copy: Path, tmp_path: Path) -> None:
     assert "bge-m3 to embed, layout fused, float32, fingerprint" in converted.stdout
     verified = builder("verify", tmp_path / "out")
     assert verified.returncode == 0, verified.stderr
-    assert "files as written" in verified.stdout
+    assert "files unchanged" in verified.stdout
     assert "golden values skipped: not the published weights" in verified.stdout
-    with (tmp_path / "out" / "model.safetensors").open("r+b") as file:  # one bit, somewhere
+    with (tmp_path / "out" / "model.safetensors").open("r+b") as file:  # damages one byte
         file.seek(-1, 2)
         file.write(b"\xff")
     damaged = builder("verify", tmp_path / "out")
     assert damaged.returncode == 1
-    assert "does not have the sha256 that the manifest says" in damaged.stderr
+    assert "does not have the sha256 of its manifest" in damaged.stderr
     refused = builder("convert", tmp_path, tmp_path / "out2")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: ")
@@ -447,7 +459,7 @@ def test_the_command_line(copy: Path, tmp_path: Path) -> None:
     assert "fetch" in builder("--help").stdout
 
 
-def test_what_is_baked_into_an_image_is_the_runtime_folders_alone(tmp_path: Path) -> None:
+def test_bake_writes_only_the_runtime_folders(tmp_path: Path) -> None:
     assert main(["bake", "none", "--to", str(tmp_path / "none")]) == 0
     assert list((tmp_path / "none").iterdir()) == []
     assert main(["bake", "miniature", "--to", str(tmp_path / "models")]) == 0
@@ -459,9 +471,7 @@ def test_what_is_baked_into_an_image_is_the_runtime_folders_alone(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
-def test_check_files_names_a_file_that_is_gone(
-    name: str, checkpoints: Path, tmp_path: Path
-) -> None:
+def test_check_files_names_a_missing_file(name: str, checkpoints: Path, tmp_path: Path) -> None:
     manifest = convert(checkpoints / EMBED, tmp_path / "out")
     (tmp_path / "out" / name).unlink()
     with pytest.raises(StartError, match=f"{name}` is missing"):
@@ -478,33 +488,35 @@ def test_the_current_folder_may_be_the_source(
     assert convert(Path(), Path("../../out")).model == EMBED
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(checkpoints: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_a_one_line_error_and_leaves_nothing(
+    checkpoints: Path, tmp_path: Path
+) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
     script = f"{limit}; from bge_builder.__main__ import main; raise SystemExit(main())"
     arguments = ("convert", checkpoints / EMBED, tmp_path / "out")
     for engine in ("packed", "flagembedding"):
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", script, *arguments, "--engine", engine],
             cwd=ROOT,
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 1
-        assert "File too large" in done.stderr
-        assert done.stderr.count("\n") == 1
+        assert result.returncode == 1
+        assert "File too large" in result.stderr
+        assert result.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
 
 
-HELD = """
+PAUSED_CONVERT = """
 import sys
 from pathlib import Path
 import bge_builder.convert as module
-describe = module.describe
-def held(*arguments):
+make_manifest = module.make_manifest
+def paused(*arguments):
     print("writing", flush=True)
     sys.stdin.read()
-    return describe(*arguments)
-module.describe = held
+    return make_manifest(*arguments)
+module.make_manifest = paused
 try:
     module.convert(Path(sys.argv[1]), Path(sys.argv[2]))
 except module.BuilderError as error:
@@ -513,9 +525,9 @@ except module.BuilderError as error:
 
 
 def start_convert(source: Path, destination: Path) -> subprocess.Popen[str]:
-    """A conversion that has written its files and waits for its standard input's end."""
+    """Start a conversion that pauses before its manifest until stdin is closed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HELD, source, destination],
+        [sys.executable, "-c", PAUSED_CONVERT, source, destination],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -527,7 +539,7 @@ def start_convert(source: Path, destination: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_run_into_one_folder_is_refused(checkpoints: Path, tmp_path: Path) -> None:
+def test_a_second_run_into_the_same_folder_is_refused(checkpoints: Path, tmp_path: Path) -> None:
     with start_convert(checkpoints / EMBED, tmp_path / "out") as first:
         with pytest.raises(LockedError) as caught:
             convert(checkpoints / EMBED, tmp_path / "out")
@@ -540,9 +552,7 @@ def test_a_second_run_into_one_folder_is_refused(checkpoints: Path, tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {"out", "out-2"}
 
 
-def test_after_a_killed_run_the_next_leaves_nothing_of_it(
-    checkpoints: Path, tmp_path: Path
-) -> None:
+def test_the_run_after_a_killed_one_cleans_up(checkpoints: Path, tmp_path: Path) -> None:
     with start_convert(checkpoints / EMBED, tmp_path / "out") as killed:
         killed.kill()
     assert len(list(tmp_path.iterdir())) == 2  # its lock and its folder
@@ -550,7 +560,7 @@ def test_after_a_killed_run_the_next_leaves_nothing_of_it(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_many_runs_at_once_leave_one_whole_folder(checkpoints: Path, tmp_path: Path) -> None:
+def test_concurrent_runs_leave_one_complete_folder(checkpoints: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -576,43 +586,44 @@ def test_many_runs_at_once_leave_one_whole_folder(checkpoints: Path, tmp_path: P
 @pytest.mark.parametrize(
     "fields",
     [
-        *({"config": {"heads": 0}}, {"config": {"width": "512"}}, {"config": {"layers": 0}}),
-        *({"config": {"bos_id": 10**9}}, {"config": {"layer_norm_eps": 5}}, {"config": 7}),
+        *({"config": {"num_attention_heads": 0}}, {"config": {"hidden_size": "512"}}),
+        *({"config": {"num_hidden_layers": 0}}, {"config": {"bos_token_id": 10**9}}),
+        *({"config": {"layer_norm_eps": 5}}, {"config": 7}),
         *({"files": 7}, {"files": {"tokenizer.json": 7}}, {"role": [7]}, {"format": []}),
     ],
 )
-def test_a_manifest_that_no_conversion_writes_is_refused(
+def test_a_manifest_with_invalid_fields_is_refused(
     fields: dict[str, Any], runtimes: Callable[[EngineName], Path], tmp_path: Path
 ) -> None:
     content = json.loads((runtimes("packed") / EMBED / "manifest.json").read_text())
     if isinstance(fields.get("config"), dict):
         fields = {"config": content["config"] | fields["config"]}
     (tmp_path / "manifest.json").write_text(json.dumps(content | fields))
-    with pytest.raises(StartError, match=r"manifest\.json` is "):
+    with pytest.raises(StartError, match=r"manifest\.json` (is|has) "):
         Manifest.read(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"{}", b"9" * 5000, b"\xff"])
-def test_a_manifest_that_is_none_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(StartError, match=r"manifest\.json` is not a manifest"):
         Manifest.read(tmp_path)
 
 
-def test_a_billion_layers_in_a_manifest_are_refused_at_once(
+def test_a_billion_layers_in_a_manifest_are_refused_quickly(
     runtimes: Callable[[EngineName], Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(runtimes("packed") / EMBED, tmp_path / "runtime")
     content = json.loads((folder / "manifest.json").read_text())
-    content["config"]["layers"] = 10**9
+    content["config"]["num_hidden_layers"] = 10**9
     (folder / "manifest.json").write_text(json.dumps(content))
     begin = time.monotonic()
-    with pytest.raises(StartError, match="tensors, too few for the manifest"):
+    with pytest.raises(StartError, match="tensors, too few for its manifest"):
         load(folder, Manifest.read(folder), torch.device("cpu"), torch.float32)
     assert time.monotonic() - begin < 5
 
 
-def test_a_worker_quotes_a_header_in_one_line(
+def test_a_worker_quotes_an_invalid_header_in_one_line(
     runtimes: Callable[[EngineName], Path], tmp_path: Path
 ) -> None:
     manifest = Manifest.read(runtimes("packed") / EMBED)

@@ -1,4 +1,4 @@
-"""`make deploy` against a stand-in of RunPod's API: what is created, changed, shown and refused."""
+"""`make deploy` against a fake RunPod API: what is created, changed, shown and refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunPodApi]:
 
 @pytest.fixture
 def deployed(api: RunPodApi, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The endpoint of a first run, with what was written and printed until then forgotten."""
+    """The endpoint of a first run; its writes and output are cleared."""
     assert deploy() == 0
     api.writes.clear()
     capsys.readouterr()
@@ -59,7 +59,7 @@ def test_an_empty_account_gets_an_endpoint(
 def test_a_second_run_changes_nothing(
     api: RunPodApi, deployed: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    deployed["name"] += " -fb"  # as endpoints of the API's first version are called
+    deployed["name"] += " -fb"  # as in version 1 of the API
     assert deploy() == 0
     assert api.writes == []
     assert capsys.readouterr().out.startswith(f"= endpoint bge-serverless ({deployed['id']})\n")
@@ -91,7 +91,7 @@ def test_only_what_differs_is_sent(
 ) -> None:
     table, _, field = path.rpartition(".")
     (deployed[table] if table else deployed)[field] = value
-    if "gpu" in sent:  # whole: `pools` without `excludedTypes` would clear those
+    if "gpu" in sent:  # the full table: `pools` alone would clear `excludedTypes`
         sent = {"gpu": tomllib.loads(SETTINGS.read_text("utf-8"))["endpoint"]["gpu"]}
     assert deploy() == 0
     assert [body for _, body in api.writes] == ([sent] if sent else [])
@@ -105,7 +105,7 @@ def test_an_endpoint_with_odd_fields_is_updated(api: RunPodApi, deployed: dict[s
     assert deploy() == 0
 
 
-def test_a_set_of_cuda_versions_gives_way_to_the_floor(
+def test_the_minimum_cuda_version_replaces_a_set_of_versions(
     api: RunPodApi, deployed: dict[str, Any]
 ) -> None:
     deployed["gpu"] |= {"allowedCudaVersions": ["12.8"], "minCudaVersion": None}
@@ -114,7 +114,7 @@ def test_a_set_of_cuda_versions_gives_way_to_the_floor(
     assert endpoint["gpu"]["allowedCudaVersions"] == []
 
 
-def test_the_difference_is_shown_and_a_dry_run_leaves_it(
+def test_a_dry_run_shows_the_changes_without_making_them(
     api: RunPodApi, deployed: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     deployed["workers"]["max"] = 9
@@ -129,7 +129,7 @@ def test_the_difference_is_shown_and_a_dry_run_leaves_it(
     )
 
 
-def test_a_dry_run_without_a_key_is_a_plan_without_network(
+def test_a_dry_run_without_a_key_needs_no_network(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
@@ -140,7 +140,7 @@ def test_a_dry_run_without_a_key_is_a_plan_without_network(
     assert "`RUNPOD_API_KEY` is not set; nothing was changed" in output
 
 
-def test_an_endpoint_of_another_name_can_be_taken_over(
+def test_an_endpoint_of_another_name_can_be_updated(
     api: RunPodApi, deployed: dict[str, Any]
 ) -> None:
     deployed["name"] = "older"
@@ -148,10 +148,10 @@ def test_an_endpoint_of_another_name_can_be_taken_over(
     assert api.writes == [(deployed["id"], {"name": "bge-serverless"})]
 
 
-@pytest.mark.parametrize("given", ["reg_1", "private"])
-def test_a_registry_credential_is_given_by_name_or_id(given: str, api: RunPodApi) -> None:
+@pytest.mark.parametrize("name_or_id", ["reg_1", "private"])
+def test_a_registry_credential_is_found_by_name_or_id(name_or_id: str, api: RunPodApi) -> None:
     api.registries = [{"id": "reg_1", "name": "private"}, {"id": "reg_2", "name": "other"}]
-    assert deploy("--registry", given) == 0
+    assert deploy("--registry", name_or_id) == 0
     assert api.writes[0][1]["registry"] == "reg_1"
 
 
@@ -160,7 +160,7 @@ def test_an_unknown_registry_credential_is_refused(
 ) -> None:
     api.registries = [{"id": i, "name": "twice"} for i in ("reg_1", "reg_2")]
     assert deploy("--registry", "twice") == 1
-    assert "Given: twice; there are: twice (reg_1), twice (reg_2)" in capsys.readouterr().err
+    assert "Given: twice; known: twice (reg_1), twice (reg_2)" in capsys.readouterr().err
     assert api.writes == []
 
 
@@ -176,16 +176,16 @@ PROBLEM = {
 }
 FAULTS: dict[str, tuple[str, Answer, str]] = {
     "gone": (LIST, Answer(410, '{"title": "Gone", "detail": "retired"}'), "HTTP 410 Gone: retired"),
-    "html": (LIST, HTML, "HTTP 502, which is no JSON object (text/html)"),
-    "html that succeeds": (LIST, HTML._replace(status=200), "HTTP 200, which is no JSON object"),
+    "html": (LIST, HTML, "HTTP 502, not a JSON object (text/html)"),
+    "html that succeeds": (LIST, HTML._replace(status=200), "HTTP 200, not a JSON object"),
     "redirect": (LIST, Answer(302, location="http://127.0.0.1:9/"), "HTTP 302, a redirect, which"),
     "empty": (LIST, Answer(200), "GET /serverless: HTTP 200 with an empty body"),
-    "deep": (LIST, Answer(200, "[" * 100_000), "HTTP 200, which is no JSON object"),
-    "array": (LIST, Answer(200, "[]"), "HTTP 200, which is no JSON object"),
-    "no list": (LIST, Answer(200, "{}"), "answered no list of `endpoints`"),
+    "deep": (LIST, Answer(200, "[" * 100_000), "HTTP 200, not a JSON object"),
+    "array": (LIST, Answer(200, "[]"), "HTTP 200, not a JSON object"),
+    "no list": (LIST, Answer(200, "{}"), "returned no list `endpoints`"),
     "no id": (LIST, Answer(200, '{"endpoints": [{"name": "x"}]}'), "an item without `id`"),
     "no object": (LIST, Answer(200, '{"endpoints": [7]}'), "an item without `id`"),
-    "page": (LIST, Answer(200, '{"endpoints": [], "nextCursor": "x"}'), "a page and `nextCursor`"),
+    "page": (LIST, Answer(200, '{"endpoints": [], "nextCursor": "x"}'), "returned `nextCursor`"),
     "created without id": (CREATE, Answer(201, "{}"), "an item without `id`"),
     "refused": (
         CREATE,
@@ -197,53 +197,53 @@ FAULTS: dict[str, tuple[str, Answer, str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_an_answer_that_is_none_is_one_sentence(
+def test_an_invalid_response_is_a_one_line_error(
     fault: str, api: RunPodApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, answer, sentence = FAULTS[fault]
+    path, answer, message = FAULTS[fault]
     api.answers[path] = answer
     assert deploy() == 1
     error = capsys.readouterr().err
-    assert sentence in error
+    assert message in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert api.writes == []
 
 
 @pytest.mark.parametrize(
-    ("spoil", "sentence"),
+    ("failure", "message"),
     [
         ("key", "RunPod does not accept `RUNPOD_API_KEY`"),
         ("no key", "`RUNPOD_API_KEY` is not set"),
-        ("two", "several endpoints are called bge-serverless: e1, e2"),
+        ("two", "several endpoints have the name bge-serverless: e1, e2"),
         ("id", "GET /serverless/no%2Fwhere: HTTP 404 Not Found: endpoint not found"),
-        ("down", "no answer from RunPod"),
+        ("down", "no response from RunPod"),
         ("proxy", "no connection can be made: "),
         ("load balancer", "endpoint e1 has `type` LOAD_BALANCER and GPUs, which no update changes"),
         ("CPU", "endpoint e1 has `type` QUEUE and CPUs, which no update changes"),
     ],
 )
-def test_what_goes_wrong_is_one_sentence(
-    spoil: str,
-    sentence: str,
+def test_a_failure_is_a_one_line_error(
+    failure: str,
+    message: str,
     api: RunPodApi,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if spoil in ("key", "no key"):
-        monkeypatch.setenv("RUNPOD_API_KEY", "another" if spoil == "key" else "")
-    if spoil == "two":
+    if failure in ("key", "no key"):
+        monkeypatch.setenv("RUNPOD_API_KEY", "another" if failure == "key" else "")
+    if failure == "two":
         api.endpoints = {n: {"id": n, "name": "bge-serverless"} for n in ("e1", "e2")}
-    if spoil in ("load balancer", "CPU"):
-        kind = {"type": "LOAD_BALANCER"} if spoil == "load balancer" else {"cpu": [{}]}
+    if failure in ("load balancer", "CPU"):
+        kind = {"type": "LOAD_BALANCER"} if failure == "load balancer" else {"cpu": [{}]}
         api.endpoints = {"e1": {"id": "e1", "name": "bge-serverless", **kind}}
-    if spoil == "down":
+    if failure == "down":
         monkeypatch.setattr("bge_builder.deploy.API", "http://127.0.0.1:9/v2")
-    if spoil == "proxy":
+    if failure == "proxy":
         monkeypatch.setenv("HTTP_PROXY", "gopher://user:pass@127.0.0.1")
-    assert deploy(*(("--endpoint", "no/where") if spoil == "id" else ())) == 1
+    assert deploy(*(("--endpoint", "no/where") if failure == "id" else ())) == 1
     error = capsys.readouterr().err
-    assert sentence in error
+    assert message in error
     assert "pass" not in error
     assert error.count("\n") == 1
     assert api.writes == []
@@ -261,7 +261,7 @@ def test_what_goes_wrong_is_one_sentence(
         f"a = {'9' * 4400}",
     ],
 )
-def test_settings_that_are_none_are_one_sentence(
+def test_invalid_settings_are_a_one_line_error(
     text: str,
     api: RunPodApi,
     monkeypatch: pytest.MonkeyPatch,
@@ -275,7 +275,7 @@ def test_settings_that_are_none_are_one_sentence(
 
 
 def echo(monkeypatch: pytest.MonkeyPatch, api: RunPodApi) -> None:
-    """RunPod quotes the key it was given."""
+    """RunPod quotes the key in its response."""
     api.answers[LIST] = Answer(400, json.dumps({"title": "Bad", "detail": f"what is {CANARY}?"}))
 
 
@@ -288,15 +288,15 @@ def wrong_letter(monkeypatch: pytest.MonkeyPatch, api: RunPodApi) -> None:
 
 
 @pytest.mark.parametrize("fault", [echo, wrong_header, wrong_letter])
-@pytest.mark.parametrize("edge", ["", "\n", " \r\n"])
+@pytest.mark.parametrize("white_space", ["", "\n", " \r\n"])
 def test_the_key_is_never_printed(
     fault: Callable[[pytest.MonkeyPatch, RunPodApi], None],
-    edge: str,
+    white_space: str,
     api: RunPodApi,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("RUNPOD_API_KEY", CANARY + edge)
+    monkeypatch.setenv("RUNPOD_API_KEY", CANARY + white_space)
     fault(monkeypatch, api)
     assert deploy() == 1
     output, error = capsys.readouterr()
@@ -304,26 +304,26 @@ def test_the_key_is_never_printed(
     assert CANARY not in output + error
 
 
-@pytest.mark.parametrize("edge", ["\n", " ", "\r\n"])
-def test_white_space_at_the_key_s_edges_is_dropped(
-    edge: str, api: RunPodApi, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("white_space", ["\n", " ", "\r\n"])
+def test_white_space_around_the_key_is_stripped(
+    white_space: str, api: RunPodApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RUNPOD_API_KEY", KEY + edge)
+    monkeypatch.setenv("RUNPOD_API_KEY", KEY + white_space)
     assert deploy() == 0
 
 
-def test_a_first_request_is_sent_through_the_cold_start(
+def test_a_first_request_is_sent_after_deployment(
     api: RunPodApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Scripted() as endpoint:
         base = endpoint.url.removesuffix("/some-id")
         monkeypatch.setattr("bge_builder.deploy.ENDPOINTS", base)
         deploy()
-        (kept,) = api.endpoints.values()
-        api.endpoints = {"some-id": kept | {"id": "some-id"}}
+        (deployed,) = api.endpoints.values()
+        api.endpoints = {"some-id": deployed | {"id": "some-id"}}
         endpoint.on("POST /runsync", completed)
         assert main(["deploy", IMAGE]) == 0
-        assert "it answers: m, fingerprint f" in capsys.readouterr().out
+        assert "the endpoint answers: m, fingerprint f" in capsys.readouterr().out
         endpoint.on("POST /runsync", failed("NotServedError: no model"))
         assert main(["deploy", IMAGE]) == 1
-        assert "it does not answer: no model" in capsys.readouterr().err
+        assert "the endpoint does not answer: no model" in capsys.readouterr().err

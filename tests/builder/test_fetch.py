@@ -1,4 +1,4 @@
-"""fetch() against a Hub on loopback, through the real huggingface_hub."""
+"""fetch() with the real huggingface_hub against a fake Hub on loopback."""
 
 import errno
 import hashlib
@@ -38,34 +38,34 @@ PIN = Pin(REPO, REVISION, "MIT", tuple(pinned(name, data) for name, data in CONT
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A Hub that has the pinned files and one more, and is the one fetch() asks."""
+    """A fake Hub with the pinned files and another one. fetch() uses it."""
     with FakeHub() as fake:
         fake.add(REPO, REVISION, "config.json", SMALL)
         fake.add(REPO, REVISION, "model.safetensors", LARGE, large=True)
         fake.add(REPO, REVISION, "README.md", b"# not pinned\n")
-        ask_at(fake.url, monkeypatch)
+        use_endpoint(fake.url, monkeypatch)
         yield fake
         close_session()
 
 
-def ask_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Point fetch() at `endpoint`, whatever the environment said when the library was imported."""
+def use_endpoint(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make fetch() use `endpoint`, whatever the environment was when the library was imported."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    # Telemetry would ask the real Hub which coding agents there are.
+    # Telemetry would send requests to the real Hub.
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr("bge_builder.fetch.HfApi", partial(HfApi, endpoint=endpoint))
 
 
 def unused_url() -> str:
-    """An address where nobody listens."""
+    """Return a URL on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def fetch_in_a_process(
+def run_fetch(
     destination: Path, before: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run fetch(PIN) in a fresh interpreter, where the library reads the environment itself."""
@@ -104,7 +104,7 @@ except BuilderError as error:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file under `folder`, hidden ones too."""
+    """Return every file under `folder`, including hidden ones."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
@@ -140,13 +140,13 @@ class TestDownload:
         assert contents(tmp_path) == CONTENTS
         assert "config.json is not the pinned file" in capsys.readouterr().err
 
-    def test_clears_what_a_killed_run_left(self, hub: FakeHub, tmp_path: Path) -> None:
+    def test_removes_the_files_of_a_killed_run(self, hub: FakeHub, tmp_path: Path) -> None:
         (tmp_path / STAGING).mkdir()
         (tmp_path / STAGING / "model.safetensors").write_bytes(LARGE[:10])
         fetch(PIN, tmp_path)
         assert contents(tmp_path) == CONTENTS
 
-    def test_resumes_a_broken_download_where_it_broke(self, hub: FakeHub, tmp_path: Path) -> None:
+    def test_resumes_an_interrupted_download(self, hub: FakeHub, tmp_path: Path) -> None:
         # The library writes in chunks of 10 MiB: a shorter file would start from zero.
         chunk = 10 * 1024 * 1024
         content = random.Random(1).randbytes(chunk + 500_000)
@@ -157,7 +157,7 @@ class TestDownload:
         ranges = [request.range for request in hub.requests if request.method == "GET"]
         assert ranges == [None, f"bytes={chunk}-"]
 
-    def test_says_on_stderr_what_it_does(
+    def test_reports_progress_on_stderr(
         self, hub: FakeHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         fetch(PIN, tmp_path)
@@ -168,7 +168,7 @@ class TestDownload:
 
 
 class TestWrongContent:
-    """What came is not what was pinned: it is named, and not there."""
+    """The downloaded file differs from its pin: the error names it, and it is removed."""
 
     def test_other_bytes_of_the_same_size(self, hub: FakeHub, tmp_path: Path) -> None:
         forged = bytes(reversed(LARGE))
@@ -182,7 +182,7 @@ class TestWrongContent:
         )
         assert contents(tmp_path) == {"config.json": SMALL}
 
-    def test_other_bytes_under_honest_headers(self, hub: FakeHub, tmp_path: Path) -> None:
+    def test_other_bytes_than_the_headers_announce(self, hub: FakeHub, tmp_path: Path) -> None:
         hub.add(REPO, REVISION, "model.safetensors", LARGE, large=True, sent=LARGE[::-1])
         with pytest.raises(FetchError, match=r"model\.safetensors is not the pinned file"):
             fetch(PIN, tmp_path)
@@ -201,10 +201,10 @@ class TestWrongContent:
         assert "\n" not in str(caught.value)
         assert contents(tmp_path) == {"config.json": SMALL}
 
-    def test_a_bad_file_goes_even_when_no_good_one_comes(
+    def test_a_wrong_file_is_removed_even_if_the_download_fails(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        ask_at(unused_url(), monkeypatch)
+        use_endpoint(unused_url(), monkeypatch)
         (tmp_path / "config.json").write_bytes(b"{}")
         with pytest.raises(FetchError):
             fetch(PIN, tmp_path)
@@ -212,9 +212,9 @@ class TestWrongContent:
 
 
 class TestRefusals:
-    """One sentence each: what failed, where, and what to do."""
+    """Each message is one line: what failed, where, and what to do."""
 
-    def refused(self, pin: Pin, destination: Path) -> str:
+    def error_of(self, pin: Pin, destination: Path) -> str:
         with pytest.raises(FetchError) as caught:
             fetch(pin, destination)
         assert contents(destination) == {}
@@ -223,54 +223,56 @@ class TestRefusals:
 
     def test_missing_file(self, hub: FakeHub, tmp_path: Path) -> None:
         pin = replace(PIN, files=(pinned("colbert_linear.pt", b"x"),))
-        assert self.refused(pin, tmp_path) == (
+        assert self.error_of(pin, tmp_path) == (
             f"{REPO} colbert_linear.pt could not be fetched from {hub.url}: "
-            "no such file at the pinned revision; check HF_ENDPOINT"
+            "the pinned revision has no such file; check HF_ENDPOINT"
         )
 
     def test_unknown_revision(self, hub: FakeHub, tmp_path: Path) -> None:
-        message = self.refused(replace(PIN, revision="f" * 40), tmp_path)
-        assert "the pinned revision is not there" in message
+        message = self.error_of(replace(PIN, revision="f" * 40), tmp_path)
+        assert "the pinned revision does not exist" in message
 
     def test_unknown_repository(self, hub: FakeHub, tmp_path: Path) -> None:
-        message = self.refused(replace(PIN, repo="someone/else"), tmp_path)
+        message = self.error_of(replace(PIN, repo="someone/else"), tmp_path)
         assert message.startswith("someone/else config.json could not be fetched")
-        assert "no such repository for this caller; set HF_TOKEN" in message
+        assert "does not exist or is private; set HF_TOKEN" in message
 
     def test_private_repository(self, hub: FakeHub, tmp_path: Path) -> None:
         hub.required_token = "hf_right"
-        assert "no such repository for this caller; set HF_TOKEN" in self.refused(PIN, tmp_path)
+        assert "does not exist or is private; set HF_TOKEN" in self.error_of(PIN, tmp_path)
 
     def test_gated_repository(self, hub: FakeHub, tmp_path: Path) -> None:
         hub.required_token, hub.gated = "hf_right", True
-        assert "gated; accept its terms there and set HF_TOKEN" in self.refused(PIN, tmp_path)
+        assert "gated; accept its terms there and set HF_TOKEN" in self.error_of(PIN, tmp_path)
 
     def test_wrong_token(
         self, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
         hub.required_token = "hf_right"
-        message = self.refused(PIN, tmp_path)
+        message = self.error_of(PIN, tmp_path)
         assert "access refused (HTTP 401); set HF_TOKEN to a valid token, or unset it" in message
         assert "hf_wrong" not in message
 
-    def test_hub_out_of_order(self, hub: FakeHub, tmp_path: Path) -> None:
+    def test_hub_outage(self, hub: FakeHub, tmp_path: Path) -> None:
         hub.outage = 501  # one that the library does not wait for
-        assert "the Hub answered HTTP 501; try again later" in self.refused(PIN, tmp_path)
+        assert "the Hub answered HTTP 501; try again later" in self.error_of(PIN, tmp_path)
 
     def test_no_network(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         endpoint = unused_url()
-        ask_at(endpoint, monkeypatch)
+        use_endpoint(endpoint, monkeypatch)
         begin = time.monotonic()
-        message = self.refused(PIN, tmp_path)
+        message = self.error_of(PIN, tmp_path)
         assert time.monotonic() - begin < 5
         assert message.startswith(f"{REPO} config.json could not be fetched from {endpoint}: ")
         assert "refused" in message
         assert message.endswith("; check the network, or set HF_ENDPOINT to a mirror")
 
-    def test_endpoint_that_is_no_url(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        ask_at("hub.example", monkeypatch)
-        assert "HF_ENDPOINT is not a URL" in self.refused(PIN, tmp_path)
+    def test_endpoint_that_is_not_a_url(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use_endpoint("hub.example", monkeypatch)
+        assert "HF_ENDPOINT is not a URL" in self.error_of(PIN, tmp_path)
 
     @pytest.mark.parametrize(
         ("error", "reason"),
@@ -285,7 +287,7 @@ class TestRefusals:
             ),
         ],
     )
-    def test_what_no_fake_can_provoke_in_time(
+    def test_errors_that_the_fake_cannot_cause(
         self,
         error: Exception,
         reason: str,
@@ -297,7 +299,7 @@ class TestRefusals:
             raise error
 
         monkeypatch.setattr(HfApi, "hf_hub_download", fail)
-        assert f"fetched from {hub.url}: {reason}" in self.refused(PIN, tmp_path)
+        assert f"fetched from {hub.url}: {reason}" in self.error_of(PIN, tmp_path)
 
     def test_folder_that_is_a_file(self, hub: FakeHub, tmp_path: Path) -> None:
         (tmp_path / "taken").write_bytes(b"")
@@ -306,34 +308,34 @@ class TestRefusals:
 
 
 class TestEnvironment:
-    """What the library reads for itself, and no test in this process could change."""
+    """What the library reads from the environment at import, so in a process of its own."""
 
     def test_endpoint_and_token(self, hub: FakeHub, tmp_path: Path) -> None:
         hub.required_token = "hf_right"
         destination = tmp_path / "tiny"
-        done = fetch_in_a_process(destination, HF_ENDPOINT=hub.url, HF_TOKEN="hf_right")
-        assert (done.returncode, done.stdout) == (0, ""), done.stderr
+        result = run_fetch(destination, HF_ENDPOINT=hub.url, HF_TOKEN="hf_right")
+        assert (result.returncode, result.stdout) == (0, ""), result.stderr
         assert contents(destination) == CONTENTS
         sent = {(request.host, request.authorization) for request in hub.requests}
         assert sent == {("hub", "Bearer hf_right"), ("storage", None)}
 
     def test_no_token_is_sent_when_there_is_none(self, hub: FakeHub, tmp_path: Path) -> None:
-        done = fetch_in_a_process(tmp_path / "tiny", HF_ENDPOINT=hub.url)
-        assert done.returncode == 0, done.stderr
+        result = run_fetch(tmp_path / "tiny", HF_ENDPOINT=hub.url)
+        assert result.returncode == 0, result.stderr
         assert {request.authorization for request in hub.requests} == {None}
 
     def test_offline_mode(self, hub: FakeHub, tmp_path: Path) -> None:
-        done = fetch_in_a_process(tmp_path / "tiny", HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
-        assert done.returncode == 1
-        assert done.stderr.endswith(": offline mode is on; unset HF_HUB_OFFLINE\n")
+        result = run_fetch(tmp_path / "tiny", HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
+        assert result.returncode == 1
+        assert result.stderr.endswith(": offline mode is on; unset HF_HUB_OFFLINE\n")
         assert hub.requests == []
 
-    def test_disk_that_takes_no_more(self, hub: FakeHub, tmp_path: Path) -> None:
+    def test_full_disk(self, hub: FakeHub, tmp_path: Path) -> None:
         limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))"
-        done = fetch_in_a_process(tmp_path / "tiny", before=limit, HF_ENDPOINT=hub.url)
-        assert done.returncode == 1
-        assert "Traceback" not in done.stderr
-        assert done.stderr.endswith(f"could not be fetched from {hub.url}: File too large\n")
+        result = run_fetch(tmp_path / "tiny", before=limit, HF_ENDPOINT=hub.url)
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        assert result.stderr.endswith(f"could not be fetched from {hub.url}: File too large\n")
         assert contents(tmp_path / "tiny") == {"config.json": SMALL}
 
 
@@ -341,37 +343,35 @@ CANARY = "hf_CANARY0123456789"
 
 
 class TestSecrets:
-    """However a run ends, it prints no token and no password of a URL."""
+    """No run prints a token or the password of a URL."""
 
-    def printed(
+    def run(
         self, tmp_path: Path, before: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        done = fetch_in_a_process(tmp_path / "tiny", before=before, **environment)
-        assert CANARY not in done.stdout + done.stderr
-        return done
+        result = run_fetch(tmp_path / "tiny", before=before, **environment)
+        assert CANARY not in result.stdout + result.stderr
+        return result
 
-    @pytest.mark.parametrize("edge", ["\n", " \r\n", " "])
-    def test_white_space_at_a_token_s_edges_is_dropped(
-        self, edge: str, hub: FakeHub, tmp_path: Path
+    @pytest.mark.parametrize("white_space", ["\n", " \r\n", " "])
+    def test_white_space_around_a_token_is_stripped(
+        self, white_space: str, hub: FakeHub, tmp_path: Path
     ) -> None:
         hub.required_token = CANARY
-        done = self.printed(tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=CANARY + edge)
-        assert done.returncode == 0, done.stderr
+        result = self.run(tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=CANARY + white_space)
+        assert result.returncode == 0, result.stderr
 
     @pytest.mark.parametrize("token", [f"{CANARY}\n{CANARY}", f"{CANARY}é", f"{CANARY}\x7f"])
-    def test_a_token_that_no_header_carries_is_refused_by_name(
+    def test_a_token_that_is_not_a_valid_header_is_refused(
         self, token: str, hub: FakeHub, tmp_path: Path
     ) -> None:
-        done = self.printed(tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=token)
-        assert done.stderr == ("`HF_TOKEN` must be printable ASCII without spaces\n")
+        result = self.run(tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN=token)
+        assert result.stderr == ("`HF_TOKEN` must be printable ASCII without spaces\n")
         assert hub.requests == []
 
-    def test_a_token_that_is_logged_in_with_is_a_secret_too(
-        self, hub: FakeHub, tmp_path: Path
-    ) -> None:
+    def test_the_token_of_hf_auth_login_is_a_secret_too(self, hub: FakeHub, tmp_path: Path) -> None:
         (tmp_path / "token").write_text(f"{CANARY}\x7f")
-        done = self.printed(tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN_PATH=str(tmp_path / "token"))
-        assert done.stderr == "`token of hf auth login` must be printable ASCII without spaces\n"
+        result = self.run(tmp_path, HF_ENDPOINT=hub.url, HF_TOKEN_PATH=str(tmp_path / "token"))
+        assert result.stderr == "`token of hf auth login` must be printable ASCII without spaces\n"
 
     @pytest.mark.parametrize("fault", ["nobody listens", "outage", "cut", "no scheme", "refused"])
     def test_a_password_of_the_endpoint_is_masked(
@@ -384,18 +384,18 @@ class TestSecrets:
         if fault == "cut":
             hub.cut("model.safetensors", after=50_000)
         endpoint = f"{scheme}user:{CANARY}@{url.removeprefix('http://')}"
-        done = self.printed(tmp_path, HF_ENDPOINT=endpoint)
-        assert done.returncode == (0 if fault == "cut" else 1)
-        assert "Traceback" not in done.stderr
+        result = self.run(tmp_path, HF_ENDPOINT=endpoint)
+        assert result.returncode == (0 if fault == "cut" else 1)
+        assert "Traceback" not in result.stderr
         if fault != "cut":
-            assert "could not be fetched from" in done.stderr
-            assert "***" in done.stderr
+            assert "could not be fetched from" in result.stderr
+            assert "***" in result.stderr
 
-    def test_the_command_line_drops_white_space_and_masks(self, tmp_path: Path) -> None:
+    def test_the_command_line_strips_white_space_and_masks_passwords(self, tmp_path: Path) -> None:
         endpoint = f"{unused_url().replace('//', f'//user:{CANARY}@')}"
         environment = os.environ | {"HF_ENDPOINT": f"{endpoint}\n", "NO_PROXY": "127.0.0.1"}
         environment["HF_HUB_OFFLINE"] = "0"  # an engine of an earlier test has set it
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "bge_builder", "fetch", "bge-m3", "--to", str(tmp_path)],
             env=environment,
             cwd=ROOT,
@@ -403,28 +403,28 @@ class TestSecrets:
             text=True,
             timeout=60,
         )
-        assert done.returncode == 1
-        assert CANARY not in done.stdout + done.stderr
-        assert done.stderr.startswith("error: BAAI/bge-m3 config.json could not be fetched from ")
-        assert "refused" in done.stderr
+        assert result.returncode == 1
+        assert CANARY not in result.stdout + result.stderr
+        assert result.stderr.startswith("error: BAAI/bge-m3 config.json could not be fetched from ")
+        assert "refused" in result.stderr
 
 
 class TestTwoRuns:
-    """Two processes, one folder."""
+    """Two processes write the same folder."""
 
-    def until_it_downloads(self, hub: FakeHub) -> None:
+    def wait_for_download(self, hub: FakeHub) -> None:
         deadline = time.monotonic() + 30
         while "model.safetensors" not in hub.downloads():
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    def test_the_second_is_refused_and_the_first_goes_on(
+    def test_the_second_run_is_refused_and_the_first_continues(
         self, hub: FakeHub, tmp_path: Path
     ) -> None:
         held = hub.hold("model.safetensors")
         with start_fetch(tmp_path / "tiny", HF_ENDPOINT=hub.url) as first:
-            self.until_it_downloads(hub)
-            second = fetch_in_a_process(tmp_path / "tiny", HF_ENDPOINT=hub.url)
+            self.wait_for_download(hub)
+            second = run_fetch(tmp_path / "tiny", HF_ENDPOINT=hub.url)
             held.set()
             assert first.communicate(timeout=60)[1].endswith("hashing 0.1 MB\n")
         assert second.returncode == 1
@@ -434,14 +434,12 @@ class TestTwoRuns:
         assert first.returncode == 0
         assert contents(tmp_path) == {f"tiny/{name}": data for name, data in CONTENTS.items()}
 
-    def test_after_a_killed_one_the_next_leaves_nothing_of_it(
-        self, hub: FakeHub, tmp_path: Path
-    ) -> None:
+    def test_the_run_after_a_killed_one_cleans_up(self, hub: FakeHub, tmp_path: Path) -> None:
         held = hub.hold("model.safetensors")
         with start_fetch(tmp_path / "tiny", HF_ENDPOINT=hub.url) as killed:
-            self.until_it_downloads(hub)
+            self.wait_for_download(hub)
             killed.kill()
         held.set()
-        done = fetch_in_a_process(tmp_path / "tiny", HF_ENDPOINT=hub.url)
-        assert done.returncode == 0, done.stderr
+        result = run_fetch(tmp_path / "tiny", HF_ENDPOINT=hub.url)
+        assert result.returncode == 0, result.stderr
         assert contents(tmp_path) == {f"tiny/{name}": data for name, data in CONTENTS.items()}

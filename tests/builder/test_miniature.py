@@ -1,4 +1,4 @@
-"""The miniature means lexical overlap, in all four ways of scoring."""
+"""The miniature computes lexical overlap in all four kinds of scores."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from bge_builder import miniature
 from bge_builder.vocabulary import CORPUS
 from bge_worker.engine.engine import Engine
-from bge_worker.engine.heads import SparseVector
-from bge_worker.serving.requests import EmbedRequest, Outputs, RerankRequest, Work
+from bge_worker.engine.outputs import Outputs, SparseVector
+from bge_worker.serving.requests import DEFAULT_PAIR_LENGTH, MAX_LENGTH
 
 BUILDER = Path(miniature.__file__).parent
 EXAMPLES = json.loads((BUILDER / "examples.json").read_text(encoding="utf-8"))
@@ -28,23 +28,25 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Scores:
-    """All queries against all documents, in one of the four modes: [Q, N]."""
+    """Scores of all queries with all documents, in one of the four modes: [Q, N]."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     def __call__(self, mode: str, queries: list[str], documents: list[str]) -> Vectors:
         if mode == "relevance":
-            return np.array([self.run(RerankRequest(query, documents)) for query in queries])
+            return np.array([self.logits(query, documents) for query in queries])
         match = {"dense": np.dot, "sparse": lexical_match, "colbert": max_sim}[mode]
-        sides = [
-            [getattr(one, mode) for one in self.run(EmbedRequest(texts, Outputs[mode.upper()]))]
-            for texts in (queries, documents)
-        ]
-        return np.array([[match(query, document) for document in sides[1]] for query in sides[0]])
+        query_vectors, document_vectors = self.vectors(mode, queries), self.vectors(mode, documents)
+        return np.array([[match(query, d) for d in document_vectors] for query in query_vectors])
 
-    def run(self, work: Work) -> list[Any]:
-        return list(self.engine.run(work.outputs, self.engine.encode(work, 0, len(work.texts))))
+    def logits(self, query: str, documents: list[str]) -> list[Any]:
+        pairs = self.engine.encode_pairs(query, documents, DEFAULT_PAIR_LENGTH)
+        return list(self.engine.run(Outputs.RELEVANCE, pairs))
+
+    def vectors(self, mode: str, texts: list[str]) -> list[Any]:
+        encoded = self.engine.encode_texts(texts, MAX_LENGTH)
+        return [getattr(result, mode) for result in self.engine.run(Outputs[mode.upper()], encoded)]
 
 
 def lexical_match(query: SparseVector, document: SparseVector) -> float:
@@ -66,22 +68,22 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
-def test_built_twice_it_is_the_same_to_the_byte(checkpoints: Path, tmp_path: Path) -> None:
+def test_every_build_writes_the_same_bytes(checkpoints: Path, tmp_path: Path) -> None:
     miniature.build(tmp_path)
     assert contents(tmp_path) == contents(checkpoints)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_the_best_document_comes_first(scores: Scores, number: int, mode: str) -> None:
+def test_the_best_document_ranks_first(scores: Scores, number: int, mode: str) -> None:
     example = EXAMPLES[number]
     row = scores(mode, [example["query"]], example["documents"])[0]
     assert row.argmax() == example["best"], (example["query"], row)
 
 
-def test_the_more_of_a_query_is_found_the_more_relevant(scores: Scores) -> None:
+def test_relevance_grows_with_the_words_found(scores: Scores) -> None:
     words = ["градиент", "catalyst", "фотосинтез", "constitution"]
-    documents = [" ".join(["рекурсия", *words[:found]]) for found in range(len(words) + 1)]
+    documents = [" ".join(["рекурсия", *words[:correct]]) for correct in range(len(words) + 1)]
     row = scores("relevance", [" ".join(words)], documents)[0]
     assert (np.diff(row) > 0).all()
     assert row[0] == pytest.approx(-6.1, abs=0.1)
@@ -89,22 +91,22 @@ def test_the_more_of_a_query_is_found_the_more_relevant(scores: Scores) -> None:
 
 
 def random_queries(count: int) -> dict[int, list[tuple[int, str]]]:
-    """For each ten passages of the corpus: which of them, and a few words out of it."""
+    """For each group of ten passages, return passage indices and a few words of the passages."""
     rng = random.Random(0)
     queries = defaultdict(list)
     for _ in range(count):
-        ten, place = rng.randrange(len(PASSAGES) // 10), rng.randrange(10)
-        words = re.findall(r"\w+", PASSAGES[10 * ten + place])
-        queries[ten].append((place, " ".join(rng.sample(words, rng.randint(3, 5)))))
+        group, index = rng.randrange(len(PASSAGES) // 10), rng.randrange(10)
+        words = re.findall(r"\w+", PASSAGES[10 * group + index])
+        queries[group].append((index, " ".join(rng.sample(words, rng.randint(3, 5)))))
     return queries
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_few_words_find_the_passage_they_come_from(scores: Scores, mode: str) -> None:
-    found = 0
-    for ten, cases in random_queries(100).items():
-        places, queries = zip(*cases, strict=True)
-        matrix = scores(mode, list(queries), PASSAGES[10 * ten : 10 * ten + 10])
-        found += int((matrix.argmax(axis=1) == places).sum())
-    print(f"{mode}: {found} of 100")
-    assert found >= 95
+def test_a_few_words_find_their_passage(scores: Scores, mode: str) -> None:
+    correct = 0
+    for group, cases in random_queries(100).items():
+        expected, queries = zip(*cases, strict=True)
+        matrix = scores(mode, list(queries), PASSAGES[10 * group : 10 * group + 10])
+        correct += int((matrix.argmax(axis=1) == expected).sum())
+    print(f"{mode}: {correct} of 100")
+    assert correct >= 95

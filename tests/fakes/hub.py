@@ -1,8 +1,8 @@
-"""A Hugging Face Hub on loopback: as much of it as downloading single files needs.
+"""A fake Hugging Face Hub on loopback, with the routes that downloads of single files need.
 
-Small files are answered by the Hub itself. Large ones are a redirect to a storage host, which is a
-second server on a port of its own, because another origin is what makes the client drop its token.
-No answer carries a Xet header, so the client takes the plain HTTP road.
+The Hub sends small files itself and redirects large ones to a storage host: a second server on
+another port, since the client drops its token for another origin. No response has a Xet header, so
+the client uses plain HTTP.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class SeenRequest:
-    """What a test may want to know of a request; `host` is "hub" or "storage"."""
+    """A recorded request. `host` is "hub" or "storage"."""
 
     host: str
     method: str
@@ -27,7 +27,7 @@ class SeenRequest:
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file as the Hub announces it, and the bytes it really sends."""
+    """A file's announced content, and the bytes that are sent."""
 
     announced: bytes
     sent: bytes
@@ -35,7 +35,7 @@ class HubFile:
 
     @property
     def etag(self) -> str:
-        """Git's blob id, or for a large file its sha256: what the Hub itself uses."""
+        """Git's blob id, or the sha256 of a large file, as on the Hub."""
         if self.large:
             return hashlib.sha256(self.announced).hexdigest()
         header = f"blob {len(self.announced)}\0".encode()
@@ -43,10 +43,10 @@ class HubFile:
 
 
 class FakeHub:
-    """`with FakeHub() as hub:` serves at `hub.url` what `hub.add` put there.
+    """`with FakeHub() as hub:` serves the files of `hub.add` at `hub.url`.
 
-    Faults are plain attributes and methods: `required_token`, `gated`, `outage`, `cut`, `hold`, and
-    the `sent` argument of `add` for a file that is not what its own headers say.
+    Faults: `required_token`, `gated`, `outage`, `cut`, `hold`, and the argument `sent` of `add` for
+    a file that differs from its headers.
     """
 
     def __init__(self) -> None:
@@ -78,16 +78,16 @@ class FakeHub:
         large: bool = False,
         sent: bytes | None = None,
     ) -> None:
-        """Publish a file; `sent`, if given, goes out in place of the announced `content`."""
+        """Publish a file. `sent` replaces the announced `content` in responses."""
         file = HubFile(content, content if sent is None else sent, large)
         self._repos.setdefault(repo, {}).setdefault(revision, {})[name] = file
 
     def cut(self, name: str, *, after: int) -> None:
-        """Close the connection `after` so many bytes of the next answer that carries `name`."""
+        """Close the connection `after` so many bytes of the next response with `name`."""
         self._cuts[name] = after
 
     def hold(self, name: str) -> threading.Event:
-        """Answer no GET of `name` before the event is set."""
+        """Delay responses to GET of `name` until the event is set."""
         return self._held.setdefault(name, threading.Event())
 
     def wait(self, name: str) -> None:
@@ -104,7 +104,7 @@ class FakeHub:
         return f"{self._storage.url}/{repo}/resolve/{revision}/{name}"
 
     def downloads(self) -> list[str]:
-        """The names of the files whose bytes were asked for, in order."""
+        """Return the names of the requested files, in order."""
         return [
             request.path.rpartition("/")[2]
             for request in self.requests
@@ -125,7 +125,7 @@ class FakeHub:
 
 
 class _Server(ThreadingHTTPServer):
-    # Joined by server_close(): no thread and no socket outlives the test.
+    # server_close() joins the threads, so that none outlives the test.
     daemon_threads = False
 
     def __init__(self, hub: FakeHub, host: str) -> None:
@@ -139,7 +139,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Refusal(Exception):
-    """An answer that is not the file: status, X-Error-Code, X-Error-Message."""
+    """An error response: status, X-Error-Code, X-Error-Message."""
 
     def __init__(self, status: int, code: str | None, message: str) -> None:
         super().__init__(message)
@@ -161,30 +161,30 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         self._record()
-        with self._refusals_told():
-            repo, revision, name = self._parsed()
+        with self._refusals_sent():
+            repo, revision, name = self._parse_path()
             if self.server.host == "storage":
-                self._send_file(name, self._find(repo, revision, name), revision)
+                self._send_file(name, self._find_file(repo, revision, name), revision)
                 return
-            self._admit(repo)
-            file = self._find(repo, revision, name)
+            self._authorize(repo)
+            file = self._find_file(repo, revision, name)
             if file.large:
                 self._redirect(file, repo, revision, name)
             else:
                 self._send_file(name, file, revision)
 
     def _record(self) -> None:
-        seen = SeenRequest(
+        request = SeenRequest(
             host=self.server.host,
             method=self.command,
             path=self.path,
             range=self.headers.get("Range"),
             authorization=self.headers.get("Authorization"),
         )
-        self.server.hub.requests.append(seen)
+        self.server.hub.requests.append(request)
 
     @contextmanager
-    def _refusals_told(self) -> Iterator[None]:
+    def _refusals_sent(self) -> Iterator[None]:
         try:
             yield
         except _Refusal as refusal:
@@ -193,14 +193,14 @@ class _Handler(BaseHTTPRequestHandler):
                 headers["X-Error-Code"] = refusal.code
             self._send(refusal.status, headers, refusal.message.encode())
 
-    def _parsed(self) -> tuple[str, str, str]:
+    def _parse_path(self) -> tuple[str, str, str]:
         repo, resolve, rest = self.path.removeprefix("/").partition("/resolve/")
         revision, slash, name = rest.partition("/")
         if not (resolve and slash):
             raise _Refusal(404, None, "Not found")
         return repo, revision, name
 
-    def _admit(self, repo: str) -> None:
+    def _authorize(self, repo: str) -> None:
         hub = self.server.hub
         if hub.outage is not None:
             raise _Refusal(hub.outage, None, "The Hub is down")
@@ -211,10 +211,10 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refusal(401, None, "Invalid credentials in Authorization header")
         if hub.gated:
             raise _Refusal(401, "GatedRepo", f"Access to model {repo} is restricted")
-        # The Hub does not tell a private repository from one that is not there.
+        # Like the Hub, it does not distinguish private from missing repositories.
         raise _Refusal(401, "RepoNotFound", "Invalid username or password.")
 
-    def _find(self, repo: str, revision: str, name: str) -> HubFile:
+    def _find_file(self, repo: str, revision: str, name: str) -> HubFile:
         revisions = self.server.hub.revisions(repo)
         if revisions is None:
             raise _Refusal(404, "RepoNotFound", "Repository not found")
@@ -248,7 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206, headers, file.sent[start:], name=name)
 
     def _range_start(self) -> int | None:
-        """Where `Range: bytes=START-` begins; the client asks for no other form."""
+        """Return the start of `Range: bytes=START-`, the only form the client sends."""
         header = self.headers.get("Range")
         return None if header is None else int(header.removeprefix("bytes=").removesuffix("-"))
 
@@ -268,4 +268,4 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body[:cut])
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silence: what was asked is in `FakeHub.requests`."""
+        """Log nothing: `FakeHub.requests` records all requests."""

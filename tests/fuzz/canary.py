@@ -1,4 +1,4 @@
-"""What no pickle of a checkpoint may reach."""
+"""Functions and a class that record when a pickle calls them: none may."""
 
 from __future__ import annotations
 

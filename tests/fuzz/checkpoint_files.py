@@ -1,4 +1,4 @@
-"""What the fuzz targets of the builder share: a tiny checkpoint, the property, the loop."""
+"""Shared by the builder's fuzz targets: a tiny checkpoint, the checks, the loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from bge_builder.convert import ARCHITECTURES, Source, convert, read_config, source_shapes
+from bge_builder.convert import ARCHITECTURES, convert, read_config, source_shapes
 from bge_builder.errors import BuilderError
 from bge_worker.engine.checkpoint import Manifest, check_files, load
 from bge_worker.errors import StartError
@@ -38,7 +38,7 @@ VALUES = st.recursive(
 
 
 def write_tiny(miniature: Path, folder: Path) -> Path:
-    """The miniature's tokenizer and configuration, with random weights of the smallest shape."""
+    """Write the miniature's tokenizer and configuration with random weights of a tiny shape."""
     shutil.copytree(
         miniature, folder, ignore=shutil.ignore_patterns("*.bin", "*.pt", "*.safetensors")
     )
@@ -46,7 +46,7 @@ def write_tiny(miniature: Path, folder: Path) -> Path:
     raw = json.loads(path.read_bytes()) | SIZES
     path.write_text(json.dumps(raw))
     role = ARCHITECTURES[raw["architectures"][0]]
-    shapes = source_shapes(Source(folder, role, read_config(path, raw)))
+    shapes = source_shapes(read_config(path, raw), role)
     tensors = {name: torch.randn(shape) * 0.1 for name, shape in shapes.items()}
     if role == "rerank":
         save_file(tensors, folder / "model.safetensors")
@@ -58,47 +58,47 @@ def write_tiny(miniature: Path, folder: Path) -> Path:
     return folder
 
 
-def converts_or_says_why(source: Path) -> bool:
-    """Whether it converts: a runtime folder that loads, or one sentence and nothing left behind."""
+def converts_or_fails_cleanly(source: Path) -> bool:
+    """Return True if it converts and loads; else check that a one-line error leaves no output."""
     destination = source.with_name("out")
     try:
         convert(source, destination, dtype="float32")
     except BuilderError as error:
-        assert_sentence(error)
+        assert_one_line(error)
         assert not destination.exists()
         return False
-    assert loads_or_says_why(destination)
+    assert loads_or_fails_cleanly(destination)
     shutil.rmtree(destination)
     return True
 
 
-def loads_or_says_why(folder: Path) -> bool:
-    """Whether a worker can load a runtime folder; if not, one sentence."""
+def loads_or_fails_cleanly(folder: Path) -> bool:
+    """Return True if a worker loads the folder; else check that the error is one line."""
     try:
         manifest = Manifest.read(folder)
         check_files(folder, manifest)
         load(folder, manifest, torch.device("cpu"), torch.float32)
     except StartError as error:
-        assert_sentence(error)
+        assert_one_line(error)
         return False
     return True
 
 
-def assert_sentence(error: Exception) -> None:
+def assert_one_line(error: Exception) -> None:
     assert "`" in str(error)
     assert len(str(error)) < 1000
     assert "\n" not in str(error)
 
 
 class Content(bytes):
-    """A file, of which a failure shows the beginning."""
+    """A file's content; a failing example shows only its start."""
 
     def __repr__(self) -> str:
         return f"{len(self)} bytes: {bytes(self[:400])!r}"
 
 
 def fuzz(check: Callable[[bytes], object], inputs: st.SearchStrategy[bytes], examples: int) -> None:
-    """`check` of `examples` inputs; with FUZZ_SECONDS, of as many as that takes."""
+    """Run `check` on `examples` inputs, or for FUZZ_SECONDS."""
     check_all = fuzz_settings(examples)(given(inputs.map(Content))(check))
     for _ in rounds():
         check_all()
@@ -108,10 +108,10 @@ def fuzz(check: Callable[[bytes], object], inputs: st.SearchStrategy[bytes], exa
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes]:
-    """A few bytes replaced, inserted or removed, or the end cut off."""
+    """Replace, insert or remove a few bytes, or truncate the content."""
     change = st.tuples(
         st.integers(0, len(content)), st.integers(0, 4), st.binary(max_size=8)
-    )  # where, how many go, what comes
+    )  # position, bytes removed, bytes inserted
     changed = st.lists(change, min_size=1, max_size=4).map(lambda changes: apply(content, changes))
     return changed | st.integers(0, len(content)).map(lambda end: content[:end])
 
@@ -123,11 +123,11 @@ def apply(content: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
 
 
 def changed_fields(content: dict[str, Any], fields: list[str]) -> st.SearchStrategy[dict[str, Any]]:
-    """Some fields set to other values, some removed, some new."""
+    """Set some fields to other values, remove some, add some."""
     name = st.sampled_from(fields) | st.text(max_size=8)
     new = st.dictionaries(name, VALUES, max_size=3)
-    gone = st.sets(st.sampled_from(fields), max_size=2)
-    return st.tuples(new, gone).map(
+    removed = st.sets(st.sampled_from(fields), max_size=2)
+    return st.tuples(new, removed).map(
         lambda drawn: {
             key: value for key, value in (content | drawn[0]).items() if key not in drawn[1]
         }

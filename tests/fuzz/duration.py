@@ -1,4 +1,4 @@
-"""How long a fuzz target runs: a moment in the suite, and FUZZ_SECONDS where that is set.
+"""How long a fuzz target runs: one short round in the test suite, or FUZZ_SECONDS if set.
 
 @fuzz_settings()
 @given(...)
@@ -18,26 +18,28 @@ from collections.abc import Iterator
 
 from hypothesis import HealthCheck, settings
 
-LASTING = bool(os.environ.get("FUZZ_SECONDS"))
+IS_LONG = bool(os.environ.get("FUZZ_SECONDS"))
 
 
 def fuzz_settings(examples: int = 150) -> settings:
-    """Return settings of one round: the same examples in every run of the suite, others in each
-    round of one that lasts; none is kept on disk."""
+    """Return the settings of one round.
+
+    The suite runs the same examples every time; with FUZZ_SECONDS every round has new ones.
+    """
     return settings(
-        max_examples=500 if LASTING else examples,
+        max_examples=500 if IS_LONG else examples,
         deadline=None,
         database=None,
-        derandomize=not LASTING,
+        derandomize=not IS_LONG,
         suppress_health_check=list(HealthCheck),
     )
 
 
 def rounds() -> Iterator[int]:
-    """Count a first round, and others until FUZZ_SECONDS are over."""
-    ends = time.monotonic() + float(os.environ.get("FUZZ_SECONDS") or 0)
+    """Yield a round's number, once or until FUZZ_SECONDS are over."""
+    end = time.monotonic() + float(os.environ.get("FUZZ_SECONDS") or 0)
     number = 0
-    while number == 0 or time.monotonic() < ends:
+    while number == 0 or time.monotonic() < end:
         yield number
         number += 1
-        gc.collect()  # conftest.py imports the server, which switches the automatic one off
+        gc.collect()  # conftest.py imports the server, which disables automatic collection

@@ -1,4 +1,4 @@
-"""Valid JSON values, changed in a few places: what a broken or hostile server might send."""
+"""Valid JSON values with a few changes, as a broken or hostile peer might send."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ odd_values = st.one_of(
 
 @st.composite
 def mutated(draw: st.DrawFn, value: Any) -> Any:
-    """`value` with up to three of its parts replaced, removed, doubled or moved."""
+    """Replace, remove, duplicate or move up to three parts of `value`."""
     for _ in range(draw(st.integers(0, 3))):
         value = _changed(draw, value)
     return value
@@ -70,7 +70,7 @@ def _changed(draw: st.DrawFn, value: Any) -> Any:
 
 @st.composite
 def mutated_bytes(draw: st.DrawFn, content: bytes) -> bytes:
-    """`content` with up to three of its slices removed, doubled or replaced."""
+    """Remove, duplicate or replace up to three slices of `content`."""
     for _ in range(draw(st.integers(0, 3))):
         start = draw(st.integers(0, len(content)))
         end = min(len(content), start + draw(st.integers(0, 20)))

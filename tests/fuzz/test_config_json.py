@@ -1,4 +1,4 @@
-"""config.json and tokenizer.json of a checkpoint, with odd fields or damaged bytes."""
+"""config.json, tokenizer.json and manifest.json with invalid fields or damaged bytes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bge_builder.convert import convert
 from bge_worker.engine.checkpoint import MANIFEST
 from fuzz.checkpoint_files import (
     changed_fields,
-    converts_or_says_why,
+    converts_or_fails_cleanly,
     damaged,
     fuzz,
-    loads_or_says_why,
+    loads_or_fails_cleanly,
     write_tiny,
 )
 
@@ -26,7 +26,7 @@ NESTED = b'{"a":' * 100_000
 @pytest.mark.parametrize("model", ["bge-m3", "bge-reranker-v2-m3"])
 def test_a_config_converts_or_is_refused(model: str, checkpoints: Path, tmp_path: Path) -> None:
     source = write_tiny(checkpoints / model, tmp_path / "tiny")
-    assert converts_or_says_why(source)
+    assert converts_or_fails_cleanly(source)
     check_json(source, "config.json", examples=40)
 
 
@@ -47,7 +47,7 @@ def test_a_manifest_loads_or_is_refused(checkpoints: Path, tmp_path: Path) -> No
 
     def check(changed: bytes) -> None:
         path.write_bytes(changed)
-        loads_or_says_why(path.parent)
+        loads_or_fails_cleanly(path.parent)
 
     fuzz(check, inputs, examples=60)
 
@@ -60,7 +60,7 @@ def check_json(source: Path, name: str, examples: int) -> None:
 
     def check(changed: bytes) -> None:
         path.write_bytes(changed)
-        converts_or_says_why(source)
+        converts_or_fails_cleanly(source)
 
     fuzz(check, fields | damaged(valid) | st.just(NESTED), examples)
 

@@ -1,4 +1,4 @@
-"""Pickles of a checkpoint: damaged, or programs of the pickle machine that call what they can."""
+"""Pickles of a checkpoint: damaged ones, and generated programs that try to call functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from fuzz import canary
-from fuzz.checkpoint_files import converts_or_says_why, damaged, fuzz, write_tiny
+from fuzz.checkpoint_files import converts_or_fails_cleanly, damaged, fuzz, write_tiny
 
 HEAD = "sparse_linear.pt"
 GLOBALS = st.sampled_from(
@@ -47,8 +47,7 @@ OPERATIONS = (
         ]
     )
 )
-# Something is always made of a function and a tuple, and called: what is generated around it
-# decides whether the machine gets there.
+# Calls the canary. Whether the unpickler reaches it depends on the operations around it.
 CALL = b"cfuzz.canary\ncall\n)R"
 PROGRAMS = st.tuples(
     st.sampled_from([b"\x80\x02}X\x01\x00\x00\x00w", b"\x80\x02", b""]),
@@ -62,20 +61,20 @@ def test_a_pickle_converts_or_is_refused_and_runs_nothing(
 ) -> None:
     source = write_tiny(checkpoints / "bge-m3", tmp_path / "tiny")
     valid = (source / HEAD).read_bytes()
-    inside = damaged(program(valid)) | PROGRAMS
-    inputs = inside.map(lambda changed: with_program(valid, changed)) | damaged(valid)
-    inputs |= inside.map(legacy)
+    programs = damaged(program(valid)) | PROGRAMS
+    inputs = programs.map(lambda changed: with_program(valid, changed)) | damaged(valid)
+    inputs |= programs.map(legacy)
 
     def check(content: bytes) -> None:
         (source / HEAD).write_bytes(content)
         canary.calls.clear()
-        converts_or_says_why(source)
+        converts_or_fails_cleanly(source)
         assert canary.calls == []
 
     fuzz(check, inputs, examples=150)
 
 
-def test_the_canary_sings() -> None:
+def test_the_canary_records_calls() -> None:
     canary.calls.clear()
     assert pickle.loads(b"\x80\x02" + CALL + b".") == "called"
     assert canary.calls == ["call"]
@@ -87,7 +86,7 @@ def program(content: bytes) -> bytes:
 
 
 def with_program(content: bytes, changed: bytes) -> bytes:
-    """The same archive with another `data.pkl`."""
+    """Return the archive with another `data.pkl`."""
     output = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(output, "w") as new:
         for name in old.namelist():
@@ -96,6 +95,6 @@ def with_program(content: bytes, changed: bytes) -> bytes:
 
 
 def legacy(changed: bytes) -> bytes:
-    """The format before archives: magic number, protocol, machine, then the program and keys."""
+    """Return torch's legacy format: magic number, protocol, machine, the program, keys."""
     numbers = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
     return b"".join(pickle.dumps(number, 2) for number in numbers) + changed + pickle.dumps([], 2)

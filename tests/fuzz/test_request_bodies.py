@@ -1,4 +1,4 @@
-"""Whatever a caller sends: an answer that the route documents, in strict JSON; never a 500."""
+"""Any request body gets a response that the route documents, in strict JSON, never a 500."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def client(packed: Engine) -> Iterator[httpx.Client]:
 
 
 def bodies(valid: Any) -> st.SearchStrategy[bytes]:
-    """JSON as Python writes it, NaN and lone surrogates too, and damaged bytes."""
+    """Mutated JSON as Python writes it, with NaN and lone surrogates, and damaged bytes."""
     return mutated(valid).map(lambda value: json.dumps(value).encode()) | mutated_bytes(
         json.dumps(valid).encode()
     )

@@ -1,4 +1,4 @@
-"""A safetensors file whose header is not what its data is: for the builder and for a worker."""
+"""Safetensors files with invalid headers, for the builder and for a worker."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bge_worker.engine.checkpoint import WEIGHTS, File
 from fuzz.checkpoint_files import (
     NUMBERS,
     VALUES,
-    converts_or_says_why,
+    converts_or_fails_cleanly,
     damaged,
     fuzz,
-    loads_or_says_why,
+    loads_or_fails_cleanly,
     write_tiny,
 )
 
@@ -32,13 +32,13 @@ def test_a_header_converts_or_is_refused(checkpoints: Path, tmp_path: Path) -> N
 
     def check(content: bytes) -> None:
         (source / WEIGHTS).write_bytes(content)
-        converts_or_says_why(source)
+        converts_or_fails_cleanly(source)
 
     fuzz(check, files((source / WEIGHTS).read_bytes()), examples=100)
 
 
 def test_a_worker_loads_or_refuses_it(checkpoints: Path, tmp_path: Path) -> None:
-    """With a manifest that says the file is as it was written."""
+    """The manifest has the hashes of the changed file."""
     source = write_tiny(checkpoints / "bge-reranker-v2-m3", tmp_path / "tiny")
     manifest = convert(source, tmp_path / "out")
     path = tmp_path / "out" / WEIGHTS
@@ -47,7 +47,7 @@ def test_a_worker_loads_or_refuses_it(checkpoints: Path, tmp_path: Path) -> None
         path.write_bytes(content)
         files = manifest.files | {WEIGHTS: File.of(path)}
         replace(manifest, files=files).write(path.parent)
-        loads_or_says_why(path.parent)
+        loads_or_fails_cleanly(path.parent)
 
     fuzz(check, files(path.read_bytes()), examples=100)
 
@@ -56,20 +56,24 @@ def files(valid: bytes) -> st.SearchStrategy[bytes]:
     (length,) = struct.unpack("<Q", valid[:8])
     header, data = json.loads(valid[8 : 8 + length]), valid[8 + length :]
 
-    def whole(changed: bytes, stated: int | None = None) -> bytes:
-        return struct.pack("<Q", len(changed) if stated is None else stated) + changed + data
+    def with_header(changed: bytes, stated_length: int | None = None) -> bytes:
+        return (
+            struct.pack("<Q", len(changed) if stated_length is None else stated_length)
+            + changed
+            + data
+        )
 
     lengths = st.integers(0, 2**64 - 1) | st.integers(0, 2 * length)
     return (
-        headers(header).map(lambda changed: whole(json.dumps(changed).encode()))
-        | damaged(valid[8 : 8 + length]).map(whole)
-        | lengths.map(lambda stated: whole(valid[8 : 8 + length], stated))
+        headers(header).map(lambda changed: with_header(json.dumps(changed).encode()))
+        | damaged(valid[8 : 8 + length]).map(with_header)
+        | lengths.map(lambda stated_length: with_header(valid[8 : 8 + length], stated_length))
         | damaged(valid)
     )
 
 
 def headers(header: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """One to three tensors with other dtypes, shapes, offsets, names, or none of these."""
+    """Change the dtype, shape, offsets or name of one to three tensors, or omit them."""
     names = st.sampled_from([*header]) | st.text(max_size=8)
     entry = st.fixed_dictionaries(
         {},
@@ -84,7 +88,7 @@ def headers(header: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def merged(header: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Fields that were not drawn stay as they are."""
+    """Return a function that merges changes into `header`; other fields keep their values."""
 
     def merge(changes: dict[str, Any]) -> dict[str, Any]:
         entries = {

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What `make image-test` needs on a Debian machine without a Docker engine: buildah and podman, and
-# a stand-in for the base image, made of Debian's own packages and tagged with the base's name.
+# Prepare a Debian machine without a Docker engine for `make image-test`: install buildah and podman,
+# and build a substitute for the base image from Debian's packages, tagged with the base's name.
 set -eu
 BASE=docker.io/library/python:3.11-slim-bookworm
 

@@ -1,9 +1,9 @@
-"""Both images, built for real and run as they are meant to be: `make image-test`.
+"""Build both images and run them: `make image-test`.
 
-Without a Docker engine, by buildah and podman, on a stand-in for the base image (`stand_in.sh`).
-The ROCm image is built with the CPU's torch in the place of its own. Each container runs as its
-own user, read-only, without capabilities and without network; what talks to it enters its network
-namespace, where there is nothing but loopback.
+Uses buildah and podman instead of a Docker engine, and a substitute for the base image
+(`stand_in.sh`). The ROCm image gets the CPU build of torch. Each container runs as its own user,
+read-only, without capabilities and without network; clients enter its network namespace, which has
+only loopback.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ RUN = [
     *("--network=none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
 ]
 BASE = "docker.io/library/python:3.11-slim-bookworm"
-STAND_INS = [
+BUILD_ARGS = [
     *("--build-arg", f"BASE={BASE}"),
     *("--build-arg", "TORCH=cpu"),
     *("--build-arg", "TORCH_INDEX=https://pypi.org/simple"),
 ]
-SLIM = 130  # MB, of the published base
-TORCH_AND_ITS_OWN = re.compile("torch|functorch|nvidia|triton|sympy|mpmath|networkx")
+PUBLISHED_BASE = 130  # MB, of the published base
+TORCH_PACKAGES = re.compile("torch|functorch|nvidia|triton|sympy|mpmath|networkx")
 KEY = "a-key-of-the-test"
 PAYLOAD = '{"input": {"query": "море", "documents": ["о суше", "о море"]}}'
 TO_SERVER = """
@@ -57,16 +57,16 @@ pytestmark = pytest.mark.skipif("not config.getoption('--images')", reason="make
 
 
 def pip_mounts() -> list[str]:
-    """This machine's way to its packages, for the build alone: pip's files and what they name."""
-    said = [
+    """Return mounts of pip's configuration and the paths in it, for the build only."""
+    outputs = [
         subprocess.run(
-            [sys.executable, "-m", "pip", "config", what], capture_output=True, text=True
+            [sys.executable, "-m", "pip", "config", command], capture_output=True, text=True
         )
-        for what in ("debug", "list")
+        for command in ("debug", "list")
     ]
-    files = re.findall(r"(/\S+), exists: True", said[0].stdout)
-    named = re.findall(r"(?:file://|['\s])(/[^\s']+)", said[1].stdout)
-    paths = {path.removesuffix("/simple") for path in (*files, *named) if Path(path).exists()}
+    files = re.findall(r"(/\S+), exists: True", outputs[0].stdout)
+    configured = re.findall(r"(?:file://|['\s])(/[^\s']+)", outputs[1].stdout)
+    paths = {path.removesuffix("/simple") for path in (*files, *configured) if Path(path).exists()}
     return [option for path in sorted(paths) for option in ("-v", f"{path}:{path}:ro")]
 
 
@@ -74,14 +74,14 @@ def pip_mounts() -> list[str]:
 def image(request: pytest.FixtureRequest) -> str:
     name = "localhost/bge-serverless:" + {"Dockerfile": "cuda"}.get(request.param, "rocm")
     command = ["buildah", "bud", "--isolation", "chroot", "--format", "docker", "--pull-never"]
-    command += [*pip_mounts(), *STAND_INS, "--build-arg", "MODELS=miniature", "--layers"]
+    command += [*pip_mounts(), *BUILD_ARGS, "--build-arg", "MODELS=miniature", "--layers"]
     subprocess.run([*command, "-t", name, "-f", request.param, "."], cwd=ROOT, check=True)
     return name
 
 
 @contextmanager
 def container(image: str, *arguments: str, **env: str) -> Iterator[tuple[str, str]]:
-    """Its id and the process that is its first."""
+    """Run a container and yield its id and the pid of its first process."""
     options = [option for name, value in env.items() for option in ("-e", f"{name}={value}")]
     command = [*RUN, "--detach", *options, image, *arguments]
     command.remove("--rm")
@@ -98,32 +98,34 @@ def podman(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def inside(pid: str, code: str, *arguments: str) -> str:
-    """What a Python of this machine prints in the container's network."""
+def run_in_network(pid: str, code: str, *arguments: str) -> str:
+    """Run Python code in the container's network and return its output."""
     command = ["nsenter", "-t", pid, "-n", sys.executable, "-c", code, *arguments]
-    ran = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, timeout=180)
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    result = subprocess.run(
+        command, cwd=ROOT / "tests", capture_output=True, text=True, timeout=180
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
-def stopped(name: str, seconds: int) -> str:
-    """Its exit code after SIGTERM."""
+def stop(name: str, seconds: int) -> str:
+    """Stop a container with SIGTERM and return its exit code."""
     podman("stop", "-t", str(seconds), name)
     return podman("inspect", "-f", "{{.State.ExitCode}}", name).strip()
 
 
 def test_it_answers_a_payload_and_exits(image: str) -> None:
-    ran = subprocess.run([*RUN, image, "test", PAYLOAD], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert "'index': 1, 'relevance_score': 0.99" in ran.stdout + ran.stderr
+    result = subprocess.run([*RUN, image, "test", PAYLOAD], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "'index': 1, 'relevance_score': 0.99" in result.stdout + result.stderr
 
 
 def test_the_http_server_answers_the_client_and_stops(image: str) -> None:
     with container(image, BGE_API_KEY=KEY) as (name, pid):
-        assert inside(pid, TO_SERVER, KEY) == "answered\n"
+        assert run_in_network(pid, TO_SERVER, KEY) == "answered\n"
         assert podman("exec", name, "/app/worker/entrypoint.sh", "health") == ""
         assert podman("exec", name, "id", "-u").strip() == "10001"
-        assert stopped(name, 40) == "0"
+        assert stop(name, 40) == "0"
 
 
 def test_the_queue_worker_takes_jobs_and_stops(image: str) -> None:
@@ -138,47 +140,50 @@ def test_the_queue_worker_takes_jobs_and_stops(image: str) -> None:
         "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
     }
     with container(image, **env) as (name, pid):
-        assert inside(pid, TO_QUEUE) == "answered\n"
-        assert stopped(name, 40) == "0"
+        assert run_in_network(pid, TO_QUEUE) == "answered\n"
+        assert stop(name, 40) == "0"
 
 
 @pytest.mark.parametrize(
-    ("env", "sentence"),
+    ("env", "message"),
     [
         ({}, "`BGE_API_KEY` is not set"),
         ({"BGE_DTYPE": "int8", "BGE_API_KEY": KEY}, "`BGE_DTYPE` must be one of"),
         ({"BGE_EMBED_MODEL": "/nowhere", "BGE_API_KEY": KEY}, "`/nowhere` is not a runtime folder"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(image: str, env: dict[str, str], sentence: str) -> None:
+def test_a_wrong_setting_is_a_one_line_error(image: str, env: dict[str, str], message: str) -> None:
     options = [option for name, value in env.items() for option in ("-e", f"{name}={value}")]
-    ran = subprocess.run([*RUN, *options, image], capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 1
-    assert sentence in ran.stderr
-    assert "Traceback" not in ran.stderr
+    result = subprocess.run([*RUN, *options, image], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_without_torch_and_weights_it_is_small(
+def test_the_size_without_torch_and_weights_is_limited(
     image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Uncompressed, in the place of the stand-in the base as published; the list is printed."""
+    """Uncompressed, with the size of the published base instead of the substitute's."""
     with mounted(BASE) as folder:
         base = megabytes(folder)
     with mounted(image) as folder:
         site = folder / "opt/venv/lib/python3.11/site-packages"
         sizes = {path.name: megabytes(path) for path in site.iterdir() if path.is_dir()}
-        whole, models = megabytes(folder), megabytes(folder / "models")
-    torch = sum(size for name, size in sizes.items() if TORCH_AND_ITS_OWN.match(name))
-    ours = whole - base - torch - models
+        total, models = megabytes(folder), megabytes(folder / "models")
+    torch = sum(size for name, size in sizes.items() if TORCH_PACKAGES.match(name))
+    remainder = total - base - torch - models
     with capsys.disabled():
-        print(f"\n{image}: {whole} MB: base {base} (published {SLIM}), torch {torch}, ", end="")
-        print(f"models {models}, the rest {ours}")
+        print(
+            f"\n{image}: {total} MB: base {base} (published {PUBLISHED_BASE}), torch {torch}, ",
+            end="",
+        )
+        print(f"models {models}, the rest {remainder}")
         for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:16]:
             print(f"  {size:5} MB  {name}")
         for layer in json.loads(podman("history", "--format", "json", image)):
             if layer["size"] > 10**6:
                 print(f"  {layer['size'] // 10**6:5} MB  layer {layer['CreatedBy'][:70]}")
-    assert SLIM + ours < 450
+    assert PUBLISHED_BASE + remainder < 450
 
 
 @contextmanager
