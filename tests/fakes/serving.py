@@ -32,12 +32,15 @@ from fakes.engine import SOON
 
 DEFAULT_TIMEOUTS = Timeouts()
 TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
+QUERY = "минимум функции"
+KEY = "a-key-of-the-tests"
+EMBED_MODEL, RERANK_MODEL = "miniature/bge-m3", "miniature/bge-reranker-v2-m3"
 RERANK = {"query": "q", "documents": ["one", "three"]}  # the fake engine's logit is the length
 
 
 def answer(service: Service, payload: object) -> dict[str, Any]:
     """Return the reply to the `input` of a job; it must be strict JSON."""
-    reply = dict(asyncio.run(answer_payload(service, payload)))
+    reply = asyncio.run(answer_payload(service, payload)).body
     json.dumps(reply, allow_nan=False)
     return reply
 

@@ -95,7 +95,7 @@ def bad_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
     payload, message = draw.choice(
         [
             ({"texts": []}, "ValidationError: `texts` must not be empty. Given: an empty list"),
-            ({"texts": "a", "max_length": 1}, "ValidationError: `max_length` must be from 3"),
+            ({"texts": "a", "max_length": 1}, "ValidationError: `max_length` must be an integer"),
             ({"query": "a"}, "ValidationError: `documents` is required"),
             (
                 {"texts": ["a"] * 2048},

@@ -36,9 +36,7 @@ def test_dialects_agree(url: str) -> None:
 def test_a_body_goes_to_the_route_whose_key_it_holds(url: str) -> None:
     cohere = httpx.post(f"{url}/rerank", json={"query": "q", "documents": ["a"]}).json()
     tei = httpx.post(f"{url}/rerank", json={"query": "q", "texts": ["a"]}).json()
-    assert tei == [
-        {"index": 0, "score": pytest.approx(cohere["results"][0]["relevance_score"])}
-    ]
+    assert tei == [{"index": 0, "score": pytest.approx(cohere["results"][0]["relevance_score"])}]
 
 
 @pytest.mark.parametrize(

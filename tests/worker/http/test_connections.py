@@ -68,9 +68,7 @@ def test_a_head_too_large_is_refused(serve: Serve, head: bytes) -> None:
         assert is_closed(connection)
 
 
-def test_trailers_are_ignored_and_limited(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trailers_are_ignored_and_limited(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bge_worker.http.connections.MAX_FRAMING_BYTES", 100_000)
     body = json.dumps(RERANK).encode()
     head = b"POST /rerank HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -151,7 +149,8 @@ def assert_closed_while_sending(connection: socket.socket, data: bytes) -> None:
 
 
 def test_ping_is_answered_beyond_the_connection_limit(
-    serve: Serve, caplog: pytest.LogCaptureFixture,
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     url = serve(max_connections=20)
     with ExitStack() as stack:

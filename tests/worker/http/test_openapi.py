@@ -35,7 +35,9 @@ def test_examples_are_answered(route: Route, url: str) -> None:
 def test_a_key_is_documented_on_all_paths_but_the_open_ones() -> None:
     def paths_with_key(*, has_key: bool) -> set[str]:
         paths: dict[str, Any] = describe(ROUTES, has_key=has_key)["paths"]
-        return {path for path in paths if "401" in str([*paths[path].values()][0]["responses"])}
+        return {
+            path for path in paths if "401" in str(next(iter(paths[path].values()))["responses"])
+        }
 
     every_path = set(describe(ROUTES, has_key=True)["paths"])
     assert paths_with_key(has_key=True) == every_path - {"/ping", "/health"}

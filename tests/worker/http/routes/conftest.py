@@ -10,15 +10,7 @@ import pytest
 
 from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
-from fakes.serving import serving
-
-KEY = "a-key-of-the-tests"
-
-
-TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
-
-
-QUERY = "минимум функции"
+from fakes.serving import KEY, QUERY, TEXTS, serving
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,7 @@ import httpx
 
 from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
-from fakes.serving import serving
-
-TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
-
-
-QUERY = "минимум функции"
+from fakes.serving import QUERY, TEXTS, serving
 
 
 def test_the_plan_s_own_calls(packed: Engine, vectors: list[list[float]]) -> None:

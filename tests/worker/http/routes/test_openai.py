@@ -13,15 +13,7 @@ from langchain_openai import OpenAIEmbeddings
 
 from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
-from fakes.serving import serving
-
-KEY = "a-key-of-the-tests"
-
-
-TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
-
-
-EMBED, RERANK = "miniature/bge-m3", "miniature/bge-reranker-v2-m3"
+from fakes.serving import EMBED_MODEL, KEY, RERANK_MODEL, TEXTS, serving
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +23,14 @@ def client(url: str) -> Iterator[openai.OpenAI]:
 
 
 def test_openai(client: openai.OpenAI, vectors: list[list[float]]) -> None:
-    by_default = client.embeddings.create(model=EMBED, input=TEXTS)  # asks for base64
-    floats = client.embeddings.create(model=EMBED, input=TEXTS, encoding_format="float")
+    by_default = client.embeddings.create(model=EMBED_MODEL, input=TEXTS)  # asks for base64
+    floats = client.embeddings.create(model=EMBED_MODEL, input=TEXTS, encoding_format="float")
     for reply in (by_default, floats):
         assert [item.index for item in reply.data] == [0, 1]
         got = [item.embedding for item in reply.data]
         np.testing.assert_allclose(got, vectors, atol=6e-8)
     assert by_default.usage.total_tokens > 10
-    assert [model.id for model in client.models.list()] == [EMBED, RERANK]
+    assert [model.id for model in client.models.list()] == [EMBED_MODEL, RERANK_MODEL]
 
 
 def test_openai_with_token_ids(packed: Engine, vectors: list[list[float]]) -> None:
@@ -47,14 +39,14 @@ def test_openai_with_token_ids(packed: Engine, vectors: list[list[float]]) -> No
         serving(packed, Settings(accept_token_ids=True)) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key=KEY) as client,
     ):
-        reply = client.embeddings.create(model=EMBED, input=ids, encoding_format="float")
+        reply = client.embeddings.create(model=EMBED_MODEL, input=ids, encoding_format="float")
     assert [item.embedding for item in reply.data] == vectors
 
 
 def test_openai_async(url: str, vectors: list[list[float]]) -> None:
     async def embed() -> Any:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
-            one, two = (client.embeddings.create(model=EMBED, input=text) for text in TEXTS)
+            one, two = (client.embeddings.create(model=EMBED_MODEL, input=text) for text in TEXTS)
             return await asyncio.gather(one, two)
 
     got = [reply.data[0].embedding for reply in asyncio.run(embed())]
@@ -63,21 +55,21 @@ def test_openai_async(url: str, vectors: list[list[float]]) -> None:
 
 def test_openai_raises_its_own_errors(client: openai.OpenAI, url: str) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match=r"`input\[1\]` must not be empty"):
-        client.embeddings.create(model=EMBED, input=["a", ""])
+        client.embeddings.create(model=EMBED_MODEL, input=["a", ""])
     with pytest.raises(openai.NotFoundError, match="`model` must be `miniature/bge-m3`"):
         client.embeddings.create(model="text-embedding-3-small", input="a")
     with pytest.raises(openai.UnprocessableEntityError, match="`dimensions` must be 512"):
-        client.embeddings.create(model=EMBED, input="a", dimensions=256)
+        client.embeddings.create(model=EMBED_MODEL, input="a", dimensions=256)
     stranger = openai.OpenAI(base_url=f"{url}/v1", api_key="another", max_retries=0)
     with stranger, pytest.raises(openai.AuthenticationError, match="Given: a wrong key"):
-        stranger.embeddings.create(model=EMBED, input="a")
+        stranger.embeddings.create(model=EMBED_MODEL, input="a")
 
 
 def test_langchain(url: str, vectors: list[list[float]]) -> None:
     embeddings = OpenAIEmbeddings(
         base_url=f"{url}/v1",
         api_key=KEY,
-        model=EMBED,
+        model=EMBED_MODEL,
         check_embedding_ctx_length=False,  # it would cut with OpenAI's tokenizer
     )
     np.testing.assert_allclose(embeddings.embed_documents(TEXTS), vectors, atol=6e-8)
@@ -92,6 +84,6 @@ def test_langchain_by_default_sends_token_ids_of_another_model_and_is_told(
             return list(text.encode())
 
     monkeypatch.setattr("tiktoken.encoding_for_model", lambda _: Encoding())
-    embeddings = OpenAIEmbeddings(base_url=f"{url}/v1", api_key=KEY, model=EMBED)
+    embeddings = OpenAIEmbeddings(base_url=f"{url}/v1", api_key=KEY, model=EMBED_MODEL)
     with pytest.raises(openai.UnprocessableEntityError, match="check_embedding_ctx_length=False"):
         embeddings.embed_documents(TEXTS)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 import runpod
 
-KEY = "a-key-of-the-tests"
-
-
-TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
+from fakes.serving import KEY, TEXTS
 
 
 def test_runpod_endpoint(

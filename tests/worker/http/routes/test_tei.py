@@ -8,26 +8,22 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
+from fakes.serving import KEY, TEXTS
 
-def test_text_embeddings_inference_s_shapes(url: str) -> None:
-    native = httpx.post(f"{url}/native/embed", json={"texts": TEXTS, "return_sparse": True}).json()
-    dense = httpx.post(f"{url}/embed", json={"inputs": TEXTS}).json()
+
+def test_bodies_and_replies(url: str) -> None:
+    client = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"})
+    native = client.post("/native/embed", json={"texts": TEXTS, "return_sparse": True}).json()
+    dense = client.post("/embed", json={"inputs": TEXTS}).json()
     np.testing.assert_allclose(dense, native["embeddings"], atol=1e-6)
-    sparse = httpx.post(f"{url}/embed_sparse", json={"inputs": TEXTS}).json()
+    sparse = client.post("/embed_sparse", json={"inputs": TEXTS}).json()
     assert [{v["index"]: v["value"] for v in vector} for vector in sparse] == [
         dict(zip(v["indices"], v["values"], strict=True)) for v in native["sparse_embeddings"]
     ]
-    ranked = httpx.post(
-        f"{url}/rerank", json={"query": "минимум", "texts": TEXTS, "return_text": True}
-    ).json()
+    body = {"query": "минимум", "texts": TEXTS, "return_text": True}
+    ranked = client.post("/rerank", json=body).json()
     assert [(r["index"], r["text"]) for r in ranked] == [(0, TEXTS[0]), (1, TEXTS[1])]
     assert ranked[0]["score"] > ranked[1]["score"]
-
-
-KEY = "a-key-of-the-tests"
-
-
-TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
 
 
 def test_huggingface_inference_client(url: str, vectors: list[list[float]]) -> None:
