@@ -104,9 +104,7 @@ def test_info_and_health_arrive(client: Client) -> None:
 def test_the_worker_s_errors_arrive_as_their_classes(client: Client) -> None:
     with pytest.raises(errors.ValidationError, match=r"`texts\[1\]` has 602 tokens"):
         client.embed(["a", "море " * 200], max_length=100, truncate=False)
-    with pytest.raises(
-        errors.ValidationError, match="`max_length` must be an integer, from 3"
-    ):
+    with pytest.raises(errors.ValidationError, match="`max_length` must be an integer, from 3"):
         client.embed("a", max_length=1)
 
 
