@@ -42,6 +42,7 @@ def test_a_body_goes_to_the_route_whose_key_it_holds(url: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
+        ("GET", "/status/{job_id}", 404),
         ("GET", "/ping", 200),
         ("GET", "/docs", 200),
         ("GET", "/v1/models", 200),

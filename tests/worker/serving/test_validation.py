@@ -28,7 +28,7 @@ REFUSED: list[tuple[Any, str]] = [
         "an integer, from 3 to 8192. Given: 8193",
     ),
     ({"texts": "a", "max_length": True}, "`max_length` must be an integer, from 3 to 8192"),
-    ({"texts": "a", "max_length": 10**400}, "`max_length` must be an integer, from 3 to 8192"),
+    ({"texts": "a", "max_length": 10**5000}, "`max_length` must be an integer, from 3 to 8192"),
     ({"texts": "a", "truncate": "yes"}, "`truncate` must be true or false. Given: a string"),
     ({"texts": "a", "encoding_format": "hex"}, 'must be one of "base64", "float". Given: "hex"'),
     ({"texts": "a", "dtype": 1}, 'must be one of "float16", "float32". Given: an integer'),
@@ -44,6 +44,12 @@ REFUSED: list[tuple[Any, str]] = [
         {"query": "q", "documents": [{"txt": "d"}]},
         "unknown field `documents[0].txt`. Known",
     ),
+    ({"query": "q", "documents": ["a", True]}, "`documents[1]` must be a string or an object"),
+    (
+        {"query": "q", "documents": [{"text": " "}]},
+        "`documents[0].text` must not be empty or blank",
+    ),
+    ({"texts": "a", "encoding_format": "\ud800"}, "`input` must be valid Unicode. Given: a lone"),
     ({"query": "q", "documents": [{"text": 1}]}, "`documents[0].text` must be a string"),
     (
         {"query": "q", "documents": ["d"], "top_n": 0},

@@ -74,8 +74,8 @@ class Server:
         body = await self._json.parse(raw)
         fields = body if isinstance(body, dict) else {}
         route = next((route for route in routes if route.key in fields), routes[0])
-        parsed = validate(body, route.body, "body")
-        inference = parsed.to_request(service.model(route.role), service.settings)
+        model = service.model(route.role)
+        inference = validate(body, route.body, "body").to_request(model, service.settings)
         reply = await service.answer(inference)
         if reply.is_small:
             content = encode(route, reply)

@@ -26,7 +26,9 @@ class Endpoint(NamedTuple):
 
 class Router:
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
-        self._fixed = {endpoint.path: endpoint for endpoint in endpoints}
+        self._fixed = {
+            endpoint.path: endpoint for endpoint in endpoints if "{" not in endpoint.path
+        }
         self._patterns = [
             (compile_path(endpoint.path)[0], endpoint)
             for endpoint in endpoints

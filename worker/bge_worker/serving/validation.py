@@ -61,7 +61,10 @@ def validate(value: object, expected: type[T], name: str) -> T:
         value = without_nulls(value)
     try:
         return msgspec.convert(value, expected)
-    except (msgspec.ValidationError, OverflowError, UnicodeEncodeError) as error:
+    except UnicodeEncodeError:
+        given = "a lone surrogate in a field's name or a keyword"
+        raise ValidationError(f"`{name}` must be valid Unicode. Given: {given}") from None
+    except (msgspec.ValidationError, OverflowError) as error:
         kind = inspect.type_info(expected)
         raise ValidationError(_fault(value, kind, str(error), "" if is_body else name)) from None
 
@@ -89,8 +92,16 @@ def as_documents(
 ) -> list[str]:
     """Check the query and return the texts of documents. Raises as `as_texts`."""
     check_text(query, "query")
-    texts = [document if isinstance(document, str) else document.text for document in documents]
-    return as_texts(texts, field, max_texts)
+    check_count(documents, field, max_texts)
+    texts = []
+    for index, document in enumerate(documents):
+        if isinstance(document, str):
+            check_text(document, field, index)
+            texts.append(document)
+        else:
+            check_text(document.text, f"{field}[{index}].text")
+            texts.append(document.text)
+    return texts
 
 
 def check_count(texts: Sequence[object], field: str, max_texts: int) -> None:
@@ -162,8 +173,9 @@ def _member(kind: inspect.Type, value: object) -> inspect.Type:
             int: inspect.IntType,
             str: inspect.StrType,
             list: inspect.ListType,
+            dict: inspect.StructType,
         }
-        expected = types.get(type(value), inspect.StructType)
+        expected = types.get(type(value), inspect.UnionType)
         members = [_member(member, value) for member in kind.types]
         return next((member for member in members if isinstance(member, expected)), kind)
     return kind
@@ -225,8 +237,9 @@ def kind_of(value: object) -> str:
 
 def shortened(value: object) -> str:
     """Return a number or keyword as JSON, in ASCII, of at most 40 characters."""
-    # A larger integer has more digits than Python converts.
-    text = str(value) if isinstance(value, int) and abs(value) < 10**30 else json.dumps(value)
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "an integer of more than 40 digits"  # Python refuses to print very long ones
+    text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "…"
 
 
