@@ -41,7 +41,12 @@ from workload import BENCH, ROOT, Workload, mixed_texts, prepare, workloads
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PEERS = ("sentence-transformers", "FlagEmbedding")
 ENGINE_TESTS = "tests/worker/engine"
-TESTS = (f"{ENGINE_TESTS}/test_attention.py", f"{ENGINE_TESTS}/test_parity.py", "-k", "cuda")
+TESTS = (
+    f"{ENGINE_TESTS}/test_attention.py",
+    f"{ENGINE_TESTS}/test_model.py",
+    "-k",
+    "cuda or varlen",
+)
 
 
 def run_tests() -> dict[str, Any]:

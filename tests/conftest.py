@@ -36,7 +36,7 @@ def settings_in(folder: Path, **changes: Any) -> Settings:
     defaults = {
         "embed_model": folder / MODELS[0],
         "rerank_model": folder / MODELS[1],
-        "device": "cpu",  # fp32 and the same on every machine; tests of a GPU say so
+        "device": "cpu",  # fp32 and the same on every machine, unless a test is for a GPU
     }
     return Settings(**(defaults | changes))
 
@@ -54,22 +54,22 @@ def runtimes(
     checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[EngineName], Path]:
     """The miniature's runtime folders for an engine."""
-    made: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
 
     def runtime(engine: EngineName) -> Path:
-        if engine not in made:
-            made[engine] = tmp_path_factory.mktemp(engine)
+        if engine not in folders:
+            folders[engine] = tmp_path_factory.mktemp(engine)
             for model in MODELS:
                 name = f"miniature/{model}"
-                convert(checkpoints / model, made[engine] / model, engine=engine, name=name)
-        return made[engine]
+                convert(checkpoints / model, folders[engine] / model, engine=engine, name=name)
+        return folders[engine]
 
     return runtime
 
 
 @pytest.fixture(scope="session", params=["packed", "flagembedding"])
 def engine(request: pytest.FixtureRequest, runtimes: Callable[[EngineName], Path]) -> Engine:
-    """Both engines, one after the other: whoever asks for it is tested with each."""
+    """Each engine in turn: a test with this fixture runs with both."""
     return load_engine(settings_in(runtimes(request.param), engine=request.param))
 
 
@@ -81,9 +81,9 @@ def packed(runtimes: Callable[[EngineName], Path]) -> Engine:
 @pytest.fixture
 def service(engine: Engine) -> Iterator[Service]:
     """A service with the default limits, on each engine."""
-    with_limits = Service(engine, Settings())
-    yield with_limits
-    with_limits.close(timeout=10)
+    service = Service(engine, Settings())
+    yield service
+    service.close(timeout=10)
 
 
 @pytest.fixture(scope="session")
@@ -93,8 +93,8 @@ def corpus() -> list[dict[str, str]]:
 
 
 @pytest.fixture(autouse=True)
-def forgotten_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key of one test is an ordinary word of the next."""
+def no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redact no key of an earlier test."""
     monkeypatch.setattr("bge_client.redaction._secrets", set())
 
 

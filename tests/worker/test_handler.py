@@ -9,7 +9,9 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,13 @@ from fakes.worker_process import WorkerProcess
 from handler import make_handler
 
 HANDLER = ROOT / "worker" / "handler.py"
-
-
-ENGINES = ["packed", "flagembedding"]
-
-
 LONG = 60.0
+Environment = Callable[[EngineName], dict[str, str]]
+Check = Callable[[dict[str, Any]], None]
 
 
 @pytest.fixture
-def environment(runtimes: Callable[[EngineName], Path]) -> Callable[[EngineName], dict[str, str]]:
+def environment(runtimes: Callable[[EngineName], Path]) -> Environment:
     def variables(engine: EngineName) -> dict[str, str]:
         folder = runtimes(engine)
         return {
@@ -49,14 +48,41 @@ def environment(runtimes: Callable[[EngineName], Path]) -> Callable[[EngineName]
     return variables
 
 
-Environment = Callable[[EngineName], dict[str, str]]
+@pytest.fixture
+def env(environment: Environment) -> dict[str, str]:
+    return environment("packed")
 
 
-Check = Callable[[dict[str, Any]], None]
+@contextmanager
+def worker_of(
+    env: dict[str, str], poll_seconds: float = 1.0
+) -> Iterator[tuple[JobServer, WorkerProcess]]:
+    """Yield a job server and a worker that has polled it; check that it kept the protocol."""
+    with (
+        JobServer(poll_seconds=poll_seconds) as server,
+        WorkerProcess(HANDLER, server, env) as worker,
+    ):
+        worker.wait_ready(LONG)
+        yield server, worker
+        assert server.violations == []
+
+
+def run_handler(env: dict[str, str], *arguments: str, cwd: Path | None = None) -> Any:
+    return subprocess.run(
+        [sys.executable, HANDLER, *arguments],
+        cwd=cwd,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=LONG,
+    )
+
+
+# ------------------------------------------------------------------------ random jobs
 
 
 def mixed_jobs(count: int) -> list[tuple[dict[str, Any], Check]]:
-    """Payloads good and bad, each with what its answer must satisfy."""
+    """Return valid and invalid payloads, each with a check of its reply."""
     draw = random.Random(0)
     makers = [embed_job, rerank_job, bad_job, info_job]
     return [draw.choices(makers, [6, 4, 2, 1])[0](draw) for _ in range(count)]
@@ -71,11 +97,10 @@ def embed_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
     def check(body: dict[str, Any]) -> None:
         vectors = np.array(body["output"]["embeddings"])
         assert vectors.shape == (len(texts), 512)
-        # Its own answer: equal texts have equal vectors, and other texts have others.
-        for one, text in enumerate(texts):
-            for other in range(one):
-                same = sorted(text.split()) == sorted(texts[other].split())
-                assert (vectors[one] @ vectors[other] > 0.9999) == same
+        # A mix-up would show: texts of equal words have equal vectors, and no others have.
+        for (a, text_a), (b, text_b) in combinations(enumerate(texts), 2):
+            is_same = sorted(text_a.split()) == sorted(text_b.split())
+            assert (vectors[a] @ vectors[b] > 0.9999) == is_same
 
     return {"texts": texts}, check
 
@@ -97,10 +122,7 @@ def bad_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
             ({"texts": []}, "ValidationError: `texts` must not be empty. Given: an empty list"),
             ({"texts": "a", "max_length": 1}, "ValidationError: `max_length` must be an integer"),
             ({"query": "a"}, "ValidationError: `documents` is required"),
-            (
-                {"texts": ["a"] * 2048},
-                "TooLargeError: the reply to `texts` must be at most",
-            ),
+            ({"texts": ["a"] * 2048}, "TooLargeError: the reply to `texts` must be at most"),
             ({"openai_route": "/v1/x"}, "ValidationError: `openai_route` must be"),
         ]
     )
@@ -120,44 +142,38 @@ def info_job(draw: random.Random) -> tuple[dict[str, Any], Check]:
 
 
 @pytest.mark.parametrize(("engine", "count"), [("packed", 300), ("flagembedding", 30)])
-def test_mixed_jobs_are_each_answered_once_and_rightly(
+def test_mixed_jobs_are_each_answered_once(
     environment: Environment, engine: EngineName, count: int
 ) -> None:
-    with JobServer() as server, WorkerProcess(HANDLER, server, environment(engine)) as worker:
-        worker.wait_ready(LONG)
+    with worker_of(environment(engine)) as (server, worker):
         jobs = {server.submit(payload): check for payload, check in mixed_jobs(count)}
         for job, check in jobs.items():
             check(server.result(job, LONG))
-        assert server.violations == []
-        assert {job: len(answers) for job, answers in server.results.items()} == dict.fromkeys(
-            jobs, 1
-        )
+        counts = {job: len(results) for job, results in server.results.items()}
+        assert counts == dict.fromkeys(jobs, 1)
         assert server.pings
         assert "море" not in worker.stdout + worker.stderr  # no texts in a log
 
 
-def test_a_result_is_posted_again_until_runpod_has_it(environment: Environment) -> None:
-    with JobServer() as server, WorkerProcess(HANDLER, server, environment("packed")) as worker:
-        worker.wait_ready(LONG)
+# ------------------------------------------------------------------------- delivery
+
+
+def test_a_result_is_posted_again_after_a_transient_failure(env: dict[str, str]) -> None:
+    with worker_of(env) as (server, _):
         server.faults.extend(["reset", 429])
-        job = server.submit({"texts": "море"})
-        assert "output" in server.result(job, LONG)
-        assert server.violations == []
+        assert "output" in server.result(server.submit({"texts": "море"}), LONG)
 
 
-def test_a_result_that_is_refused_for_good_becomes_a_small_error(environment: Environment) -> None:
-    with JobServer() as server, WorkerProcess(HANDLER, server, environment("packed")) as worker:
-        worker.wait_ready(LONG)
+def test_a_refused_result_is_replaced_by_an_error(env: dict[str, str]) -> None:
+    with worker_of(env) as (server, worker):
         server.faults.append(413)
-        job = server.submit({"texts": "море"})
-        error = server.result(job, LONG)["error"]
+        error = server.result(server.submit({"texts": "море"}), LONG)["error"]
         assert error.startswith("InferenceError: RunPod refused the result: HTTP 413 for ")
         assert worker.stderr.count("RunPod refused the result") == 1
 
 
-def test_a_stop_while_a_result_waits_to_be_posted_loses_nothing(environment: Environment) -> None:
-    with JobServer() as server, WorkerProcess(HANDLER, server, environment("packed")) as worker:
-        worker.wait_ready(LONG)
+def test_a_stop_during_delivery_loses_no_result(env: dict[str, str]) -> None:
+    with worker_of(env) as (server, worker):
         server.faults.extend([503] * 4)
         job = server.submit({"texts": "море"})
         server.wait_for(lambda: len(server.faults) < 4, LONG)
@@ -166,44 +182,37 @@ def test_a_stop_while_a_result_waits_to_be_posted_loses_nothing(environment: Env
         assert job in server.results
 
 
-def test_what_is_no_job_is_skipped_and_a_job_in_flight_is_not_taken_twice(
-    environment: Environment,
-) -> None:
+# ---------------------------------------------------------------------- taking jobs
+
+
+def test_malformed_and_repeated_jobs_are_skipped(env: dict[str, str]) -> None:
     job = {"id": "good", "input": {"texts": "море"}, "self": 1, "webhook": "http://x"}
-    no_jobs = [{"input": {"texts": "суша"}}, {"id": 7}, {"id": ""}, 1, None]
-    with JobServer() as server, WorkerProcess(HANDLER, server, environment("packed")) as worker:
-        worker.wait_ready(LONG)
-        server.send(*no_jobs, job, job)
+    malformed = [{"input": {"texts": "суша"}}, {"id": 7}, {"id": ""}, 1, None]
+    with worker_of(env) as (server, worker):
+        server.send(*malformed, job, job)
         assert "output" in server.result("good", LONG)
-        later = server.submit({"texts": "море"})
-        assert "output" in server.result(later, LONG)
-        assert worker.stderr.count("sent a job without an id: skipped") == len(no_jobs)
-        assert server.violations == []
+        assert "output" in server.result(server.submit({"texts": "море"}), LONG)
+        assert worker.stderr.count("sent a job without an id: skipped") == len(malformed)
         worker.terminate()
         assert worker.wait(LONG) == 0
 
 
-def test_no_more_jobs_are_held_than_the_concurrency_allows(environment: Environment) -> None:
-    env = environment("packed") | {"BGE_CONCURRENCY": "3"}
-    with JobServer() as server, WorkerProcess(HANDLER, server, env) as worker:
-        worker.wait_ready(LONG)
+def test_jobs_in_flight_stay_within_the_concurrency(env: dict[str, str]) -> None:
+    with worker_of(env | {"BGE_CONCURRENCY": "3"}) as (server, worker):
         jobs = [server.submit({"texts": ["море"] * 200}) for _ in range(20)]
-        held = [0]
+        in_flight = [0]
 
-        def answered() -> bool:  # asked after every event
-            held.append(len(server.held_by(worker.name)))
+        def all_answered() -> bool:  # called after every event
+            in_flight.append(len(server.held_by(worker.name)))
             return all(job in server.results for job in jobs)
 
-        server.wait_for(answered, LONG)
-        assert max(held) == 3
-        assert not server.violations
+        server.wait_for(all_answered, LONG)
+        assert max(in_flight) == 3
 
 
-def test_a_stop_in_the_middle_loses_no_job_that_was_taken(environment: Environment) -> None:
-    settings = environment("packed") | {"BGE_CONCURRENCY": "16"}
+def test_a_stopping_worker_answers_the_jobs_it_took(env: dict[str, str]) -> None:
     slow = {"texts": ["слово " * 400] * 40, "return_colbert": False}
-    with JobServer() as server, WorkerProcess(HANDLER, server, settings) as worker:
-        worker.wait_ready(LONG)
+    with worker_of(env | {"BGE_CONCURRENCY": "16"}) as (server, worker):
         for _ in range(64):
             server.submit(slow)
         server.wait_for(lambda: len(server.taken) >= 16, LONG)
@@ -211,124 +220,90 @@ def test_a_stop_in_the_middle_loses_no_job_that_was_taken(environment: Environme
         assert worker.wait(LONG) == 0
         assert 16 <= len(server.taken) < 64
         assert sorted(server.results) == sorted(server.taken)
-        assert server.violations == []
 
 
-def test_a_job_that_an_open_poll_brings_after_the_stop_is_answered(
-    environment: Environment,
-) -> None:
-    with (
-        JobServer(poll_seconds=3) as server,
-        WorkerProcess(HANDLER, server, environment("packed")) as worker,
-    ):
-        worker.wait_ready(LONG)
+def test_a_job_that_an_open_poll_returns_after_the_stop_is_answered(env: dict[str, str]) -> None:
+    with worker_of(env, poll_seconds=3) as (server, worker):
         worker.terminate()
-        time.sleep(5 * PromptScaler.stop_check_seconds)  # it has looked, and the poll is still open
+        time.sleep(5 * PromptScaler.stop_check_seconds)  # it has noticed; the poll is still open
         job = server.submit({"texts": "море"})
         worker.wait(LONG)
         assert (job in server.results) == (job in server.taken)
 
 
-def test_a_cancelled_job_frees_its_place(environment: Environment) -> None:
-    settings = environment("packed") | {"BGE_MAX_QUEUE": "4", "BGE_CONCURRENCY": "4"}
+def test_a_cancelled_job_frees_its_slot(env: dict[str, str]) -> None:
     bulk = {"texts": ["слово " * 3000] * 60, "encoding_format": "base64"}
-    with JobServer() as server, WorkerProcess(HANDLER, server, settings) as worker:
-        worker.wait_ready(LONG)
+    with worker_of(env | {"BGE_MAX_QUEUE": "4", "BGE_CONCURRENCY": "4"}) as (server, worker):
         jobs = [server.submit(bulk) for _ in range(4)]
-        # Not just taken: a stop for a job that waits in the SDK's own queue is ignored by it.
+        # Started, not only taken: the SDK ignores a stop for a job in its own queue.
         server.wait_for(lambda: worker.stdout.count("Started.") == 4, LONG)
         for job in jobs:
             server.cancel(job)
-        query = server.submit({"texts": "море"})
-        assert "output" in server.result(query, LONG)
+        assert "output" in server.result(server.submit({"texts": "море"}), LONG)
         assert not set(jobs) & set(server.results)
         assert worker.stdout.count("Stopping job") == 4
 
 
-def test_a_worker_that_can_no_longer_answer_asks_to_be_replaced(packed: PackedEngine) -> None:
+def test_a_stopped_service_asks_for_another_worker(packed: PackedEngine) -> None:
     service = Service(packed, Settings())
-    answer = make_handler(service, UnloggedReply)
-    good = asyncio.run(answer({"input": {"texts": "море"}}))
-    assert repr(good) == "<8 fields>"  # the SDK formats every reply for its log
-    assert len(json.loads(json.dumps(good))["embeddings"]) == 1
-    bad = asyncio.run(answer({"input": {"texts": ""}}))
-    assert [*bad] == ["error"]
+    handler = make_handler(service, UnloggedReply)
+    reply = asyncio.run(handler({"input": {"texts": "море"}}))
+    assert repr(reply) == "<8 fields>"  # the SDK formats every reply for its log
+    assert len(json.loads(json.dumps(reply))["embeddings"]) == 1
+    assert [*asyncio.run(handler({"input": {"texts": ""}}))] == ["error"]
     service.close()
-    late = asyncio.run(answer({"input": {"texts": "море"}}))
-    assert late == {
-        "error": "OverloadedError: this worker is stopping",
-        "refresh_worker": True,
-    }
+    refused = asyncio.run(handler({"input": {"texts": "море"}}))
+    assert refused["error"].startswith("OverloadedError")
+    assert refused.keys() == {"error", "refresh_worker"}
+    assert refused["refresh_worker"] is True
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_the_local_harness_answers_and_exits_1_on_a_failed_job(
+# ------------------------------------------------------------------------- by hand
+
+
+@pytest.mark.parametrize("engine", ["packed", "flagembedding"])
+def test_the_local_harness_exits_with_1_after_a_failed_job(
     environment: Environment, engine: EngineName, tmp_path: Path
 ) -> None:
-    def harness(payload: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    def run(payload: dict[str, Any]) -> Any:
         (tmp_path / "test_input.json").write_text(json.dumps({"input": payload}))
-        return subprocess.run(
-            [sys.executable, HANDLER],
-            cwd=tmp_path,
-            env=os.environ | environment(engine),
-            capture_output=True,
-            text=True,
-            timeout=LONG,
-        )
+        return run_handler(environment(engine), cwd=tmp_path)
 
-    good = harness({"texts": "море", "encoding_format": "base64"})
+    good, bad = run({"texts": "море", "encoding_format": "base64"}), run({"texts": " "})
     assert good.returncode == 0, good.stderr
     assert "'embeddings': ['" in good.stdout
-    bad = harness({"texts": " "})
     assert bad.returncode == 1
     assert "failed with error: ValidationError: `texts` must not be empty or blank" in bad.stdout
 
 
+INFO = ["--test_input", '{"input": {"info": true}}']
+
+
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("arguments", "variables", "message"),
     [
-        ({"BGE_MAX_QUEUE": "-1"}, "`BGE_MAX_QUEUE` must be a whole number, at least 1"),
-        ({"BGE_EMBED_MODEL": "/nowhere"}, "`/nowhere` is not a runtime folder"),
-        (
-            {"BGE_ENGINE": "flagembedding"},
-            "converted for the engine packed; `BGE_ENGINE` is",
-        ),
+        (INFO, {"BGE_MAX_QUEUE": "-1"}, "`BGE_MAX_QUEUE` must be a whole number, at least 1"),
+        (INFO, {"BGE_EMBED_MODEL": "/nowhere"}, "`/nowhere` is not a runtime folder"),
+        (INFO, {"BGE_ENGINE": "flagembedding"}, "converted for the engine packed; `BGE_ENGINE` is"),
+        (["--test_input", "no JSON"], {}, "`--test_input` is not JSON"),
+        ([], {}, "`test_input.json` is not JSON"),
     ],
 )
-def test_a_worker_that_cannot_start_says_why_in_one_sentence(
-    environment: Environment, change: dict[str, str], sentence: str
-) -> None:
-    run = subprocess.run(
-        [sys.executable, HANDLER, "--test_input", '{"input": {"info": true}}'],
-        env=os.environ | environment("packed") | change,
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-    )
-    assert run.returncode == 1
-    assert sentence in run.stderr
-    assert "Traceback" not in run.stderr
-
-
-@pytest.mark.parametrize("arguments", [["--test_input", "no JSON"], []])
-def test_a_test_input_that_is_no_json_is_one_sentence(
-    environment: Environment, arguments: list[str], tmp_path: Path
+def test_a_failed_start_is_explained_without_a_traceback(
+    env: dict[str, str],
+    arguments: list[str],
+    variables: dict[str, str],
+    message: str,
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "test_input.json").write_text("{")
-    run = subprocess.run(
-        [sys.executable, HANDLER, *arguments],
-        cwd=tmp_path,
-        env=os.environ | environment("packed"),
-        capture_output=True,
-        text=True,
-        timeout=LONG,
-    )
-    assert run.returncode == 1
-    assert "is not JSON" in run.stderr
-    assert "Traceback" not in run.stderr
+    ended = run_handler(env | variables, *arguments, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
-def test_a_worker_imports_neither_transformers_nor_flagembedding(environment: Environment) -> None:
+def test_a_worker_imports_neither_transformers_nor_flagembedding(env: dict[str, str]) -> None:
     program = f"""
 import runpy, sys
 sys.argv = ["handler.py", "--test_input", '{{"input": {{"texts": "a"}}}}']
@@ -339,11 +314,8 @@ except SystemExit as ending:
 heavy = {{"transformers", "FlagEmbedding", "sentencepiece", "huggingface_hub", "torch"}}
 print("loaded:", sorted(heavy & set(sys.modules)))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | environment("packed"),
-        capture_output=True,
-        text=True,
-        timeout=LONG,
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(
+        command, env=os.environ | env, capture_output=True, text=True, timeout=LONG
     )
-    assert run.stdout.splitlines()[-1] == "loaded: ['torch']", run.stdout + run.stderr
+    assert ended.stdout.splitlines()[-1] == "loaded: ['torch']", ended.stdout + ended.stderr

@@ -31,9 +31,7 @@ def env(runtimes: Callable[[EngineName], Path]) -> dict[str, str]:
     }
 
 
-def test_it_answers_ping_while_it_loads_and_requests_wait(
-    env: dict[str, str], tmp_path: Path
-) -> None:
+def test_requests_wait_while_the_models_load(env: dict[str, str], tmp_path: Path) -> None:
     with ServerProcess(env, tmp_path / "log") as server:
         assert server.wait_for(204)[-1] == 204
         early = httpx.post(f"{server.url}/native/embed", json={"texts": "море"}, timeout=60)
@@ -41,7 +39,7 @@ def test_it_answers_ping_while_it_loads_and_requests_wait(
         assert server.ping() == 200
 
 
-def test_sigterm_while_loading_ends_it_at_once(env: dict[str, str], tmp_path: Path) -> None:
+def test_sigterm_during_loading_ends_the_process(env: dict[str, str], tmp_path: Path) -> None:
     with ServerProcess(env, tmp_path / "log") as server:
         server.wait_for(204)
         server.terminate()
@@ -49,7 +47,7 @@ def test_sigterm_while_loading_ends_it_at_once(env: dict[str, str], tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_lets_what_is_in_flight_finish(
+def test_requests_in_flight_finish_after_a_signal(
     name: signal.Signals, env: dict[str, str], tmp_path: Path
 ) -> None:
     with ServerProcess(env, tmp_path / "log") as server, ThreadPoolExecutor(4) as pool:
@@ -66,9 +64,7 @@ def test_a_signal_lets_what_is_in_flight_finish(
         assert "Traceback" not in server.log
 
 
-def test_after_sigkill_it_starts_again_on_the_same_port(
-    env: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_killed_server_restarts_on_its_port(env: dict[str, str], tmp_path: Path) -> None:
     server = ServerProcess(env, tmp_path / "log")
     for _ in range(2):
         with server, httpx.Client(base_url=server.url) as client:
@@ -76,7 +72,7 @@ def test_after_sigkill_it_starts_again_on_the_same_port(
             assert client.post("/native/embed", json={"texts": "море"}).status_code == 200
 
 
-def test_the_health_port_answers_too(env: dict[str, str], tmp_path: Path) -> None:
+def test_the_health_port_answers_ping(env: dict[str, str], tmp_path: Path) -> None:
     health = free_port()
     with ServerProcess(env | {"PORT_HEALTH": str(health)}, tmp_path / "log") as server:
         server.wait_for(200)
@@ -84,7 +80,7 @@ def test_the_health_port_answers_too(env: dict[str, str], tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "variables", "sentence"),
+    ("arguments", "variables", "message"),
     [
         (["--host", "0.0.0.0"], {}, "`BGE_API_KEY` is not set"),
         (["--host", "::"], {}, "`BGE_API_KEY` is not set"),
@@ -101,8 +97,8 @@ def test_the_health_port_answers_too(env: dict[str, str], tmp_path: Path) -> Non
         ([], {"BGE_EMBED_MODEL": "/nowhere"}, "`/nowhere` is not a runtime folder"),
     ],
 )
-def test_it_says_why_it_cannot_start(
-    arguments: list[str], variables: dict[str, str], sentence: str, env: dict[str, str]
+def test_a_failed_start_is_explained_in_one_line(
+    arguments: list[str], variables: dict[str, str], message: str, env: dict[str, str]
 ) -> None:
     ended = subprocess.run(
         [sys.executable, SERVER, "--port", str(free_port()), *arguments],
@@ -112,13 +108,15 @@ def test_it_says_why_it_cannot_start(
         timeout=60,
     )
     assert ended.returncode == 1
-    assert sentence in ended.stderr
+    assert message in ended.stderr
     assert len(ended.stderr.splitlines()[-1]) < 250
     assert "Traceback" not in ended.stderr
     assert "a key" not in ended.stderr
 
 
-def test_the_container_s_health_check_uses_no_proxy(env: dict[str, str], tmp_path: Path) -> None:
+def test_the_health_check_of_the_container_uses_no_proxy(
+    env: dict[str, str], tmp_path: Path
+) -> None:
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:1")
     with ServerProcess(env, tmp_path / "log") as server:
         server.wait_for(204)
@@ -131,16 +129,14 @@ def test_the_container_s_health_check_uses_no_proxy(env: dict[str, str], tmp_pat
         assert check.returncode == 0
 
 
-def test_insecure_lets_any_name_in_by_option_too(env: dict[str, str], tmp_path: Path) -> None:
+def test_the_insecure_option_admits_any_host_name(env: dict[str, str], tmp_path: Path) -> None:
     with ServerProcess(env, tmp_path / "log", "--insecure") as server:
         server.wait_for(204)
         proxied = httpx.get(f"{server.url}/health", headers={"Host": "bge.example"})
         assert proxied.status_code == 200
 
 
-def test_with_few_descriptors_ping_is_answered_all_the_same(
-    env: dict[str, str], tmp_path: Path
-) -> None:
+def test_ping_is_answered_with_few_descriptors(env: dict[str, str], tmp_path: Path) -> None:
     server = ServerProcess(env, tmp_path / "log", descriptors=256)
     with server, ExitStack() as stack:
         server.wait_for(200)
@@ -149,7 +145,7 @@ def test_with_few_descriptors_ping_is_answered_all_the_same(
         assert server.ping() == 200
 
 
-def test_a_port_that_is_taken_is_named(env: dict[str, str], tmp_path: Path) -> None:
+def test_a_port_in_use_is_named(env: dict[str, str], tmp_path: Path) -> None:
     with ServerProcess(env, tmp_path / "log") as server:
         server.wait_for(204)
         command = [sys.executable, str(SERVER), "--port", str(server.port)]

@@ -22,8 +22,8 @@ def test_dialects_agree(url: str) -> None:
             )
         )
         vectors = [item["embedding"] for item in openai["data"]]
-        for other in (vectors, tei, job["output"]["embeddings"]):
-            np.testing.assert_allclose(other, native["embeddings"], atol=1e-6)
+        for converted in (vectors, tei, job["output"]["embeddings"]):
+            np.testing.assert_allclose(converted, native["embeddings"], atol=1e-6)
         body = {"query": "минимум", "documents": TEXTS, "top_n": None, "return_documents": False}
         rankings = [
             client.post(path, json=body).raise_for_status().json()["results"]

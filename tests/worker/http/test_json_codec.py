@@ -1,4 +1,4 @@
-"""JSON from callers: what is refused before it is parsed, and what waits for whom."""
+"""Bodies are checked before they are parsed, large ones one at a time; replies are plain JSON."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TEXTS = st.lists(st.text(alphabet='\\"[]{},:aя'), max_size=5)
 LARGE = orjson.dumps(["a" * LARGE_BODY_BYTES])
 
 
-def test_text_of_commas_and_brackets_is_text() -> None:
+def test_commas_and_brackets_in_strings_are_not_counted() -> None:
     body = {"documents": ["1,2,[3],{4:5}," * 70_000] * 5}
     assert parse_json(orjson.dumps(body)) == body
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(texts=TEXTS, slice_bytes=st.integers(1, 30))
-def test_quotes_and_backslashes_end_no_text(
+def test_escaped_quotes_do_not_end_a_string(
     texts: list[str], slice_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_codec, "SLICE_BYTES", slice_bytes)
@@ -44,7 +44,7 @@ def test_quotes_and_backslashes_end_no_text(
 
 
 @pytest.mark.parametrize(
-    ("body", "sentence"),
+    ("body", "message"),
     [
         (b"[" + b"[]," * MAX_VALUES + b"[]]", f"at most {MAX_VALUES} values"),
         (b"[" + b"1," * MAX_VALUES + b"1]", f"at most {MAX_VALUES} values"),
@@ -55,14 +55,14 @@ def test_quotes_and_backslashes_end_no_text(
         (b"[" * MAX_DEPTH + b"," * 9, "the body is not JSON"),
         (b"[" * MAX_DEPTH + b"]" * (MAX_DEPTH + 9), "the body is not JSON"),
     ],
-    ids=["lists", "numbers", "keys", "deep lists", "deep objects", "open", "bad", "closed twice"],
+    ids=["lists", "numbers", "keys", "deep lists", "deep objects", "unclosed", "bad", "overclosed"],
 )
-def test_what_would_take_long_to_parse_is_refused(body: bytes, sentence: str) -> None:
-    with pytest.raises(ValidationError, match=sentence):
+def test_too_many_values_or_levels_are_refused(body: bytes, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         parse_json(body)
 
 
-def test_what_is_just_within_the_limits_is_parsed() -> None:
+def test_a_body_at_the_limits_is_parsed() -> None:
     deep: Any = 1
     for _ in range(MAX_DEPTH):
         deep = [deep]
@@ -70,21 +70,19 @@ def test_what_is_just_within_the_limits_is_parsed() -> None:
     assert len(parse_json(orjson.dumps([7] * MAX_VALUES))) == MAX_VALUES
 
 
-def test_the_event_loop_goes_on_while_a_large_body_is_parsed() -> None:
-    async def both() -> None:
+def test_a_small_body_does_not_wait_for_a_large_one() -> None:
+    async def scenario() -> None:
         parser = JsonParser()
         large = asyncio.create_task(parser.parse(LARGE))
-        assert await parser.parse(b"[1]") == [1]  # without a turn
+        assert await parser.parse(b"[1]") == [1]  # without another turn of the loop
         assert not large.done()
         assert await large == ["a" * LARGE_BODY_BYTES]
 
-    asyncio.run(both())
+    asyncio.run(scenario())
 
 
-def test_large_bodies_of_callers_who_hung_up_do_not_pile_up(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One is parsed at a time, and one that a thread has begun is held, and counted, to its end."""
+def test_cancelled_large_bodies_do_not_accumulate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is parsed at a time; a cancelled call returns only after its thread has ended."""
     events: list[str] = []
     release = threading.Event()
 
@@ -93,22 +91,22 @@ def test_large_bodies_of_callers_who_hung_up_do_not_pile_up(
         assert release.wait(SOON)
         events.append("end")
 
-    async def hang_up() -> None:
+    async def scenario() -> None:
         parser = JsonParser()
-        begun, behind = (asyncio.create_task(parser.parse(LARGE)) for _ in range(2))
+        running, waiting = (asyncio.create_task(parser.parse(LARGE)) for _ in range(2))
         while not events:
             await asyncio.sleep(0)
-        behind.cancel()
-        begun.cancel()
+        waiting.cancel()
+        running.cancel()
         await asyncio.sleep(0)
-        assert not begun.done()
+        assert not running.done()
         release.set()
-        results = await asyncio.gather(begun, behind, return_exceptions=True)
+        results = await asyncio.gather(running, waiting, return_exceptions=True)
         assert [type(result) for result in results] == [asyncio.CancelledError] * 2
         assert events == ["begin", "end"]
 
     monkeypatch.setattr(json_codec, "parse_json", parse)
-    asyncio.run(hang_up())
+    asyncio.run(scenario())
 
 
 @given(
@@ -118,8 +116,8 @@ def test_large_bodies_of_callers_who_hung_up_do_not_pile_up(
         lambda items: st.lists(items) | st.dictionaries(st.text(), items),
     )
 )  # fmt: skip
-def test_a_reply_s_json_is_python_s_own(value: Any) -> None:
-    # Whatever mixes lists and scalars: the encoder goes into a list by its first item.
+def test_to_json_is_read_back_unchanged(value: Any) -> None:
+    # The encoder decides by the first item, so a list never mixes objects and scalars.
     if isinstance(value, list) and value and isinstance(value[0], list | dict):
         value = [item for item in value if isinstance(item, list | dict)]
     assert json.loads(to_json(value)) == value

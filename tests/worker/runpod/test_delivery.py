@@ -1,4 +1,4 @@
-"""Results against a session that fails as a network does."""
+"""Results are posted until RunPod has them, through the failures of a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ URL = "http://runpod/done/$ID?gpu=none"
 
 
 class Session:
-    """As much of aiohttp's as is used: each post meets the next outcome, the last for ever."""
+    """The part of aiohttp's session in use. Each post has the next outcome; the last repeats."""
 
     def __init__(self, *outcomes: int | Exception) -> None:
         self._outcomes = deque(outcomes)
@@ -39,7 +39,7 @@ class Session:
         yield SimpleNamespace(status=outcome, read=self._read)
 
     async def _read(self) -> None:
-        raise ConnectionResetError("the status was there")
+        raise ConnectionResetError("after the status")
 
 
 def post(session: Session, result: dict[str, Any], retry_seconds: float = 60.0) -> None:
@@ -50,14 +50,14 @@ def post(session: Session, result: dict[str, Any], retry_seconds: float = 60.0) 
 @pytest.mark.parametrize(
     "failure", [ConnectionResetError("away"), TimeoutError(), RuntimeError(), 302, 408, 429, 500]
 )
-def test_what_passes_is_tried_again(failure: int | Exception) -> None:
+def test_a_transient_failure_is_retried(failure: int | Exception) -> None:
     session = Session(failure, failure, 200)
     post(session, {"output": {}})
     assert session.bodies == [{"output": {}}] * 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413])
-def test_what_is_refused_for_good_becomes_a_small_error(
+def test_a_refused_result_is_replaced_by_an_error(
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     session = Session(status, 200)
@@ -68,19 +68,19 @@ def test_what_is_refused_for_good_becomes_a_small_error(
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
 
 
-def test_a_small_error_that_is_refused_too_is_the_last() -> None:
+def test_a_refused_error_is_not_posted_again() -> None:
     session = Session(400)
     post(session, {"output": {}})
     assert len(session.bodies) == 2
 
 
-def test_a_result_is_given_up_after_a_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_result_is_dropped_after_the_retry_time(caplog: pytest.LogCaptureFixture) -> None:
     post(Session(503), {"output": {}}, retry_seconds=0.0)
     assert "job job-1: the result could not be posted: HTTP 503" in caplog.text
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), "\udc00"])
-def test_a_reply_that_is_no_json_becomes_an_error(value: object) -> None:
+def test_a_reply_that_is_not_json_becomes_an_error(value: object) -> None:
     session = Session(200)
     post(session, {"output": value})
     assert [*session.bodies[0]] == ["error"]

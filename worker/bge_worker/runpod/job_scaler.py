@@ -1,7 +1,7 @@
 """RunPod's SDK, without the behaviour that loses results or costs more than a request.
 
-Written against version 1.12.0, which `worker/requirements.txt` pins. `tests/worker/test_handler.py`
-checks that a version still has what this module builds on.
+Written against version 1.12.0, which `worker/requirements.txt` pins.
+`tests/worker/runpod/test_job_scaler.py` checks that a version has what this module builds on.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def test_openai_with_token_ids(packed: Engine, vectors: list[list[float]]) -> No
 def test_openai_async(url: str, vectors: list[list[float]]) -> None:
     async def embed() -> Any:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
-            one, two = (client.embeddings.create(model=EMBED_MODEL, input=text) for text in TEXTS)
-            return await asyncio.gather(one, two)
+            requests = (client.embeddings.create(model=EMBED_MODEL, input=text) for text in TEXTS)
+            return await asyncio.gather(*requests)
 
     got = [reply.data[0].embedding for reply in asyncio.run(embed())]
     np.testing.assert_allclose(got, vectors, atol=1e-5)
