@@ -41,12 +41,8 @@ from workload import BENCH, ROOT, Workload, mixed_texts, prepare, workloads
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PEERS = ("sentence-transformers", "FlagEmbedding")
 ENGINE_TESTS = "tests/worker/engine"
-TESTS = (
-    f"{ENGINE_TESTS}/test_attention.py",
-    f"{ENGINE_TESTS}/test_model.py",
-    "-k",
-    "cuda or varlen",
-)
+FILES = (f"{ENGINE_TESTS}/test_attention.py", f"{ENGINE_TESTS}/test_model.py")
+TESTS = (*FILES, "-k", "cuda or varlen")
 
 
 def run_tests() -> dict[str, Any]:

@@ -27,7 +27,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bge_worker.errors import StartError, WorkerError
-from bge_worker.http.app import Server
+from bge_worker.http.app import Application
 from bge_worker.http.connections import connection_limits
 from bge_worker.http.metrics import Metrics
 from bge_worker.http.server import (
@@ -99,7 +99,7 @@ def serve(settings: Settings, listeners: list[socket.socket]) -> None:
     metrics = Metrics()
     service: Future[Service] = Future()
     timeouts = Timeouts()
-    app = Server(settings, metrics, service, timeouts).asgi
+    app = Application(settings, metrics, service, timeouts).asgi
     server = StoppableServer(configuration(app, connection_limits(), timeouts), service)
 
     def stop_if_failed(loaded: Future[Service]) -> None:

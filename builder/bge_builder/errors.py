@@ -1,7 +1,7 @@
 """Errors that a command reports in one line.
 
 BuilderError
-├── ConvertError    convert.py
+├── ConvertError    convert.py, config.py
 ├── FetchError      fetch.py
 ├── DeployError     deploy.py
 └── LockedError     folders.py
@@ -10,3 +10,7 @@ BuilderError
 
 class BuilderError(Exception):
     """`python -m bge_builder` prints the message and exits with code 1."""
+
+
+class ConvertError(BuilderError):
+    """The source cannot be converted. The message names the file, field or tensor."""

@@ -23,7 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bge_builder.__main__ import main
-from bge_builder.convert import ConvertError, convert
+from bge_builder.convert import convert
+from bge_builder.errors import ConvertError
 from bge_builder.folders import LockedError
 from bge_worker.engine.checkpoint import File, Manifest, check_files, expected_shapes, load
 from bge_worker.engine.engine import load_engine
@@ -511,6 +512,7 @@ PAUSED_CONVERT = """
 import sys
 from pathlib import Path
 import bge_builder.convert as module
+from bge_builder.errors import BuilderError
 make_manifest = module.make_manifest
 def paused(*arguments):
     print("writing", flush=True)
@@ -519,7 +521,7 @@ def paused(*arguments):
 module.make_manifest = paused
 try:
     module.convert(Path(sys.argv[1]), Path(sys.argv[2]))
-except module.BuilderError as error:
+except BuilderError as error:
     sys.exit(str(error))
 """
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from bge_worker.engine.engine import Engine
 from bge_worker.errors import WorkerError
-from bge_worker.http.app import Server
+from bge_worker.http.app import Application
 from bge_worker.http.connections import ConnectionLimits
 from bge_worker.http.memory import HeldBytes
 from bge_worker.http.metrics import Metrics
@@ -67,7 +67,7 @@ def serving(
     metrics.watch(service)
     loaded: Future[Service] = Future()
     loaded.set_result(service)
-    app = Server(settings, metrics, loaded, timeouts, held).asgi
+    app = Application(settings, metrics, loaded, timeouts, held).asgi
     try:
         listener = listener or socket.create_server(("127.0.0.1", 0))
         with listening(app, listener, timeouts, max_connections=max_connections) as url:

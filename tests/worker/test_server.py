@@ -114,9 +114,7 @@ def test_a_failed_start_is_explained_in_one_line(
     assert "a key" not in ended.stderr
 
 
-def test_the_health_check_of_the_container_uses_no_proxy(
-    env: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_container_health_check_uses_no_proxy(env: dict[str, str], tmp_path: Path) -> None:
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:1")
     with ServerProcess(env, tmp_path / "log") as server:
         server.wait_for(204)

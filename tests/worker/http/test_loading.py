@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from bge_worker.errors import StartError
-from bge_worker.http.app import Server
+from bge_worker.http.app import Application
 from bge_worker.http.metrics import Metrics
 from bge_worker.serving.service import Service
 from bge_worker.settings import Settings
@@ -20,7 +20,7 @@ from fakes.serving import RERANK, eventually, listening
 
 def test_requests_wait_while_the_models_load() -> None:
     service: Future[Service] = Future()
-    app = Server(Settings(), Metrics(), service).asgi
+    app = Application(Settings(), Metrics(), service).asgi
     with (
         listening(app, socket.create_server(("127.0.0.1", 0))) as url,
         closing(Service(FakeEngine(), Settings())) as loaded,
@@ -38,7 +38,7 @@ def test_requests_wait_while_the_models_load() -> None:
 def test_a_failed_load_makes_the_server_unhealthy() -> None:
     service: Future[Any] = Future()
     service.set_exception(StartError("no such folder"))
-    app = Server(Settings(), Metrics(), service).asgi
+    app = Application(Settings(), Metrics(), service).asgi
     with listening(app, socket.create_server(("127.0.0.1", 0))) as url:
         assert httpx.get(f"{url}/ping").status_code == 503
         assert httpx.get(f"{url}/health").json()["workers"]["unhealthy"] == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # imports torch, and /ping is answered before that
 ROUTES: tuple[Route, ...] = (*native.ROUTES, *openai.ROUTES, *cohere.ROUTES, *tei.ROUTES)
 
 
-class Server:
+class Application:
     """The application. It answers /ping at once, everything else when the service has loaded."""
 
     def __init__(
@@ -63,8 +63,8 @@ class Server:
         endpoints = []
         for path in {path: None for route in ROUTES for path in route.paths}:
             routes = [route for route in ROUTES if path in route.paths]
-            answer = partial(self._infer, routes)
-            endpoints.append(Endpoint("POST", path, answer, routes[0].dialect))
+            handle = partial(self._infer, routes)
+            endpoints.append(Endpoint("POST", path, handle, routes[0].dialect))
         return endpoints
 
     async def _infer(self, routes: Sequence[Route], request: Request) -> Response:
@@ -106,8 +106,11 @@ class Server:
         return Response(to_json(reply), media_type="application/json")
 
     async def _get_openapi(self, request: Request) -> Response:
-        document = openapi.describe(ROUTES, has_key=self._settings.api_key is not None)
-        return Response(to_json(document), media_type="application/json")
+        return Response(self._openapi, media_type="application/json")
+
+    @cached_property
+    def _openapi(self) -> bytes:
+        return to_json(openapi.describe(ROUTES, has_key=self._settings.api_key is not None))
 
     async def _get_docs(self, request: Request) -> Response:
         return HTMLResponse(openapi.DOCS_PAGE)
@@ -116,9 +119,9 @@ class Server:
 def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:
     """RunPod's API: at the root, and under the id of an endpoint."""
     return [
-        Endpoint(method, prefix + path, answer)
+        Endpoint(method, prefix + path, handle)
         for prefix in ("", "/v2/{endpoint}")
-        for method, path, answer in (
+        for method, path, handle in (
             ("POST", "/run", jobs.run),
             ("POST", "/runsync", jobs.runsync),
             ("GET", "/status/{job_id}", jobs.status),

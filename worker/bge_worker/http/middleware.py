@@ -1,6 +1,6 @@
 """What every HTTP request passes before its route, and what its reply passes after it.
 
-    site ─▶ key ─▶ slot ─▶ size ─▶ body ─▶ route ─▶ reply ─▶ one log line, one count
+    site ─▶ key ─▶ declared size ─▶ slot ─▶ body ─▶ endpoint ─▶ reply ─▶ one log line, one count
 
 A refusal is cheap: the body is not read before the key is right, a slot is free and the declared
 size is allowed. If the caller disconnects, the route is cancelled, which takes its request out of
@@ -37,7 +37,7 @@ from .memory import HeldBytes
 from .metrics import Metrics
 from .routes.native import NATIVE
 from .routes.route import Dialect
-from .routing import Endpoint, Router, answer
+from .routing import Endpoint, Router, dispatch
 from .timeouts import Timeouts
 
 access_log = logging.getLogger("bge_worker.access")
@@ -105,7 +105,7 @@ class Middleware:
         began = perf_counter()
         endpoint = self._router.find(scope)
         exchange = Exchange(endpoint, scope["method"], uuid.uuid4().hex[:16])
-        send = self._counted(send, exchange)
+        send = self._wrap_send(send, exchange)
         try:
             await self._pass(scope, receive, send, exchange)
         except DisconnectedError:
@@ -122,13 +122,13 @@ class Middleware:
         """Run the checks and the route; turn errors into replies of the dialect."""
         try:
             # Reads no body, computes nothing, and must work when the worker is full.
-            is_light = scope["method"] != "POST" or "/cancel/" in exchange.route
+            reads_no_body = scope["method"] != "POST" or "/cancel/" in exchange.route
             exchange.is_read = scope["method"] != "POST"  # nothing to read
             self._check_site(scope)
             self._check_key(scope, exchange.route)
-            if is_light:
-                exchange.is_read = True  # a body is left to uvicorn
-                await answer(exchange.endpoint, scope, receive, send)
+            if reads_no_body:
+                exchange.is_read = True  # uvicorn discards a body
+                await dispatch(exchange.endpoint, scope, receive, send)
                 return
             await self._pass_with_body(scope, receive, send, exchange)
         except WorkerError as error:
@@ -233,7 +233,7 @@ class Middleware:
         self, scope: Scope, body: bytes, receive: Receive, send: Send, exchange: Exchange
     ) -> None:
         """Run the route; cancel it if the caller disconnects first."""
-        route = asyncio.create_task(answer(exchange.endpoint, scope, _replay(body), send))
+        route = asyncio.create_task(dispatch(exchange.endpoint, scope, _replay(body), send))
         disconnected = asyncio.create_task(_wait_for_disconnect(receive))
         try:
             await asyncio.wait({route, disconnected}, return_when=asyncio.FIRST_COMPLETED)
@@ -247,7 +247,7 @@ class Middleware:
             route.cancel()
             disconnected.cancel()
 
-    def _counted(self, send: Send, exchange: Exchange) -> Send:
+    def _wrap_send(self, send: Send, exchange: Exchange) -> Send:
         """Wrap `send`: add the request's id, count the bytes, send the body in chunks.
 
         A reply that exceeds `HeldBytes` is replaced by an error, so the head is sent together with
@@ -255,7 +255,7 @@ class Middleware:
         """
         head: Message | None = None
 
-        async def counted(message: Message) -> None:
+        async def wrapped(message: Message) -> None:
             nonlocal head
             if message["type"] == "http.response.start":
                 head = message
@@ -275,7 +275,7 @@ class Middleware:
             first, head = head, None
             await self._send_chunks(first, body, more, send, exchange)
 
-        return counted
+        return wrapped
 
     async def _send_chunks(
         self, head: Message | None, body: bytes, more: bool, send: Send, exchange: Exchange

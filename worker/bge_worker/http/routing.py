@@ -20,7 +20,7 @@ class Endpoint(NamedTuple):
 
     method: str
     path: str
-    answer: Callable[[Request], Awaitable[Response]]
+    handle: Callable[[Request], Awaitable[Response]]
     dialect: Dialect = NATIVE
 
 
@@ -47,13 +47,13 @@ class Router:
         return None
 
 
-async def answer(endpoint: Endpoint | None, scope: Scope, receive: Receive, send: Send) -> None:
-    """Raises WorkerError, NotServedError with status 404 or 405 among them."""
+async def dispatch(endpoint: Endpoint | None, scope: Scope, receive: Receive, send: Send) -> None:
+    """Run an endpoint. Raises NotServedError, status 404 or 405, if there is none to run."""
     if endpoint is None:
         raise NotServedError("no such route")
     if scope["method"] != endpoint.method:
         error = NotServedError("this route takes another method")
         error.status, error.headers = 405, (("allow", endpoint.method),)
         raise error
-    response = await endpoint.answer(Request(scope, receive))
+    response = await endpoint.handle(Request(scope, receive))
     await response(scope, receive, send)

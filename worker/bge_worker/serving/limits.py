@@ -1,4 +1,4 @@
-"""Limits of a request that only its token counts show, checked before it costs device time.
+"""Limits that can be checked once a request is tokenised, before it costs device time.
 
 A float of a reply takes at most `FLOAT_BYTES`, base64 four bytes for three: so token counts bound
 the size of a reply before it is computed.
@@ -105,7 +105,7 @@ def _count_that_fit(parts: Sequence[int], limit: int) -> int:
 
 
 def _embedding_bytes(request: EmbedRequest, text: Encoded, width: int) -> int:
-    """At most, for one text."""
+    """Return the maximum bytes of one text's part of the reply."""
     tokens = len(text.ids)
     vector = _vector_bytes(request, width) + 4
     size = RESULT_BYTES
@@ -129,7 +129,7 @@ def _vector_bytes(request: EmbedRequest, floats: int) -> int:
 
 
 def _ranking_bytes(request: RerankRequest) -> list[int]:
-    """At most, for each of the `top_n` results, the largest documents first."""
+    """Return the maximum bytes of each of the `top_n` results, the largest documents first."""
     sizes = [RESULT_BYTES] * len(request.texts)
     if request.return_documents:
         texts = (json.dumps(text, ensure_ascii=False) for text in request.texts)

@@ -85,17 +85,17 @@ class NativeEmbedBody(Body):
         )
 
 
-class NativeRerankBody(Body):
+class RerankBody(Body):
+    """The fields that native bodies and Cohere's have in common."""
+
     query: Query
     documents: Documents
     top_n: TopN | None = None
     raw_scores: bool = False
     return_documents: bool = False
     max_length: PairLength = DEFAULT_PAIR_LENGTH
-    truncate: bool = True
 
-    def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
-        """Raises ValidationError: a limit of the settings is exceeded."""
+    def _request(self, settings: Settings, *, truncate: bool) -> RerankRequest:
         return RerankRequest(
             query=self.query,
             texts=as_documents(self.query, self.documents, "documents", settings.max_texts),
@@ -103,8 +103,16 @@ class NativeRerankBody(Body):
             raw_scores=self.raw_scores,
             return_documents=self.return_documents,
             max_length=self.max_length,
-            truncate=self.truncate,
+            truncate=truncate,
         )
+
+
+class NativeRerankBody(RerankBody):
+    truncate: bool = True
+
+    def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
+        """Raises ValidationError: a limit of the settings is exceeded."""
+        return self._request(settings, truncate=self.truncate)
 
 
 class InfoBody(Body):
@@ -152,8 +160,8 @@ async def answer_payload(service: Service, payload: object) -> Reply:
             request = body.to_request(service.model("embed"), service.settings)
             return await service.answer(request)
         case NativeRerankBody():
-            pairs = body.to_request(service.model("rerank"), service.settings)
-            return await service.answer(pairs)
+            rerank_request = body.to_request(service.model("rerank"), service.settings)
+            return await service.answer(rerank_request)
         case OpenAIPayload(openai_route=openai.EMBEDDINGS):
             model = service.model("embed")
             openai_body = validate(body.openai_input, openai.OpenAIEmbedBody, "openai_input")

@@ -74,7 +74,7 @@ def _ranking(request: RerankRequest, finished: Finished) -> list[dict[str, Any]]
 def input_digest(texts: Iterable[str | Sequence[int]]) -> str:
     """Identify the input of a reply: 16 hex digits of SHA-256.
 
-    Each text is preceded by its length in bytes, as eight little-endian bytes (contract). Token
+    Each text is preceded by its length in bytes, as eight little-endian bytes. Token
     ids count as empty texts: they come in OpenAI's dialect alone, which has no digest.
     """
     sha256 = hashlib.sha256()

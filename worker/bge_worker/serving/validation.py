@@ -37,7 +37,7 @@ Texts = Annotated[Text | TextList, EXAMPLES]
 
 
 class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A request body. Null is an absent field, an unknown field is an error."""
+    """A request body. Of the outer object, null is an absent field; unknown fields are errors."""
 
 
 class TextDocument(Body):

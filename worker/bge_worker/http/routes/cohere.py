@@ -13,36 +13,21 @@ from typing import Any, Literal, TypedDict
 from ...engine.config import ModelInfo
 from ...errors import OverloadedError, WorkerError
 from ...serving.openai import check_model
-from ...serving.payload import PairLength, TopN
+from ...serving.payload import RerankBody
 from ...serving.reply_types import RankedDocument, Usage
-from ...serving.requests import DEFAULT_PAIR_LENGTH, RerankRequest
-from ...serving.validation import Body, Documents, Query, as_documents
+from ...serving.requests import RerankRequest
 from ...settings import Settings
 from .route import Dialect, Route
 
 
-class CohereRerankBody(Body):
-    query: Query
-    documents: Documents
+class CohereRerankBody(RerankBody):
     model: str | None = None
-    top_n: TopN | None = None
-    return_documents: bool = False
-    raw_scores: bool = False
-    max_length: PairLength = DEFAULT_PAIR_LENGTH
     truncation: bool = True
 
     def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
         """Raises ValidationError for a limit of the settings, NotServedError for another model."""
         check_model(self.model, model)
-        return RerankRequest(
-            query=self.query,
-            texts=as_documents(self.query, self.documents, "documents", settings.max_texts),
-            top_n=self.top_n,
-            raw_scores=self.raw_scores,
-            return_documents=self.return_documents,
-            max_length=self.max_length,
-            truncate=self.truncation,
-        )
+        return self._request(settings, truncate=self.truncation)
 
 
 class CohereRerankReply(TypedDict):
