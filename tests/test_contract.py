@@ -103,7 +103,7 @@ def test_info_and_health_are_decoded(client: Client) -> None:
 def test_errors_of_the_worker_are_raised_as_their_classes(client: Client) -> None:
     with pytest.raises(errors.ValidationError, match=r"`texts\[1\]` has 602 tokens"):
         client.embed(["a", "море " * 200], max_length=100, truncate=False)
-    with pytest.raises(errors.ValidationError, match="`max_length` must be an integer, from 3"):
+    with pytest.raises(errors.ValidationError, match="`max_length` must be an integer >= 3"):
         client.embed("a", max_length=1)
 
 

@@ -29,7 +29,7 @@ def read(body: dict[str, Any], *, accept_token_ids: bool = False) -> EmbedReques
     [
         ({"input": "a", "dimensions": 256}, ValidationError, "`dimensions` must be 4"),
         ({"input": "a", "model": "text-embedding-3"}, NotServedError, "Given: `text-embedding-3`"),
-        ({"input": []}, ValidationError, "`input` must not be empty"),
+        ({"input": []}, ValidationError, "`input` must be a list of length >= 1"),
         ({"input": ""}, ValidationError, "`input` must not be empty"),
         ({"input": ["a", 1]}, ValidationError, "`input[1]` must be a string"),
         ({"input": [[]]}, ValidationError, "`input[0]` must be a string"),

@@ -1,8 +1,7 @@
 """A JSON value → a body of the API, or one sentence that says what is wrong with it.
 
-msgspec decides whether a value fits its type, and says where it does not; `_fault` says what the
-type expects there. A message names the field, the limit and what was given: a number, a keyword or
-the type of the value, never a text.
+msgspec decides whether a value fits its type; `_fault` translates its message. A message names the
+field, the limit and what was given: a number, a keyword or the type of the value, never a text.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
-from msgspec import Meta, inspect
+from msgspec import Meta
 
 from ..errors import ValidationError
 
@@ -23,13 +22,20 @@ T = TypeVar("T")
 MAX_CHARACTERS = 1_000_000
 
 EXAMPLE_TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
+KINDS = {  # of JSON values, by msgspec's names
+    "str": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
 EXAMPLES = Meta(examples=[EXAMPLE_TEXTS])
 
-# The pattern is for OpenAPI alone: `check_text` checks it. With a `pattern` of its own, msgspec
-# 0.22.0 releases the compiled pattern once too often at each `convert` and crashes.
+# The schema's own limits are for OpenAPI: `check_text` checks them. With a `pattern` of its own,
+# msgspec 0.22.0 releases the compiled pattern once too often at each `convert` and crashes.
 Text = Annotated[
-    str,
-    Meta(min_length=1, max_length=MAX_CHARACTERS, extra_json_schema={"pattern": r"\S"}),
+    str, Meta(max_length=MAX_CHARACTERS, extra_json_schema={"minLength": 1, "pattern": r"\S"})
 ]
 Query = Annotated[Text, Meta(examples=["как найти минимум функции"])]
 TextList = Annotated[list[Text], Meta(min_length=1)]
@@ -55,18 +61,21 @@ def validate(value: object, expected: type[T], name: str) -> T:
     Raises ValidationError: the value does not fit.
     """
     is_body = isinstance(expected, type) and issubclass(expected, msgspec.Struct)
-    if is_body and not isinstance(value, Mapping):
-        raise ValidationError(f"`{name}` must be an object. Given: {kind_of(value)}")
-    if is_body and issubclass(expected, Body) and isinstance(value, Mapping):
-        value = without_nulls(value)
+    if is_body:
+        if not isinstance(value, Mapping):
+            raise ValidationError(f"`{name}` must be an object. Given: {kind_of(value)}")
+        if issubclass(expected, Body):
+            value = without_nulls(value)
+        _check_fields(value, expected)
     try:
         return msgspec.convert(value, expected)
     except UnicodeEncodeError:
         given = "a lone surrogate in a field's name or a keyword"
         raise ValidationError(f"`{name}` must be valid Unicode. Given: {given}") from None
     except (msgspec.ValidationError, OverflowError) as error:
-        kind = inspect.type_info(expected)
-        raise ValidationError(_fault(value, kind, str(error), "" if is_body else name)) from None
+        raise ValidationError(
+            _fault(str(error), value, expected, "" if is_body else name)
+        ) from None
 
 
 def without_nulls(body: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -116,16 +125,15 @@ def check_text(text: str, field: str, index: int | None = None) -> None:
     """Check what the type `Text` does not.
 
     Raises:
-        ValidationError: the text is blank, or holds a lone surrogate, which can be neither
+        ValidationError: the text is empty, blank, or holds a lone surrogate, which can be neither
             tokenised nor sent back.
     """
-    if text.isascii() and not text.isspace():
+    if text.isascii() and text and not text.isspace():
         return
     name = field if index is None else f"{field}[{index}]"
-    if text.isspace():
-        raise ValidationError(
-            f"`{name}` must not be empty or blank. Given: a string of white space"
-        )
+    if not text or text.isspace():
+        given = "a string of white space" if text else "an empty string"
+        raise ValidationError(f"`{name}` must not be empty or blank. Given: {given}")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -134,102 +142,49 @@ def check_text(text: str, field: str, index: int | None = None) -> None:
         ) from None
 
 
-def _fault(value: Any, kind: inspect.Type, message: str, name: str) -> str:
-    """Say what is wrong with `value`, at the path that msgspec's message ends with.
+def _check_fields(body: Mapping[Any, Any], expected: Any) -> None:
+    """Raises ValidationError if a field is unknown or missing: msgspec does not list the known."""
+    fields = {field.encode_name: field for field in msgspec.structs.fields(expected)}
+    unknown = [field for field in body if field not in fields]
+    if unknown and issubclass(expected, Body):
+        raise ValidationError(f"unknown field {names(unknown)}. Known here: {names(fields)}")
+    for name, field in fields.items():
+        if field.required and name not in body:
+            raise ValidationError(f"`{name}` is required")
 
-    `name` is the name of `value`, empty for a body: its fields are named without it.
-    """
-    path = message.rpartition(" - at `$")[2] if " - at `$" in message else ""
+
+def _fault(message: str, value: Any, expected: Any, name: str) -> str:
+    """Translate msgspec's message on `value`, whose name is `name`, empty for a body."""
+    reason, _, path = message.partition(" - at `$")
     for field, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
-        kind = _member(kind, value)
-        if isinstance(kind, inspect.StructType):
-            if fault := _object_fault(value, kind, name):
-                return fault
-            kind = next(member.type for member in kind.fields if member.encode_name == field)
-            value, name = value[field], f"{name}.{field}" if name else field
-        elif isinstance(kind, inspect.ListType):
-            kind, value, name = kind.item_type, value[int(index)], f"{name}[{index}]"
-    kind = _member(kind, value)
-    if isinstance(kind, inspect.StructType) and isinstance(value, Mapping):
-        return _object_fault(value, kind, name) or f"`{name}` is not valid"
-    if value == "" and isinstance(kind, inspect.StrType):
-        return f"`{name}` must not be empty or blank. Given: an empty string"
-    if isinstance(value, str) and isinstance(kind, inspect.StrType):
-        return f"`{name}` must have at most {kind.max_length} characters. Given: {len(value)}"
-    if value == [] and isinstance(kind, inspect.ListType):
-        return f"`{name}` must not be empty. Given: an empty list"
-    is_number = type(value) is int and isinstance(kind, inspect.IntType)
-    is_keyword = isinstance(value, str) and isinstance(kind, inspect.LiteralType)
-    given = shortened(value) if is_number or is_keyword else kind_of(value)
-    return f"`{name}` must be {_describe(kind)}. Given: {given}"
-
-
-def _member(kind: inspect.Type, value: object) -> inspect.Type:
-    """Return the type that `value` has to fit: of a union, the member of its JSON type."""
-    if isinstance(kind, inspect.Metadata):
-        kind = kind.type
-    if isinstance(kind, inspect.UnionType):
-        types: dict[type, type[inspect.Type]] = {
-            int: inspect.IntType,
-            str: inspect.StrType,
-            list: inspect.ListType,
-            dict: inspect.StructType,
-        }
-        expected = types.get(type(value), inspect.UnionType)
-        members = [_member(member, value) for member in kind.types]
-        return next((member for member in members if isinstance(member, expected)), kind)
-    return kind
-
-
-def _object_fault(value: Mapping[Any, Any], kind: inspect.StructType, name: str) -> str | None:
-    """Say which field is unknown or missing, None if there is none."""
-    prefix = f"{name}." if name else ""
-    fields = {field.encode_name: field for field in kind.fields}
-    unknown = [field for field in value if field not in fields]
-    if unknown and kind.forbid_unknown_fields:
-        known = ", ".join(f"`{prefix}{field}`" for field in fields)
-        return f"unknown field {names(unknown, prefix)}. Known here: {known}"
-    for field in fields.values():
-        if field.required and field.encode_name not in value:
-            return f"`{prefix}{field.encode_name}` is required: {_describe(field.type)}"
-    return None
-
-
-def _describe(kind: inspect.Type) -> str:
-    match kind:
-        case inspect.Metadata(type=inspect.AnyType(), extra_json_schema={"description": text}):
-            return str(text)
-        case inspect.Metadata():
-            return _describe(kind.type)
-        case inspect.UnionType():
-            members = [member for member in kind.types if not isinstance(member, inspect.NoneType)]
-            return " or ".join(_describe(member) for member in members)
-        case inspect.ListType():
-            items = _describe(kind.item_type).replace("a string", "strings")
-            return f"a list of {items.replace('an object', 'objects')}"
-        case inspect.StrType():
-            return "a string"
-        case inspect.IntType():
-            limits = f"from {kind.ge} to {kind.le}" if kind.le else f"at least {kind.ge}"
-            return f"an integer, {limits}"
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.LiteralType():
-            return f"one of {json.dumps(kind.values)[1:-1]}"
-        case inspect.StructType():
-            return "an object with " + names([field.encode_name for field in kind.fields])
-    return "a JSON value"
+        value = value[field] if field else value[int(index)]
+        name = f"{name}[{index}]" if index else f"{name}.{field}".lstrip(".")
+    given = shortened(value) if type(value) is int else kind_of(value)
+    if reason.startswith("Invalid enum"):
+        choices = next(
+            get_args(field.type)
+            for field in msgspec.structs.fields(expected)
+            if field.encode_name == name
+        )
+        return f"`{name}` must be one of {json.dumps(choices)[1:-1]}. Given: {shortened(value)}"
+    if not reason.startswith("Expected"):  # a nested object with a missing or an unknown field
+        return f"`{name}`: {reason[0].lower()}{reason[1:100]}"
+    types, _, limit = reason.removeprefix("Expected `").partition(", got ")[0].partition("`")
+    kinds = " or ".join(KINDS[kind] for kind in types.split(" | ") if kind != "null")
+    return f"`{name}` must be {kinds}{limit}. Given: {given}"
 
 
 def kind_of(value: object) -> str:
-    """Return the JSON name of a value's type."""
+    """Return the JSON name of a value's type, and the size of a string or a list."""
+    if isinstance(value, str):
+        return f"a string of {len(value)} characters"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
     kinds: dict[type, str] = {
         type(None): "null",
         bool: "a boolean",
         int: "an integer",
         float: "a number with a fraction",
-        str: "a string",
-        list: "a list",
         dict: "an object",
     }
     return kinds.get(type(value), "not JSON")
