@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bge_worker.engine.checkpoint import Manifest, check_files
 from bge_worker.engine.engine import load_engine
 from bge_worker.errors import StartError
-from bge_worker.serving.fitness import GoldenValue, golden_values
+from bge_worker.serving.golden_values import GoldenValue, golden_values
 from bge_worker.settings import Settings
 
 

@@ -7,8 +7,8 @@ import pytest
 from bge_builder.pins import PINS
 from bge_builder.verify import verify
 from bge_worker.engine.engine import Engine
-from bge_worker.serving import fitness
-from bge_worker.serving.fitness import PUBLISHED_REVISIONS, GoldenValue
+from bge_worker.serving import golden_values
+from bge_worker.serving.golden_values import PUBLISHED_REVISIONS, GoldenValue
 from conftest import MODELS, ROOT
 
 REAL = ROOT / "models" / "bge-packed"
@@ -28,9 +28,9 @@ def test_the_real_weights_compute_the_published_values(model: str) -> None:
 def test_other_weights_do_not_have_the_published_values(
     packed: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert fitness.golden_values(packed) == []
-    monkeypatch.setattr(fitness, "is_published", lambda model: True)
-    values = fitness.golden_values(packed)
+    assert golden_values.golden_values(packed) == []
+    monkeypatch.setattr(golden_values, "is_published", lambda model: True)
+    values = golden_values.golden_values(packed)
     assert len(values) == 12
     assert sum(value.agrees for value in values) < 4
 

@@ -13,19 +13,9 @@ from msgspec import Meta
 from ..engine.config import ModelInfo
 from ..errors import NotServedError, ValidationError
 from ..settings import Settings
-from .reply_types import Usage
+from . import validation
 from .requests import MAX_LENGTH, EmbedRequest, EncodingFormat
-from .validation import (
-    EXAMPLE_TEXTS,
-    Body,
-    Texts,
-    as_texts,
-    check_count,
-    kind_of,
-    names,
-    shortened,
-    validate,
-)
+from .validation import shortened
 
 EMBEDDINGS, MODELS = "/v1/embeddings", "/v1/models"
 TextsOrIds = Annotated[
@@ -33,13 +23,13 @@ TextsOrIds = Annotated[
     Meta(
         description="a string or a list of strings; token ids if the server accepts them",
         extra_json_schema={"type": ["string", "array"]},
-        examples=[EXAMPLE_TEXTS],
+        examples=[validation.EXAMPLE_TEXTS],
     ),
 ]
 Dimensions = Annotated[int, Meta(ge=1, description="The model's own number, or none")]
 
 
-class OpenAIEmbedBody(Body):
+class OpenAIEmbedBody(validation.Body):
     input: TextsOrIds
     model: str | None = None
     encoding_format: EncodingFormat = "float"
@@ -62,6 +52,11 @@ class OpenAIEmbedBody(Body):
             truncate=False,
             field="input",
         )
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    total_tokens: int
 
 
 class OpenAIEmbedding(TypedDict):
@@ -116,7 +111,7 @@ def models_reply(models: Iterable[ModelInfo]) -> dict[str, Any]:
 def check_model(name: str | None, model: ModelInfo) -> None:
     """Raises NotServedError if a body names another model."""
     if name is not None and name != model.model:
-        raise NotServedError(f"`model` must be `{model.model}`. Given: {names([name])}")
+        raise NotServedError(f"`model` must be `{model.model}`. Given: {validation.names([name])}")
 
 
 def check_dimensions(dimensions: int | None, model: ModelInfo) -> None:
@@ -143,10 +138,10 @@ def texts_or_ids(
         elif type(first_item) is int:
             return [_token_ids(items, field, model)]
         else:
-            check_count(items, field, settings.max_texts)
+            validation.check_count(items, field, settings.max_texts)
             return [_token_ids(ids, f"{field}[{i}]", model) for i, ids in enumerate(items)]
-    texts: str | list[str] = validate(value, Texts, field)  # type: ignore[arg-type]
-    return as_texts(texts, field, settings.max_texts)
+    texts: str | list[str] = validation.validate(value, validation.Texts, field)  # type: ignore[arg-type]
+    return validation.as_texts(texts, field, settings.max_texts)
 
 
 def _refuse_token_ids(field: str, items: Sequence[Any]) -> None:
@@ -164,7 +159,7 @@ def _token_ids(value: object, field: str, model: ModelInfo) -> list[int]:
     if not isinstance(value, list) or any(type(token) is not int for token in value):
         raise ValidationError(
             f"`{field}` must hold strings alone or token ids alone. "
-            f"Given: {'mixed types' if isinstance(value, list) else kind_of(value)}"
+            f"Given: {'mixed types' if isinstance(value, list) else validation.kind_of(value)}"
         )
     if not 1 <= len(value) <= MAX_LENGTH:
         raise ValidationError(

@@ -1,4 +1,4 @@
-"""The native request bodies, and the `input` of a RunPod job, which holds one of them.
+"""The native request bodies and replies. The `input` of a RunPod job holds one of the bodies.
 
 {"texts": …}                    embed
 {"query": …, "documents": …}    rerank
@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -17,55 +17,36 @@ from ..engine.config import ModelInfo
 from ..engine.outputs import Outputs
 from ..errors import ValidationError
 from ..settings import Settings
-from . import openai
-from .requests import (
-    DEFAULT_PAIR_LENGTH,
-    MAX_LENGTH,
-    MIN_PAIR_LENGTH,
-    MIN_TEXT_LENGTH,
-    Dtype,
-    EmbedRequest,
-    EncodingFormat,
-    Reply,
-    RerankRequest,
-)
-from .validation import (
-    Body,
-    Documents,
-    Query,
-    Texts,
-    as_documents,
-    as_texts,
-    kind_of,
-    names,
-    shortened,
-    validate,
-    without_nulls,
-)
+from . import openai, requests, validation
+from .openai import Usage
+from .requests import EmbedRequest, Reply, RerankRequest
+from .validation import Body, validate
 
 if TYPE_CHECKING:  # imports torch
     from .service import Service
 
-TextLength = Annotated[int, Meta(ge=MIN_TEXT_LENGTH, le=MAX_LENGTH, description="Tokens per text")]
-PairLength = Annotated[int, Meta(ge=MIN_PAIR_LENGTH, le=MAX_LENGTH, description="Tokens per pair")]
+TextLength = Annotated[
+    int, Meta(ge=requests.MIN_TEXT_LENGTH, le=requests.MAX_LENGTH, description="Tokens per text")
+]
+PairLength = Annotated[
+    int, Meta(ge=requests.MIN_PAIR_LENGTH, le=requests.MAX_LENGTH, description="Tokens per pair")
+]
 TopN = Annotated[int, Meta(ge=1, description="All documents, unless given")]
 
 
 class NativeEmbedBody(Body):
-    texts: Texts
+    texts: validation.Texts
     return_dense: bool = True
     return_sparse: bool = False
     return_colbert: bool = False
-    max_length: TextLength = MAX_LENGTH
+    max_length: TextLength = requests.MAX_LENGTH
     truncate: bool = True
-    encoding_format: EncodingFormat = "float"
-    dtype: Dtype = "float32"
+    encoding_format: requests.EncodingFormat = "float"
+    dtype: requests.Dtype = "float32"
 
     def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
         """Raises ValidationError: no output is wanted, or a limit of the settings is exceeded."""
-        outputs = Outputs(0)
-        if self.return_dense:
-            outputs |= Outputs.DENSE
+        outputs = Outputs.DENSE if self.return_dense else Outputs(0)
         if self.return_sparse:
             outputs |= Outputs.SPARSE
         if self.return_colbert:
@@ -76,7 +57,7 @@ class NativeEmbedBody(Body):
                 "Given: all false"
             )
         return EmbedRequest(
-            texts=as_texts(self.texts, "texts", settings.max_texts),
+            texts=validation.as_texts(self.texts, "texts", settings.max_texts),
             outputs=outputs,
             max_length=self.max_length,
             truncate=self.truncate,
@@ -88,17 +69,19 @@ class NativeEmbedBody(Body):
 class RerankBody(Body):
     """The fields that native bodies and Cohere's have in common."""
 
-    query: Query
-    documents: Documents
+    query: validation.Query
+    documents: validation.Documents
     top_n: TopN | None = None
     raw_scores: bool = False
     return_documents: bool = False
-    max_length: PairLength = DEFAULT_PAIR_LENGTH
+    max_length: PairLength = requests.DEFAULT_PAIR_LENGTH
 
     def _request(self, settings: Settings, *, truncate: bool) -> RerankRequest:
         return RerankRequest(
             query=self.query,
-            texts=as_documents(self.query, self.documents, "documents", settings.max_texts),
+            texts=validation.as_documents(
+                self.query, self.documents, "documents", settings.max_texts
+            ),
             top_n=self.top_n,
             raw_scores=self.raw_scores,
             return_documents=self.return_documents,
@@ -124,6 +107,54 @@ class OpenAIPayload(Body):
     openai_input: Any = None
 
 
+class TimingsMs(TypedDict):
+    queue: float
+    tokenize: float
+    inference: float
+
+
+class SparseEmbedding(TypedDict):
+    indices: list[int]
+    values: list[float]
+
+
+class Base64Array(TypedDict):
+    """`data` is base64 of the little-endian numbers of an array of this shape."""
+
+    shape: list[int]
+    data: str
+
+
+class NativeReply(TypedDict):
+    model: str
+    fingerprint: str
+    usage: Usage
+    truncated: list[int]
+    input_digest: str
+    timings_ms: TimingsMs
+
+
+class NativeEmbedReply(NativeReply):
+    embeddings: NotRequired[list[list[float] | str]]
+    dimensions: NotRequired[int]
+    sparse_embeddings: NotRequired[list[SparseEmbedding]]
+    colbert_embeddings: NotRequired[list[list[list[float]] | Base64Array]]
+
+
+class ReplyDocument(TypedDict):
+    text: str
+
+
+class RankedDocument(TypedDict):
+    index: int
+    relevance_score: float
+    document: NotRequired[ReplyDocument]
+
+
+class NativeRerankReply(NativeReply):
+    results: list[RankedDocument]
+
+
 PayloadBody = NativeEmbedBody | NativeRerankBody | InfoBody | OpenAIPayload
 BODIES: dict[str, type[PayloadBody]] = {
     "texts": NativeEmbedBody,
@@ -139,12 +170,12 @@ def read_payload(payload: object) -> PayloadBody:
     Raises ValidationError: it holds none or several of the four bodies, or one that is not valid.
     """
     if not isinstance(payload, Mapping):
-        raise ValidationError(f"`input` must be an object. Given: {kind_of(payload)}")
+        raise ValidationError(f"`input` must be an object. Given: {validation.kind_of(payload)}")
     present = [field for field in BODIES if payload.get(field) is not None]
     if len(present) != 1:
         raise ValidationError(
             "`input` must hold one of `texts` (to embed), `query` with `documents` (to rerank) or "
-            f"`info`. Given: {names(without_nulls(payload)) or 'no field'}"
+            f"`info`. Given: {validation.names(validation.without_nulls(payload)) or 'no field'}"
         )
     return validate(payload, BODIES[present[0]], "input")
 
@@ -172,7 +203,7 @@ async def answer_payload(service: Service, payload: object) -> Reply:
         case OpenAIPayload():
             raise ValidationError(
                 f"`openai_route` must be {openai.EMBEDDINGS} or {openai.MODELS}. "
-                f"Given: {shortened(body.openai_route)}"
+                f"Given: {validation.shortened(body.openai_route)}"
             )
         case InfoBody(info=False):
             raise ValidationError("`info` must be true. Given: false")

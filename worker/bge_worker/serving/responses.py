@@ -20,7 +20,7 @@ DECIMALS = 7
 
 
 def build_reply(request: InferenceRequest, finished: Finished, model: ModelInfo) -> dict[str, Any]:
-    """Return a `reply_types.NativeEmbedReply` or `NativeRerankReply`."""
+    """Return a `payload.NativeEmbedReply` or `NativeRerankReply`."""
     if isinstance(request, EmbedRequest):
         outputs = _embed_outputs(request, finished, model)
     else:

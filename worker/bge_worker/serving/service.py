@@ -14,7 +14,7 @@ from ..engine.config import ModelInfo, Role
 from ..engine.engine import Engine
 from ..errors import NotServedError, WorkerError, logged_inference_error
 from ..settings import Settings
-from . import fitness
+from . import golden_values
 from .batcher import Batcher, Counts, Finished
 from .limits import Limits
 from .requests import InferenceRequest, Reply, has_small_reply
@@ -107,7 +107,7 @@ class Service:
         """
         if not self.healthy:
             raise RuntimeError("a thread of the batcher is dead")
-        await asyncio.to_thread(fitness.check, self._engine)
+        await asyncio.to_thread(golden_values.check, self._engine)
 
     @property
     def load(self) -> Load:

@@ -12,9 +12,8 @@ from typing import Any, Literal, TypedDict
 
 from ...engine.config import ModelInfo
 from ...errors import OverloadedError, WorkerError
-from ...serving.openai import check_model
-from ...serving.payload import RerankBody
-from ...serving.reply_types import RankedDocument, Usage
+from ...serving.openai import Usage, check_model
+from ...serving.payload import RankedDocument, RerankBody
 from ...serving.requests import RerankRequest
 from ...settings import Settings
 from .route import Dialect, Route

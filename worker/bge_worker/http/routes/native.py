@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import TypedDict
 
 from ...errors import WorkerError
-from ...serving.payload import NativeEmbedBody, NativeRerankBody
-from ...serving.reply_types import NativeEmbedReply, NativeRerankReply
+from ...serving.payload import (
+    NativeEmbedBody,
+    NativeEmbedReply,
+    NativeRerankBody,
+    NativeRerankReply,
+)
 from .route import Dialect, Route
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bge_worker.engine.engine import PackedEngine
-from bge_worker.serving.fitness import PUBLISHED_REVISIONS, GoldenValue, check
+from bge_worker.serving.golden_values import PUBLISHED_REVISIONS, GoldenValue, check
 
 
 def test_a_fit_device_passes(packed: PackedEngine) -> None:
