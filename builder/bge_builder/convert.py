@@ -45,7 +45,7 @@ from bge_worker.engine.config import Config, Role
 
 from . import probe
 from .config import read_config, read_json
-from .errors import ConvertError
+from .errors import ConvertError, as_text
 from .folders import locked, temporary
 from .pins import PINS
 
@@ -121,8 +121,7 @@ def convert(
             manifest = write_runtime_folder(source, new, dtype, engine, name)
             move_into_place(new, destination, backup=folder / "old")
     except OSError as error:
-        path = f": {error.filename}" if error.filename else ""
-        raise ConvertError(f"{error.strerror or error}{path}") from None
+        raise ConvertError(as_text(error)) from None
     return manifest
 
 
