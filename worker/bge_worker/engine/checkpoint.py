@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import StartError
+from ..settings import EngineName
 from .config import Config, Role
 from .heads import EmbedHeads, RerankHead
 from .model import Encoder, Layer, LayerNorm, Linear
@@ -36,6 +37,7 @@ NORMS = ("norm1", "norm2")  # of a layer
 
 Shape = tuple[int, ...]
 Layout = Literal["fused", "hub"]
+ENGINES: dict[Layout, EngineName] = {"fused": "packed", "hub": "flagembedding"}
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,9 @@ def sample_hash(path: Path) -> str:
 class Manifest:
     """What a runtime folder holds.
 
-    `layout` is "fused" for the packed engine, "hub" for flagembedding. `fingerprint` identifies the
-    vector space: the hash of the source's weights, heads and tokenizer. Folders with one
-    fingerprint may differ in dtype; their vectors may be mixed.
+    `layout` tells the engine (`ENGINES`). `fingerprint` identifies the vector space: the hash of
+    the source's weights, heads and tokenizer. Folders with one fingerprint may differ in dtype;
+    their vectors may be mixed.
     """
 
     layout: Layout
@@ -120,7 +122,7 @@ class Manifest:
             all(size >= (0 if name.endswith("_id") else 1) for name, size in sizes.items()),
             max(self.config.special_ids) < self.config.vocab_size,
             self.config.max_length >= 1,
-            self.layout in ("fused", "hub"),
+            self.layout in ENGINES,
             self.role in ("embed", "rerank"),
             self.dtype in DTYPES,
             self.files.keys() >= {TOKENIZER},
@@ -235,7 +237,8 @@ def _read(path: Path, manifest: Manifest, device: torch.device) -> dict[str, Ten
             if manifest.config.num_hidden_layers > len(names):
                 raise StartError(f"`{path}` has {len(names)} tensors, too few for its manifest")
             expected = expected_shapes(manifest.config, manifest.role)
-            _compare_names(path, set(expected), names)
+            if mismatch := compare_names(expected.keys(), names):
+                raise StartError(f"`{path}` {mismatch}")
             tensors = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError) as error:
         raise StartError(f"`{path}` is not a safetensors file: {one_line(error)}") from None
@@ -248,22 +251,20 @@ def _read(path: Path, manifest: Manifest, device: torch.device) -> dict[str, Ten
     return tensors
 
 
-def _compare_names(path: Path, expected: set[str], names: set[str]) -> None:
-    """Raises StartError if a tensor is missing or unknown; names the first."""
+def compare_names(expected: Set[str], names: Set[str]) -> str:
+    """Describe the tensors that are missing or unknown, the first by name; "" if there are none."""
     if missing := sorted(expected - names):
-        raise StartError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
+        return f"lacks {len(missing)} tensors, `{missing[0]}` first"
     if unknown := sorted(names - expected):
-        raise StartError(f"`{path}` has {len(unknown)} unknown tensors, {quoted(unknown[0])} first")
+        # A name from a file, as one line of bounded length.
+        first = unknown[0][:100].encode("unicode_escape").decode()
+        return f"has {len(unknown)} unknown tensors, `{first}` first"
+    return ""
 
 
 def one_line(error: Exception) -> str:
     """Return a library's message, which may quote a file, as one line of bounded length."""
     return " ".join(str(error).split())[:200]
-
-
-def quoted(name: str) -> str:
-    """Return a name from a file as one line of bounded length."""
-    return f"`{name[:100].encode('unicode_escape').decode()}`"
 
 
 def fingerprint(hashes: dict[str, str]) -> str:
