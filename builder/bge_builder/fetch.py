@@ -20,16 +20,7 @@ from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, get_token, hf_hub_url
-from huggingface_hub.errors import (
-    FileMetadataError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors as hub_errors
 
 from bge_client.errors import ConfigurationError
 from bge_client.redaction import RedactingFilter, read_secret, redact
@@ -104,7 +95,7 @@ def _check_reachable(hub: HfApi, pin: Pin, file: PinnedFile) -> None:
     they time out: too long for a build without a network.
     """
     url = hf_hub_url(pin.repo, file.name, revision=pin.revision, endpoint=hub.endpoint)
-    with _fetching(hub, pin, file), suppress(HfHubHTTPError):  # any response will do
+    with _fetching(hub, pin, file), suppress(hub_errors.HfHubHTTPError):  # any response will do
         hub.get_hf_file_metadata(url=url)
 
 
@@ -156,23 +147,25 @@ def _as_fetch_error(failure: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Return the reason and the remedy. Subclasses come first: most are OSErrors."""
     match error:
-        case LocalEntryNotFoundError(__cause__=Exception() as cause):  # wraps download errors
+        case hub_errors.LocalEntryNotFoundError(
+            __cause__=Exception() as cause
+        ):  # wraps download errors
             return _reason(cause)
-        case GatedRepoError():
+        case hub_errors.GatedRepoError():
             return "the repository is gated; accept its terms there and set HF_TOKEN"
-        case RepositoryNotFoundError():
+        case hub_errors.RepositoryNotFoundError():
             return "the repository does not exist or is private; set HF_TOKEN, or check HF_ENDPOINT"
-        case RevisionNotFoundError():
+        case hub_errors.RevisionNotFoundError():
             return "the pinned revision does not exist; if HF_ENDPOINT is a mirror, it may lack it"
-        case RemoteEntryNotFoundError():
+        case hub_errors.RemoteEntryNotFoundError():
             return "the pinned revision has no such file; check HF_ENDPOINT"
-        case HfHubHTTPError(response=httpx2.Response(status_code=401 | 403 as status)):
+        case hub_errors.HfHubHTTPError(response=httpx2.Response(status_code=401 | 403 as status)):
             return f"access refused (HTTP {status}); set HF_TOKEN to a valid token, or unset it"
-        case HfHubHTTPError():
+        case hub_errors.HfHubHTTPError():
             return f"the Hub answered HTTP {error.response.status_code}; try again later"
-        case OfflineModeIsEnabled():
+        case hub_errors.OfflineModeIsEnabled():
             return "offline mode is on; unset HF_HUB_OFFLINE"
-        case FileMetadataError():
+        case hub_errors.FileMetadataError():
             return "the response is not a Hub's; check HF_ENDPOINT and the proxy"
         case httpx2.UnsupportedProtocol() | httpx2.InvalidURL():
             return "HF_ENDPOINT is not a URL; set it to https://... or unset it"

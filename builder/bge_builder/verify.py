@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from bge_worker.engine.checkpoint import ENGINES, Manifest, check_files
 from bge_worker.engine.engine import load_engine
@@ -12,15 +11,10 @@ from bge_worker.serving.fitness import GoldenValue, golden_values
 from bge_worker.settings import Settings
 
 
-class Verified(NamedTuple):
-    """`golden` is empty unless the weights are the published ones."""
-
-    manifest: Manifest
-    golden: list[GoldenValue]
-
-
-def verify(folder: Path) -> Verified:
+def verify(folder: Path) -> tuple[Manifest, list[GoldenValue]]:
     """Check every hash, load the model and compute its golden values.
+
+    There are none unless the weights are the published ones.
 
     Raises:
         StartError: a file differs from the manifest, or the model does not load or compute.
@@ -34,6 +28,6 @@ def verify(folder: Path) -> Verified:
     )
     engine = load_engine(settings)
     try:
-        return Verified(manifest, golden_values(engine))
+        return manifest, golden_values(engine)
     except RuntimeError as error:
         raise StartError(f"`{folder}`: {error}") from None
