@@ -155,11 +155,10 @@ def write_runtime_folder(
 
 
 def write_weights(source: Source, tensors: dict[str, Tensor], path: Path, dtype: str) -> None:
-    cast = {
-        name: tensor.to(checkpoint.DTYPES[dtype]).contiguous() for name, tensor in tensors.items()
-    }
-    for name, tensor in cast.items():
-        if not torch.isfinite(tensor).all():
+    cast = {}
+    for name, tensor in tensors.items():
+        cast[name] = tensor.to(checkpoint.DTYPES[dtype]).contiguous()
+        if not torch.isfinite(cast[name]).all():
             raise ConvertError(f"`{source.weights}`: `{name}` exceeds the range of {dtype}")
     try:
         save_file(cast, path, metadata={"format": "pt"})
