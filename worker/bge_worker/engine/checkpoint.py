@@ -33,7 +33,6 @@ FORMAT = 2
 WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 SAMPLE_CHUNKS, CHUNK_BYTES = 512, 64 * 1024
-NORMS = ("norm1", "norm2")  # of a layer
 
 Shape = tuple[int, ...]
 Layout = Literal["fused", "hub"]
@@ -142,16 +141,16 @@ class Network(NamedTuple):
 def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
     """Return the shape of every tensor of a runtime folder, by name."""
     d, f = config.hidden_size, config.intermediate_size
-    layers = [f"encoder.layers.{i}" for i in range(config.num_hidden_layers)]
     linears: dict[str, Shape] = {}
-    for layer in layers:
-        linears[f"{layer}.qkv"], linears[f"{layer}.out"] = (3 * d, d), (d, d)
-        linears[f"{layer}.up"], linears[f"{layer}.down"] = (f, d), (d, f)
+    norms = ["encoder.norm"]
+    for layer in (f"encoder.layers.{i}" for i in range(config.num_hidden_layers)):
+        linears |= {f"{layer}.qkv": (3 * d, d), f"{layer}.out": (d, d)}
+        linears |= {f"{layer}.up": (f, d), f"{layer}.down": (d, f)}
+        norms += [f"{layer}.norm1", f"{layer}.norm2"]
     if role == "embed":
         linears |= {"head.sparse": (1, d), "head.colbert": (d, d)}
     else:
         linears |= {"head.dense": (d, d), "head.out": (1, d)}
-    norms = ["encoder.norm", *(f"{layer}.{norm}" for layer in layers for norm in NORMS)]
     shapes: dict[str, Shape] = {
         "encoder.word": (config.vocab_size, d),
         "encoder.position": (config.max_position_embeddings, d),
@@ -165,37 +164,33 @@ def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
 
 def assemble(config: Config, role: Role, tensors: Mapping[str, Tensor]) -> Network:
     """Build the network from tensors with the names of `expected_shapes`."""
+
+    def linear(name: str) -> Linear:
+        return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def norm(name: str) -> LayerNorm:
+        return LayerNorm(tensors[f"{name}.weight"], tensors[f"{name}.bias"], config.layer_norm_eps)
+
     encoder = Encoder(
         word=tensors["encoder.word"],
         position=tensors["encoder.position"],
-        norm=_norm(tensors, "encoder.norm", config),
+        norm=norm("encoder.norm"),
         layers=[
             Layer(
                 num_heads=config.num_attention_heads,
-                qkv=_linear(tensors, f"encoder.layers.{i}.qkv"),
-                out=_linear(tensors, f"encoder.layers.{i}.out"),
-                norm1=_norm(tensors, f"encoder.layers.{i}.norm1", config),
-                up=_linear(tensors, f"encoder.layers.{i}.up"),
-                down=_linear(tensors, f"encoder.layers.{i}.down"),
-                norm2=_norm(tensors, f"encoder.layers.{i}.norm2", config),
+                qkv=linear(f"encoder.layers.{i}.qkv"),
+                out=linear(f"encoder.layers.{i}.out"),
+                norm1=norm(f"encoder.layers.{i}.norm1"),
+                up=linear(f"encoder.layers.{i}.up"),
+                down=linear(f"encoder.layers.{i}.down"),
+                norm2=norm(f"encoder.layers.{i}.norm2"),
             )
             for i in range(config.num_hidden_layers)
         ],
     )
     if role == "embed":
-        heads = EmbedHeads(_linear(tensors, "head.sparse"), _linear(tensors, "head.colbert"))
-        return Network(encoder, heads)
-    return Network(
-        encoder, RerankHead(_linear(tensors, "head.dense"), _linear(tensors, "head.out"))
-    )
-
-
-def _linear(tensors: Mapping[str, Tensor], name: str) -> Linear:
-    return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
-
-
-def _norm(tensors: Mapping[str, Tensor], name: str, config: Config) -> LayerNorm:
-    return LayerNorm(tensors[f"{name}.weight"], tensors[f"{name}.bias"], config.layer_norm_eps)
+        return Network(encoder, EmbedHeads(linear("head.sparse"), linear("head.colbert")))
+    return Network(encoder, RerankHead(linear("head.dense"), linear("head.out")))
 
 
 def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> Network:
