@@ -60,7 +60,7 @@ checkpoints/miniature/done: builder/bge_builder/miniature.py builder/bge_builder
 	$(PY) -m bge_builder miniature --to $(@D)
 	touch $@
 
-checkpoints/bge/done: builder/bge_builder/pins.py | $(VENV)/setup
+checkpoints/bge/done: builder/bge_builder/pins.toml | $(VENV)/setup
 	$(PY) -m bge_builder fetch --to $(@D)
 	touch $@
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,7 +14,7 @@ from bge_client.redaction import read_secret, redact
 from bge_worker.errors import StartError
 
 from .convert import convert
-from .errors import BuilderError
+from .errors import BuilderError, as_text
 from .miniature import build
 from .pins import PINS
 
@@ -29,18 +29,14 @@ fetch honours HF_ENDPOINT (a mirror of the Hub) and HF_TOKEN."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. An expected failure prints one line on stderr and returns 1."""
-    args = make_parser().parse_args(arguments)
+    options = vars(make_parser().parse_args(arguments))
+    run: Callable[..., int | None] = options.pop("run")
     try:
-        result: int = args.run(args)
+        return run(**options) or 0
     except (BuilderError, ConfigurationError, StartError) as error:
-        return fail(str(error))
+        message = str(error)
     except OSError as error:  # no space, no permission
-        path = f": {error.filename}" if error.filename else ""
-        return fail(f"{error.strerror or error}{path}")
-    return result
-
-
-def fail(message: str) -> int:
+        message = as_text(error)
     print(f"error: {redact(message)}", file=sys.stderr)
     return 1
 
@@ -94,7 +90,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run_fetch(args: argparse.Namespace) -> int:
+def run_fetch(model: str, to: Path) -> None:
     # huggingface_hub reads both at import.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if endpoint := os.environ.pop("HF_ENDPOINT", "").strip():
@@ -102,99 +98,83 @@ def run_fetch(args: argparse.Namespace) -> int:
     from .fetch import fetch  # only this command needs huggingface-hub
 
     for pin in PINS:
-        if args.model in ("all", pin.name):
-            fetch(pin, args.to / pin.name)
-            print(f"{args.to / pin.name}: {pin.repo}, {pin.licence}, {pin.revision}")
-    return 0
+        if model in ("all", pin.name):
+            fetch(pin, to / pin.name)
+            print(f"{to / pin.name}: {pin.repo}, {pin.licence}, {pin.revision}")
 
 
-def run_convert(args: argparse.Namespace) -> int:
-    manifest = convert(
-        args.source, args.destination, dtype=args.dtype, engine=args.engine, name=args.name
-    )
+def run_convert(source: Path, destination: Path, dtype: str, engine: str, name: str | None) -> None:
+    manifest = convert(source, destination, dtype=dtype, engine=engine, name=name)
     print(
-        f"{args.destination}: {manifest.model} to {manifest.role}, layout {manifest.layout}, "
+        f"{destination}: {manifest.model} to {manifest.role}, layout {manifest.layout}, "
         f"{manifest.dtype}, fingerprint {manifest.fingerprint}"
     )
-    return 0
 
 
-def run_miniature(args: argparse.Namespace) -> int:
-    build(args.to)
-    print(f"{args.to}: miniature checkpoints")
-    return 0
+def run_miniature(to: Path) -> None:
+    build(to)
+    print(f"{to}: miniature checkpoints")
 
 
-def run_bake(args: argparse.Namespace) -> int:
+def run_bake(models: str, engine: str, to: Path) -> None:
     """Write only the runtime folders: the checkpoints would double the size of an image."""
-    args.to.mkdir(parents=True, exist_ok=True)
-    if args.models == "none":
-        return 0
+    to.mkdir(parents=True, exist_ok=True)
+    if models == "none":
+        return
     with TemporaryDirectory() as folder:
-        sources = argparse.Namespace(model="all", to=Path(folder))
-        if args.models == "bge":
-            run_fetch(sources)
+        checkpoints = Path(folder)
+        if models == "bge":
+            run_fetch("all", checkpoints)
         else:
-            run_miniature(sources)
+            run_miniature(checkpoints)
         for pin in PINS:
-            run_convert(
-                argparse.Namespace(
-                    source=sources.to / pin.name,
-                    destination=args.to / pin.name,
-                    dtype="float16",
-                    engine=args.engine,
-                    name=f"{args.models}/{pin.name}",
-                )
-            )
-    return 0
+            name = f"{models}/{pin.name}"
+            run_convert(checkpoints / pin.name, to / pin.name, "float16", engine, name)
 
 
-def run_deploy(args: argparse.Namespace) -> int:
-    from .deploy import ENDPOINTS, RunPod, plan, table
+def run_deploy(
+    image: str, endpoint: str | None, registry: str | None, dry_run: bool, no_smoke: bool
+) -> None:
+    from . import deploy
 
     key = read_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
     if key is None:
-        return plan_offline(args)
-    with RunPod(key) as runpod:
-        change = plan(runpod, args.image, args.endpoint, args.registry)
+        if not dry_run:
+            raise deploy.DeployError("`RUNPOD_API_KEY` is not set")
+        print("\n".join(deploy.plan(None, image, None, registry).lines()))
+        print("not compared with RunPod: `RUNPOD_API_KEY` is not set; nothing was changed")
+        return
+    with deploy.RunPod(key) as runpod:
+        change = deploy.plan(runpod, image, endpoint, registry)
         print(redact("\n".join(change.lines())))
-        if args.dry_run:
+        if dry_run:
             print("nothing was changed")
-            return 0
-        endpoint = runpod.apply(change)
-    for name, url in table(endpoint, "requestUrls").items():
+            return
+        result = runpod.apply(change)
+    for name, url in deploy.table(result, "requestUrls").items():
         print(redact(f"  {name}: {url}"))
-    url = f"{ENDPOINTS}/{endpoint['id']}"
+    url = f"{deploy.ENDPOINTS}/{result['id']}"
     print(f"endpoint: {url}")
-    return 0 if args.no_smoke else send_first_request(url, key)
+    if not no_smoke:
+        send_first_request(url, key)
 
 
-def plan_offline(args: argparse.Namespace) -> int:
-    from .deploy import plan
-
-    if not args.dry_run:
-        return fail("`RUNPOD_API_KEY` is not set")
-    print("\n".join(plan(None, args.image, None, args.registry).lines()))
-    print("not compared with RunPod: `RUNPOD_API_KEY` is not set; nothing was changed")
-    return 0
-
-
-def send_first_request(url: str, key: str) -> int:
+def send_first_request(url: str, key: str) -> None:
     """Embed a text; the request waits for the endpoint's cold start."""
     try:
         with Client(url, key, timeout=900) as client:
             vectors = client.embed(["fitness"])
-            print(f"the endpoint answers: {vectors.model}, fingerprint {vectors.fingerprint}")
     except BGEError as error:
-        return fail(f"the endpoint does not answer: {error}")
-    return 0
+        raise BuilderError(f"the endpoint does not answer: {error}") from None
+    print(f"the endpoint answers: {vectors.model}, fingerprint {vectors.fingerprint}")
 
 
-def run_verify(args: argparse.Namespace) -> int:
+def run_verify(folders: Sequence[Path]) -> int:
+    """Return 1 if a computed value differs from the published one."""
     from .verify import verify  # loads an engine
 
     all_agree = True
-    for folder in args.folders:
+    for folder in folders:
         manifest, golden = verify(folder)
         print(f"{folder}: {manifest.model}, fingerprint {manifest.fingerprint}, files unchanged")
         if not golden:
@@ -205,7 +185,7 @@ def run_verify(args: argparse.Namespace) -> int:
                 f"  {value.name}: published {value.published}, "
                 f"computed {value.computed:.5f}: {verdict}"
             )
-        all_agree = all_agree and all(value.agrees for value in golden)
+            all_agree = all_agree and value.agrees
     return 0 if all_agree else 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
@@ -42,29 +43,25 @@ def read_config(path: Path, raw: Mapping[str, Any]) -> Config:
             raise ConvertError(
                 f"`{path}`: `{field}` must be {value!r}. Given: {shortened(raw[field])}"
             )
-    pad_token_id = read_integer(path, raw, "pad_token_id", 0)
-    hidden_size, heads = (
-        read_integer(path, raw, "hidden_size"),
-        read_integer(path, raw, "num_attention_heads"),
-    )
+    integer = partial(read_integer, path, raw)
+    pad_token_id = integer("pad_token_id", 0)
+    hidden_size, heads = integer("hidden_size"), integer("num_attention_heads")
     if hidden_size % heads:
         raise ConvertError(
             f"`{path}`: `hidden_size` must be a multiple of `num_attention_heads` {heads}. "
             f"Given: {hidden_size}"
         )
     config = Config(
-        vocab_size=read_integer(path, raw, "vocab_size"),
+        vocab_size=integer("vocab_size"),
         hidden_size=hidden_size,
-        num_hidden_layers=read_integer(path, raw, "num_hidden_layers"),
+        num_hidden_layers=integer("num_hidden_layers"),
         num_attention_heads=heads,
-        intermediate_size=read_integer(path, raw, "intermediate_size"),
-        max_position_embeddings=read_integer(
-            path, raw, "max_position_embeddings", pad_token_id + 4
-        ),
+        intermediate_size=integer("intermediate_size"),
+        max_position_embeddings=integer("max_position_embeddings", pad_token_id + 4),
         layer_norm_eps=read_epsilon(path, raw),
-        bos_token_id=read_integer(path, raw, "bos_token_id", 0),
+        bos_token_id=integer("bos_token_id", 0),
         pad_token_id=pad_token_id,
-        eos_token_id=read_integer(path, raw, "eos_token_id", 0),
+        eos_token_id=integer("eos_token_id", 0),
         unk_token_id=read_token_id(path.parent / TOKENIZER, "<unk>"),
     )
     if max(config.special_ids) >= config.vocab_size:

@@ -28,24 +28,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bge_worker.engine.checkpoint import (
-    DTYPES,
-    MANIFEST,
-    TOKENIZER,
-    WEIGHTS,
-    File,
-    Manifest,
-    Shape,
-    expected_shapes,
-    fingerprint,
-    one_line,
-    quoted,
-)
+from bge_worker.engine import checkpoint
+from bge_worker.engine.checkpoint import MANIFEST, TOKENIZER, WEIGHTS, File, Manifest, one_line
 from bge_worker.engine.config import Config, Role
 
 from . import probe
 from .config import read_config, read_json
-from .errors import ConvertError
+from .errors import ConvertError, as_text
 from .folders import locked, temporary
 from .pins import PINS
 
@@ -121,8 +110,7 @@ def convert(
             manifest = write_runtime_folder(source, new, dtype, engine, name)
             move_into_place(new, destination, backup=folder / "old")
     except OSError as error:
-        path = f": {error.filename}" if error.filename else ""
-        raise ConvertError(f"{error.strerror or error}{path}") from None
+        raise ConvertError(as_text(error)) from None
     return manifest
 
 
@@ -167,9 +155,10 @@ def write_runtime_folder(
 
 
 def write_weights(source: Source, tensors: dict[str, Tensor], path: Path, dtype: str) -> None:
-    cast = {name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in tensors.items()}
-    for name, tensor in cast.items():
-        if not torch.isfinite(tensor).all():
+    cast = {}
+    for name, tensor in tensors.items():
+        cast[name] = tensor.to(checkpoint.DTYPES[dtype]).contiguous()
+        if not torch.isfinite(cast[name]).all():
             raise ConvertError(f"`{source.weights}`: `{name}` exceeds the range of {dtype}")
     try:
         save_file(cast, path, metadata={"format": "pt"})
@@ -200,7 +189,7 @@ def make_manifest(
         role=source.role,
         model=pin.repo if pin else name or source.folder.resolve().name,
         revision=pin.revision if pin else None,
-        fingerprint=fingerprint(hashes),
+        fingerprint=checkpoint.fingerprint(hashes),
         dtype=dtype if engine == "packed" else "float32",
         config=source.config,
         files={path.name: File.of(path) for path in sorted(folder.iterdir())},
@@ -337,10 +326,10 @@ def weight_map(config: Config, role: Role) -> dict[str, list[str]]:
     return names
 
 
-def source_shapes(config: Config, role: Role) -> dict[str, Shape]:
+def source_shapes(config: Config, role: Role) -> dict[str, checkpoint.Shape]:
     """Return the shape of every tensor that the source must contain, by published name."""
-    fused_shapes = expected_shapes(config, role)
-    shapes: dict[str, Shape] = {}
+    fused_shapes = checkpoint.expected_shapes(config, role)
+    shapes: dict[str, checkpoint.Shape] = {}
     for fused, names in weight_map(config, role).items():
         rows, *columns = fused_shapes[fused]
         if fused == POSITION:
@@ -363,10 +352,8 @@ def check_tensors(source: Source, tensors: Mapping[str, Tensor]) -> None:
     # No output uses bge-m3's pooler, nor the position ids that old exports contain.
     position_ids = f"{PREFIXES[source.role]}embeddings.position_ids"
     unused = {position_ids, "pooler.dense.weight", "pooler.dense.bias"}
-    if missing := sorted(expected.keys() - tensors.keys()):
-        raise ConvertError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
-    if extra := sorted(tensors.keys() - expected.keys() - unused):
-        raise ConvertError(f"`{path}` has {len(extra)} unknown tensors, {quoted(extra[0])} first")
+    if mismatch := checkpoint.compare_names(expected.keys(), tensors.keys() - unused):
+        raise ConvertError(f"`{path}` {mismatch}")
     for name, shape in expected.items():
         tensor = tensors[name]
         if not is_plain(tensor):

@@ -1,8 +1,8 @@
 """Create or update a RunPod endpoint from `deploy.toml`. Shows the changes before making them.
 
-    wanted    the settings, the image, the credential
-    current   the endpoint with that id or name, if it exists
-    change    POST all fields, or PATCH those that differ; a second run changes nothing
+    settings   of deploy.toml, with the image and the credential
+    current    the endpoint with that id or name, if it exists
+    change     POST all fields, or PATCH those that differ; a second run changes nothing
 
 Uses RunPod's REST API, version 2, as documented in 2026-08. It has no templates: an endpoint names
 its image. Its lists have no pages; a response that announces another page is refused.
@@ -44,22 +44,22 @@ class DeployError(BuilderError):
 
 @dataclass(frozen=True)
 class Change:
-    """The step from `current` to `wanted`. Without `current`, the endpoint is created.
+    """The step from `current` to `settings`. Without `current`, the endpoint is created.
 
     A table (`gpu`, `workers`, `scaling`, `env`) is sent in full if any of its fields differs:
     `pools` without `excludedTypes` would clear the exclusions, and `env` replaces all variables.
     """
 
-    wanted: Fields
+    settings: Fields
     current: Fields | None
 
     @property
     def fields(self) -> Fields:
         if self.current is None:
-            return self.wanted
+            return self.settings
         changed = {
             name: value
-            for name, value in self.wanted.items()
+            for name, value in self.settings.items()
             if not is_satisfied(name, value, self.current.get(name))
         }
         if "env" in changed:  # keeps the variables that others have set
@@ -68,32 +68,32 @@ class Change:
 
     def lines(self) -> list[str]:
         """Describe the change: `+` created, `~` updated, `=` unchanged."""
-        name = f"endpoint {redact(self.wanted['name'])}"
+        name = f"endpoint {redact(self.settings['name'])}"
         if self.current is None:
-            created = differences(self.wanted, None)
+            created = differences(self.settings, None)
             return [f"+ {name}", *(f"    {path} = {value}" for path, _, value in created)]
-        changed = differences(self.wanted, self.current)
+        changed = differences(self.settings, self.current)
         lines = [f"    {path}: {before} -> {after}" for path, before, after in changed]
         return [f"{'~' if lines else '='} {name} ({self.current['id']})", *lines]
 
 
-def is_satisfied(name: str, wanted: Any, current: Any) -> bool:
-    """Whether `current` has every wanted value. It may have further fields."""
-    if name == "excludedTypes" and isinstance(wanted, list):
-        return {*map(str, wanted)} == {*map(str, current if isinstance(current, list) else [])}
+def is_satisfied(name: str, setting: Any, current: Any) -> bool:
+    """Whether `current` has every value of the setting. It may have further fields."""
+    if name == "excludedTypes" and isinstance(setting, list):
+        return {*map(str, setting)} == {*map(str, current if isinstance(current, list) else [])}
     if name in ("allowedCudaVersions", "minCudaVersion"):
-        return bool((wanted or None) == (current or None))
-    if isinstance(wanted, dict):
-        return not differences(wanted, current if isinstance(current, dict) else None)
-    return bool(wanted == current)
+        return bool((setting or None) == (current or None))
+    if isinstance(setting, dict):
+        return not differences(setting, current if isinstance(current, dict) else None)
+    return bool(setting == current)
 
 
 def differences(
-    wanted: Fields, current: Fields | None, prefix: str = ""
+    settings: Fields, current: Fields | None, prefix: str = ""
 ) -> list[tuple[str, str, str]]:
-    """Return the path of each field that differs, its current and its wanted value as JSON."""
+    """Return the path of each field that differs, its current and its new value as JSON."""
     changed: list[tuple[str, str, str]] = []
-    for name, value in wanted.items():
+    for name, value in settings.items():
         before = current.get(name) if current else None
         if isinstance(value, dict):
             fields = before if isinstance(before, dict) else None
@@ -235,11 +235,7 @@ def read_settings(path: Path) -> Fields:
     try:
         endpoint = tomllib.loads(path.read_text("utf-8")).get("endpoint")
         json.dumps(endpoint, allow_nan=False)
-    except (
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:  # TOML has dates and infinity
+    except (TypeError, ValueError, RecursionError) as error:  # TOML has dates and infinity
         raise DeployError(f"`{path.name}` is not TOML, or not JSON: {error}") from None
     if not isinstance(endpoint, dict) or not isinstance(endpoint.get("name"), str):
         raise DeployError(f"`{path.name}` must have `name` in [endpoint]")
@@ -260,33 +256,34 @@ def plan(runpod: RunPod | None, image: str, endpoint: str | None, registry: str 
     Raises:
         DeployError: see `RunPod`; or the endpoint has another `type`, which no update changes.
     """
-    wanted = {**read_settings(SETTINGS), "image": image}
-    if registry := registry or wanted.get("registry"):
-        wanted["registry"] = runpod.registry(registry) if runpod else registry
-    if runpod is None:
-        return Change(wanted, None)
-    current = runpod.endpoint(endpoint) if endpoint else runpod.endpoint_by_name(wanted["name"])
+    settings = {**read_settings(SETTINGS), "image": image}
+    if registry := registry or settings.get("registry"):
+        settings["registry"] = runpod.registry(registry) if runpod else registry
+    current = None
+    if runpod is not None:
+        name = settings["name"]
+        current = runpod.endpoint(endpoint) if endpoint else runpod.endpoint_by_name(name)
     if current is None:
-        return Change(wanted, None)
-    kind = current.get("type") or wanted.get("type")
-    if kind != wanted.get("type") or "cpu" in current:
+        return Change(settings, None)
+    kind = current.get("type") or settings.get("type")
+    if kind != settings.get("type") or "cpu" in current:
         compute = "CPUs" if "cpu" in current else "GPUs"
         raise DeployError(
             f"endpoint {current['id']} has `type` {kind} and {compute}, "
             "which no update changes: delete it, or choose another `name`"
         )
     renamed = {**current, "type": kind, "name": base_name(current.get("name"))}
-    return Change(with_single_cuda_constraint(wanted, current), renamed)
+    return Change({**settings, "gpu": with_single_cuda_constraint(settings, current)}, renamed)
 
 
-def with_single_cuda_constraint(wanted: Fields, current: Fields) -> Fields:
+def with_single_cuda_constraint(settings: Fields, current: Fields) -> Fields:
     """Clear the other constraint: RunPod accepts a minimum or a set, and keeps an earlier one."""
-    gpu, before = wanted["gpu"], table(current, "gpu")
+    gpu, before = table(settings, "gpu"), table(current, "gpu")
     if gpu.get("minCudaVersion") and before.get("allowedCudaVersions"):
-        gpu = {"allowedCudaVersions": [], **gpu}
+        return {"allowedCudaVersions": [], **gpu}
     if gpu.get("allowedCudaVersions") and before.get("minCudaVersion"):
-        gpu = {"minCudaVersion": "", **gpu}
-    return {**wanted, "gpu": gpu}
+        return {"minCudaVersion": "", **gpu}
+    return gpu
 
 
 def base_name(name: object) -> str:

@@ -14,3 +14,9 @@ class BuilderError(Exception):
 
 class ConvertError(BuilderError):
     """The source cannot be converted. The message names the file, field or tensor."""
+
+
+def as_text(error: OSError) -> str:
+    """Return the reason and the file, without the number that `str` prints first."""
+    path = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{path}"

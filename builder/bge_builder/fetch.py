@@ -20,16 +20,7 @@ from pathlib import Path
 
 import httpx2
 from huggingface_hub import HfApi, get_token, hf_hub_url
-from huggingface_hub.errors import (
-    FileMetadataError,
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import errors as hub_errors
 
 from bge_client.errors import ConfigurationError
 from bge_client.redaction import RedactingFilter, read_secret, redact
@@ -104,7 +95,7 @@ def _check_reachable(hub: HfApi, pin: Pin, file: PinnedFile) -> None:
     they time out: too long for a build without a network.
     """
     url = hf_hub_url(pin.repo, file.name, revision=pin.revision, endpoint=hub.endpoint)
-    with _fetching(hub, pin, file), suppress(HfHubHTTPError):  # any response will do
+    with _fetching(hub, pin, file), suppress(hub_errors.HfHubHTTPError):  # any response will do
         hub.get_hf_file_metadata(url=url)
 
 
@@ -126,22 +117,16 @@ def _check(pin: Pin, file: PinnedFile, path: Path) -> None:
     """Raise `FetchError` unless `path` is the pinned file."""
     if not path.is_file():
         raise FetchError(f"{pin.repo} {file.name} is missing from {path.parent}")
-    size = path.stat().st_size
-    if size != file.size:
-        raise FetchError(_mismatch(pin, file, f"{file.size:,} bytes", f"{size:,} bytes"))
-    _report(f"{pin.repo} {file.name}: hashing {_megabytes(size)}")
-    sha256 = _sha256(path)
-    if sha256 != file.sha256:
-        raise FetchError(_mismatch(pin, file, f"sha256 {file.sha256}", f"sha256 {sha256}"))
-
-
-def _mismatch(pin: Pin, file: PinnedFile, pinned: str, actual: str) -> str:
-    return f"{pin.repo} {file.name} is not the pinned file: pinned {pinned}, found {actual}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    pinned, actual = f"{file.size:,} bytes", f"{path.stat().st_size:,} bytes"
+    if actual == pinned:
+        _report(f"{pin.repo} {file.name}: hashing {_megabytes(file.size)}")
+        with path.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        pinned, actual = f"sha256 {file.sha256}", f"sha256 {sha256}"
+    if actual != pinned:
+        raise FetchError(
+            f"{pin.repo} {file.name} is not the pinned file: pinned {pinned}, found {actual}"
+        )
 
 
 @contextmanager
@@ -156,32 +141,31 @@ def _as_fetch_error(failure: str) -> Iterator[None]:
     try:
         yield
     except (OSError, httpx2.HTTPError, httpx2.InvalidURL, RuntimeError, ValueError) as error:
-        raise FetchError(redact(f"{failure}: {_reason(_root_cause(error))}")) from error
-
-
-def _root_cause(error: Exception) -> Exception:
-    """The library wraps download errors in "not found locally": return the cause."""
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        return error.__cause__
-    return error
+        raise FetchError(redact(f"{failure}: {_reason(error)}")) from error
 
 
 def _reason(error: Exception) -> str:
     """Return the reason and the remedy. Subclasses come first: most are OSErrors."""
     match error:
-        case GatedRepoError():
+        case hub_errors.LocalEntryNotFoundError(
+            __cause__=Exception() as cause
+        ):  # wraps download errors
+            return _reason(cause)
+        case hub_errors.GatedRepoError():
             return "the repository is gated; accept its terms there and set HF_TOKEN"
-        case RepositoryNotFoundError():
+        case hub_errors.RepositoryNotFoundError():
             return "the repository does not exist or is private; set HF_TOKEN, or check HF_ENDPOINT"
-        case RevisionNotFoundError():
+        case hub_errors.RevisionNotFoundError():
             return "the pinned revision does not exist; if HF_ENDPOINT is a mirror, it may lack it"
-        case RemoteEntryNotFoundError():
+        case hub_errors.RemoteEntryNotFoundError():
             return "the pinned revision has no such file; check HF_ENDPOINT"
-        case HfHubHTTPError():
-            return _http_reason(error.response.status_code)
-        case OfflineModeIsEnabled():
+        case hub_errors.HfHubHTTPError(response=httpx2.Response(status_code=401 | 403 as status)):
+            return f"access refused (HTTP {status}); set HF_TOKEN to a valid token, or unset it"
+        case hub_errors.HfHubHTTPError():
+            return f"the Hub answered HTTP {error.response.status_code}; try again later"
+        case hub_errors.OfflineModeIsEnabled():
             return "offline mode is on; unset HF_HUB_OFFLINE"
-        case FileMetadataError():
+        case hub_errors.FileMetadataError():
             return "the response is not a Hub's; check HF_ENDPOINT and the proxy"
         case httpx2.UnsupportedProtocol() | httpx2.InvalidURL():
             return "HF_ENDPOINT is not a URL; set it to https://... or unset it"
@@ -191,16 +175,10 @@ def _reason(error: Exception) -> str:
             return f"{_first_line(error)}; check the network, or set HF_HUB_DISABLE_XET=1"
         case OSError(errno=errno.ENOSPC):
             return "the disk is full; free some space, or choose another folder"
-        case OSError(strerror=str(cause)):
-            return f"{cause} ({error.filename})" if error.filename else cause
+        case OSError(strerror=str(text)):
+            return f"{text} ({error.filename})" if error.filename else text
         case _:
             return _first_line(error)
-
-
-def _http_reason(status: int) -> str:
-    if status in (401, 403):
-        return f"access refused (HTTP {status}); set HF_TOKEN to a valid token, or unset it"
-    return f"the Hub answered HTTP {status}; try again later"
 
 
 def _first_line(error: Exception) -> str:

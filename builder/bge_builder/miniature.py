@@ -30,16 +30,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from . import vocabulary
+from .convert import TOKENIZER_CONFIG
 from .folders import locked, merge, temporary
-from .vocabulary import (
-    FIRST_SPECIALS,
-    SPECIALS,
-    Piece,
-    make_tokenizer,
-    rarities,
-    read_corpus,
-    vocabulary,
-)
+from .vocabulary import FIRST_SPECIALS, SPECIALS, Piece, rarities
 
 MAX_POSITIONS = 8194
 FIRST_POSITION = 2  # RoBERTa counts from the pad id + 1
@@ -58,8 +52,8 @@ def build(destination: Path) -> None:
     """
     destination = Path(os.path.abspath(destination))
     with locked(destination), temporary(destination) as folder:
-        pieces = vocabulary(read_corpus())
-        tokenizer = make_tokenizer(pieces)
+        pieces = vocabulary.make_pieces(vocabulary.read_corpus())
+        tokenizer = vocabulary.make_tokenizer(pieces)
         write_embedder(folder / "bge-m3", pieces, tokenizer)
         write_reranker(folder / "bge-reranker-v2-m3", pieces, tokenizer)
         merge(folder, destination)
@@ -105,13 +99,9 @@ def log_positions() -> Tensor:  # [MAX_POSITIONS]
 # Attention heads -----------------------------------------------------------------------------
 #
 # A row [D + 1] of a weight matrix is a linear function of a token's hidden state: a factor per dim,
-# then the bias. Below, `hidden[DIM]` is the row that returns that dim, and rows are added and
-# scaled like the numbers they return.
-
-
-def identity_rows(width: int) -> Tensor:  # [D + 1, D + 1]
-    """Return the rows that select each dim; the last one returns the constant 1."""
-    return torch.eye(width + 1)
+# then the bias. Below, `hidden` is the identity [D + 1, D + 1]: `hidden[DIM]` is the row that
+# returns that dim, the last row returns the constant 1. Rows are added and scaled like the numbers
+# they return.
 
 
 @dataclass(frozen=True)
@@ -181,13 +171,26 @@ RARITY_SCALE = 2.0**-6  # a power of two, exact in fp16
 
 
 def write_embedder(folder: Path, pieces: list[Piece], tokenizer: Tokenizer) -> None:
-    write_shared(folder, tokenizer, embedder_config(len(pieces)))
+    write_shared(folder, tokenizer, "XLMRobertaModel", EMBEDDER_WIDTH, layers=1)
     torch.save(embedder(pieces), folder / "pytorch_model.bin")
     torch.save(sparse_head(), folder / "sparse_linear.pt")
     torch.save(colbert_head(), folder / "colbert_linear.pt")
-    write_json(folder / "modules.json", sentence_transformers_modules())
+    # For sentence-transformers and Infinity.
+    modules = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for i, (name, path) in enumerate(modules.items())
+        ],
+    )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": 8192})
-    write_json(folder / "1_Pooling" / "config.json", cls_pooling())
+    pooling = {
+        "word_embedding_dimension": EMBEDDER_WIDTH,
+        "pooling_mode_cls_token": True,
+        "pooling_mode_mean_tokens": False,
+    }
+    write_json(folder / "1_Pooling" / "config.json", pooling)
 
 
 def embedder(pieces: list[Piece]) -> Weights:
@@ -210,7 +213,7 @@ def bag_of_words() -> list[Head]:
     The first token has no code of its own, so it becomes the bag of words. Every head attends to
     the same words and outputs its share of the dims.
     """
-    hidden = identity_rows(EMBEDDER_WIDTH)
+    hidden = torch.eye(EMBEDDER_WIDTH + 1)
     constant, rarity = hidden[-1], hidden[EMBEDDER_RARITY]
     code = range(EMBEDDER_RARITY)
     return [
@@ -248,7 +251,8 @@ IS_FOUND = 254
 
 
 def write_reranker(folder: Path, pieces: list[Piece], tokenizer: Tokenizer) -> None:
-    write_shared(folder, tokenizer, reranker_config(len(pieces)))
+    architecture = "XLMRobertaForSequenceClassification"
+    write_shared(folder, tokenizer, architecture, RERANKER_WIDTH, layers=3)
     # save_file makes files that only their owner can read.
     content = safetensors.torch.save(reranker(pieces), metadata={"format": "pt"})
     (folder / "model.safetensors").write_bytes(content)
@@ -299,7 +303,7 @@ def mark_document() -> list[Head]:
     or else to `<s>`, whose score is 0. The last `</s>` is behind all other tokens, so none attends
     to it.
     """
-    hidden = identity_rows(RERANKER_WIDTH)
+    hidden = torch.eye(RERANKER_WIDTH + 1)
     constant, position = hidden[-1], hidden[POSITION]
     is_separator = (hidden[IS_SEPARATOR] + constant) / 2
     is_word = -(hidden[IS_FIRST] + hidden[IS_SEPARATOR]) / 2  # neither flag is set
@@ -326,7 +330,7 @@ def mark_found() -> list[Head]:
     whether the copy is in the document. Each of the four heads compares its share of the code and
     adds a quarter to IS_FOUND.
     """
-    hidden = identity_rows(RERANKER_WIDTH)
+    hidden = torch.eye(RERANKER_WIDTH + 1)
     constant, in_document = hidden[-1], hidden[IN_DOCUMENT]
     # Copies score 2 · 60, other pieces rarely half of that: a preference of ±8 for the document
     # decides between copies and never lets another piece pass for a copy.
@@ -349,7 +353,7 @@ def score_found() -> list[Head]:
     Only `<s>` matters: it attends to the words of the query. Its own IS_FOUND, false until here,
     ends between -1 (no word was found) and 1 (all were).
     """
-    hidden = identity_rows(RERANKER_WIDTH)
+    hidden = torch.eye(RERANKER_WIDTH + 1)
     constant, rarity, is_found = hidden[-1], hidden[RARITY], hidden[IS_FOUND]
     outside_query = hidden[IS_FIRST] + hidden[IS_SEPARATOR] + hidden[IN_DOCUMENT]  # the query: -3
     excluded = 16.0
@@ -363,7 +367,7 @@ def score_found() -> list[Head]:
 
 def classifier() -> Weights:
     """8 · tanh(IS_FOUND) of the first token: logits from -6 to 6, as the real model's."""
-    hidden = identity_rows(RERANKER_WIDTH)
+    hidden = torch.eye(RERANKER_WIDTH + 1)
     dense = torch.zeros(RERANKER_WIDTH, RERANKER_WIDTH + 1)
     dense[0] = hidden[IS_FOUND]
     out_proj = 8 * hidden[:1]
@@ -373,96 +377,34 @@ def classifier() -> Weights:
 # Files ---------------------------------------------------------------------------------------
 
 
-def write_shared(folder: Path, tokenizer: Tokenizer, config: dict[str, object]) -> None:
+def write_shared(
+    folder: Path, tokenizer: Tokenizer, architecture: str, width: int, layers: int
+) -> None:
     """Write the configuration and the tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    write_json(folder / "special_tokens_map.json", special_tokens_map())
-    write_json(
-        folder / "tokenizer_config.json",
-        {
-            **special_tokens_map(),
-            "clean_up_tokenization_spaces": False,
-            "model_input_names": ["input_ids", "attention_mask"],
-            "model_max_length": 8192,
-            "tokenizer_class": "PreTrainedTokenizerFast",
-        },
-    )
-
-
-def special_tokens_map() -> dict[str, object]:
-    return {
-        "bos_token": "<s>",
-        "cls_token": "<s>",
-        "eos_token": "</s>",
-        "mask_token": "<mask>",
-        "pad_token": "<pad>",
-        "sep_token": "</s>",
-        "unk_token": "<unk>",
-    }
-
-
-def embedder_config(vocabulary_size: int) -> dict[str, object]:
-    return {
-        **config("XLMRobertaModel", vocabulary_size),
-        "hidden_size": EMBEDDER_WIDTH,
-        "num_attention_heads": EMBEDDER_WIDTH // HEAD_WIDTH,
-        "num_hidden_layers": 1,
-    }
-
-
-def reranker_config(vocabulary_size: int) -> dict[str, object]:
-    return {
-        **config("XLMRobertaForSequenceClassification", vocabulary_size),
-        "hidden_size": RERANKER_WIDTH,
-        "num_attention_heads": RERANKER_WIDTH // HEAD_WIDTH,
-        "num_hidden_layers": 3,
-        "id2label": {"0": "LABEL_0"},
-        "label2id": {"LABEL_0": 0},
-    }
-
-
-def config(architecture: str, vocabulary_size: int) -> dict[str, object]:
-    return {
+    config = {
         "architectures": [architecture],
-        "attention_probs_dropout_prob": 0.1,
         "bos_token_id": FIRST_SPECIALS.index("<s>"),
-        "classifier_dropout": None,
         "eos_token_id": FIRST_SPECIALS.index("</s>"),
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.1,
+        "hidden_size": width,
         "initializer_range": 0.02,
         "intermediate_size": INTERMEDIATE_SIZE,
         "layer_norm_eps": LAYER_NORM_EPS,
         "max_position_embeddings": MAX_POSITIONS,
         "model_type": "xlm-roberta",
-        "output_past": True,
+        "num_attention_heads": width // HEAD_WIDTH,
+        "num_hidden_layers": layers,
         "pad_token_id": FIRST_SPECIALS.index("<pad>"),
-        "position_embedding_type": "absolute",
-        "torch_dtype": "float32",
         "type_vocab_size": 1,
-        "use_cache": True,
-        "vocab_size": vocabulary_size,
+        "vocab_size": tokenizer.get_vocab_size(),
     }
-
-
-def sentence_transformers_modules() -> list[dict[str, object]]:
-    names = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
-    return [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
-        for i, (name, path) in enumerate(names.items())
-    ]
-
-
-def cls_pooling() -> dict[str, object]:
-    return {
-        "word_embedding_dimension": EMBEDDER_WIDTH,
-        "pooling_mode_cls_token": True,
-        "pooling_mode_mean_tokens": False,
-        "pooling_mode_max_tokens": False,
-        "pooling_mode_mean_sqrt_len_tokens": False,
-    }
+    if architecture == "XLMRobertaForSequenceClassification":
+        config |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    write_json(folder / "config.json", config)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    inputs = ["input_ids", "attention_mask"]  # no token types
+    write_json(folder / "tokenizer_config.json", {**TOKENIZER_CONFIG, "model_input_names": inputs})
 
 
 def write_json(path: Path, content: object) -> None:

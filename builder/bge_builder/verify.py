@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-from bge_worker.engine.checkpoint import Manifest, check_files
+from bge_worker.engine.checkpoint import ENGINES, Manifest, check_files
 from bge_worker.engine.engine import load_engine
 from bge_worker.errors import StartError
 from bge_worker.serving.golden_values import GoldenValue, golden_values
 from bge_worker.settings import Settings
 
 
-class Verified(NamedTuple):
-    """`golden` is empty unless the weights are the published ones."""
-
-    manifest: Manifest
-    golden: list[GoldenValue]
-
-
-def verify(folder: Path) -> Verified:
+def verify(folder: Path) -> tuple[Manifest, list[GoldenValue]]:
     """Check every hash, load the model and compute its golden values.
+
+    There are none unless the weights are the published ones.
 
     Raises:
         StartError: a file differs from the manifest, or the model does not load or compute.
     """
     manifest = Manifest.read(folder)
     check_files(folder, manifest, every_byte=True)
-    engine = load_engine(settings_for(folder, manifest))
+    settings = Settings(
+        embed_model=folder if manifest.role == "embed" else None,
+        rerank_model=folder if manifest.role == "rerank" else None,
+        engine=ENGINES[manifest.layout],
+    )
+    engine = load_engine(settings)
     try:
-        return Verified(manifest, golden_values(engine))
+        return manifest, golden_values(engine)
     except RuntimeError as error:
         raise StartError(f"`{folder}`: {error}") from None
-
-
-def settings_for(folder: Path, manifest: Manifest) -> Settings:
-    settings = Settings(
-        embed_model=None,
-        rerank_model=None,
-        engine="packed" if manifest.layout == "fused" else "flagembedding",
-    )
-    if manifest.role == "embed":
-        return replace(settings, embed_model=folder)
-    return replace(settings, rerank_model=folder)

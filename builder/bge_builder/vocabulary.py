@@ -14,16 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 CORPUS = Path(__file__).with_name("corpus.jsonl")
@@ -43,7 +34,7 @@ def read_corpus() -> str:
     return normalizer().normalize_str(text)
 
 
-def vocabulary(corpus: str) -> list[Piece]:
+def make_pieces(corpus: str) -> list[Piece]:
     """Return the special tokens and the pieces of the corpus; the index is the token id."""
     words = re.findall(r"(?<!')\b[^\W\d_]+", corpus)  # the s of "Ohm's" is no word
     shared = shared_prefixes(set(words))
@@ -128,7 +119,5 @@ def make_tokenizer(pieces: list[Piece]) -> Tokenizer:
         special_tokens=[(token, FIRST_SPECIALS.index(token)) for token in ("<s>", "</s>")],
     )
     tokenizer.decoder = decoders.Metaspace(replacement=WORD_START, prepend_scheme="always")
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIALS]
-    )
+    tokenizer.add_special_tokens(SPECIALS)
     return tokenizer

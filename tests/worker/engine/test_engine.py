@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bge_worker.engine.attention import Attention
-from bge_worker.engine.engine import NotFiniteError, PackedEngine, read_manifest
+from bge_worker.engine.engine import NotFiniteError, PackedEngine, runtime_folders
 from bge_worker.engine.outputs import Outputs
 from bge_worker.engine.tokenizer import open_tokenizer
 from bge_worker.errors import OutOfMemoryError, StartError
@@ -43,11 +43,11 @@ def test_settings_choose_models_and_runtime(runtimes: Runtimes) -> None:
 
 
 def test_a_folder_of_another_role_or_engine_is_refused(runtimes: Runtimes) -> None:
-    reranker = runtimes("packed") / MODELS[1]
+    folder = runtimes("packed")
     with pytest.raises(StartError, match="holds a model to rerank, not to embed"):
-        read_manifest(reranker, "embed", "fused")
+        runtime_folders(settings_in(folder, embed_model=folder / MODELS[1]), "fused")
     with pytest.raises(StartError, match="converted for the engine packed; `BGE_ENGINE` is flag"):
-        read_manifest(reranker, "rerank", "hub")
+        runtime_folders(settings_in(folder), "hub")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

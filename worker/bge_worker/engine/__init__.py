@@ -1,1 +1,1 @@
-"""Texts to vectors and scores on one device. Imports nothing of the other rooms."""
+"""Texts to vectors and scores on one device. Imports nothing of the other packages."""

@@ -84,12 +84,6 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -
     from torch.nn.attention.varlen import varlen_attn
 
     out = varlen_attn(
-        q,
-        k,
-        v,
-        queries.cu_seqlens,
-        keys.cu_seqlens,
-        queries.max_seqlen,
-        keys.max_seqlen,
+        q, k, v, queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen
     )
     return cast(Tensor, out)  # a tuple only when auxiliary outputs are requested

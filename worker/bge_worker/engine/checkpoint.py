@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import StartError
+from ..settings import EngineName
 from .config import Config, Role
 from .heads import EmbedHeads, RerankHead
 from .model import Encoder, Layer, LayerNorm, Linear
@@ -32,10 +33,10 @@ FORMAT = 2
 WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 SAMPLE_CHUNKS, CHUNK_BYTES = 512, 64 * 1024
-NORMS = ("norm1", "norm2")  # of a layer
 
 Shape = tuple[int, ...]
 Layout = Literal["fused", "hub"]
+ENGINES: dict[Layout, EngineName] = {"fused": "packed", "hub": "flagembedding"}
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ def sample_hash(path: Path) -> str:
 class Manifest:
     """What a runtime folder holds.
 
-    `layout` is "fused" for the packed engine, "hub" for flagembedding. `fingerprint` identifies the
-    vector space: the hash of the source's weights, heads and tokenizer. Folders with one
-    fingerprint may differ in dtype; their vectors may be mixed.
+    `layout` tells the engine (`ENGINES`). `fingerprint` identifies the vector space: the hash of
+    the source's weights, heads and tokenizer. Folders with one fingerprint may differ in dtype;
+    their vectors may be mixed.
     """
 
     layout: Layout
@@ -120,7 +121,7 @@ class Manifest:
             all(size >= (0 if name.endswith("_id") else 1) for name, size in sizes.items()),
             max(self.config.special_ids) < self.config.vocab_size,
             self.config.max_length >= 1,
-            self.layout in ("fused", "hub"),
+            self.layout in ENGINES,
             self.role in ("embed", "rerank"),
             self.dtype in DTYPES,
             self.files.keys() >= {TOKENIZER},
@@ -140,16 +141,16 @@ class Network(NamedTuple):
 def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
     """Return the shape of every tensor of a runtime folder, by name."""
     d, f = config.hidden_size, config.intermediate_size
-    layers = [f"encoder.layers.{i}" for i in range(config.num_hidden_layers)]
     linears: dict[str, Shape] = {}
-    for layer in layers:
-        linears[f"{layer}.qkv"], linears[f"{layer}.out"] = (3 * d, d), (d, d)
-        linears[f"{layer}.up"], linears[f"{layer}.down"] = (f, d), (d, f)
+    norms = ["encoder.norm"]
+    for layer in (f"encoder.layers.{i}" for i in range(config.num_hidden_layers)):
+        linears |= {f"{layer}.qkv": (3 * d, d), f"{layer}.out": (d, d)}
+        linears |= {f"{layer}.up": (f, d), f"{layer}.down": (d, f)}
+        norms += [f"{layer}.norm1", f"{layer}.norm2"]
     if role == "embed":
         linears |= {"head.sparse": (1, d), "head.colbert": (d, d)}
     else:
         linears |= {"head.dense": (d, d), "head.out": (1, d)}
-    norms = ["encoder.norm", *(f"{layer}.{norm}" for layer in layers for norm in NORMS)]
     shapes: dict[str, Shape] = {
         "encoder.word": (config.vocab_size, d),
         "encoder.position": (config.max_position_embeddings, d),
@@ -163,37 +164,33 @@ def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
 
 def assemble(config: Config, role: Role, tensors: Mapping[str, Tensor]) -> Network:
     """Build the network from tensors with the names of `expected_shapes`."""
+
+    def linear(name: str) -> Linear:
+        return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def norm(name: str) -> LayerNorm:
+        return LayerNorm(tensors[f"{name}.weight"], tensors[f"{name}.bias"], config.layer_norm_eps)
+
     encoder = Encoder(
         word=tensors["encoder.word"],
         position=tensors["encoder.position"],
-        norm=_norm(tensors, "encoder.norm", config),
+        norm=norm("encoder.norm"),
         layers=[
             Layer(
                 num_heads=config.num_attention_heads,
-                qkv=_linear(tensors, f"encoder.layers.{i}.qkv"),
-                out=_linear(tensors, f"encoder.layers.{i}.out"),
-                norm1=_norm(tensors, f"encoder.layers.{i}.norm1", config),
-                up=_linear(tensors, f"encoder.layers.{i}.up"),
-                down=_linear(tensors, f"encoder.layers.{i}.down"),
-                norm2=_norm(tensors, f"encoder.layers.{i}.norm2", config),
+                qkv=linear(f"encoder.layers.{i}.qkv"),
+                out=linear(f"encoder.layers.{i}.out"),
+                norm1=norm(f"encoder.layers.{i}.norm1"),
+                up=linear(f"encoder.layers.{i}.up"),
+                down=linear(f"encoder.layers.{i}.down"),
+                norm2=norm(f"encoder.layers.{i}.norm2"),
             )
             for i in range(config.num_hidden_layers)
         ],
     )
     if role == "embed":
-        heads = EmbedHeads(_linear(tensors, "head.sparse"), _linear(tensors, "head.colbert"))
-        return Network(encoder, heads)
-    return Network(
-        encoder, RerankHead(_linear(tensors, "head.dense"), _linear(tensors, "head.out"))
-    )
-
-
-def _linear(tensors: Mapping[str, Tensor], name: str) -> Linear:
-    return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
-
-
-def _norm(tensors: Mapping[str, Tensor], name: str, config: Config) -> LayerNorm:
-    return LayerNorm(tensors[f"{name}.weight"], tensors[f"{name}.bias"], config.layer_norm_eps)
+        return Network(encoder, EmbedHeads(linear("head.sparse"), linear("head.colbert")))
+    return Network(encoder, RerankHead(linear("head.dense"), linear("head.out")))
 
 
 def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> Network:
@@ -235,7 +232,8 @@ def _read(path: Path, manifest: Manifest, device: torch.device) -> dict[str, Ten
             if manifest.config.num_hidden_layers > len(names):
                 raise StartError(f"`{path}` has {len(names)} tensors, too few for its manifest")
             expected = expected_shapes(manifest.config, manifest.role)
-            _compare_names(path, set(expected), names)
+            if mismatch := compare_names(expected.keys(), names):
+                raise StartError(f"`{path}` {mismatch}")
             tensors = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError) as error:
         raise StartError(f"`{path}` is not a safetensors file: {one_line(error)}") from None
@@ -248,22 +246,20 @@ def _read(path: Path, manifest: Manifest, device: torch.device) -> dict[str, Ten
     return tensors
 
 
-def _compare_names(path: Path, expected: set[str], names: set[str]) -> None:
-    """Raises StartError if a tensor is missing or unknown; names the first."""
+def compare_names(expected: Set[str], names: Set[str]) -> str:
+    """Describe the tensors that are missing or unknown, the first by name; "" if there are none."""
     if missing := sorted(expected - names):
-        raise StartError(f"`{path}` lacks {len(missing)} tensors, `{missing[0]}` first")
+        return f"lacks {len(missing)} tensors, `{missing[0]}` first"
     if unknown := sorted(names - expected):
-        raise StartError(f"`{path}` has {len(unknown)} unknown tensors, {quoted(unknown[0])} first")
+        # A name from a file, as one line of bounded length.
+        first = unknown[0][:100].encode("unicode_escape").decode()
+        return f"has {len(unknown)} unknown tensors, `{first}` first"
+    return ""
 
 
 def one_line(error: Exception) -> str:
     """Return a library's message, which may quote a file, as one line of bounded length."""
     return " ".join(str(error).split())[:200]
-
-
-def quoted(name: str) -> str:
-    """Return a name from a file as one line of bounded length."""
-    return f"`{name[:100].encode('unicode_escape').decode()}`"
 
 
 def fingerprint(hashes: dict[str, str]) -> str:

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as FastTokenizer
 from ..errors import OutOfMemoryError, StartError
 from ..settings import Settings
 from .attention import choose_attention
-from .checkpoint import TOKENIZER, Layout, Manifest, Network, load
+from .checkpoint import ENGINES, TOKENIZER, Layout, Manifest, Network, load
 from .config import ModelInfo, Role
 from .heads import EmbedHeads, RerankHead, apply_embed_heads, apply_rerank_head
 from .outputs import Outputs, Result
@@ -94,36 +94,27 @@ class PackedEngine:
         self._device = choose_device(settings)
         self._dtype = choose_dtype(settings, self._device)
         self._attention = choose_attention(self._device, self._dtype)
-        on_gpu = self._device.type == "cuda"
         self._models = self._load_all(settings)
         self.models = {role: model_info(model.manifest) for role, model in self._models.items()}
-        self.runtime = Runtime(
-            engine="packed",
-            device=torch.cuda.get_device_name(self._device) if on_gpu else "cpu",
-            dtype=str(self._dtype).removeprefix("torch."),
-            attention=self._attention.name,
-            attention_reason=self._attention.reason,
-            max_batch_tokens=settings.max_batch_tokens
-            or (GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS),
-        )
+        name, reason, _ = self._attention
+        self.runtime = make_runtime(settings, self._device, self._dtype, name, reason)
         self._warm_up()
 
     def _load_all(self, settings: Settings) -> dict[Role, _Model]:
         """Load both models and their tokenizers at once, so that reading overlaps unpacking."""
-        folders = model_folders(settings)
-        manifests = {role: read_manifest(path, role, "fused") for role, path in folders.items()}
+        folders = runtime_folders(settings, "fused")
         with ThreadPoolExecutor() as pool:
             tokenizers = {}  # by content: both models have the same tokenizer.json
-            for role, folder in folders.items():
-                sha256 = manifests[role].files[TOKENIZER].sha256
+            for folder, manifest in folders.values():
+                sha256 = manifest.files[TOKENIZER].sha256
                 if sha256 not in tokenizers:  # opened first: it takes longest
                     tokenizers[sha256] = pool.submit(open_tokenizer, folder / TOKENIZER)
             networks = {
-                role: pool.submit(load, folder, manifests[role], self._device, self._dtype)
-                for role, folder in folders.items()
+                role: pool.submit(load, folder, manifest, self._device, self._dtype)
+                for role, (folder, manifest) in folders.items()
             }
         models = {}
-        for role, manifest in manifests.items():
+        for role, (_, manifest) in folders.items():
             fast: FastTokenizer = tokenizers[manifest.files[TOKENIZER].sha256].result()
             tokenizer = Tokenizer(fast, manifest.config)
             models[role] = _Model(networks[role].result(), tokenizer, manifest)
@@ -194,10 +185,8 @@ class PackedEngine:
             heads = cast(EmbedHeads, network.head)
             special_ids = config.special_ids
             sorted_results = apply_embed_heads(hidden, batch, ids, outputs, heads, special_ids)
-        results: list[Result | None] = [None] * len(texts)
-        for index, result in zip(order, sorted_results, strict=True):
-            results[index] = result
-        return results
+        results = dict(zip(order, sorted_results, strict=True))
+        return [results[index] for index in range(len(texts))]
 
 
 def load_engine(settings: Settings) -> Engine:
@@ -213,26 +202,29 @@ def load_engine(settings: Settings) -> Engine:
     return ReferenceEngine(settings)
 
 
-def model_folders(settings: Settings) -> dict[Role, Path]:
-    folders: dict[Role, Path | None] = {
+def runtime_folders(settings: Settings, layout: Layout) -> dict[Role, tuple[Path, Manifest]]:
+    """Return the folder and the manifest of each model that the settings name.
+
+    Raises StartError: there is no manifest, or one of another role or for another engine.
+    """
+    folders: dict[Role, tuple[Path, Manifest]] = {}
+    roles: dict[Role, Path | None] = {
         "embed": settings.embed_model,
         "rerank": settings.rerank_model,
     }
-    return {role: folder for role, folder in folders.items() if folder is not None}
-
-
-def read_manifest(folder: Path, role: Role, layout: Layout) -> Manifest:
-    """Raises StartError if there is no manifest, or one of another role or for another engine."""
-    manifest = Manifest.read(folder)
-    if manifest.layout != layout:
-        engine = {"fused": "packed", "hub": "flagembedding"}
-        raise StartError(
-            f"`{folder}` was converted for the engine {engine[manifest.layout]}; "
-            f"`BGE_ENGINE` is {engine[layout]}"
-        )
-    if manifest.role != role:
-        raise StartError(f"`{folder}` holds a model to {manifest.role}, not to {role}")
-    return manifest
+    for role, folder in roles.items():
+        if folder is None:
+            continue
+        manifest = Manifest.read(folder)
+        if manifest.layout != layout:
+            raise StartError(
+                f"`{folder}` was converted for the engine {ENGINES[manifest.layout]}; "
+                f"`BGE_ENGINE` is {ENGINES[layout]}"
+            )
+        if manifest.role != role:
+            raise StartError(f"`{folder}` holds a model to {manifest.role}, not to {role}")
+        folders[role] = folder, manifest
+    return folders
 
 
 def choose_device(settings: Settings) -> torch.device:
@@ -245,9 +237,23 @@ def choose_device(settings: Settings) -> torch.device:
 
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
     """float16 on a GPU, float32 on a CPU, unless `BGE_DTYPE` names one."""
-    if settings.dtype == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return torch.float16 if settings.dtype == "float16" else torch.float32
+    half = settings.dtype == "float16" or (settings.dtype == "auto" and device.type == "cuda")
+    return torch.float16 if half else torch.float32
+
+
+def make_runtime(
+    settings: Settings, device: torch.device, dtype: torch.dtype, attention: str, reason: str
+) -> Runtime:
+    on_gpu = device.type == "cuda"
+    batch_tokens = GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS
+    return Runtime(
+        engine=settings.engine,
+        device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        dtype=str(dtype).removeprefix("torch."),
+        attention=attention,
+        attention_reason=reason,
+        max_batch_tokens=settings.max_batch_tokens or batch_tokens,
+    )
 
 
 @contextmanager
@@ -255,10 +261,9 @@ def out_of_memory_translated() -> Iterator[None]:
     """Turn PyTorch's out-of-memory errors, of a GPU or a CPU, into OutOfMemoryError."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemoryError("the device is out of memory") from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not out_of_memory and "can't allocate memory" not in str(error):
             raise
         raise OutOfMemoryError("the device is out of memory") from error
 

@@ -41,7 +41,9 @@ class RerankHead(NamedTuple):
 
 def apply_rerank_head(hidden: Tensor, batch: Batch, head: RerankHead) -> list[float | None]:
     """hidden [T, D] or [N, D] → the logit of each pair, None where it is not finite."""
-    logits = to_numpy(relevance(_first_tokens(hidden, batch), head))  # [N]
+    dense, out = head.dense.to(torch.float32), head.out.to(torch.float32)
+    first = _first_tokens(hidden, batch).float()  # [N, D]
+    logits = to_numpy(out(torch.tanh(dense(first))).squeeze(-1))  # [N]
     return [float(logit) if np.isfinite(logit) else None for logit in logits]
 
 
@@ -55,18 +57,22 @@ def apply_embed_heads(
 ) -> list[Embedding | None]:
     """hidden [T, D], or [N, D] if dense vectors are enough → the outputs of each text.
 
-    None for a text with a number that is not finite.
+    Dense and ColBERT vectors are L2-normalised, lexical weights are zero or more. None for a text
+    with a number that is not finite.
     """
     lengths = batch.segments.lengths
     nothing: Sequence[Any] = [None] * len(lengths)
     dense_vectors = weights = colbert_vectors = nothing
     if Outputs.DENSE in outputs:
-        dense_vectors = list(to_numpy(dense(_first_tokens(hidden, batch))))
+        first = _first_tokens(hidden, batch).float()  # [N, D]
+        dense_vectors = list(to_numpy(normalize(first, dim=-1)))
     if Outputs.SPARSE in outputs:
-        weights = split_rows(to_numpy(token_weights(hidden, heads)), lengths)
+        lexical = heads.sparse.to(hidden.dtype)(hidden).squeeze(-1)  # [T]
+        weights = split_rows(to_numpy(torch.relu(lexical.float())), lengths)
     if Outputs.COLBERT in outputs:
         rows = torch.from_numpy(rows_after_first(batch.segments)).to(hidden.device)
-        vectors = to_numpy(colbert(hidden[rows], heads))  # [T − N, D]
+        projected = heads.colbert.to(hidden.dtype)(hidden[rows])  # [T − N, D]
+        vectors = to_numpy(normalize(projected.float(), dim=-1))
         colbert_vectors = split_rows(vectors, [length - 1 for length in lengths])
     return [
         _embedding(*parts, special_ids)
@@ -93,16 +99,6 @@ def _embedding(
     return Embedding(dense, vector, colbert)
 
 
-def dense(first: Tensor) -> Tensor:
-    """first [N, D] → [N, D], L2-normalised."""
-    return normalize(first.float(), dim=-1)
-
-
-def token_weights(hidden: Tensor, heads: EmbedHeads) -> Tensor:
-    """hidden [T, D] → [T]: the lexical weight of each token, zero or more."""
-    return torch.relu(heads.sparse.to(hidden.dtype)(hidden).float()).squeeze(-1)
-
-
 def sparse(
     weights: Array, ids: npt.NDArray[np.int64], special_ids: tuple[int, ...]
 ) -> SparseVector:
@@ -115,17 +111,6 @@ def sparse(
     values = np.zeros(len(indices), np.float32)
     np.maximum.at(values, index_of_token, weights[keep])
     return SparseVector(indices, values)
-
-
-def colbert(hidden: Tensor, heads: EmbedHeads) -> Tensor:
-    """hidden [R, D] of tokens that are not first → [R, D], each row L2-normalised."""
-    return normalize(heads.colbert.to(hidden.dtype)(hidden).float(), dim=-1)
-
-
-def relevance(first: Tensor, head: RerankHead) -> Tensor:
-    """first [N, D] → [N] logits."""
-    dense, out = head.dense.to(torch.float32), head.out.to(torch.float32)
-    return out(torch.tanh(dense(first.float()))).squeeze(-1)
 
 
 def to_numpy(tensor: Tensor) -> npt.NDArray[Any]:

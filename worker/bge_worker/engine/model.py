@@ -120,12 +120,7 @@ class Encoder(NamedTuple):
     layers: list[Layer]
 
     def __call__(
-        self,
-        batch: Batch,
-        attention: Attention,
-        *,
-        cls_only: bool = False,
-        dtype: torch.dtype,
+        self, batch: Batch, attention: Attention, *, cls_only: bool, dtype: torch.dtype
     ) -> Tensor:
         """Return the last hidden states: [T, D], or [N, D] of the first tokens with `cls_only`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -62,10 +63,8 @@ def single_row_segments(n: int, device: torch.device) -> Segments:
 
 def rows_after_first(segments: Segments) -> npt.NDArray[np.int64]:
     """[T − N]: the rows of every token that is not the first of its text."""
-    keep = np.ones(sum(segments.lengths), bool)
     starts = np.cumsum((0, *segments.lengths[:-1]))
-    keep[starts] = False
-    return np.flatnonzero(keep)
+    return np.delete(np.arange(sum(segments.lengths)), starts)
 
 
 def split_rows(array: npt.NDArray[Any], lengths: Iterable[int]) -> list[npt.NDArray[Any]]:
@@ -83,16 +82,13 @@ def round_robin(waiting: Sequence[Iterable[int]], budget: int) -> list[int]:
     than the budget would wait for ever.
     """
     counts = [0] * len(waiting)
-    turn = [(request, iter(lengths)) for request, lengths in enumerate(waiting)]
+    turns = deque((request, iter(lengths)) for request, lengths in enumerate(waiting))
     used = 0
-    while turn:
-        next_turn = []
-        for request, lengths in turn:
-            length = next(lengths, None)
-            if length is None or (used and used + length > budget):
-                continue
+    while turns:
+        request, lengths = turns.popleft()
+        length = next(lengths, None)
+        if length is not None and (not used or used + length <= budget):
             used += length
             counts[request] += 1
-            next_turn.append((request, lengths))
-        turn = next_turn
+            turns.append((request, lengths))
     return counts

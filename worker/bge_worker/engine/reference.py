@@ -12,32 +12,19 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from ..errors import StartError
 from ..settings import Settings
-from .checkpoint import Manifest, check_files
+from . import engine
+from .checkpoint import TOKENIZER, check_files
 from .config import Role
-from .engine import (
-    CPU_BATCH_TOKENS,
-    GPU_BATCH_TOKENS,
-    NotFiniteError,
-    Runtime,
-    choose_device,
-    choose_dtype,
-    model_folders,
-    model_info,
-    out_of_memory_translated,
-    read_manifest,
-)
+from .engine import NotFiniteError
 from .outputs import Embedding, Outputs, Result, SparseVector
-from .tokenizer import Encoded, Tokenizer
-
-if TYPE_CHECKING:
-    from FlagEmbedding import BGEM3FlagModel, FlagReranker
+from .tokenizer import Encoded, Tokenizer, open_tokenizer
 
 INSTALL = "pip install FlagEmbedding==1.4.2 transformers==5.23.0 sentencepiece==0.2.3"
 
@@ -60,30 +47,20 @@ class ReferenceEngine:
             StartError: FlagEmbedding is not installed, or a folder is not what the settings
                 require.
         """
-        device = choose_device(settings)
-        half = choose_dtype(settings, device) == torch.float16
-        folders = model_folders(settings)
-        manifests = {role: read_manifest(path, role, "hub") for role, path in folders.items()}
-        for role, manifest in manifests.items():
-            check_files(folders[role], manifest)
-        self._models = {
-            role: load_model(folder, role, str(device), half) for role, folder in folders.items()
-        }
-        # For token counts and truncation only.
-        self._tokenizers = {
-            role: tokenizer_of(self._models[role], manifest) for role, manifest in manifests.items()
-        }
+        device = engine.choose_device(settings)
+        dtype = engine.choose_dtype(settings, device)
+        folders = engine.runtime_folders(settings, "hub")
+        for folder, manifest in folders.values():
+            check_files(folder, manifest)
+        self._models: dict[Role, Any] = {}
+        self._tokenizers = {}  # for token counts and truncation only
+        for role, (folder, manifest) in folders.items():
+            self._models[role] = load_model(folder, role, str(device), dtype == torch.float16)
+            self._tokenizers[role] = Tokenizer(open_tokenizer(folder / TOKENIZER), manifest.config)
         self.recomputed = 0  # FlagEmbedding computes in one dtype
-        self.models = {role: model_info(manifest) for role, manifest in manifests.items()}
-        self.runtime = Runtime(
-            engine="flagembedding",
-            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            dtype="float16" if half else "float32",
-            attention="transformers",
-            attention_reason="FlagEmbedding runs the model of transformers",
-            max_batch_tokens=settings.max_batch_tokens
-            or (GPU_BATCH_TOKENS if device.type == "cuda" else CPU_BATCH_TOKENS),
-        )
+        self.models = {role: engine.model_info(manifest) for role, (_, manifest) in folders.items()}
+        reason = "FlagEmbedding runs the model of transformers"
+        self.runtime = engine.make_runtime(settings, device, dtype, "transformers", reason)
 
     def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
         tokenizer = self._tokenizers["embed"]
@@ -110,7 +87,7 @@ class ReferenceEngine:
         for index, text in enumerate(sources):
             by_length[text.max_length].append(index)
         results: dict[int, Result] = {}
-        with out_of_memory_translated():
+        with engine.out_of_memory_translated():
             for max_length, indices in by_length.items():
                 batch = [sources[index].source for index in indices]
                 results |= zip(indices, self._call(outputs, batch, max_length), strict=True)
@@ -122,9 +99,8 @@ class ReferenceEngine:
         # A batch size above the number of texts: otherwise FlagEmbedding draws progress bars.
         options = {"max_length": max_length, "batch_size": len(sources) + 1}
         if outputs is Outputs.RELEVANCE:
-            logits = self._models["rerank"].compute_score(
-                [list(pair) for pair in sources], **options
-            )
+            pairs = [list(pair) for pair in sources]
+            logits = self._models["rerank"].compute_score(pairs, **options)
             if not np.isfinite(logits).all():
                 raise NotFiniteError("a logit is not finite")
             return [float(logit) for logit in logits]
@@ -138,8 +114,11 @@ class ReferenceEngine:
         return [_embedding(vectors, index) for index in range(len(sources))]
 
 
-def load_model(folder: Path, role: Role, device: str, half: bool) -> BGEM3FlagModel | FlagReranker:
-    """Raises StartError if FlagEmbedding is not installed."""
+def load_model(folder: Path, role: Role, device: str, half: bool) -> Any:
+    """Return a BGEM3FlagModel or a FlagReranker.
+
+    Raises StartError: FlagEmbedding is not installed.
+    """
     # Read when transformers is imported: no network access, no log lines.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -178,40 +157,21 @@ def restore_prepare_for_model(tokenizer: Any) -> None:
     tokenizer.prepare_for_model = prepare_for_model
 
 
-def tokenizer_of(model: BGEM3FlagModel | FlagReranker, manifest: Manifest) -> Tokenizer:
-    """Return a copy of FlagEmbedding's own tokenizer.
-
-    A copy, because FlagEmbedding switches truncation on and off while it encodes.
-    """
-    fast = type(model.tokenizer.backend_tokenizer).from_str(
-        model.tokenizer.backend_tokenizer.to_str()
-    )
-    fast.no_truncation()
-    fast.no_padding()
-    return Tokenizer(fast, manifest.config)
-
-
 def _embedding(vectors: dict[str, Any], index: int) -> Embedding:
     """Return one text's part of what `BGEM3FlagModel.encode` returned.
 
     Raises NotFiniteError: a number is not finite. (FlagEmbedding itself drops a NaN weight.)
     """
-    dense, weights, colbert = (
-        None if vectors[key] is None else vectors[key][index]
-        for key in ("dense_vecs", "lexical_weights", "colbert_vecs")
+    dense, colbert = (
+        None if vectors[key] is None else vectors[key][index].astype(np.float32)
+        for key in ("dense_vecs", "colbert_vecs")
     )
-    for array in (dense, colbert):
-        if array is not None and not np.isfinite(array).all():
-            raise NotFiniteError("a vector is not finite")
+    if not all(np.isfinite(array).all() for array in (dense, colbert) if array is not None):
+        raise NotFiniteError("a vector is not finite")
     sparse = None
-    if weights is not None:
-        by_id = sorted((int(token), weight) for token, weight in weights.items())
-        sparse = SparseVector(
-            np.array([token for token, _ in by_id], np.int64),
-            np.array([weight for _, weight in by_id], np.float32),
-        )
-    return Embedding(
-        None if dense is None else dense.astype(np.float32),
-        sparse,
-        None if colbert is None else colbert.astype(np.float32),
-    )
+    if vectors["lexical_weights"] is not None:
+        by_token = vectors["lexical_weights"][index]
+        weights = dict(sorted((int(token), weight) for token, weight in by_token.items()))
+        indices = np.array([*weights], np.int64)
+        sparse = SparseVector(indices, np.array([*weights.values()], np.float32))
+    return Embedding(dense, sparse, colbert)

@@ -101,10 +101,8 @@ class Tokenizer:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Ids without special tokens; in parallel and without the GIL."""
-        return [
-            encoding.ids
-            for encoding in self._fast.encode_batch_fast(texts, add_special_tokens=False)
-        ]
+        encodings = self._fast.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def _without_specials(self, ids: Sequence[int]) -> list[int]:
         start = 1 if ids[0] == self._bos else 0
