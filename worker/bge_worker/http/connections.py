@@ -30,13 +30,8 @@ import httptools
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from ..errors import (
-    HeadTooLargeError,
-    MalformedError,
-    OverloadedError,
-    ValidationError,
-    WorkerError,
-)
+from .. import errors
+from ..errors import OverloadedError, WorkerError
 from .middleware import OPEN_PATHS, error_response
 from .routes.native import NATIVE
 from .timeouts import Timeouts
@@ -164,7 +159,7 @@ class Connection(HttpToolsProtocol):
             self._framing_bytes += len(data) - (self._body_bytes - body_bytes)
             if self._framing_bytes > MAX_FRAMING_BYTES:
                 self._send_error(
-                    ValidationError(
+                    errors.ValidationError(
                         f"chunk sizes, extensions and trailers must have at most "
                         f"{MAX_FRAMING_BYTES} bytes. Given: {self._framing_bytes} or more"
                     )
@@ -178,7 +173,7 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             pass  # no other protocol is served
         except httptools.HttpParserError:  # also for an error that a callback raised
-            self._send_error(self._refusal or MalformedError("the request is not HTTP/1.1"))
+            self._send_error(self._refusal or errors.MalformedError("the request is not HTTP/1.1"))
 
     # ------------------------------------------------------------- the parser's events
 
@@ -287,7 +282,7 @@ class Connection(HttpToolsProtocol):
         self._timer = self.loop.call_later(self._timeouts.chunk, self.transport.abort)
 
 
-def _too_large(what: str, limit: int, given: int) -> HeadTooLargeError:
-    return HeadTooLargeError(
+def _too_large(what: str, limit: int, given: int) -> errors.HeadTooLargeError:
+    return errors.HeadTooLargeError(
         f"the request's head must have at most {limit} {what}. Given: {given} or more"
     )

@@ -23,11 +23,8 @@ class LoadingService:
 
     @property
     def is_healthy(self) -> bool:
-        return (
-            self._future.done()
-            and self._future.exception() is None
-            and self._future.result().healthy
-        )
+        is_started = self._future.done() and self._future.exception() is None
+        return is_started and self._future.result().healthy
 
     async def wait(self) -> Service:
         """Return the service once the models are loaded.

@@ -73,26 +73,27 @@ class _ServiceCollector(Collector):
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
-        load = self._service.load
+        counts, engine = self._service.batcher.counts, self._service.engine
+        budget = engine.runtime.max_batch_tokens
         gauges: dict[str, tuple[str, float]] = {
-            "bge_queue_depth": ("Requests not answered yet", load.waiting),
-            "bge_max_batch_tokens": ("The token budget of a micro-batch", load.max_batch_tokens),
+            "bge_queue_depth": ("Requests not answered yet", self._service.batcher.depth),
+            "bge_max_batch_tokens": ("The token budget of a micro-batch", budget),
         }
         counters: dict[str, tuple[str, float]] = {
-            "bge_micro_batches": ("Micro-batches run", load.counts.batches),
+            "bge_micro_batches": ("Micro-batches run", counts.batches),
             "bge_micro_batch_tokens": (
                 "Tokens in them; divided by micro-batches and budget: their fill",
-                load.counts.tokens,
+                counts.tokens,
             ),
             "bge_micro_batch_seconds": (
                 "Seconds spent on them; divided by the time between two scrapes: the device's load",
-                load.counts.seconds,
+                counts.seconds,
             ),
             "bge_out_of_memory": (
                 "Micro-batches halved because they did not fit the device",
-                load.counts.out_of_memory,
+                counts.out_of_memory,
             ),
-            "bge_fp32_retries": ("Texts recomputed in fp32", load.recomputed),
+            "bge_fp32_retries": ("Texts recomputed in fp32", engine.recomputed),
         }
         yield from _families(GaugeMetricFamily, gauges)
         yield from _families(CounterMetricFamily, counters)

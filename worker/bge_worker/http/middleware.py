@@ -23,15 +23,8 @@ from urllib.parse import urlsplit
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from ..errors import (
-    ForbiddenError,
-    OverloadedError,
-    SlowBodyError,
-    TooLargeError,
-    UnauthorizedError,
-    WorkerError,
-    logged_inference_error,
-)
+from .. import errors
+from ..errors import OverloadedError, WorkerError
 from ..settings import Settings
 from .memory import HeldBytes
 from .metrics import Metrics
@@ -137,7 +130,7 @@ class Middleware:
         except DisconnectedError:
             raise
         except Exception as error:
-            await send_error(logged_inference_error(error), exchange.dialect, send)
+            await send_error(errors.logged_inference_error(error), exchange.dialect, send)
 
     async def _pass_with_body(
         self, scope: Scope, receive: Receive, send: Send, exchange: Exchange
@@ -165,7 +158,9 @@ class Middleware:
         scheme, _, key = header.partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(key.strip(), self._key):
             given = "a wrong key" if header else "no key"
-            raise UnauthorizedError(f"`Authorization: Bearer <key>` is required. Given: {given}")
+            raise errors.UnauthorizedError(
+                f"`Authorization: Bearer <key>` is required. Given: {given}"
+            )
 
     def _check_site(self, scope: Scope) -> None:
         """Raises ForbiddenError for a request that a page of another site sends from a browser.
@@ -176,7 +171,7 @@ class Middleware:
         host = _header(scope, b"host")
         check_name = self._loopback_names_only and host and is_loopback(scope["server"][0])
         if check_name and not is_loopback(_name_in(host)):
-            raise ForbiddenError(
+            raise errors.ForbiddenError(
                 "`Host` must be localhost or a loopback address where `BGE_API_KEY` is not set"
             )
         if self._key is not None or scope["method"] != "POST":
@@ -184,7 +179,7 @@ class Middleware:
         site, origin = _header(scope, b"sec-fetch-site"), _header(scope, b"origin")
         is_same = site in (b"same-origin", b"none") if site else origin.partition(b"//")[2] == host
         if (site or origin) and not is_same:
-            raise ForbiddenError("cross-site requests of browsers are refused")
+            raise errors.ForbiddenError("cross-site requests of browsers are refused")
 
     def _check_slot(self, expected: int) -> None:
         """Raises OverloadedError if another request of `expected` bytes exceeds a limit."""
@@ -224,7 +219,7 @@ class Middleware:
                         exchange.is_read = True
                         return b"".join(chunks)
         except TimeoutError:
-            raise SlowBodyError(
+            raise errors.SlowBodyError(
                 f"the body must arrive within {self._timeouts.body:g} seconds. "
                 f"Given: {exchange.received} bytes"
             ) from None
@@ -360,8 +355,8 @@ def _max_bytes(route: str) -> int:
     return MAX_RUN_BYTES if route.endswith("/run") else MAX_BODY_BYTES
 
 
-def _too_large(limit: int, given: int) -> TooLargeError:
-    return TooLargeError(f"the body must be at most {limit} bytes. Given: {given} or more")
+def _too_large(limit: int, given: int) -> errors.TooLargeError:
+    return errors.TooLargeError(f"the body must be at most {limit} bytes. Given: {given} or more")
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

@@ -7,7 +7,7 @@ about 1%. Also for `python -m bge_builder verify`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -76,8 +76,8 @@ def golden_values(engine: Engine) -> list[GoldenValue]:
     """
     values: list[GoldenValue] = []
     if "embed" in engine.models:
-        first, second = _embed(engine), _embed(engine)
-        _check_dense([_dense(result) for result in first], [_dense(result) for result in second])
+        first = _embed(engine)
+        _check_dense(first, _embed(engine))
         if is_published(engine.models["embed"]):
             values += _embed_values(first)
     if "rerank" in engine.models:
@@ -105,15 +105,16 @@ def _score(engine: Engine) -> list[float]:
     return logits
 
 
-def _check_dense(first: Sequence[Array], second: Sequence[Array]) -> None:
-    if not np.allclose(first, second, atol=1e-3):
+def _check_dense(first: Sequence[Embedding], second: Sequence[Embedding]) -> None:
+    vectors, repeated = (np.array([e.dense for e in run], np.float32) for run in (first, second))
+    if not np.allclose(vectors, repeated, atol=1e-3):
         raise RuntimeError("the vectors of the same text differ")
-    if not np.allclose(np.linalg.norm(first, axis=1), 1, atol=1e-3):
+    if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
         raise RuntimeError("a dense vector is not of length one")
 
 
-def _embed_values(results: Sequence[Embedding]) -> Iterator[GoldenValue]:
-    """Of the results of `TEXTS`."""
+def _embed_values(results: Sequence[Any]) -> Iterator[GoldenValue]:
+    """`results` are the embeddings of `TEXTS`, with all outputs."""
     q0, q1, p0, p1, hi = results
     for question, passage, cosine in (
         (q0, p0, 0.6265),
@@ -121,21 +122,13 @@ def _embed_values(results: Sequence[Embedding]) -> Iterator[GoldenValue]:
         (q1, p0, 0.3499),
         (q1, p1, 0.6780),
     ):
-        yield GoldenValue("dense cosine", cosine, float(_dense(question) @ _dense(passage)))
-    yield GoldenValue("lexical score", 0.19555, _lexical_score(_sparse(q0), _sparse(p0)))
-    yield GoldenValue("lexical score", 0.0, _lexical_score(_sparse(q0), _sparse(q1)))
-    yield GoldenValue("colbert score", 0.7797, _colbert_score(q0, p0))
-    yield GoldenValue("colbert score", 0.4620, _colbert_score(q0, p1))
-    weights = dict(zip(*_sparse(hi), strict=True))
+        yield GoldenValue("dense cosine", cosine, float(question.dense @ passage.dense))
+    yield GoldenValue("lexical score", 0.19555, _lexical_score(q0.sparse, p0.sparse))
+    yield GoldenValue("lexical score", 0.0, _lexical_score(q0.sparse, q1.sparse))
+    yield GoldenValue("colbert score", 0.7797, _colbert_score(q0.colbert, p0.colbert))
+    yield GoldenValue("colbert score", 0.4620, _colbert_score(q0.colbert, p1.colbert))
+    weights = dict(zip(*hi.sparse, strict=True))
     yield GoldenValue("weight of token 2673", 0.26711, float(weights.get(2673, 0.0)))
-
-
-def _dense(embedding: Embedding) -> Array:
-    return cast(Array, embedding.dense)
-
-
-def _sparse(embedding: Embedding) -> SparseVector:
-    return cast(SparseVector, embedding.sparse)
 
 
 def _lexical_score(query: SparseVector, passage: SparseVector) -> float:
@@ -144,7 +137,6 @@ def _lexical_score(query: SparseVector, passage: SparseVector) -> float:
     return float(sum(products))
 
 
-def _colbert_score(query: Embedding, passage: Embedding) -> float:
+def _colbert_score(query: Array, passage: Array) -> float:
     """The mean over the query's tokens of the best match."""
-    q, p = cast(Array, query.colbert), cast(Array, passage.colbert)
-    return float((q @ p.T).max(axis=1).mean())
+    return float((query @ passage.T).max(axis=1).mean())

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import NamedTuple
 
 from .. import __version__
 from ..engine.config import ModelInfo, Role
@@ -15,7 +14,7 @@ from ..engine.engine import Engine
 from ..errors import NotServedError, WorkerError, logged_inference_error
 from ..settings import Settings
 from . import golden_values
-from .batcher import Batcher, Counts, Finished
+from .batcher import Batcher, Finished
 from .limits import Limits
 from .requests import InferenceRequest, Reply, has_small_reply
 from .responses import build_reply
@@ -24,20 +23,12 @@ PACKAGES = ("torch", "tokenizers", "safetensors", "numpy")
 MODEL_SETTINGS: dict[Role, str] = {"embed": "BGE_EMBED_MODEL", "rerank": "BGE_RERANK_MODEL"}
 
 
-class Load(NamedTuple):
-    """Requests not answered yet, and the work done since the start."""
-
-    waiting: int
-    counts: Counts
-    recomputed: int
-    max_batch_tokens: int
-
-
 class Service:
     def __init__(
         self, engine: Engine, settings: Settings, observe: Callable[[Finished], None] | None = None
     ) -> None:
-        """`observe` is called for every computed request.
+        """`observe` is called for every computed request. `engine` and `batcher` are public for
+        metrics.
 
         The queue holds what the transports accept: `max_queue` requests, and beside them
         `concurrency` RunPod jobs that were accepted earlier.
@@ -45,9 +36,9 @@ class Service:
         self.settings = settings
         self.models = engine.models
         self._observe = observe
-        self._engine = engine
+        self.engine = engine
         limits = Limits(engine.models, settings)
-        self._batcher = Batcher(engine, limits, settings.max_queue + settings.concurrency)
+        self.batcher = Batcher(engine, limits, settings.max_queue + settings.concurrency)
 
     async def answer(self, request: InferenceRequest) -> Reply:
         """Compute a request and return its native reply. Cancel the call to leave the queue.
@@ -56,7 +47,7 @@ class Service:
         """
         model = self.model(request.role)
         try:
-            finished = await asyncio.wrap_future(self._batcher.submit(request))
+            finished = await asyncio.wrap_future(self.batcher.submit(request))
             if self._observe is not None:
                 self._observe(finished)
             if has_small_reply(request, sum(len(text.ids) for text in finished.encoded)):
@@ -83,7 +74,7 @@ class Service:
         return Reply(
             {
                 "models": {role: asdict(model) for role, model in self.models.items()},
-                **asdict(self._engine.runtime),
+                **asdict(self.engine.runtime),
                 "limits": {name: getattr(self.settings, name) for name in limits},
                 "versions": {
                     "bge-serverless": __version__,
@@ -96,7 +87,7 @@ class Service:
     @property
     def healthy(self) -> bool:
         """Whether this process can still answer; if not, it must be replaced."""
-        return self._batcher.healthy
+        return self.batcher.healthy
 
     async def check(self) -> None:
         """Check that the models compute correctly. Call it before the first request.
@@ -107,18 +98,8 @@ class Service:
         """
         if not self.healthy:
             raise RuntimeError("a thread of the batcher is dead")
-        await asyncio.to_thread(golden_values.check, self._engine)
-
-    @property
-    def load(self) -> Load:
-        """How busy this worker is, for its metrics."""
-        return Load(
-            waiting=self._batcher.depth,
-            counts=self._batcher.counts,
-            recomputed=self._engine.recomputed,
-            max_batch_tokens=self._engine.runtime.max_batch_tokens,
-        )
+        await asyncio.to_thread(golden_values.check, self.engine)
 
     def close(self, timeout: float | None = None) -> None:
         """Finish the queue within `timeout` seconds, then stop."""
-        self._batcher.close(timeout)
+        self.batcher.close(timeout)

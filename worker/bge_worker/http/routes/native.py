@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from ...errors import WorkerError
-from ...serving.payload import (
-    NativeEmbedBody,
-    NativeEmbedReply,
-    NativeRerankBody,
-    NativeRerankReply,
-)
+from ...serving import payload
 from .route import Dialect, Route
 
 
@@ -27,9 +22,11 @@ def error_body(error: WorkerError) -> NativeError:
 NATIVE = Dialect(error_body, NativeError)
 ROUTES = (
     Route(
-        ("/native/embed",), "texts", NATIVE, "embed", NativeEmbedBody, dict, NativeEmbedReply
+        ("/native/embed",), "texts", NATIVE, "embed",
+        payload.NativeEmbedBody, dict, payload.NativeEmbedReply,
     ),
     Route(
-        ("/native/rerank",), "query", NATIVE, "rerank", NativeRerankBody, dict, NativeRerankReply
+        ("/native/rerank",), "query", NATIVE, "rerank",
+        payload.NativeRerankBody, dict, payload.NativeRerankReply,
     ),
 )  # fmt: skip

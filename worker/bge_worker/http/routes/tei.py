@@ -99,22 +99,16 @@ def embed_reply(reply: Mapping[str, Any]) -> list[list[float]]:
 
 def sparse_reply(reply: Mapping[str, Any]) -> list[list[TeiSparseValue]]:
     return [
-        [
-            {"index": index, "value": value}
-            for index, value in zip(vector["indices"], vector["values"], strict=True)
-        ]
+        [{"index": i, "value": v} for i, v in zip(vector["indices"], vector["values"], strict=True)]
         for vector in reply["sparse_embeddings"]
     ]
 
 
-def rerank_reply(reply: Mapping[str, Any]) -> list[TeiRankedText]:
-    ranking: list[TeiRankedText] = []
-    for result in reply["results"]:
-        ranked: TeiRankedText = {"index": result["index"], "score": result["relevance_score"]}
-        if "document" in result:
-            ranked["text"] = result["document"]["text"]
-        ranking.append(ranked)
-    return ranking
+def rerank_reply(reply: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"index": result["index"], "score": result["relevance_score"], **result.get("document", {})}
+        for result in reply["results"]
+    ]
 
 
 ROUTES = (
