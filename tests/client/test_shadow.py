@@ -457,7 +457,11 @@ def endpoint() -> Iterator[Scripted]:
 
 def make_router(endpoint: Scripted, shadow: Shadow, **options: Any) -> Router:
     route = Route("scores", Client(endpoint.url, timeout=TIMEOUT), **options)
-    return Router(route, route, JinaClient(KEY, base=endpoint.url), shadow=shadow)
+    return Router(route, route, JinaClient(KEY, base=endpoint.url), on_rerank=shadow)
+
+
+def jina_shadow(endpoint: Scripted, path: Path) -> Shadow:
+    return Shadow(path, reranker=JinaClient(KEY, base=endpoint.url), fraction=1)
 
 
 def test_router_compares_rankings_in_the_background(
@@ -469,7 +473,7 @@ def test_router_compares_rankings_in_the_background(
 
     endpoint.on("POST /v1/rerank", late)
     documents = list(DOCUMENTS)
-    shadow = Shadow(path, fraction=1)
+    shadow = jina_shadow(endpoint, path)
     with caplog.at_level(logging.DEBUG), make_router(endpoint, shadow) as router, shadow:
         ranked = router.rerank(SECRET, documents)
         assert [document.index for document in ranked] == [1, 0, 2]
@@ -485,7 +489,7 @@ def test_router_compares_rankings_in_the_background(
 
 
 def test_router_compares_with_the_other_provider(endpoint: Scripted, path: Path) -> None:
-    shadow = Shadow(path, fraction=1)
+    shadow = Shadow(path, reranker=Client(endpoint.url, timeout=TIMEOUT), fraction=1)
     with make_router(endpoint, shadow, provider="jina") as router, shadow:
         assert [document.index for document in router.rerank(SECRET, DOCUMENTS, top_n=2)] == [1, 2]
     (line,) = read_lines(path)
@@ -495,7 +499,7 @@ def test_router_compares_with_the_other_provider(endpoint: Scripted, path: Path)
 
 def test_live_result_survives_failure_of_the_other_provider(endpoint: Scripted, path: Path) -> None:
     endpoint.on("POST /v1/rerank", status(401, {"detail": f"no such key {KEY}"}))
-    shadow = Shadow(path, fraction=1)
+    shadow = jina_shadow(endpoint, path)
     with make_router(endpoint, shadow) as router, shadow:
         assert router.rerank(SECRET, DOCUMENTS)[0].index == 1
     assert [line["error"] for line in read_lines(path)] == ["AuthenticationError"]
@@ -505,18 +509,17 @@ def test_live_result_survives_failure_of_the_other_provider(endpoint: Scripted, 
 def test_fallback_result_is_not_compared(provider: str, endpoint: Scripted, path: Path) -> None:
     endpoint.on("GET /health", status(200, {"workers": {"unhealthy": 1}}))
     endpoint.on("POST /runsync", status(401))
-    shadow = Shadow(path, fraction=1)
+    shadow = jina_shadow(endpoint, path)
     with make_router(endpoint, shadow, provider=provider, fallback=True) as router, shadow:
         assert router.rerank(SECRET, DOCUMENTS).provider == "jina"
     assert shadow.counts == Counter()
     assert not path.exists()
 
 
-def test_shadow_needs_both_providers(endpoint: Scripted, path: Path) -> None:
-    bge_only = {"BGE_RERANKER_ENDPOINT": endpoint.url}
-    only_jina = {"EMBEDDINGS_PROVIDER": "jina", "RERANKER_PROVIDER": "jina", "JINA_API_KEY": KEY}
-    with Shadow(path) as shadow:
-        for env in (bge_only, only_jina):
-            with pytest.raises(errors.ConfigurationError, match="needs both providers"):
-                Router.from_env({"BGE_EMBEDDINGS_ENDPOINT": ""} | env, shadow=shadow)
-        Router.from_env(bge_only | only_jina, shadow=shadow).close()
+def test_shadow_without_a_reranker_does_not_affect_the_router(
+    endpoint: Scripted, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Shadow(path, fraction=1) as shadow, make_router(endpoint, shadow) as router:
+        assert router.rerank(SECRET, DOCUMENTS)[0].index == 1
+    assert "on_rerank failed: ConfigurationError" in caplog.text
+    assert not path.exists()

@@ -26,7 +26,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from ..client import Client
 from ..errors import ConfigurationError
+from ..jina import JinaClient
+from ..results import RerankResult
 from .agreement import Ranking, agreement
 
 log = logging.getLogger("bge_client")
@@ -53,6 +56,8 @@ class Shadow:
     threads. After a fork the child starts its own; the parent alone handles the queue. Several
     processes may share the file at `path`. It is opened for each line, so it may be rotated.
 
+    A shadow with a `reranker` can be the `on_rerank` of a `Router`. Close it before the `reranker`.
+
     Raises:
         ConfigurationError: an argument is invalid. File errors are only logged.
     """
@@ -61,6 +66,7 @@ class Shadow:
         self,
         path: str | os.PathLike[str],
         *,
+        reranker: Client | JinaClient | None = None,
         fraction: float = 0.05,
         depth: int = 10,
         max_waiting: int = 32,
@@ -73,6 +79,7 @@ class Shadow:
             if value < 1:
                 raise ConfigurationError(f"`{name}` must be at least 1. Given: {value}")
         self._path = Path(path).absolute()
+        self._reranker = reranker
         self._fraction, self._depth = fraction, depth
         self._max_waiting, self._workers = max_waiting, workers
         self._random = random.Random(seed)
@@ -105,6 +112,34 @@ class Shadow:
         `unwritten` (the file could not be written)."""
         with self._condition:
             return self._counts.copy()
+
+    def __call__(
+        self, query: str, documents: Sequence[str], result: RerankResult, seconds: float
+    ) -> None:
+        """Compare the result of a `Router` with the ranking of `reranker`.
+
+        Skips results of the provider of `reranker`, such as those of a fallback.
+
+        Raises:
+            ConfigurationError: the shadow has no `reranker`.
+        """
+        reranker = self._reranker
+        if reranker is None:
+            raise ConfigurationError("to compare a Router's results, pass a `reranker`")
+        name = "jina" if isinstance(reranker, JinaClient) else "bge"
+        if result.provider == name:
+            return
+        # A copy: the caller may change the list before it is compared.
+        texts = [documents] if isinstance(documents, str) else list(documents)
+        top_n = len(result) if len(result) < len(texts) else None
+        self.offer(
+            query,
+            lambda: _indices(result),
+            lambda: _indices(reranker.rerank(query, texts, top_n=top_n)),
+            live_seconds=seconds,
+            names=(result.provider, name),
+            pool=len(texts),
+        )
 
     def offer(
         self,
@@ -308,6 +343,10 @@ def _append_line(path: Path, line: bytes, repair: bool) -> None:
                 line = b"\n" + line
         if file.write(line) != len(line):
             raise OSError("the line was written incompletely")
+
+
+def _indices(result: RerankResult) -> list[int]:
+    return [document.index for document in result]
 
 
 def _utc(seconds: float) -> str:
