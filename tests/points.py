@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from qdrant_client import models
 
-from bge_client.qdrant import Store
+from bge_retrieval import Store
 
 Contents = dict[Any, tuple[Any, Any]]
 

@@ -85,7 +85,7 @@ for number, embedding in enumerate(vectors, 1):
 print(codes)
 """
 STORE = """
-from bge_client.qdrant import Store
+from bge_retrieval import Store
 
 store = Store.open(url=url)
 
@@ -105,7 +105,7 @@ calls("parent")
 print([exit_code(child) for child in children])
 """
 FOLDER = """
-from bge_client.qdrant import Store
+from bge_retrieval import Store
 
 store = Store.open(path=url)
 

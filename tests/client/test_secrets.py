@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from bge_client import BGEError, Client, ConfigurationError, JinaClient, Router
-from bge_client.qdrant import Store
 from bge_client.redaction import RedactingFilter, read_secret
+from bge_retrieval import Store
 from fakes.qdrant_server import QdrantServer, refusing
 from fakes.scripted import Action, Scripted, completed, failed, job, status
 
