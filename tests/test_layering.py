@@ -59,7 +59,7 @@ RETRIEVAL_EXTRAS = {
     "cli": {"click", "tqdm", "pydantic"},
 }
 # Of the client, what retrieval may import from: modules whose names are public and stay.
-PUBLIC_CLIENT = {"", "cli", "codec", "deadline", "redaction", "results", "strict_json", "transport"}
+PUBLIC_CLIENT = {"", "cli", "codec", "redaction", "results", "strict_json"}
 
 
 def modules(package: Path) -> list[str]:

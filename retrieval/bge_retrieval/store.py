@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from qdrant_client import QdrantClient, models
@@ -32,9 +33,9 @@ from bge_client import (
     TransportError,
     strict_json,
 )
-from bge_client.deadline import Deadline
 from bge_client.redaction import read_secret, redact
-from bge_client.transport import retry, split_url
+
+from .retry import retry
 
 MIN_VERSION = (1, 17)  # weights in RRF; collection metadata needs 1.16
 RETRY_SECONDS = 120.0
@@ -124,7 +125,6 @@ class Store:
             TransportError: no response.
             ProtocolError: the response is invalid.
         """
-
         client = self.client
 
         def attempt() -> Any:
@@ -137,8 +137,7 @@ class Store:
             except (KeyError, ValueError, AssertionError, RecursionError) as error:
                 raise self._local_error(error, method) from None
 
-        with Deadline(self._retry_seconds) as deadline:
-            return retry(deadline, attempt, (TransportError, HTTPStatusError))
+        return retry(attempt, self._retry_seconds)
 
     def _local_error(self, error: Exception, method: str) -> BGEError:
         """Convert an error of Qdrant's client: a refusal by local mode, whose text may quote a
@@ -323,9 +322,9 @@ def _is_in_memory(client: QdrantClient) -> bool:
 
 
 def _remote_client(url: str, api_key: str | None, timeout: int) -> QdrantClient:
-    parts = split_url(url if "://" in url else f"//{url}", "url")
+    host = _checked_host(url if "://" in url else f"//{url}")
     with warnings.catch_warnings():
-        if parts.hostname in ("localhost", "127.0.0.1", "::1"):
+        if host in ("localhost", "127.0.0.1", "::1"):
             warnings.simplefilter("ignore", UserWarning)  # a key over plain HTTP
         try:
             return QdrantClient(
@@ -333,6 +332,24 @@ def _remote_client(url: str, api_key: str | None, timeout: int) -> QdrantClient:
             )
         except ValueError as error:
             raise ConfigurationError(f"the Qdrant server's `url` is invalid: {error}") from None
+
+
+def _checked_host(url: str) -> str | None:
+    """Return the host of an address.
+
+    Raises:
+        ConfigurationError: it is invalid or holds credentials. The message does not quote it.
+    """
+    try:
+        parts = urlsplit(url)
+        is_valid = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", parts.netloc)
+    except ValueError:  # its message quotes the password
+        is_valid = False
+    if not is_valid:
+        raise ConfigurationError("`url` must be an http(s) address, like http://localhost:6333")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError("`url` must hold neither a user, a query nor a fragment")
+    return parts.hostname
 
 
 def _server_error(error: Exception, method: str) -> BGEError:

@@ -18,7 +18,6 @@ from bge_client import (
     RateLimitError,
     TooLargeError,
     TransportError,
-    transport,
 )
 from bge_retrieval import (
     HybridSearch,
@@ -28,6 +27,7 @@ from bge_retrieval import (
     Store,
     add_in_place,
     index,
+    retry,
     sync,
 )
 from fakes.qdrant_server import (
@@ -48,7 +48,7 @@ WRITE = "PUT /collections/c/points"
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MIN_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "MIN_PAUSE", 0.001)
 
 
 @pytest.fixture
