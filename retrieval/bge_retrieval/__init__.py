@@ -19,7 +19,8 @@ from .index import IndexReport, index
 from .metadata import CollectionMetadata
 from .migration.cutover import drop_old, roll_back
 from .migration.in_place import InPlaceReport, add_in_place
-from .migration.migration import Estimate, Migration, MigrationReport
+from .migration.migration import Migration
+from .migration.reports import Estimate, MigrationReport
 from .schema import Schema
 from .search import Hit, HybridSearch, Plan, SearchResult, Stage
 from .store import Store

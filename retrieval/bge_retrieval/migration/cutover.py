@@ -1,16 +1,59 @@
-"""After the cutover of a migration: roll back, or drop the source."""
+"""Move an alias to the target of a migration, and back; drop the source.
+
+Everything that moves an alias is here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from bge_client import ConfigurationError
+from bge_client import Client, ConfigurationError
 
 from ..errors import MigrationError
 from ..metadata import METADATA, CollectionMetadata
 from ..similarity import format_ids
 from ..store import PointId, Store
-from ..sync import is_current
+from ..sync import MAX_REPORTED_IDS, is_current, sync
+from .collection_pair import CollectionPair
+from .reports import MigrationReport
+
+
+def cut_over(
+    pair: CollectionPair,
+    client: Client,
+    alias: str,
+    metadata: CollectionMetadata,
+    report: MigrationReport,
+) -> None:
+    """Point `alias` to the target, then handle the changes that the last pass missed.
+
+    A point that the target lacks must be new in the source, so it is copied. A point that differs
+    may have changed on either side, so it is reported.
+    """
+    pair.store.point_alias(alias, pair.target)
+    differing = list(pair.differing())
+    documents = pair.source_documents(pair.missing_in_target(differing))
+    sync(pair.store, client, pair.target, metadata, documents, report)
+    _mark_in_use(pair, metadata, report, list(pair.still_differing(differing)))
+
+
+def finish_cutover(
+    pair: CollectionPair, metadata: CollectionMetadata, report: MigrationReport
+) -> None:
+    """Finish a cutover at which an earlier run was killed. Copies nothing: the target is in use."""
+    _mark_in_use(pair, metadata, report, list(pair.differing()))
+
+
+def _mark_in_use(
+    pair: CollectionPair,
+    metadata: CollectionMetadata,
+    report: MigrationReport,
+    late: list[PointId],
+) -> None:
+    """Report the points that differ, and record them in the target's metadata."""
+    report.late, report.only_in_target = late, list(pair.only_in_target())
+    late_ids = tuple(map(str, late[:MAX_REPORTED_IDS]))
+    replace(metadata, in_use=True, late=late_ids).save(pair.store, pair.target)
 
 
 def roll_back(store: Store, alias: str) -> str:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -22,67 +21,30 @@ from qdrant_client import models
 
 from bge_client import Client, ConfigurationError
 
-from ..documents import Document, usable_text
+from ..documents import Document
 from ..errors import MigrationError
 from ..metadata import CollectionMetadata
 from ..schema import Schema
 from ..similarity import MAX_IDS_IN_MESSAGE, MIN_COSINE, format_ids, no_text_message, similarities
-from ..store import Payload, PointId, Store
+from ..store import Store
 from ..sync import (
-    MAX_REPORTED_IDS,
     PAGE,
     IdSummary,
     Progress,
-    SyncReport,
     is_current,
     no_progress,
     pages,
     strip_flag,
-    sync,
     sync_by_batches,
 )
+from .collection_pair import CollectionPair
+from .cutover import cut_over, finish_cutover
+from .reports import Estimate, MigrationReport
 
 log = logging.getLogger("bge_retrieval")
 
 MAX_PASSES = 20  # the source may change faster than it is copied
 SAMPLE_SIZE = 64  # points whose vectors are recomputed before the cutover
-
-
-@dataclass
-class MigrationReport(SyncReport):
-    """`written` counts writes, so a point that was written twice counts twice.
-
-    `without_text` are points that were copied without vectors. `late` and `only_in_target` result
-    from changes between the last pass and the cutover: points that differ in the target, and
-    points that the source lacks (deleted in the source, or new in the target).
-    """
-
-    source: str = ""
-    target: str = ""
-    points: int = 0
-    passes: int = 0
-    deleted: int = 0
-    without_text: IdSummary = field(default_factory=IdSummary)
-    compared: int = 0
-    alias: str | None = None
-    late: list[PointId] = field(default_factory=list)
-    only_in_target: list[PointId] = field(default_factory=list)
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The expected size, time and cost of a migration, extrapolated from a sample of points."""
-
-    points: int
-    sampled: int
-    without_text: int
-    tokens: int
-    seconds: float
-    dollars: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Migration:
@@ -116,6 +78,7 @@ class Migration:
         self._alias = alias or (source if source in aliases else None)
         self._source = self._resolve_source(source, aliases)
         self._config = store.info(self._source)
+        self._pair = CollectionPair(store, self._source, target, self._fields)
         if target in aliases:
             raise ConfigurationError(f"the target `{target}` is an alias. Name a new collection")
         if self._alias is not None and store.exists(self._alias) and self._alias not in aliases:
@@ -158,7 +121,8 @@ class Migration:
             )
         self._check_sample_has_text()
         points = self._store.sample(self._source, sample)
-        texts = [text for point in points if (text := self._usable_text(point.payload or {})[0])]
+        usable = (self._pair.usable_text(point.payload or {})[0] for point in points)
+        texts = [text for text in usable if text is not None]
         self._client.embed("fingerprint")  # excludes the cold start from the measurement
         start, tokens = time.monotonic(), 0
         if texts:
@@ -201,7 +165,7 @@ class Migration:
                 self._check_target_unchanged()
             self._copy(metadata, report)
         elif not metadata.in_use:  # an earlier run was killed at the cutover
-            self._finish_cutover(metadata, report, copy_missing=False)
+            finish_cutover(self._pair, metadata, report)
         report.points = self._store.count(self._target)
         report.seconds = time.monotonic() - start
         return report
@@ -212,40 +176,13 @@ class Migration:
         # Copy what changed during the verification, so that little can change before the cutover.
         self._sync_until_stable(metadata, report)
         if self._alias:
-            self._store.point_alias(self._alias, self._target)
-            self._finish_cutover(metadata, report, copy_missing=True)
-
-    def _finish_cutover(
-        self, metadata: CollectionMetadata, report: MigrationReport, *, copy_missing: bool
-    ) -> None:
-        """Handle changes that the last pass missed, then mark the target as in use.
-
-        `copy_missing` is for the time right after the cutover: a point that the target lacks must
-        be new in the source, so it is copied. A point that differs may have changed on either
-        side, so it is reported.
-        """
-        late = list(self._differing())
-        if copy_missing:
-            missing = (id for page in pages(late, PAGE) for id in self._missing_in_target(page))
-            documents = self._documents_by_id(missing)
-            sync(self._store, self._client, self._target, metadata, documents, report)
-            late = [
-                id
-                for page in pages(late, PAGE)
-                for id in self._differing_ids(self._store.payloads(self._source, page))
-            ]
-        report.late, report.only_in_target = late, list(self._only_in_target())
-        late_ids = tuple(map(str, late[:MAX_REPORTED_IDS]))
-        replace(metadata, in_use=True, late=late_ids).save(self._store, self._target)
-
-    def _missing_in_target(self, ids: list[PointId]) -> set[PointId]:
-        return set(ids) - self._store.payloads(self._target, ids).keys()
+            cut_over(self._pair, self._client, self._alias, metadata, report)
 
     def _check_target_unchanged(self) -> None:
         """Raises MigrationError if writing to a target that is or was in use would lose changes."""
-        differing = pages(self._differing(), PAGE)
-        changed = [id for page in differing for id in set(page) - self._missing_in_target(page)]
-        lost = [*self._only_in_target(), *changed]
+        differing = list(self._pair.differing())
+        missing = set(self._pair.missing_in_target(differing))
+        lost = [*self._pair.only_in_target(), *(id for id in differing if id not in missing)]
         if lost:
             raise MigrationError(
                 f"`{self._target}` is or was in use, and {len(lost)} of its points differ from "
@@ -279,7 +216,7 @@ class Migration:
     def _check_sample_has_text(self) -> None:
         """Raises ConfigurationError if no point of a random sample has a text."""
         sample = self._store.sample(self._source, SAMPLE_SIZE)
-        if sample and not any(self._usable_text(point.payload or {})[0] for point in sample):
+        if sample and not any(self._pair.usable_text(point.payload or {})[0] for point in sample):
             raise ConfigurationError(no_text_message(self._store, self._source, self._fields))
 
     def _sync_until_stable(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
@@ -290,10 +227,10 @@ class Migration:
             self._write_changes(metadata, report)
             self._delete_removed(report)
             changes = report.written + report.deleted - changes_before
-            if not changes and self._counts_match():
+            if not changes and self._pair.counts_match():
                 return
             log.info("pass %d: %d points written or deleted", report.passes, changes)
-        changing = chain(self._differing(), self._only_in_target())
+        changing = chain(self._pair.differing(), self._pair.only_in_target())
         differing = [*islice(changing, MAX_IDS_IN_MESSAGE + 1)]
         raise MigrationError(
             f"`{self._source}` still changes after {MAX_PASSES} passes{format_ids(differing)}. No "
@@ -308,9 +245,6 @@ class Migration:
                 "stops, because it would overwrite newer changes"
             )
 
-    def _counts_match(self) -> bool:
-        return self._store.count(self._source) == self._store.count(self._target)
-
     def _write_changes(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
         documents = self._source_documents(report)
         for _ in sync_by_batches(
@@ -324,7 +258,7 @@ class Migration:
             textless = []
             for record in records:
                 payload = record.payload or {}
-                text, problem = self._usable_text(payload)
+                text, problem = self._pair.usable_text(payload)
                 if text is not None:
                     yield Document(record.id, text, payload)
                 else:
@@ -332,9 +266,6 @@ class Migration:
                     payload = strip_flag(payload)
                     textless.append(models.PointStruct(id=record.id, vector={}, payload=payload))
             self._copy_textless(textless, report)
-
-    def _usable_text(self, payload: Payload) -> tuple[str | None, str]:
-        return usable_text(payload, self._fields)
 
     def _copy_textless(self, points: list[models.PointStruct], report: MigrationReport) -> None:
         if not points:
@@ -349,16 +280,10 @@ class Migration:
         self._progress(len(points))
 
     def _delete_removed(self, report: MigrationReport) -> None:
-        for page in pages(self._only_in_target(), PAGE):
+        for page in pages(self._pair.only_in_target(), PAGE):
             self._check_alias_not_moved()
             self._store.delete(self._target, page)
             report.deleted += len(page)
-
-    def _only_in_target(self) -> Iterator[PointId]:
-        for records in self._store.scroll(self._target, with_payload=False):
-            ids = [record.id for record in records]
-            source_records = self._store.retrieve(self._source, ids, with_payload=False)
-            yield from set(ids) - {record.id for record in source_records}
 
     # ---------------------------------------------------------------------------- compare
 
@@ -367,7 +292,7 @@ class Migration:
         sample = [
             Document(point.id, text, {})
             for point in self._store.sample(self._target, SAMPLE_SIZE)
-            if (text := self._usable_text(point.payload or {})[0]) is not None
+            if (text := self._pair.usable_text(point.payload or {})[0]) is not None
         ]
         report.compared = len(sample)
         cosines = similarities(self._store, self._client, self._target, metadata, sample)
@@ -378,20 +303,3 @@ class Migration:
                 f"{len(differing)} differ{format_ids(differing)}. No alias was moved: delete "
                 f"these points from `{self._target}` and run the same command again"
             )
-
-    def _documents_by_id(self, ids: Iterable[PointId]) -> Iterator[Document]:
-        """Yield the source's points that have these ids and a text."""
-        for page in pages(ids, PAGE):
-            for id, payload in self._store.payloads(self._source, page).items():
-                text, _ = self._usable_text(payload)
-                if text is not None:
-                    yield Document(id, text, dict(payload))
-
-    def _differing(self) -> Iterator[PointId]:
-        """Yield points of the source that are missing or have another payload in the target."""
-        for records in self._store.scroll(self._source):
-            yield from self._differing_ids({record.id: record.payload or {} for record in records})
-
-    def _differing_ids(self, source: Mapping[PointId, Payload]) -> list[PointId]:
-        stored = self._store.payloads(self._target, [*source])
-        return [id for id, payload in source.items() if not is_current(stored.get(id), payload)]
