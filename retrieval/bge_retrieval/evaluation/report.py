@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -41,6 +42,11 @@ def text(report: Report) -> str:
     notes = "\n".join(f"{note}." for note in _notes(report))
     parts = [head, systems, notes, differences if verdicts else "", *verdicts]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def json_text(report: Report) -> str:
+    """Return the report as indented JSON."""
+    return json.dumps(report.as_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def query_summary(report: Report) -> str:

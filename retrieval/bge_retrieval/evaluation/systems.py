@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import NamedTuple
@@ -19,6 +19,10 @@ BUSY = (
     "A price per second covers the worker's busy time only. A worker that scales to zero also "
     "costs its idle timeout (5 s by default) and occasional cold starts"
 )
+
+
+DEPTH = 100  # documents in a ranking
+Ranking = list[tuple[str, float]]  # document ids and scores, best first
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Price:
 class Answer(NamedTuple):
     """The result of one query."""
 
-    ranking: list[tuple[str, float]]  # document id and score, best first
+    ranking: Ranking
     model_seconds: float  # time spent waiting for vectors and scores
     tokens: int = 0
 
@@ -90,7 +94,7 @@ def run_all(
     systems: Sequence[System],
     queries: Mapping[str, str],
     *,
-    depth: int = 100,
+    depth: int = DEPTH,
     warmup: int = 3,
     progress: Callable[[], object] = lambda: None,
 ) -> list[Run]:
@@ -157,3 +161,16 @@ def _check_ranking(ranking: Sequence[tuple[str, float]], depth: int, location: s
         if not math.isfinite(score):
             raise ProtocolError(f"{location} document {document_id!r} has the score {score}")
         seen.add(document_id)
+
+
+def check_document_ids(runs: Sequence[Run], document_ids: Collection[str], dataset: str) -> None:
+    """Raises ConfigurationError if a system returns none of the dataset's document ids."""
+    for run in runs:
+        rankings = (timed.answer.ranking for timed in run.answers.values())
+        returned = {document_id for ranking in rankings for document_id, _ in ranking}
+        if returned and returned.isdisjoint(document_ids):
+            raise ConfigurationError(
+                f"{run.name} returned no document of {dataset}. It returned {min(returned)!r}, "
+                f"for example, and {dataset} has {min(document_ids)!r}: pass `--id-field` with "
+                "the path of the id in a payload"
+            )

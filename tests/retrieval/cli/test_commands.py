@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from bge_client import JinaClient
 from bge_client.cli import bge
 from bge_retrieval import Store
-from bge_retrieval.cli import evaluate
+from bge_retrieval.evaluation import builder
 from bge_retrieval.shadow import Shadow
 from conftest import ROOT
 from fakes.scripted import Exchange, Scripted, status
@@ -109,7 +109,7 @@ def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
     with Scripted() as api:
         api.on("POST /v1/embeddings", answer)
-        monkeypatch.setattr(evaluate, "JinaClient", functools.partial(JinaClient, base=api.url))
+        monkeypatch.setattr(builder, "JinaClient", functools.partial(JinaClient, base=api.url))
         monkeypatch.setenv("JINA_API_KEY", "secret")
         yield api
 

@@ -14,10 +14,11 @@ from click.testing import Result
 from qdrant_client import models
 
 from bge_client import JinaClient
-from bge_retrieval import Store
-from bge_retrieval.cli import evaluate
-from bge_retrieval.cli.evaluate import UniqueDocuments, _id_at
-from bge_retrieval.evaluation import Answer
+from bge_retrieval import Store, evaluation
+from bge_retrieval.cli.evaluate import KINDS
+from bge_retrieval.evaluation import Answer, builder
+from bge_retrieval.evaluation.builder import _id_at
+from bge_retrieval.evaluation.unique_documents import UniqueDocuments
 from conftest import ROOT
 from fakes.scripted import Exchange, Scripted, status
 
@@ -53,7 +54,7 @@ def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
     with Scripted() as api:
         api.on("POST /v1/embeddings", answer)
-        monkeypatch.setattr(evaluate, "JinaClient", functools.partial(JinaClient, base=api.url))
+        monkeypatch.setattr(builder, "JinaClient", functools.partial(JinaClient, base=api.url))
         monkeypatch.setenv("JINA_API_KEY", "secret")
         yield api
 
@@ -209,7 +210,7 @@ def test_the_report_says_that_queries_were_drawn(
 def test_unwritable_output_is_refused_before_the_first_query(
     run: Run, bge_options: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "SystemBuilder", None)  # a call would fail
+    monkeypatch.setattr(evaluation, "SystemBuilder", None)  # a call would fail
     path = tmp_path / "missing" / "r.html"
     options = ("--json", tmp_path / "r.json", "--html", path)
     assert_refused(
@@ -242,3 +243,7 @@ def test_an_unused_option_is_refused(
     make_collection(tmp_path, params())
     path = [] if "--shadow" in arguments else ["--path", tmp_path]
     assert_refused(run("evaluate", *arguments, *path), 2, message)
+
+
+def test_every_plan_is_an_option() -> None:
+    assert (*evaluation.PLANS, "jina") == KINDS
