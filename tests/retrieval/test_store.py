@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from qdrant_client import QdrantClient, models
 from bge_client import (
     AuthenticationError,
     Client,
+    ConfigurationError,
     HTTPStatusError,
     ProtocolError,
     RateLimitError,
@@ -30,15 +32,7 @@ from bge_retrieval import (
     retry,
     sync,
 )
-from fakes.qdrant_server import (
-    QdrantServer,
-    busy,
-    cut,
-    disk_full,
-    lost,
-    never,
-    refusing,
-)
+from fakes.qdrant_server import QdrantServer, busy, cut, disk_full, lost, never, refusing
 from fakes.scripted import raw
 from points import assert_equal, contents
 
@@ -287,3 +281,34 @@ def test_vectors_are_added_although_some_points_were_deleted(store: Store, worke
     after = contents(store, "c")
     assert all(after[n][1]["sparse"].indices == [1] for n in (3, 5, 7))
     assert len(after) == 20
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's lock
+def test_a_folder_cannot_be_opened_twice(tmp_path: Any) -> None:
+    with (
+        Store.open(path=tmp_path),
+        pytest.raises(ConfigurationError, match=r"open in another process.*QDRANT_URL"),
+    ):
+        Store.open(path=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Qdrant's lock
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("meta.json", b""),
+        ("meta.json", b"[1]"),
+        ("meta.json", b'{"collections": {"c": {}}}'),
+        ("meta.json", b"\xff"),
+        ("storage.sqlite", b"\xff" * 999),
+    ],
+)
+def test_a_broken_folder_is_named(
+    tmp_path: Path, worker: Client, name: str, content: bytes
+) -> None:
+    with Store.open(path=tmp_path) as store:
+        index(store, worker, "c", [{"_id": 1, "text": "море"}])
+    (path,) = tmp_path.rglob(name)
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"{tmp_path} cannot be read as a folder of"):
+        Store.open(path=tmp_path)

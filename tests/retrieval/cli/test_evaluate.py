@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,11 @@ from bge_retrieval.cli.evaluate import KINDS
 from bge_retrieval.evaluation import Answer, builder
 from bge_retrieval.evaluation.builder import _id_at
 from bge_retrieval.evaluation.unique_documents import UniqueDocuments
-from conftest import ROOT
+from bge_retrieval.shadow import Shadow
+from commands import COURSE, Run, report
 from fakes.scripted import Exchange, Scripted, status
 
-COURSE = ROOT / "retrieval" / "examples" / "course"
 DIMENSIONS = 16
-Run = Callable[..., Result]
 
 
 @pytest.fixture
@@ -247,3 +248,45 @@ def test_an_unused_option_is_refused(
 
 def test_every_plan_is_an_option() -> None:
     assert (*evaluation.PLANS, "jina") == KINDS
+
+
+def test_evaluate_writes_text_json_and_html(run: Run, indexed: Path, tmp_path: Path) -> None:
+    result = run(
+        *("evaluate", COURSE, "--collection", "course", "--path", indexed, "--queries", 25),
+        *("--system", "dense", "--system", "hybrid@course", "--baseline", "dense"),
+        *("--json", tmp_path / "r.json", "--html", tmp_path / "r.html"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "hybrid@course" in result.stdout
+    data = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert [system["name"] for system in data["systems"]] == ["dense", "hybrid@course"]
+    assert len(data["queries"]) == 25
+    assert 0.2 < data["systems"][1]["means"]["nDCG@10"] < 1
+    assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_evaluate_summarizes_a_shadow_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BGE_EMBEDDINGS_ENDPOINT")
+    log = tmp_path / "shadow.jsonl"
+    with Shadow(log, fraction=1.0) as shadow:
+        shadow.offer("море", ["a", "b"], lambda: ["b", "a"], live_seconds=0.01)
+    summary = report(run("evaluate", "--shadow", log))
+    assert (summary["count"], summary["errors"]) == (1, {})
+
+
+def test_a_missing_extra_says_what_to_install(served: str, indexed: Path, tmp_path: Path) -> None:
+    """In a process without ir-measures."""
+    (tmp_path / "ir_measures.py").write_text("raise ImportError(name='ir_measures')")
+    command = [sys.executable, "-m", "bge_client", "evaluate", COURSE, "--collection", "course"]
+    result = subprocess.run(
+        [*command, "--endpoint", served, "--path", indexed],
+        cwd=tmp_path,  # its ir_measures is imported first
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert result.stderr == (
+        "bge: ConfigurationError: this needs ir_measures: pip install 'bge-retrieval[eval]'\n"
+    )

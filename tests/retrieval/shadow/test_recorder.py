@@ -1,4 +1,4 @@
-"""Shadow mode: correct measures, and no effect on live queries."""
+"""Shadow mode has no effect on live queries."""
 
 from __future__ import annotations
 
@@ -15,31 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import scipy.stats
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bge_client import Client, JinaClient, Route, Router, errors
-from bge_retrieval.shadow import (
-    Shadow,
-    ShadowedSearch,
-    agreement,
-    kendall_tau,
-    rank_biased_overlap,
-    recorder,
-    summarize,
-)
+from bge_retrieval.shadow import Shadow, ShadowedSearch, recorder, summarize
 from fakes.scripted import Scripted, completed, status
 
 TIMEOUT = 20  # seconds, more than any thread needs
 SECRET = "Как найти минимум?"
 KEY = "jina_0123456789"
-RANKINGS = st.lists(st.integers(0, 15), unique=True, max_size=12)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "shadow.jsonl"
 
 
 @pytest.fixture
@@ -68,63 +51,6 @@ def hanging(gate: threading.Event) -> tuple[Callable[[], list[str]], threading.E
         return ["b", "a"]
 
     return ranking, called
-
-
-# --------------------------------------------------------------------------------- measures
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [
-        ("ab", "ba", 0.9),  # X = 0, 2: 0.1 · 0.9 · 1 + 0.81 · 1
-        ("abc", "acd", 0.685),  # X = 1, 1, 2: 0.1 · (1 + 0.9/2 + 0.81 · 2/3) + 0.729 · 2/3
-        ("a", "ba", 0.45),  # X = 0, 1; X_s = 0: 0.1 · 0.9/2 + 0.81 · 1/2
-        ("ab", "acb", 0.82),  # X = 1, 1, 2; X_s = 1: 0.2125 + 0.729 · (1/3 + 1/2)
-        ("abc", "abcdef", 1.0),  # equal down to the end of the shorter
-        ("", "a", 0.0),
-        ("", "", 1.0),
-    ],
-)
-def test_rank_biased_overlap_matches_the_paper(first: str, second: str, expected: float) -> None:
-    assert rank_biased_overlap(first, second, 0.9) == pytest.approx(expected, abs=1e-12)
-
-
-@given(RANKINGS, RANKINGS)
-def test_rank_biased_overlap_is_symmetric_and_bounded(first: list[int], second: list[int]) -> None:
-    overlap = rank_biased_overlap(first, second)
-    assert 0 <= overlap <= 1
-    assert overlap == pytest.approx(rank_biased_overlap(second, first), abs=1e-12)
-    assert rank_biased_overlap(first, first) == pytest.approx(1)
-    if second and not set(first) & set(second):
-        assert overlap == 0
-    if second:
-        assert rank_biased_overlap(first, [-1 - item for item in second]) == 0
-
-
-@given(RANKINGS, RANKINGS)
-def test_kendall_tau_equals_scipy(first: list[int], second: list[int]) -> None:
-    common = [item for item in first if item in second]
-    if len(common) < 2:
-        assert kendall_tau(first, second) is None
-        return
-    ranks = [second.index(item) for item in common]
-    expected = scipy.stats.kendalltau(range(len(common)), ranks, variant="b").statistic
-    assert kendall_tau(first, second) == pytest.approx(expected)
-
-
-def test_agreement_respects_depth_and_counts_an_id_once() -> None:
-    measures = agreement(["a", "a", "b", "c"], ["a", "c", "b"], depth=2)  # a b, and a c
-    assert (measures.overlap, measures.tau, measures.same_first) == (0.5, None, True)
-    assert agreement(["a"], ["b", "a", "c", "d"], depth=10).overlap == 0.25
-    assert agreement([], [], depth=10) == (1.0, 1.0, None, True)
-
-
-def test_overlap_is_none_if_both_rankings_hold_every_candidate() -> None:
-    assert agreement([0, 1, 2], [2, 1, 0], depth=10, pool=3).overlap is None
-    assert agreement([0, 1], [2, 1], depth=10, pool=3).overlap == 0.5
-
-
-# --------------------------------------------------------------------------------- the live query
 
 
 def test_live_query_does_not_wait_for_the_comparison(path: Path, gate: threading.Event) -> None:
@@ -282,9 +208,6 @@ def test_close_abandons_a_hanging_comparison(path: Path, gate: threading.Event) 
     assert [(line["kind"], line["count"]) for line in read_lines(path)] == [("dropped", 2)]
 
 
-# --------------------------------------------------------------------------------- sampling
-
-
 def sampled(path: Path, fraction: float) -> list[int]:
     """Return which of a thousand queries are sampled."""
     sampled_queries: list[int] = []
@@ -322,9 +245,6 @@ def test_invalid_option_is_named(option: dict[str, Any], message: str, path: Pat
     with pytest.raises(errors.ConfigurationError) as caught:
         Shadow(path, **option)
     assert str(caught.value) == message
-
-
-# --------------------------------------------------------------------------------- the file
 
 
 def test_line_has_the_documented_fields(path: Path) -> None:
@@ -379,71 +299,6 @@ def test_incomplete_line_is_skipped_and_the_next_starts_on_a_new_line(path: Path
         offer(shadow)
     path.write_bytes(path.read_bytes() + complete_line[:3])
     assert (summarize(path).count, summarize(path).broken) == (2, 2)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        b"hello",
-        b"[1]",
-        b"\xff\xfe",
-        b'{"kind": "order"}',
-        b'{"kind": "comparison", "live": "bge"}',
-        b'{"kind": "dropped", "count": "many"}',
-        b'{"kind": "dropped", "count": 1e400}',
-        b'{"kind": "comparison", "live": "a", "other": "b", "live_ms": 1e400, "error": "x"}',
-        b"[" * 100_000,
-    ],
-)
-def test_foreign_line_is_named(line: bytes, path: Path) -> None:
-    path.write_bytes(b'{"kind": "dropped", "count": 1}\n' + line + b"\n")
-    with pytest.raises(errors.ConfigurationError, match="line 2, was not written by a `Shadow`"):
-        summarize(path)
-
-
-def test_summary_of_a_file(path: Path) -> None:
-    def line(overlap: float, tau: float | None, first: bool, ms: float) -> dict[str, Any]:
-        head = {"kind": "comparison", "live": "bge", "other": "jina", "live_ms": ms}
-        measures = {"overlap": overlap, "rbo": overlap, "tau": tau, "same_first": first}
-        return head | measures | {"other_ms": 10 * ms}
-
-    failed = {"kind": "comparison", "live": "jina", "other": "bge", "live_ms": 30.0}
-    contents = [
-        *(line(0.0, None, False, 1.0), line(0.5, -1.0, True, 2.0), line(1.0, 1.0, True, 3.0)),
-        line(0.5, None, True, 2.0) | {"overlap": None},
-        *(failed | {"error": kind} for kind in ("DeadlineError", "JobError", "DeadlineError")),
-        *({"kind": "dropped", "count": count} for count in (2, 3)),
-    ]
-    path.write_text("".join(json.dumps(content) + "\n" for content in contents), "utf-8")
-    summary = json.loads(json.dumps(summarize(path).as_dict()))
-    bge_pair, jina_pair = summary.pop("pairs")
-    assert summary == {
-        "count": 4,
-        "errors": {"DeadlineError": 2, "JobError": 1},
-        "dropped": 5,
-        "broken": 0,
-    }
-    assert bge_pair == {
-        "live": "bge",
-        "other": "jina",
-        "count": 4,
-        "errors": {},
-        "overlap": {"mean": 0.5, "p10": pytest.approx(0.1), "p50": 0.5},  # of three
-        "rbo": {"mean": 0.5, "p10": pytest.approx(0.15), "p50": 0.5},
-        "tau": {"mean": 0.0, "p10": pytest.approx(-0.8), "p50": 0.0},
-        "same_first": 0.75,
-        "live_ms": {"p50": 2.0, "p99": pytest.approx(2.97)},
-        "other_ms": {"p50": 20.0, "p99": pytest.approx(29.7)},
-    }
-    assert (jina_pair["live"], jina_pair["other"], jina_pair["count"]) == ("jina", "bge", 0)
-    assert jina_pair["errors"] == summary["errors"]
-    assert jina_pair["live_ms"] == {"p50": 30.0, "p99": 30.0}
-    assert jina_pair["other_ms"] is jina_pair["overlap"] is jina_pair["same_first"] is None
-    path.write_bytes(b"")
-    assert (summarize(path).count, summarize(path).pairs) == (0, [])
-
-
-# --------------------------------------------------------------------------------- the router
 
 
 DOCUMENTS = ["море", "суша и море", "лес"]  # the fake worker ranks by length: 1, 0, 2
