@@ -1,7 +1,8 @@
 """Shadow mode: compare live results with another provider's in the background."""
 
 from .agreement import agreement, kendall_tau, rank_biased_overlap
-from .recorder import Names, Shadow, ShadowedSearch
+from .recorder import Names, Shadow
+from .search import ShadowedSearch
 from .summary import ShadowSummary, summarize
 
 __all__ = [

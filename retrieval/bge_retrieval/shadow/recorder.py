@@ -24,7 +24,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from bge_client import Client, ConfigurationError, JinaClient, RerankResult
 
@@ -32,8 +32,7 @@ from .agreement import Ranking, agreement
 
 log = logging.getLogger("bge_retrieval")
 
-Names = tuple[str, str]  # the live provider and the other
-Result = TypeVar("Result")
+Names = tuple[str, str]  # the live provider and the candidate
 
 WARN_SECONDS = 60.0  # minimum between two warnings
 CLOSE_SECONDS = 5.0
@@ -42,7 +41,7 @@ CLOSE_SECONDS = 5.0
 class _Comparison(NamedTuple):
     line: dict[str, Any]  # the fields known before the comparison
     live: Ranking
-    other: Callable[[], Ranking]
+    candidate: Callable[[], Ranking]
     pool: int | None
 
 
@@ -143,17 +142,17 @@ class Shadow:
         self,
         query: str,
         live: Ranking | Callable[[], Ranking],
-        other: Callable[[], Ranking],
+        candidate: Callable[[], Ranking],
         *,
         live_seconds: float,
         names: Names = ("bge", "jina"),
         pool: int | None = None,
     ) -> None:
-        """Queue a comparison of the ranking `live` with that of `other`, if the query is sampled.
+        """Queue a comparison of the rankings `live` and `candidate`, if the query is sampled.
 
-        A thread calls `other` later. If `live` is a function, it is called at once, and only for a
-        sampled query. `live_seconds` is the latency of `live`. `pool` is the number of candidates
-        that both providers rank, if known. Never raises.
+        A thread calls `candidate` later. If `live` is a function, it is called at once, and only
+        for a sampled query. `live_seconds` is the latency of `live`. `pool` is the number of
+        candidates that both providers rank, if known. Never raises.
         """
         if self._random.random() >= self._fraction:
             return
@@ -162,7 +161,7 @@ class Shadow:
             if isinstance(ranking, Iterator):
                 raise TypeError("reading an iterator would exhaust the caller's result")
             line = self._new_line(query, live_seconds, names)
-            self._enqueue(_Comparison(line, tuple(ranking), other, pool))
+            self._enqueue(_Comparison(line, tuple(ranking), candidate, pool))
         except Exception as error:
             self._record_failure("failed", error)
             with suppress(Exception):  # a thread cannot be started
@@ -255,7 +254,7 @@ class Shadow:
         """Return the line to write."""
         start = time.perf_counter()
         try:
-            ranking = tuple(comparison.other())
+            ranking = tuple(comparison.candidate())
             seconds = time.perf_counter() - start
             measures = agreement(comparison.live, ranking, self._depth, comparison.pool)
         except BaseException as error:  # even SystemExit: it would end only this thread
@@ -349,46 +348,3 @@ def _indices(result: RerankResult) -> list[int]:
 
 def _utc(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-class ShadowedSearch(Generic[Result]):
-    """A search function, a sample of whose results is compared with another's.
-
-    Vectors of two models cannot be compared, but their search results can. `live` and `other`
-    return ids, best first, or a result from which `ids` extracts them. Without `ids`, only
-    sequences are compared. Iterators never are, because they can be read only once.
-    """
-
-    def __init__(
-        self,
-        live: Callable[[str], Result],
-        other: Callable[[str], Result],
-        shadow: Shadow,
-        *,
-        names: Names = ("bge", "jina"),
-        ids: Callable[[Any], Ranking] | None = None,
-    ) -> None:
-        self._live, self._other, self._shadow = live, other, shadow
-        self._names, self._ids = names, ids
-
-    def search(self, query: str) -> Result:
-        """Return the result of `live` unchanged."""
-        start = time.perf_counter()
-        result = self._live(query)
-        self._shadow.offer(
-            query,
-            lambda: self._live_ranking(result),
-            lambda: self._ranking(self._other(query)),
-            live_seconds=time.perf_counter() - start,
-            names=self._names,
-        )
-        return result
-
-    def _live_ranking(self, result: Any) -> Ranking:
-        """Raises TypeError if reading the result might exhaust it for the caller."""
-        if isinstance(result, Iterator) or not (self._ids or isinstance(result, Sequence)):
-            raise TypeError("the result must be a sequence, or `ids` must be set")
-        return self._ranking(result)
-
-    def _ranking(self, result: Any) -> Ranking:
-        return self._ids(result) if self._ids else list(result)

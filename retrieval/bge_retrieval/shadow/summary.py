@@ -93,11 +93,10 @@ class _PairLines:
             if line[name] is not None:
                 values.append(_finite(line[name]))
 
-    def pair(self, live: str, other: str) -> Pair:
+    def pair(self, names: Names) -> Pair:
         same_first = self.measures["same_first"]
         return Pair(
-            live,
-            other,
+            *names,
             count=len(same_first),
             errors=dict(self.errors.most_common()),
             overlap=_spread(self.measures["overlap"]),
@@ -136,7 +135,7 @@ def summarize(path: str | os.PathLike[str]) -> ShadowSummary:
         OSError: the file cannot be read.
     """
     contents = _read_file(Path(path))
-    pairs = [lines.pair(*names) for names, lines in sorted(contents.pairs.items())]
+    pairs = [lines.pair(names) for names, lines in sorted(contents.pairs.items())]
     errors = sum((lines.errors for lines in contents.pairs.values()), Counter[str]())
     return ShadowSummary(
         count=sum(pair.count for pair in pairs),

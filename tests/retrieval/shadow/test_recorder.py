@@ -37,8 +37,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line]
 
 
-def offer(shadow: Shadow, other: Callable[[], Any] = list, query: str = SECRET) -> None:
-    shadow.offer(query, ["a", "b"], other, live_seconds=0.25)
+def offer(shadow: Shadow, candidate: Callable[[], Any] = list, query: str = SECRET) -> None:
+    shadow.offer(query, ["a", "b"], candidate, live_seconds=0.25)
 
 
 def hanging(gate: threading.Event) -> tuple[Callable[[], list[str]], threading.Event]:
@@ -74,14 +74,14 @@ def test_failures_are_counted_and_logged_once_a_minute_without_their_message(
         raise PermissionError(f"{KEY} may not ask {SECRET}")
 
     with caplog.at_level(logging.DEBUG), Shadow(path, fraction=1) as shadow:
-        for other in (
+        for candidate in (
             failing,
             failing,
             lambda: sys.exit(SECRET),
             lambda: [["no id"]],
             lambda: ["a"],
         ):
-            offer(shadow, other)
+            offer(shadow, candidate)
         shadow.offer(SECRET, lambda: failing(), list, live_seconds=0.0)
     kinds = [line.get("error") for line in read_lines(path)]
     assert kinds == ["PermissionError", "PermissionError", "SystemExit", "TypeError", None]
