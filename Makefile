@@ -43,12 +43,12 @@ $(VENV)/setup: worker/requirements.txt builder/requirements.txt $(wildcard */pyp
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check -r worker/requirements.txt -r builder/requirements.txt
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e worker -e client -e retrieval -e builder
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e worker -e client -e builder
 	touch $@
 
 $(VENV)/setup-test: $(VENV)/setup tests/requirements.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r worker/requirements.txt -r builder/requirements.txt -r tests/requirements.txt
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e tests
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e retrieval -e tests
 	touch $@
 
 # ---------------------------------------------------------------------------------- run

@@ -129,6 +129,12 @@ def test_the_worker_imports_no_other_package_of_the_repository() -> None:
         assert not set(imports(WORKER, module)) & others, module
 
 
+def test_the_builder_imports_no_retrieval() -> None:
+    builder = ROOT / "builder" / "bge_builder"
+    for module in modules(builder):
+        assert "bge_retrieval" not in imports(builder, module), module
+
+
 @pytest.mark.parametrize("module", modules(CLIENT))
 def test_the_client_needs_requests_and_numpy_alone(module: str) -> None:
     extras = CLIENT_EXTRAS.get(room(module), set())

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bge_client.cli import exit_codes
+from bge_retrieval import MigrationError
 from commands import COURSE, EXAMPLES, Run
 
 
@@ -53,3 +55,10 @@ def test_an_error_is_one_line_with_its_exit_code(
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_migration_error_has_exit_code_6(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, exit_codes():
+        raise MigrationError("3 points changed")
+    assert caught.value.code == 6
+    assert capsys.readouterr().err == "bge: MigrationError: 3 points changed\n"
