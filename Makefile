@@ -48,7 +48,7 @@ $(VENV)/setup: worker/requirements.txt builder/requirements.txt $(wildcard */pyp
 
 $(VENV)/setup-test: $(VENV)/setup tests/requirements.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r worker/requirements.txt -r builder/requirements.txt -r tests/requirements.txt
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e tests
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e retrieval -e tests
 	touch $@
 
 # ---------------------------------------------------------------------------------- run
@@ -138,12 +138,12 @@ bench-plots: $(VENV)/setup-test .venv-plots/done ## Draw the plots and write the
 	$(PY) benchmarks/tables.py
 
 test-kill: $(VENV)/setup-test ## Kill a migration of 20,000 points 20 times while its source changes (5 minutes)
-	$(PY) -m pytest -q tests/client/test_kill.py --long --timeout 1500 -s
+	$(PY) -m pytest -q tests/retrieval/migration/test_kill.py --long --timeout 1500 -s
 
 test-openapi: $(VENV)/setup-test ## Check requests to Qdrant against its published OpenAPI types (npm and network)
 	rm -f checkpoints/calls.jsonl
-	QDRANT_CALLS=$(CURDIR)/checkpoints/calls.jsonl $(PY) -m pytest -q tests/client/test_store.py tests/client/test_qdrant_server.py
-	$(PY) tests/client/qdrant_openapi.py checkpoints/calls.jsonl
+	QDRANT_CALLS=$(CURDIR)/checkpoints/calls.jsonl $(PY) -m pytest -q tests/retrieval/test_store.py tests/fakes/test_qdrant_server.py
+	$(PY) tests/retrieval/qdrant_openapi.py checkpoints/calls.jsonl
 
 load: $(VENV)/setup-test models/miniature-packed/done ## Send 20,000 requests from 256 clients and check every reply; then overload the queue
 	$(PY) benchmarks/load.py load

@@ -104,7 +104,7 @@ def no_known_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def passages() -> list[dict[str, Any]]:
     """The course material of the examples."""
-    path = ROOT / "client" / "examples" / "course" / "corpus.jsonl"
+    path = ROOT / "retrieval" / "examples" / "course" / "corpus.jsonl"
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
@@ -126,7 +126,7 @@ def store() -> Iterator[Any]:
     """Qdrant's local mode, in memory."""
     from qdrant_client import QdrantClient
 
-    from bge_client.qdrant import Store
+    from bge_retrieval import Store
 
     with Store(QdrantClient(":memory:")) as store:
         yield store

@@ -1,14 +1,17 @@
-"""Read and compare the contents of collections."""
+"""Write, read and compare the contents of collections."""
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
 from qdrant_client import models
 
-from bge_client.qdrant import Store
+from bge_retrieval import Store
+from bge_retrieval.store import Payload
 
+DIMENSIONS = 1024  # of the other model
 Contents = dict[Any, tuple[Any, Any]]
 
 
@@ -33,3 +36,30 @@ def assert_equal(left: Contents, right: Contents) -> None:
                 assert vector.indices == expected.indices
                 vector, expected = vector.values, expected.values
             np.testing.assert_allclose(vector, expected, atol=1e-5)
+
+
+def other_model_vector(payload: Payload) -> list[float]:
+    """Return a vector that stands for another model's."""
+    seed = zlib.crc32(repr(payload).encode())
+    return np.random.default_rng(seed).normal(size=DIMENSIONS).tolist()
+
+
+def put(store: Store, *points: tuple[Any, dict[str, Any]]) -> None:
+    """Write points to the collection `old`."""
+    structs = [
+        models.PointStruct(id=id, vector=other_model_vector(p), payload=p) for id, p in points
+    ]
+    store.upsert("old", structs)
+
+
+def make_old(store: Store, passages: list[dict[str, Any]]) -> Store:
+    """Create the collection `old` with the alias `live`."""
+    params = models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
+    store.create_collection("old", vectors_config=params)
+    put(store, *enumerate(passages))
+    store.point_alias("live", "old")
+    return store
+
+
+def payloads(store: Store, collection: str) -> dict[Any, Any]:
+    return {id: payload for id, (payload, _) in contents(store, collection).items()}

@@ -1,6 +1,7 @@
 """Which package may import which, read from the source. See `docs/architecture.md` once it exists.
 
 http, runpod ─▶ serving ─▶ engine        settings, errors, process, startup: everybody's
+retrieval, builder ─▶ client             within retrieval: cli ─▶ migration, evaluation, shadow
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from conftest import ROOT
 
 WORKER = ROOT / "worker"
 CLIENT = ROOT / "client" / "bge_client"
+RETRIEVAL = ROOT / "retrieval" / "bge_retrieval"
 
 # Each package of the worker with the other packages it may import, of ours and of others.
 ROOMS = {
@@ -41,13 +43,23 @@ PACKAGES_OF_ONE_MODULE = {
 # Imported before torch, so that /ping is answered before the models load: they and the modules
 # they import must not import torch.
 BEFORE_TORCH = ("http/app", "http/connections", "runpod/job_scaler", "settings", "startup")
-# Of the client: each folder or module that needs an extra, with the packages of that extra.
-EXTRAS = {
-    "cli": {"click", "tqdm"},
-    "cli/qdrant": {"click", "tqdm", "qdrant_client", "pydantic"},
-    "qdrant": {"qdrant_client"},
-    "evaluate": {"ir_measures", "scipy", "jinja2"},
+# Of the client: what its folder `cli` needs beyond requests and numpy, the extra `cli`.
+CLIENT_EXTRAS = {"cli": {"click", "tqdm"}}
+# Of retrieval: what a folder may import beyond the modules at the top, and beyond PACKAGES.
+RETRIEVAL_ROOMS = {
+    "": set(),
+    "migration": set(),
+    "evaluation": set(),
+    "shadow": set(),
+    "cli": {"migration", "evaluation", "shadow"},
 }
+RETRIEVAL_PACKAGES = {"bge_client", "numpy", "qdrant_client"}
+RETRIEVAL_EXTRAS = {
+    "evaluation": {"ir_measures", "scipy", "jinja2"},
+    "cli": {"click", "tqdm", "pydantic"},
+}
+# Of the client, what retrieval may import from: modules whose names are public and stay.
+PUBLIC_CLIENT = {"", "cli", "codec", "redaction", "results", "strict_json"}
 
 
 def modules(package: Path) -> list[str]:
@@ -111,15 +123,39 @@ def test_ping_needs_no_torch(module: str) -> None:
         waiting += ours - reached
 
 
-def test_the_worker_imports_neither_builder_nor_client() -> None:
+def test_the_worker_imports_no_other_package_of_the_repository() -> None:
     for module in modules(WORKER):
-        assert not set(imports(WORKER, module)) & {"bge_builder", "bge_client"}, module
+        others = {"bge_builder", "bge_client", "bge_retrieval"}
+        assert not set(imports(WORKER, module)) & others, module
+
+
+def test_the_builder_imports_no_retrieval() -> None:
+    builder = ROOT / "builder" / "bge_builder"
+    for module in modules(builder):
+        assert "bge_retrieval" not in imports(builder, module), module
 
 
 @pytest.mark.parametrize("module", modules(CLIENT))
 def test_the_client_needs_requests_and_numpy_alone(module: str) -> None:
-    extras = EXTRAS.get(module) or EXTRAS.get(module.split("/")[0], set())
+    extras = CLIENT_EXTRAS.get(room(module), set())
     assert split(CLIENT, module)[1] <= {"requests", "urllib3", "numpy"} | extras
+
+
+@pytest.mark.parametrize("module", [name for name in modules(RETRIEVAL) if name != "__init__"])
+def test_imports_of_retrieval_go_one_way(module: str) -> None:
+    ours, others = split(RETRIEVAL, module)
+    assert {room(name) for name in ours} <= RETRIEVAL_ROOMS[room(module)] | {"", room(module)}
+    assert others <= RETRIEVAL_PACKAGES | RETRIEVAL_EXTRAS.get(room(module), set())
+
+
+@pytest.mark.parametrize("module", modules(RETRIEVAL))
+def test_retrieval_uses_public_names_of_the_client(module: str) -> None:
+    tree = ast.parse((RETRIEVAL / f"{module}.py").read_text("utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bge_client"):
+            assert (node.module or "").removeprefix("bge_client").lstrip(".") in PUBLIC_CLIENT
+            names = {alias.name for alias in node.names} - {"__version__"}
+            assert not any(name.startswith("_") for name in names)
 
 
 def test_the_worker_s_folder_hides_no_module_of_the_standard_library() -> None:

@@ -10,7 +10,14 @@ from conftest import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 RULES = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "client/README.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmarks/README.md",
+    "client/README.md",
+    "retrieval/README.md",
+)
 
 
 def test_every_phony_target_has_a_rule() -> None:

@@ -21,7 +21,6 @@ from .errors import (
     JobCancelledError,
     JobError,
     JobTimedOutError,
-    MigrationError,
     MixedUpReplyError,
     NotServedError,
     OutOfMemoryError,
@@ -38,7 +37,6 @@ from .jina import JinaClient
 from .redaction import RedactingFilter as _RedactingFilter
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, SparseVector, Usage
 from .router import Route, Router
-from .shadow import Shadow, ShadowedSearch
 
 _logging.getLogger("bge_client").addFilter(_RedactingFilter())  # a server chooses its job ids
 
@@ -58,7 +56,6 @@ __all__ = [
     "JobCancelledError",
     "JobError",
     "JobTimedOutError",
-    "MigrationError",
     "MixedUpReplyError",
     "NotServedError",
     "OutOfMemoryError",
@@ -70,8 +67,6 @@ __all__ = [
     "ResultExpiredError",
     "Route",
     "Router",
-    "Shadow",
-    "ShadowedSearch",
     "SparseVector",
     "TooLargeError",
     "TransportError",

@@ -10,7 +10,6 @@
     ├── ProtocolError             the response breaks the contract
     │   └── MixedUpReplyError     the response belongs to another request                   retried
     ├── FingerprintError          vectors of another model than expected
-    ├── MigrationError            a copied collection differs from its source
     ├── JobError                  the job failed with an error outside the contract
     │   ├── JobCancelledError     it was cancelled
     │   ├── JobTimedOutError      the platform ended it
@@ -98,10 +97,6 @@ class MixedUpReplyError(ProtocolError):
 
 class FingerprintError(BGEError):
     """Vectors of another model than expected. Mixed into one index, they corrupt it."""
-
-
-class MigrationError(BGEError):
-    """A copied collection differs from its source, or the source keeps changing."""
 
 
 class JobError(BGEError):

@@ -35,14 +35,14 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 OUTPUTS = frozenset(("dense", "sparse", "colbert"))
 
 
-class Wanted(NamedTuple):
+class OutputOptions(NamedTuple):
     """The requested vectors, and the format they are written in."""
 
     outputs: frozenset[str]  # of OUTPUTS
     max_length: int | None
     exact: bool  # base64 instead of rounded floats
 
-    def recorded_options(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, Any]:
         """Return the options that each output line records."""
         return {"max_length": self.max_length, "format": "base64" if self.exact else "float"}
 
@@ -92,16 +92,16 @@ def _parse_line(line: str, number: int, field: str) -> tuple[Any, Any]:
     return value[field], text_id
 
 
-def encode(text: Text, vectors: Embedding, wanted: Wanted) -> str:
+def encode(text: Text, vectors: Embedding, options: OutputOptions) -> str:
     """Return one output line. Floats are rounded to 7 decimals, as in the contract."""
     line: dict[str, Any] = {"line": text.line}
     if text.id is not None:
         line["id"] = text.id
     line |= {"text_sha256": text.hash, "fingerprint": vectors.fingerprint}
-    line |= wanted.recorded_options()
+    line |= options.recorded()
     if vectors.truncated:
         line["truncated"] = True
-    numbers = _base64 if wanted.exact else _rounded
+    numbers = _base64 if options.exact else _rounded
     if vectors.dense is not None:
         line["dense"] = numbers(vectors.dense)
     if vectors.sparse is not None:
@@ -174,7 +174,9 @@ def _holder(path: Path) -> str:
     return "another process"
 
 
-def resume(file: IO[bytes], path: Path, texts: Iterator[Text], wanted: Wanted) -> ResumePoint:
+def resume(
+    file: IO[bytes], path: Path, texts: Iterator[Text], options: OutputOptions
+) -> ResumePoint:
     """Advance `texts` past the lines that an earlier run wrote. Truncate an incomplete last line.
 
     Raises:
@@ -187,7 +189,7 @@ def resume(file: IO[bytes], path: Path, texts: Iterator[Text], wanted: Wanted) -
         if not raw.endswith(b"\n"):
             break
         line = _parse_output(raw, path, point.lines + 1)
-        _check_line(line, f"{path}, line {point.lines + 1},", next(texts, None), wanted)
+        _check_line(line, f"{path}, line {point.lines + 1},", next(texts, None), options)
         if point.fingerprint not in (None, line["fingerprint"]):
             raise FingerprintError(
                 f"{path}, line {point.lines + 1}, has vectors of model {line['fingerprint']}, and "
@@ -199,14 +201,16 @@ def resume(file: IO[bytes], path: Path, texts: Iterator[Text], wanted: Wanted) -
     return point
 
 
-def _check_line(line: dict[str, Any], where: str, text: Text | None, wanted: Wanted) -> None:
+def _check_line(
+    line: dict[str, Any], where: str, text: Text | None, options: OutputOptions
+) -> None:
     if text is None or (line.get("line"), line.get("text_sha256")) != (text.line, text.hash):
         raise ConfigurationError(
             f"{where} was made of another text: the input differs from that of the earlier run. "
             "Pass --overwrite to start over"
         )
-    recorded = {name: line.get(name) for name in wanted.recorded_options()}
-    if wanted.outputs != OUTPUTS & line.keys() or recorded != wanted.recorded_options():
+    recorded = {name: line.get(name) for name in options.recorded()}
+    if options.outputs != OUTPUTS & line.keys() or recorded != options.recorded():
         raise ConfigurationError(
             f"{where} was written with other options than these. Pass --overwrite to start over"
         )

@@ -30,7 +30,6 @@ from .errors import (
 from .jina import InputType, JinaClient
 from .redaction import read_secret
 from .results import EmbedResult, RerankResult
-from .shadow import Shadow
 
 log = logging.getLogger("bge_client")
 
@@ -43,6 +42,8 @@ HEALTH_TIMEOUT_SECONDS = 5.0
 NO_FALLBACK_ERRORS = (ValidationError, TooLargeError, ConfigurationError, FingerprintError)
 Result = TypeVar("Result", EmbedResult, RerankResult)
 AnyClient = TypeVar("AnyClient", bound=Client | JinaClient)
+# Called with query, documents, result and the seconds it took.
+OnRerank = Callable[[str, Sequence[str], RerankResult, float], object]
 
 
 def is_available(health: Mapping[str, Any]) -> bool:
@@ -79,31 +80,28 @@ class Router:
         jina: JinaClient | None = None,
         *,
         expect_fingerprint: str | None = None,
-        shadow: Shadow | None = None,
+        on_rerank: OnRerank | None = None,
     ) -> None:
-        """`expect_fingerprint` applies to `embed`. `shadow` compares results of `rerank`; close
-        it before the router, since pending comparisons use the router's connections.
+        """`expect_fingerprint` applies to `embed`.
+
+        `on_rerank(query, documents, result, seconds)` is called after each `rerank`, before its
+        result is returned. Its errors are logged by type and do not affect the result.
 
         Raises:
-            ConfigurationError: a route or the shadow needs a client that is None.
+            ConfigurationError: a route needs a client that is None.
         """
         for route in (embeddings, reranker):
             if route.provider != "jina" and route.bge is None:
                 raise ConfigurationError(f"no endpoint for the {route.name}")
             if jina is None and (route.provider != "bge" or route.fallback):
                 raise ConfigurationError(f"the {route.name} need Jina: set `JINA_API_KEY`")
-        if shadow is not None and (reranker.bge is None or jina is None):
-            raise ConfigurationError(
-                f"a shadow of the {reranker.name} needs both providers: set "
-                "`BGE_RERANKER_ENDPOINT` and `JINA_API_KEY`"
-            )
         bge_only = expect_fingerprint is not None and not expect_fingerprint.startswith(JINA_PREFIX)
         if bge_only and embeddings.provider == "jina":
             raise ConfigurationError("Jina's vectors cannot have the `expect_fingerprint` given")
         self._embeddings, self._reranker, self._jina = embeddings, reranker, jina
         self._expect_fingerprint = expect_fingerprint
         self._bge_only = bge_only
-        self._shadow = shadow
+        self._on_rerank = on_rerank
         self._health: dict[str, tuple[float, bool]] = {}
 
     @classmethod
@@ -113,7 +111,7 @@ class Router:
         *,
         timeout: float = 300.0,
         expect_fingerprint: str | None = None,
-        shadow: Shadow | None = None,
+        on_rerank: OnRerank | None = None,
     ) -> Router:
         """Read the contract's variables. One endpoint serves both routes unless two are set.
 
@@ -130,8 +128,7 @@ class Router:
             if provider != "jina" and url is None:
                 raise ConfigurationError(f"`BGE_{kind}_ENDPOINT` is not set")
             fallback = _choice(env, f"{kind}_FALLBACK_TO_JINA", ("false", "true")) == "true"
-            is_needed = provider != "jina" or shadow is not None
-            client = Client(url, key, timeout=timeout) if url and is_needed else None
+            client = Client(url, key, timeout=timeout) if url and provider != "jina" else None
             return Route(name, client, provider, fallback)  # type: ignore[arg-type]
 
         jina_key = read_secret(env.get("JINA_API_KEY"), "JINA_API_KEY")
@@ -140,7 +137,7 @@ class Router:
             route("RERANKER", "scores"),
             JinaClient(jina_key, timeout=timeout) if jina_key else None,
             expect_fingerprint=expect_fingerprint,
-            shadow=shadow,
+            on_rerank=on_rerank,
         )
 
     def __enter__(self) -> Router:
@@ -201,41 +198,12 @@ class Router:
             lambda client: client.rerank(query, documents, top_n=top_n),
             lambda client: client.rerank(query, documents, top_n=top_n),
         )
-        if self._shadow is not None:
-            seconds = time.perf_counter() - start
-            self._offer_to_shadow(self._shadow, query, documents, top_n, result, seconds)
+        if self._on_rerank is not None:
+            try:
+                self._on_rerank(query, documents, result, time.perf_counter() - start)
+            except Exception as error:  # its message may quote a document
+                log.warning("on_rerank failed: %s", type(error).__name__)
         return result
-
-    def _offer_to_shadow(
-        self,
-        shadow: Shadow,
-        query: str,
-        documents: Sequence[str],
-        top_n: int | None,
-        result: RerankResult,
-        seconds: float,
-    ) -> None:
-        """Offer the ranking for comparison with the other provider's.
-
-        Skips fallback results: the other provider has just failed or is unhealthy.
-        """
-        if (result.provider == "jina") != (self._reranker.provider == "jina"):
-            return
-        # A copy: the caller may change the list before it is compared.
-        document_list = [documents] if isinstance(documents, str) else list(documents)
-        other_client = self._jina if result.provider == "bge" else self._reranker.bge
-
-        def other_ranking() -> list[int]:
-            return _indices(_required(other_client).rerank(query, document_list, top_n=top_n))
-
-        shadow.offer(
-            query,
-            lambda: _indices(result),
-            other_ranking,
-            live_seconds=seconds,
-            names=("bge", "jina") if result.provider == "bge" else ("jina", "bge"),
-            pool=len(document_list),
-        )
 
     def _answer(
         self,
@@ -274,10 +242,6 @@ class Router:
                 is_healthy = False
             self._health[key] = time.monotonic(), is_healthy
         return is_healthy
-
-
-def _indices(ranked: RerankResult) -> list[int]:
-    return [document.index for document in ranked]
 
 
 def _required(client: AnyClient | None) -> AnyClient:

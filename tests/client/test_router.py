@@ -196,3 +196,21 @@ def test_variables_of_the_contract_are_read(endpoint: Scripted) -> None:
         assert router.embed("море").count == 1
         assert router.rerank("q", TEXTS)[0].document == "море"
     assert {seen.headers["Authorization"] for seen in endpoint.seen} == {"Bearer k3y"}
+
+
+def test_on_rerank_gets_the_result_and_its_errors_are_logged_by_type(
+    endpoint: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[Any] = []
+
+    def on_rerank(*arguments: Any) -> None:
+        calls.append(arguments)
+        raise ValueError("море")
+
+    with Router.from_env({"BGE_RERANKER_ENDPOINT": endpoint.url}, on_rerank=on_rerank) as router:
+        result = router.rerank("q", TEXTS, top_n=1)
+    ((query, documents, reported, seconds),) = calls
+    assert (query, documents, reported) == ("q", TEXTS, result)
+    assert 0 < seconds < 10
+    assert "on_rerank failed: ValueError" in caplog.text
+    assert "море" not in caplog.text

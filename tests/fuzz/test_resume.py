@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_client import BGEError
-from bge_client.files import OUTPUTS, Text, Wanted, encode, locked, resume, write_npz
+from bge_client.files import OUTPUTS, OutputOptions, Text, encode, locked, resume, write_npz
 from bge_client.results import Embedding, SparseVector
 from fuzz.duration import fuzz_settings, rounds
 from fuzz.mutation import mutated, mutated_bytes
 
-WANTED = Wanted(OUTPUTS, None, exact=True)
+WANTED = OutputOptions(OUTPUTS, None, exact=True)
 TEXTS = [Text(0, "море", "a"), Text(1, "суша"), Text(3, "лес", 7)]
 VECTORS = Embedding(
     np.ones(4, np.float32),

@@ -1,4 +1,8 @@
-"""`bge`: the command line of the client."""
+"""`bge`: the command line of the client.
+
+Other packages add commands by entry points of the group `bge_client.commands`. An error of theirs
+may define its exit code as the class attribute `exit_code`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,11 @@ import click
 
 from .. import __version__
 from ..redaction import RedactingFilter
-from .evaluation import evaluate
-from .migrate import migrate
-from .qdrant import index, search
+from .command import connected, exit_codes, refuse_unused
+from .group import CommandGroup
 from .texts import bench, embed, health, info, rerank
+
+__all__ = ["bge", "connected", "exit_codes", "refuse_unused"]
 
 EPILOG = """\b
 Exit codes: 0 success, 1 the request was refused or failed, 2 invalid usage or an
@@ -25,7 +30,7 @@ Environment: BGE_EMBEDDINGS_ENDPOINT and BGE_RERANKER_ENDPOINT (RUNPOD_… takes
 precedence), RUNPOD_API_KEY; QDRANT_URL, QDRANT_API_KEY."""
 
 
-@click.group(epilog=EPILOG, context_settings={"max_content_width": 88})
+@click.group(cls=CommandGroup, epilog=EPILOG, context_settings={"max_content_width": 88})
 @click.version_option(__version__, prog_name="bge")
 @click.option("-v", "--verbose", is_flag=True, help="Log waiting and retries to stderr.")
 def bge(verbose: bool) -> None:
@@ -44,5 +49,5 @@ def bge(verbose: bool) -> None:
     logging.basicConfig(level=level, format="bge: %(message)s", handlers=[handler])
 
 
-for command in (embed, rerank, index, search, migrate, evaluate, info, health, bench):
+for command in (embed, rerank, info, health, bench):
     bge.add_command(command)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
@@ -20,20 +20,18 @@ from ..errors import (
     ConfigurationError,
     DeadlineError,
     FingerprintError,
-    MigrationError,
     ProtocolError,
 )
 from ..redaction import read_secret, redact
 from ..router import endpoint_of
 
-# The first match applies. Any other error is 4 if it is transient, else 1.
+# The first match applies. Any other error is its `exit_code`, or 4 if it is transient, else 1.
 EXIT_CODES: list[tuple[type[BGEError], int]] = [
     (ConfigurationError, 2),
     (AuthenticationError, 3),
     (DeadlineError, 4),
     (ProtocolError, 5),
     (FingerprintError, 5),
-    (MigrationError, 6),
 ]
 CLICK_ERRORS = (click.ClickException, click.exceptions.Exit, click.Abort)
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -101,7 +99,8 @@ class exit_codes(AbstractContextManager[None]):
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, BGEError):
             codes = (code for kind, code in EXIT_CODES if isinstance(error, kind))
-            code = next(codes, 4 if error.retry else 1)
+            default = getattr(error, "exit_code", 4 if error.retry else 1)
+            code = next(codes, default)
             _exit(f"{type(error).__name__}: {error}", code)
         if isinstance(error, KeyboardInterrupt):
             _exit("interrupted", 130)
@@ -117,14 +116,3 @@ class exit_codes(AbstractContextManager[None]):
             _exit(f"{prefix}{error.strerror or error}", 2)
         if isinstance(error, Exception) and not isinstance(error, CLICK_ERRORS):
             _exit("".join(traceback.format_exception(error)), 1)
-
-
-@contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Raises ConfigurationError, naming the extra, if an import in the block fails."""
-    try:
-        yield
-    except ImportError as error:
-        raise ConfigurationError(
-            f"this needs {error.name or 'more'}: pip install 'bge-client[cli,{extra}]'"
-        ) from None

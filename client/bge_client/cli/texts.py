@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..client import Client
 from ..errors import ConfigurationError, FingerprintError
-from ..files import ResumePoint, Text, Wanted, encode, locked, read_texts, resume, write_npz
+from ..files import OutputOptions, ResumePoint, Text, encode, locked, read_texts, resume, write_npz
 from ..results import Embedding
 from ..router import is_available
 from .command import UTF8, connected
@@ -69,11 +69,11 @@ def embed(
     requested = {"dense": dense, "sparse": sparse, "colbert": colbert}
     outputs = frozenset(name for name in requested if requested[name])
     npz = Path(output) if output.endswith(".npz") else None
-    wanted = Wanted(outputs, max_length, exact or npz is not None)
+    options = OutputOptions(outputs, max_length, exact or npz is not None)
     is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
     texts = read_texts(source, jsonl=is_jsonl, field=field)
     if output == "-":
-        append(client, source, texts, wanted, sys.stdout.buffer, ResumePoint())
+        append(client, source, texts, options, sys.stdout.buffer, ResumePoint())
         return
     target = Path(f"{output}.part" if npz else output)
     if target.exists() and Path(source.name).exists() and target.samefile(source.name):
@@ -81,17 +81,17 @@ def embed(
     if target.exists() and not target.is_file() and not target.is_dir():  # a device, a pipe
         try:
             with target.open("wb") as out:
-                append(client, source, texts, wanted, out, ResumePoint())
+                append(client, source, texts, options, out, ResumePoint())
         except BrokenPipeError:
             raise ConfigurationError(f"the reader of {target} has closed it") from None
         return
     with locked(target) as file:
         if npz and npz.exists() and not overwrite:
             raise ConfigurationError(f"{npz} is complete. Pass --overwrite to start over")
-        point = ResumePoint() if overwrite else resume(file, target, texts, wanted)
+        point = ResumePoint() if overwrite else resume(file, target, texts, options)
         if point.lines:
             click.echo(f"bge: resuming after {point.lines} texts", err=True)
-        append(client, source, texts, wanted, file, point, overwrite)
+        append(client, source, texts, options, file, point, overwrite)
         if npz:
             write_npz(target, npz)
             target.unlink()
@@ -101,7 +101,7 @@ def append(
     client: Client,
     source: IO[str],
     texts: Iterator[Text],
-    wanted: Wanted,
+    options: OutputOptions,
     file: IO[bytes],
     point: ResumePoint,
     overwrite: bool = False,
@@ -111,7 +111,7 @@ def append(
     Raises:
         FingerprintError: the lines up to `point` are of another model.
     """
-    results = with_vectors(client, texts, wanted)
+    results = with_vectors(client, texts, options)
     first = next(results, None)
     if first is None and point.lines == 0:
         raise ConfigurationError("SOURCE holds no text")
@@ -123,12 +123,12 @@ def append(
                 f"{file.name} has vectors of model {point.fingerprint}. Given: those of "
                 f"{vectors.fingerprint}. Pass --overwrite to start over"
             )
-        file.write(encode(text, vectors, wanted).encode())
+        file.write(encode(text, vectors, options).encode())
         file.flush()
 
 
 def with_vectors(
-    client: Client, texts: Iterator[Text], wanted: Wanted
+    client: Client, texts: Iterator[Text], options: OutputOptions
 ) -> Iterator[tuple[Text, Embedding]]:
     """Yield each text with its vectors, lazily. Texts read ahead are kept in a queue."""
     texts_read: deque[Text] = deque()
@@ -140,10 +140,10 @@ def with_vectors(
 
     for vectors in client.embed_iter(
         strings(),
-        dense="dense" in wanted.outputs,
-        sparse="sparse" in wanted.outputs,
-        colbert="colbert" in wanted.outputs,
-        max_length=wanted.max_length,
+        dense="dense" in options.outputs,
+        sparse="sparse" in options.outputs,
+        colbert="colbert" in options.outputs,
+        max_length=options.max_length,
     ):
         yield texts_read.popleft(), vectors
 

@@ -1,0 +1,50 @@
+"""BGE vectors in Qdrant: collections, indexing, hybrid search, migration.
+
+from bge_client import Client
+from bge_retrieval import HybridSearch, Schema, Store, index
+
+store = Store.open(path="qdrant-data")        # or url="http://localhost:6333"
+with Client("http://127.0.0.1:8000") as client:
+    index(store, client, "courses", [{"_id": "1", "text": "море"}])
+    for hit in HybridSearch(store, client, "courses").search("вода"):
+        print(hit.score, hit.text)
+"""
+
+import logging as _logging
+
+from bge_client.redaction import RedactingFilter as _RedactingFilter
+
+from .errors import MigrationError
+from .index import IndexReport, index
+from .metadata import CollectionMetadata
+from .migration.cutover import drop_old, roll_back
+from .migration.in_place import InPlaceReport, add_in_place
+from .migration.migration import Migration
+from .migration.reports import Estimate, MigrationReport
+from .schema import Schema
+from .search import Hit, HybridSearch, Plan, SearchResult, Stage
+from .store import Store
+
+_logging.getLogger("bge_retrieval").addFilter(_RedactingFilter())
+
+__version__ = "0.1.0"
+__all__ = [
+    "CollectionMetadata",
+    "Estimate",
+    "Hit",
+    "HybridSearch",
+    "InPlaceReport",
+    "IndexReport",
+    "Migration",
+    "MigrationError",
+    "MigrationReport",
+    "Plan",
+    "Schema",
+    "SearchResult",
+    "Stage",
+    "Store",
+    "add_in_place",
+    "drop_old",
+    "index",
+    "roll_back",
+]

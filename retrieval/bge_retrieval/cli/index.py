@@ -1,0 +1,53 @@
+"""`bge index`."""
+
+from __future__ import annotations
+
+from typing import IO
+
+import click
+from tqdm import tqdm
+
+from bge_client import Client
+from bge_client.cli import connected
+
+from .. import Schema, Store
+from .. import index as index_documents
+from .options import print_json, schema_options, text_options, with_store
+
+
+@click.command()
+@click.argument("source", type=click.File("r", encoding="utf-8-sig"), default="-")
+@click.option("--collection", required=True, help="Created if it does not exist.")
+@text_options
+@connected("EMBEDDINGS")
+@with_store(create=True)
+@schema_options
+def index(
+    client: Client,
+    store: Store,
+    source: IO[str],
+    collection: str,
+    text_fields: tuple[str, ...],
+    max_length: int | None,
+    schema: Schema,
+) -> None:
+    """Embed the JSON objects in SOURCE, one per line, and write them as points.
+
+    Each object becomes the payload of a point. The point's id is derived from `_id` or `id`. After
+    a failure, run it again: it skips the documents that are already indexed.
+
+    \b
+      bge index corpus.jsonl --collection courses --path qdrant-data
+    """
+    with tqdm(unit="text", disable=None) as bar:
+        report = index_documents(
+            store,
+            client,
+            collection,
+            source,
+            text_fields=text_fields or None,
+            schema=schema,
+            max_length=max_length,
+            progress=bar.update,
+        )
+    print_json(report.as_dict())

@@ -1,0 +1,88 @@
+"""Options that commands share, and their output."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from bge_client import ConfigurationError
+
+from .. import Schema, Store
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+WORKER_PRICE = 0.00019  # dollars per second of RunPod's 24 GB class, flex
+
+
+def with_store(unless: Sequence[str] = (), *, create: bool = False) -> Callable[[Command], Command]:
+    """Add the `store` of --path, --qdrant-url or the environment to a command's arguments.
+
+    If an option of `unless` is set, `store` is None. A missing folder is an error unless `create`.
+    """
+
+    def decorate(command: Command) -> Command:
+        @click.option("--path", help="Folder of Qdrant's local mode.")
+        @click.option("--qdrant-url", help="Address of a Qdrant server; overrides QDRANT_URL.")
+        @wraps(command)
+        def run(path: str | None, qdrant_url: str | None, **args: Any) -> None:
+            if any(args.get(option) for option in unless):
+                command(store=None, **args)
+                return
+            url = None if path else qdrant_url or os.environ.get("QDRANT_URL") or None
+            if not path and not url:
+                raise ConfigurationError("pass --path FOLDER or --qdrant-url, or set QDRANT_URL")
+            if path and qdrant_url:
+                raise ConfigurationError("pass either --path or --qdrant-url")
+            if path and not create and not Path(path, "meta.json").exists():
+                raise ConfigurationError(f"there are no collections in {path}")
+            key = os.environ.get("QDRANT_API_KEY") or None
+            with Store.open(url=url, path=path, api_key=key) as store:
+                command(store=store, **args)
+
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def schema_options(command: Command) -> Command:
+    """Add the options of a new collection, as a `schema`."""
+
+    @click.option(
+        "--colbert", is_flag=True, help="Also store ColBERT vectors: 2 KB of disk for each token."
+    )
+    @click.option("--on-disk", is_flag=True, help="Store vectors, payloads and index on disk.")
+    @click.option(
+        "--quantization",
+        type=click.Choice(["none", "scalar", "binary"]),
+        default="none",
+        show_default=True,
+        help="Compressed copies of the dense vectors in memory.",
+    )
+    @wraps(command)
+    def run(colbert: bool, on_disk: bool, quantization: Any, **args: Any) -> None:
+        command(schema=Schema(colbert, on_disk, quantization), **args)
+
+    return run  # type: ignore[return-value]
+
+
+def text_options(command: Command) -> Command:
+    command = click.option("--max-length", type=int, help="Truncate texts to this many tokens.")(
+        command
+    )
+    return click.option(
+        "--text-field",
+        "text_fields",
+        multiple=True,
+        help="Path of the text in a document: text, page.content, chunks.0.text. Repeatable; "
+        "the texts are joined. [default: text]",
+    )(command)
+
+
+def print_json(report: dict[str, Any]) -> None:
+    """Print an object as one line of JSON."""
+    click.echo(json.dumps(report, ensure_ascii=False, default=str))

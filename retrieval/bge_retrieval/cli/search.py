@@ -1,0 +1,131 @@
+"""`bge search`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+from pydantic import ValidationError
+from qdrant_client import models
+
+from bge_client import Client, ConfigurationError
+from bge_client.cli import connected
+
+from .. import HybridSearch, Plan, SearchResult, Store
+from .options import print_json, with_store
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+MAX_TEXT_CHARACTERS = 100  # in a terminal
+
+
+def plan_options(command: Command) -> Command:
+    """Add the options of a search, as a `plan`."""
+
+    @click.option(
+        "--mode",
+        type=click.Choice(["hybrid", "dense", "sparse"]),
+        default="hybrid",
+        show_default=True,
+    )
+    @click.option("--colbert", is_flag=True, help="Rescore by the collection's ColBERT vectors.")
+    @click.option(
+        "--rerank",
+        type=click.IntRange(0),
+        default=0,
+        help="Rerank this many of the best hits with the cross-encoder.",
+    )
+    @click.option("--fusion", type=click.Choice(["rrf", "dbsf"]), default="rrf", show_default=True)
+    @click.option("--rrf-k", default=61, show_default=True)
+    @click.option(
+        "--weights",
+        type=(float, float),
+        default=(1.0, 1.0),
+        show_default=True,
+        help="Weights of dense and sparse in RRF.",
+    )
+    @click.option(
+        "--candidates",
+        default=100,
+        show_default=True,
+        help="Candidates from dense and from sparse.",
+    )
+    @wraps(command)
+    def run(mode: str, **args: Any) -> None:
+        names = ("colbert", "rerank", "fusion", "rrf_k", "weights", "candidates")
+        options = {name: args.pop(name) for name in names}
+        plan = Plan(dense=mode != "sparse", sparse=mode != "dense", **options)
+        command(plan=plan, **args)
+
+    return run  # type: ignore[return-value]
+
+
+@click.command()
+@click.argument("query")
+@click.option("--collection", required=True, help="A collection or an alias.")
+@click.option("--limit", default=10, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--filter",
+    "filter_json",
+    help='A Qdrant filter as JSON: {"must": [{"key": "lang", "match": {"value": "ru"}}]}',
+)
+@click.option("--explain", is_flag=True, help="Show the rank of each hit in every stage.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of columns.")
+@connected("EMBEDDINGS", reranking=True)
+@with_store()
+@plan_options
+def search(
+    client: Client,
+    reranker: Client,
+    store: Store,
+    query: str,
+    collection: str,
+    limit: int,
+    filter_json: str | None,
+    explain: bool,
+    as_json: bool,
+    plan: Plan,
+) -> None:
+    """Search a collection for QUERY.
+
+    \b
+      bge search "как найти минимум функции" --collection courses --path qdrant-data
+      bge search "B-tree index" --collection courses --rerank 50 --explain
+    """
+    engine = HybridSearch(store, client, collection, plan, reranker=reranker)
+    result = engine.search(query, limit, filter=_parse_filter(filter_json), explain=explain)
+    if as_json:
+        for hit in result:
+            stages = {name: [stage.rank, stage.score] for name, stage in hit.stages.items()}
+            print_json({"id": hit.id, "score": hit.score, "stages": stages, "payload": hit.payload})
+        return
+    print_hits(result)
+
+
+def print_hits(result: SearchResult) -> None:
+    """Print hits in columns, and the time of each stage on stderr."""
+    stages = list({name: None for hit in result for name in hit.stages})
+    header = "".join(f"{name:>16}" for name in stages)
+    click.echo(f"{'':4}{'score':>8}{header}  document")
+    for rank, hit in enumerate(result, 1):
+        hit_stages = (hit.stages.get(name) for name in stages)
+        cells = (f"{stage.rank}. {stage.score:.4f}" if stage else "-" for stage in hit_stages)
+        row = "".join(f"{cell:>16}" for cell in cells)
+        text = " ".join((hit.text or "").split())[:MAX_TEXT_CHARACTERS]
+        click.echo(f"{rank:3} {hit.score:8.4f}{row}  {hit.document_id}  {text}")
+    times = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in result.seconds.items())
+    click.echo(f"bge: {times}", err=True)
+
+
+def _parse_filter(filter_json: str | None) -> Any:
+    if filter_json is None:
+        return None
+    try:
+        return models.Filter.model_validate_json(filter_json)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = ".".join(map(str, first["loc"])) or "the filter"
+        raise ConfigurationError(
+            f"`--filter` is not a valid Qdrant filter: {location}: {first['msg']}"
+        ) from None

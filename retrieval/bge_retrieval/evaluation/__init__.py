@@ -1,0 +1,43 @@
+"""Compare the quality, latency and cost of search systems on the same queries.
+
+read_beir       → Dataset          queries and relevance judgements
+SystemBuilder   → System           a search by a plan, or by Jina's vectors
+run_all         → Run per system   rankings and timings
+compare         → Report           metrics, their differences, a verdict on each candidate
+text, html, json_text              the Report in readable form
+"""
+
+from .builder import PLANS, SystemBuilder
+from .dataset import Dataset, read_beir
+from .systems import Answer, Price, Run, System, Timed, check_document_ids, run_all
+
+try:  # fail before the queries run, not after
+    from .comparison import Comparison, Measured, Report, Thresholds, compare
+    from .report import html, json_text, text
+except ImportError as error:
+    raise ImportError(
+        f"bge_retrieval.evaluation needs {error.name}: pip install 'bge-retrieval[eval]'",
+        name=error.name,
+    ) from None
+
+__all__ = [
+    "PLANS",
+    "Answer",
+    "Comparison",
+    "Dataset",
+    "Measured",
+    "Price",
+    "Report",
+    "Run",
+    "System",
+    "SystemBuilder",
+    "Thresholds",
+    "Timed",
+    "check_document_ids",
+    "compare",
+    "html",
+    "json_text",
+    "read_beir",
+    "run_all",
+    "text",
+]

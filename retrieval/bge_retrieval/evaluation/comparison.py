@@ -1,0 +1,386 @@
+"""Metrics of several runs, the significance of their differences, and a verdict."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import ir_measures
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from bge_client import ConfigurationError, __version__
+
+from .dataset import RELEVANT, SEED
+from .systems import Run, check_names
+
+Values = NDArray[np.float64]
+Qrels = Mapping[str, Mapping[str, int]]  # query id → document id → grade
+
+METRICS = {  # as in trec_eval and MS MARCO; the gain of nDCG is linear in the grade
+    "nDCG@10": ir_measures.nDCG @ 10,
+    "MRR@10": ir_measures.RR(rel=RELEVANT) @ 10,
+    "recall@100": ir_measures.R(rel=RELEVANT) @ 100,
+}
+ROUNDING = 1e-9  # in floating point, 0.45 / 0.5 may be less than 0.9
+MIN_QUERIES = 20  # for a verdict
+RESAMPLES = 9_999  # the test is exact for up to 13 queries that differ
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Minimum ratios of a candidate's metrics to the baseline's, and limits of its latency."""
+
+    ndcg: float = 0.90
+    mrr: float = 0.90
+    recall: float = 0.95
+    p50_ms: float = 100
+    p99_ms: float = 500
+
+    def ratios(self) -> dict[str, float]:
+        """Return the minimum ratio for each metric."""
+        return dict(zip(METRICS, (self.ndcg, self.mrr, self.recall), strict=True))
+
+
+DEFAULTS = Thresholds()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The metrics, latency and cost of one system."""
+
+    name: str
+    about: dict[str, str | int | float]
+    means: dict[str, float]  # by metric
+    scores: dict[str, dict[str, float]]  # by metric, then by query id
+    p50_ms: float
+    p99_ms: float
+    model_ms: float  # mean
+    tokens: float  # mean
+    cost: float | None  # dollars for 1,000 queries; see BUSY
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The difference between a candidate and the baseline in one metric."""
+
+    ratio: float | None  # of the means; None if the baseline's mean is 0
+    mean: float
+    low: float  # of the 95% interval of the mean
+    high: float
+    p: float  # of the paired randomization test
+    p_holm: float  # corrected for the number of metrics and candidates
+    wins: int  # queries on which the candidate is better
+    losses: int
+    ties: int
+    low_ratio: float | None  # like `ratio`, at the low end of the interval
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition of the verdict."""
+
+    name: str
+    asked: float
+    measured: float | None
+    unit: Literal["of the baseline", "ms"]
+    passed: bool
+    low: float | None = None  # the low end of a ratio's 95% interval
+
+    @property
+    def required_text(self) -> str:
+        return f"below {self.asked:g} ms" if self.unit == "ms" else f"at least {self._percent:g}%"
+
+    @property
+    def measured_text(self) -> str:
+        """The measured value, with enough decimals to show on which side of the limit it is."""
+        if self.measured is None:
+            return "–"
+        if self.unit == "ms":
+            return f"{_format_measured(self.asked, self.measured)} ms"
+        return f"{_format_measured(self._percent, self.measured * 100)}%"
+
+    @property
+    def doubt(self) -> str:
+        """If the check passed but its interval is partly below the minimum: the interval's end."""
+        if not self.passed or self.low is None or self.low >= self.asked - ROUNDING:
+            return ""
+        return f"{self.name} down to {_format_measured(self._percent, self.low * 100)}%"
+
+    @property
+    def _percent(self) -> float:
+        return round(self.asked * 100, 9)
+
+
+def _format_measured(limit: float, measured: float) -> str:
+    """Format with one decimal, or with more if the result would read as the limit itself."""
+    candidates = (f"{measured:.{decimals}f}" for decimals in range(1, 10))
+    return next((text for text in candidates if float(text) != limit), f"{measured:.1f}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a candidate can replace the baseline."""
+
+    outcome: Literal["pass", "fail", "too few queries"]
+    sentence: str
+    checks: list[Check]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate compared with the baseline."""
+
+    name: str
+    differences: dict[str, Difference]  # by metric
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Report:
+    """The comparison of several runs. `report.py` renders it."""
+
+    baseline: str
+    systems: list[Measured]  # including the baseline
+    comparisons: list[Comparison]  # one for each candidate
+    thresholds: Thresholds
+    queries: dict[str, str]
+    drawn_from: int  # the number of judged queries in the dataset
+    left_out: int  # queries without a relevant document, which were not run
+    depth: int
+    date: str  # UTC
+    versions: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON-serializable values."""
+        return asdict(self)
+
+    def system(self, name: str) -> Measured:
+        return next(system for system in self.systems if system.name == name)
+
+
+def compare(
+    runs: Sequence[Run],
+    qrels: Qrels,
+    baseline: str,
+    thresholds: Thresholds = DEFAULTS,
+    *,
+    drawn_from: int | None = None,
+    left_out: int = 0,
+) -> Report:
+    """Compute the metrics of each run over the queries of `qrels`, and compare with `baseline`.
+
+    A query without results counts 0. Queries that are not in `qrels` are ignored. The report
+    includes `drawn_from`, the number of judged queries from which these were drawn, and
+    `left_out`, the number of queries without a relevant document.
+
+    Raises:
+        ConfigurationError: the runs do not match each other or the judgements.
+    """
+    ids = _judged_query_ids(runs, qrels, baseline)
+    systems = [_system_metrics(run, qrels, ids) for run in runs]
+    (base,) = (system for system in systems if system.name == baseline)
+    candidates = [system for system in systems if system is not base]
+    comparisons = []
+    for candidate, differences in zip(candidates, _differences(base, candidates), strict=True):
+        checks = _checks(candidate, differences, thresholds)
+        verdict = _verdict(candidate.name, baseline, checks, len(ids))
+        comparisons.append(Comparison(candidate.name, differences, verdict))
+    return Report(
+        baseline,
+        systems,
+        comparisons,
+        thresholds,
+        queries={query_id: runs[0].queries[query_id] for query_id in ids},
+        drawn_from=len(ids) if drawn_from is None else drawn_from,
+        left_out=left_out,
+        depth=runs[0].depth,
+        date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        versions={"python": platform.python_version(), "bge-client": __version__}
+        | {name: version(name) for name in ("ir-measures", "numpy", "scipy")},
+    )
+
+
+def _judged_query_ids(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[str]:
+    """Check the runs. Return the ids of the judged queries, in the order of the runs."""
+    names = [run.name for run in runs]
+    check_names(names)
+    if baseline not in names:
+        raise ConfigurationError(
+            f"`baseline` must be one of {', '.join(names)}. Given: {baseline!r}"
+        )
+    if not qrels:
+        raise ConfigurationError("`qrels` must judge at least one query")
+    first = runs[0]
+    for run in runs:
+        if (run.queries, run.depth) != (first.queries, first.depth):
+            raise ConfigurationError(
+                f"{run.name!r} and {first.name!r} must have the same queries and depth"
+            )
+        missing = next((query_id for query_id in qrels if query_id not in run.answers), None)
+        if missing is not None:
+            raise ConfigurationError(f"query {missing!r} is judged, but {run.name!r} has no answer")
+    return [query_id for query_id in first.queries if query_id in qrels]
+
+
+def _system_metrics(run: Run, qrels: Qrels, ids: Sequence[str]) -> Measured:
+    scores = _scores(run, qrels, ids)
+    answers = [run.answers[query_id] for query_id in ids]
+    p50, p99 = np.percentile([timed.seconds for timed in answers], (50, 99))
+    model_seconds = float(np.mean([timed.answer.model_seconds for timed in answers]))
+    tokens = float(np.mean([timed.answer.tokens for timed in answers]))
+    return Measured(
+        run.name,
+        {**run.system.about, **run.system.price.about},
+        {metric: float(np.mean([*values.values()])) for metric, values in scores.items()},
+        scores,
+        p50_ms=float(p50) * 1e3,
+        p99_ms=float(p99) * 1e3,
+        model_ms=model_seconds * 1e3,
+        tokens=tokens,
+        cost=run.system.price.per_thousand_queries(model_seconds, tokens),
+    )
+
+
+def _scores(run: Run, qrels: Qrels, ids: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return scores by metric and query id. Queries that the evaluator omits score 0."""
+    judged = {query_id: dict(qrels[query_id]) for query_id in ids}
+    # trec_eval breaks ties by document id. The negated rank replaces the score, so that it
+    # evaluates the order that a user would see.
+    ranked = {
+        query_id: {
+            document_id: -float(index)
+            for index, (document_id, _) in enumerate(run.answers[query_id].answer.ranking)
+        }
+        for query_id in ids
+    }
+    names = {measure: name for name, measure in METRICS.items()}
+    scores = {metric: dict.fromkeys(ids, 0.0) for metric in METRICS}
+    for query_id, measure, value in ir_measures.iter_calc([*names], judged, ranked):
+        scores[names[measure]][query_id] = float(value)
+    return scores
+
+
+# ----------------------------------------------------------------------------- statistics
+
+
+def _differences(base: Measured, candidates: Sequence[Measured]) -> list[dict[str, Difference]]:
+    """Return each candidate's differences by metric, with the p-values corrected together."""
+    pairs = [(candidate, metric) for candidate in candidates for metric in METRICS]
+    gaps = [_gaps(candidate.scores[metric], base.scores[metric]) for candidate, metric in pairs]
+    ps = [paired_p(gap) for gap in gaps]
+    differences: dict[str, dict[str, Difference]] = {candidate.name: {} for candidate in candidates}
+    for (candidate, metric), gap, p, p_holm in zip(pairs, gaps, ps, holm(ps), strict=True):
+        means = candidate.means[metric], base.means[metric]
+        differences[candidate.name][metric] = _difference(*means, gap, p, p_holm)
+    return list(differences.values())
+
+
+def _difference(candidate: float, base: float, gap: Values, p: float, p_holm: float) -> Difference:
+    low, high = interval(gap)
+    return Difference(
+        ratio=candidate / base if base else None,
+        mean=float(gap.mean()),
+        low=low,
+        high=high,
+        p=p,
+        p_holm=p_holm,
+        wins=int((gap > 0).sum()),
+        losses=int((gap < 0).sum()),
+        ties=int((gap == 0).sum()),
+        low_ratio=(base + low) / base if base else None,
+    )
+
+
+def _gaps(candidate: Mapping[str, float], base: Mapping[str, float]) -> Values:
+    """Return the candidate's advantage for each query, rounded so that equal scores are ties."""
+    gaps = [round(candidate[query_id] - value, 12) for query_id, value in base.items()]
+    return np.array(gaps, np.float64)
+
+
+def interval(gaps: Values) -> tuple[float, float]:
+    """Return the 95% percentile-bootstrap interval of the mean of `gaps` [N]."""
+    rng = np.random.default_rng(SEED)
+    means = [rng.choice(gaps, len(gaps)).mean() for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def paired_p(gaps: Values) -> float:
+    """Return the two-sided p-value of a paired randomization test, which flips signs at random.
+
+    `gaps` [N] has one difference for each query. Zeros do not affect the test and are dropped.
+    """
+    nonzero = gaps[gaps != 0]
+    if len(nonzero) < 2:  # both signs are equally far from zero
+        return 1.0
+    result = stats.permutation_test(
+        (nonzero,),
+        np.mean,
+        permutation_type="samples",  # for a single sample, this permutes its signs
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=500,  # bounds memory to batch × N numbers
+        rng=np.random.default_rng(SEED),
+    )
+    return float(result.pvalue)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return p-values with Holm's correction for multiple tests."""
+    corrected, minimum = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        minimum = max(minimum, min(1.0, (len(ps) - rank) * ps[index]))
+        corrected[index] = minimum
+    return corrected
+
+
+# -------------------------------------------------------------------------------- verdict
+
+
+def _checks(
+    candidate: Measured, differences: Mapping[str, Difference], thresholds: Thresholds
+) -> list[Check]:
+    checks = []
+    for metric, minimum in thresholds.ratios().items():
+        ratio = differences[metric].ratio
+        passed = ratio is not None and ratio >= minimum - ROUNDING
+        low = differences[metric].low_ratio
+        checks.append(Check(metric, minimum, ratio, "of the baseline", passed, low))
+    for name, measured, limit in (
+        ("p50", candidate.p50_ms, thresholds.p50_ms),
+        ("p99", candidate.p99_ms, thresholds.p99_ms),
+    ):
+        checks.append(Check(name, limit, measured, "ms", measured < limit))
+    return checks
+
+
+def _verdict(name: str, baseline: str, checks: list[Check], queries: int) -> Verdict:
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        texts = (f"{_check_text(c, baseline)} (required: {c.required_text})" for c in failed)
+        reasons = ", ".join(texts)
+        sentence = f"{name} falls short in {len(failed)} of {len(checks)} checks: {reasons}."
+    else:
+        reasons = ", ".join(_check_text(check, baseline) for check in checks)
+        sentence = f"{name} passes all {len(checks)} checks: {reasons}."
+    doubts = ", ".join(check.doubt for check in checks if check.doubt)
+    if doubts:
+        sentence += f" This is uncertain: the 95% interval includes {doubts}."
+    if queries < MIN_QUERIES:
+        prefix = f"{queries} queries are too few for a verdict, which needs {MIN_QUERIES}."
+        return Verdict("too few queries", f"{prefix} As measured, {sentence}", checks)
+    return Verdict("fail" if failed else "pass", sentence, checks)
+
+
+def _check_text(check: Check, baseline: str) -> str:
+    if check.unit == "ms":
+        return f"{check.name} {check.measured_text}"
+    if check.measured is None:
+        return f"{check.name} cannot be compared, because {baseline} has 0"
+    return f"{check.measured_text} of {baseline}'s {check.name}"

@@ -1,0 +1,286 @@
+"""Render a Report as text for a terminal and as a self-contained HTML page."""
+
+from __future__ import annotations
+
+import json
+import math
+import unicodedata
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import NamedTuple
+
+import jinja2
+
+from .comparison import METRICS, MIN_QUERIES, Comparison, Difference, Measured, Report
+from .systems import BUSY
+
+SLOWEST = "With fewer than 100 queries, p99 is close to the slowest query"
+MAX_ROWS = 5  # wins shown for a candidate, and losses
+WINS_METRIC = "nDCG@10"  # the most fine-grained of the three
+
+
+def text(report: Report) -> str:
+    """Return tables and sentences for a terminal, without colours."""
+    systems = _table(
+        ["system", *METRICS, "p50 ms", "p99 ms", "$ per 1,000"],
+        [_system_row(report, system) for system in report.systems],
+    )
+    differences = _table(
+        ["candidate", "metric", *DIFFERENCE_COLUMNS],
+        [
+            [comparison.name, metric, *difference_row(difference)]
+            for comparison in report.comparisons
+            for metric, difference in comparison.differences.items()
+        ],
+        left=2,
+    )
+    verdicts = [
+        f"{comparison.verdict.outcome.upper()}: {comparison.verdict.sentence}"
+        for comparison in report.comparisons
+    ]
+    head = f"{query_summary(report)}, {report.date}, the baseline is {report.baseline}"
+    notes = "\n".join(f"{note}." for note in _notes(report))
+    parts = [head, systems, notes, differences if verdicts else "", *verdicts]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def json_text(report: Report) -> str:
+    """Return the report as indented JSON."""
+    return json.dumps(report.as_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def query_summary(report: Report) -> str:
+    """Return how many queries ran, and of how many."""
+    count = len(report.queries)
+    drawn = f"{count} of {report.drawn_from} queries, drawn at random"
+    summary = drawn if count < report.drawn_from else f"{count} queries"
+    if report.left_out:
+        summary += f" ({report.left_out} more without a relevant document were not run)"
+    return summary
+
+
+def _notes(report: Report) -> list[str]:
+    """Return the notes on the table of systems."""
+    return [BUSY] + ([SLOWEST] if len(report.queries) < 100 else [])
+
+
+def _system_row(report: Report, system: Measured) -> list[str]:
+    means = [f"{system.means[metric]:.4f}" for metric in METRICS]
+    return [
+        _label(report, system.name),
+        *means,
+        f"{system.p50_ms:.1f}",
+        f"{system.p99_ms:.1f}",
+        _dollars(system.cost, ""),
+    ]
+
+
+DIFFERENCE_COLUMNS = ["ratio", "difference", "95% interval", "p", "p (Holm)", "better/worse/equal"]
+
+
+def difference_row(difference: Difference) -> list[str]:
+    """Return the cells under `DIFFERENCE_COLUMNS`."""
+    return [
+        "–" if difference.ratio is None else f"{difference.ratio * 100:.1f}%",
+        _signed(difference.mean),
+        f"{_signed(difference.low)} … {_signed(difference.high)}",
+        _p_value(difference.p),
+        _p_value(difference.p_holm),
+        f"{difference.wins}/{difference.losses}/{difference.ties}",
+    ]
+
+
+def _label(report: Report, name: str) -> str:
+    return f"{name} (baseline)" if name == report.baseline else name
+
+
+def _signed(number: float) -> str:
+    return f"{number:+.4f}".replace("-", "−")
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _dollars(cost: float | None, sign: str = "$") -> str:
+    return "unknown" if cost is None else f"{sign}{cost:,.4f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Lay out columns two spaces apart: the first `left` align left, the others right."""
+    lines = [head, *rows]
+    widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            _pad(cell, widths[column], flush_left=column < left) for column, cell in enumerate(line)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _pad(cell: str, width: int, *, flush_left: bool) -> str:
+    space = " " * (width - _width(cell))
+    return cell + space if flush_left else space + cell
+
+
+def _width(cell: str) -> int:
+    """Return the columns in a terminal: й may be two characters in one column, 検 takes two."""
+    return sum(
+        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
+        for letter in cell
+    )
+
+
+# ----------------------------------------------------------------------------------- page
+
+
+class Bar(NamedTuple):
+    """A system's bar; lengths in percent of the chart's width."""
+
+    label: str
+    value: str
+    length: float | None  # None if unknown
+    is_baseline: bool
+    interval: tuple[float, float] | None = None  # left end and length
+    is_over_limit: bool = False  # only for a candidate
+
+
+class Chart(NamedTuple):
+    """Bars on one scale. Marks are in percent of the chart's width."""
+
+    title: str
+    bars: list[Bar]
+    baseline: float | None = None  # the end of the baseline's bar
+    limit: float | None = None  # the threshold for candidates
+    limit_text: str = ""
+
+
+class Row(NamedTuple):
+    """A query with a large difference between candidate and baseline."""
+
+    query_id: str
+    query: str
+    baseline: float
+    candidate: float
+    difference: str
+
+
+class CandidateView(NamedTuple):
+    """A candidate's data for the page."""
+
+    name: str
+    outcome: str
+    sentence: str
+    checks: list[tuple[str, str, str, bool]]  # name, required, measured, passed
+    differences: list[tuple[str, list[str]]]  # metric, cells under DIFFERENCE_COLUMNS
+    wins: list[Row]
+    losses: list[Row]
+
+
+def html(report: Report, title: str = "Search comparison") -> str:
+    """Return a page without scripts, fonts or images, in the reader's light or dark scheme."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = files(__package__).joinpath("report.html.j2").read_text("utf-8")
+    return environment.from_string(template).render(
+        title=title,
+        report=report,
+        candidates=[_candidate_view(report, comparison) for comparison in report.comparisons],
+        quality=[_quality_chart(report, metric) for metric in METRICS],
+        speed=[
+            _chart(
+                report,
+                "Half of the queries take less than (p50)",
+                lambda system: system.p50_ms,
+                lambda ms: f"{ms:.1f} ms",
+                report.thresholds.p50_ms,
+            ),
+            _chart(
+                report,
+                "99 of 100 queries take less than (p99)",
+                lambda system: system.p99_ms,
+                lambda ms: f"{ms:.1f} ms",
+                report.thresholds.p99_ms,
+            ),
+        ],
+        cost=_chart(report, "Dollars for 1,000 queries", lambda system: system.cost, _dollars),
+        difference_columns=DIFFERENCE_COLUMNS,
+        wins_metric=WINS_METRIC,
+        query_summary=query_summary(report),
+        busy=BUSY,
+        slowest=SLOWEST if len(report.queries) < 100 else "",
+        min_queries=MIN_QUERIES,
+    )
+
+
+def _quality_chart(report: Report, metric: str) -> Chart:
+    """Chart from 0 to 1. A candidate's interval is that of its difference, around the baseline."""
+    base = report.system(report.baseline).means[metric]
+    minimum = report.thresholds.ratios()[metric]
+    differences = {item.name: item.differences[metric] for item in report.comparisons}
+    bars = []
+    for system in report.systems:
+        interval = None
+        if system.name in differences:
+            difference = differences[system.name]
+            low, high = max(0.0, base + difference.low), min(1.0, base + difference.high)
+            interval = 100 * low, 100 * (high - low)
+        mean = system.means[metric]
+        is_baseline = system.name == report.baseline
+        bars.append(Bar(system.name, f"{mean:.3f}", 100 * mean, is_baseline, interval))
+    limit_text = f"required: at least {minimum * 100:g}% of {report.baseline}"
+    return Chart(metric, bars, 100 * base, 100 * base * minimum, limit_text)
+
+
+def _chart(
+    report: Report,
+    title: str,
+    value: Callable[[Measured], float | None],
+    format_value: Callable[[float | None], str],
+    limit: float | None = None,
+) -> Chart:
+    """Chart from 0 to slightly more than the largest value or the limit."""
+    values = {system.name: value(system) for system in report.systems}
+    known = [number for number in values.values() if number is not None]
+    scale = max([limit or 0, *known]) * 1.05 or 1
+    bars = [
+        Bar(
+            name,
+            format_value(number),
+            None if number is None else 100 * number / scale,
+            name == report.baseline,
+            is_over_limit=name != report.baseline and (number or 0) >= (limit or math.inf),
+        )
+        for name, number in values.items()
+    ]
+    if limit is None:
+        return Chart(title, bars)
+    return Chart(title, bars, limit=100 * limit / scale, limit_text=f"required: below {limit:g} ms")
+
+
+def _candidate_view(report: Report, comparison: Comparison) -> CandidateView:
+    verdict = comparison.verdict
+    checks = [(c.name, c.required_text, c.measured_text, c.passed) for c in verdict.checks]
+    base = report.system(report.baseline).scores[WINS_METRIC]
+    scores = report.system(comparison.name).scores[WINS_METRIC]
+    differences = {query_id: scores[query_id] - base[query_id] for query_id in base}
+
+    def rows(sign: int) -> list[Row]:
+        """Return the queries whose difference has this sign, largest first."""
+        ids = [id for id in differences if sign * differences[id] > 1e-12]
+        ids.sort(key=lambda id: -abs(differences[id]))
+        return [
+            Row(id, report.queries[id], base[id], scores[id], _signed(differences[id]))
+            for id in ids[:MAX_ROWS]
+        ]
+
+    return CandidateView(
+        comparison.name,
+        verdict.outcome,
+        verdict.sentence,
+        checks,
+        [(metric, difference_row(row)) for metric, row in comparison.differences.items()],
+        wins=rows(1),
+        losses=rows(-1),
+    )

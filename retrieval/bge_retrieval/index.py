@@ -1,0 +1,73 @@
+"""Index documents. A run can be resumed, and a second run writes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bge_client import Client
+
+from .documents import parse_documents
+from .metadata import CollectionMetadata
+from .schema import Schema
+from .store import Store
+from .sync import Progress, SyncReport, no_progress, sync
+
+
+@dataclass
+class IndexReport(SyncReport):
+    """The counts and the duration of `index`."""
+
+    collection: str = ""
+    fingerprint: str = ""
+    seconds: float = 0.0
+
+
+def index(
+    store: Store,
+    client: Client,
+    collection: str,
+    documents: Iterable[Mapping[str, Any] | str],
+    *,
+    text_fields: Sequence[str] | None = None,
+    schema: Schema | None = None,
+    max_length: int | None = None,
+    progress: Progress = no_progress,
+) -> IndexReport:
+    """Embed documents and write them as points. Skips documents that are already indexed.
+
+    A document is a mapping or a JSON object on one line; it becomes the payload. Its text is at
+    `text_fields` (paths such as `page.content`, joined by line breaks; default `text`). Its point
+    id is derived from `_id`, `id` or the whole payload; of documents with the same id, the last
+    one is kept. A missing collection is created with `schema`. `progress` is called with the
+    number of documents done since its last call.
+
+    Raises:
+        ValidationError: a document has no text or an invalid id. Those before it are written.
+        FingerprintError: the collection holds vectors of another model.
+        ConfigurationError: the collection was created with other options.
+        BGEError: see `errors.py`. Written points stay; run it again to resume.
+    """
+    start = time.monotonic()
+    collection = store.resolve(collection)
+    schema = schema or Schema()
+    requested = CollectionMetadata.probe(
+        client,
+        colbert=schema.colbert,
+        max_length=max_length,
+        text_fields=tuple(text_fields or ("text",)),
+    )
+    metadata = schema.ensure(store, collection, requested)
+    metadata.check_options(
+        collection,
+        colbert=schema.colbert or None,
+        max_length=max_length,
+        text_fields=text_fields and tuple(text_fields),
+    )
+    report = IndexReport(collection=collection, fingerprint=metadata.fingerprint)
+    parsed = parse_documents(documents, metadata.text_fields)
+    sync(store, client, collection, metadata, parsed, report, progress)
+    report.seconds = time.monotonic() - start
+    return report

@@ -1,0 +1,193 @@
+"""Summarize the file that a `Shadow` wrote."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bge_client import ConfigurationError, strict_json
+
+from .agreement import Agreement
+from .recorder import Names
+
+START = b'{"kind": "'  # how each line begins: identifies an incomplete line
+
+
+@dataclass(frozen=True)
+class Spread:
+    mean: float
+    p10: float
+    p50: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """In milliseconds."""
+
+    p50: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The comparisons of the live provider `live` with `other`.
+
+    `count` comparisons succeeded. `errors` counts the failures of `other` by type. `live_ms` covers
+    all queries, `other_ms` only the successful ones.
+    """
+
+    live: str
+    other: str
+    count: int
+    errors: dict[str, int]
+    overlap: Spread | None
+    rbo: Spread | None
+    tau: Spread | None
+    same_first: float | None  # share of comparisons
+    live_ms: Latency
+    other_ms: Latency | None
+
+
+@dataclass(frozen=True)
+class ShadowSummary:
+    """The comparisons in a file, by pair of providers. A value without measurements is None.
+
+    `count` and `errors` cover all pairs. `dropped` counts dropped comparisons; `broken` counts
+    incomplete lines of killed processes.
+    """
+
+    count: int
+    errors: dict[str, int]
+    dropped: int
+    broken: int
+    pairs: list[Pair]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _PairLines:
+    """The values read so far for one pair."""
+
+    errors: Counter[str] = field(default_factory=Counter)
+    live_ms: list[float] = field(default_factory=list)
+    other_ms: list[float] = field(default_factory=list)
+    measures: dict[str, list[float]] = field(
+        default_factory=lambda: {name: [] for name in Agreement._fields}
+    )
+
+    def add(self, line: dict[str, Any]) -> None:
+        self.live_ms.append(_finite(line["live_ms"]))
+        if "error" in line:
+            self.errors[str(line["error"])] += 1
+            return
+        self.other_ms.append(_finite(line["other_ms"]))
+        for name, values in self.measures.items():
+            if line[name] is not None:
+                values.append(_finite(line[name]))
+
+    def pair(self, names: Names) -> Pair:
+        same_first = self.measures["same_first"]
+        return Pair(
+            *names,
+            count=len(same_first),
+            errors=dict(self.errors.most_common()),
+            overlap=_spread(self.measures["overlap"]),
+            rbo=_spread(self.measures["rbo"]),
+            tau=_spread(self.measures["tau"]),
+            same_first=float(np.mean(same_first)) if same_first else None,
+            live_ms=_latency(self.live_ms),
+            other_ms=_latency(self.other_ms) if self.other_ms else None,
+        )
+
+
+@dataclass
+class _Contents:
+    """The values read so far."""
+
+    dropped: int = 0
+    broken: int = 0
+    pairs: dict[Names, _PairLines] = field(default_factory=dict)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Raises KeyError, TypeError or ValueError if a `Shadow` did not write the line."""
+        if line["kind"] == "dropped":
+            self.dropped += int(line["count"])
+        elif line["kind"] == "comparison":
+            names = str(line["live"]), str(line["other"])
+            self.pairs.setdefault(names, _PairLines()).add(line)
+        else:
+            raise ValueError("unknown kind")
+
+
+def summarize(path: str | os.PathLike[str]) -> ShadowSummary:
+    """Summarize the file that a `Shadow` wrote. Incomplete lines are skipped and counted.
+
+    Raises:
+        ConfigurationError: a `Shadow` did not write a line. The message names it, counted from 1.
+        OSError: the file cannot be read.
+    """
+    contents = _read_file(Path(path))
+    pairs = [lines.pair(names) for names, lines in sorted(contents.pairs.items())]
+    errors = sum((lines.errors for lines in contents.pairs.values()), Counter[str]())
+    return ShadowSummary(
+        count=sum(pair.count for pair in pairs),
+        errors=dict(errors.most_common()),
+        dropped=contents.dropped,
+        broken=contents.broken,
+        pairs=pairs,
+    )
+
+
+def _read_file(path: Path) -> _Contents:
+    contents = _Contents()
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if raw.isspace():
+                continue  # two processes repaired the same incomplete line
+            try:
+                line = _parse_line(raw)
+                if line is None:
+                    contents.broken += 1
+                else:
+                    contents.add(line)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                raise ConfigurationError(
+                    f"{path}, line {number}, was not written by a `Shadow`"
+                ) from None
+    return contents
+
+
+def _parse_line(raw: bytes) -> Any:
+    """Parse a line. Returns None if it is incomplete. Raises ValueError if it is foreign."""
+    try:
+        return strict_json.loads(raw)
+    except ValueError:
+        if START.startswith(raw.rstrip(b"\n")[: len(START)]):
+            return None
+        raise
+
+
+def _finite(value: Any) -> float:
+    """Return a float. Raises TypeError, ValueError or OverflowError if it is not finite."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not finite")
+    return number
+
+
+def _spread(values: list[float]) -> Spread | None:
+    if not values:
+        return None
+    return Spread(float(np.mean(values)), *np.percentile(values, (10, 50)).tolist())
+
+
+def _latency(values: list[float]) -> Latency:
+    return Latency(*np.percentile(values, (50, 99)).tolist())

@@ -1,0 +1,55 @@
+"""`bge` with and without the commands of bge-retrieval."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+
+import pytest
+from click.testing import CliRunner
+
+from bge_client.cli import bge, group
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *points: EntryPoint) -> None:
+    """Replace the commands that packages have registered."""
+    installed = EntryPoints(points)
+    monkeypatch.setattr(group, "entry_points", installed.select)
+
+
+def test_an_installed_command_is_loaded_and_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, EntryPoint("more", "bge_client.cli.texts:rerank", group.ENTRY_POINTS))
+    assert CliRunner().invoke(bge, ["more", "--help"]).output.startswith("Usage: bge more")
+    assert "more " in CliRunner().invoke(bge, ["--help"]).output
+
+
+def test_missing_commands_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    result = CliRunner().invoke(bge, ["--help"])
+    assert result.exit_code == 0
+    commands = "evaluate, index, migrate, search"
+    assert f"Not installed: {commands} (pip install bge-retrieval)" in result.output
+    result = CliRunner().invoke(bge, ["index", "--help"])
+    message = "`bge index` needs bge-retrieval: pip install bge-retrieval"
+    assert (result.exit_code, result.output) == (2, f"bge: ConfigurationError: {message}\n")
+    result = CliRunner().invoke(bge, ["unknown"])
+    assert (result.exit_code, "No such command 'unknown'" in result.output) == (2, True)
+
+
+def test_a_missing_dependency_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, EntryPoint("index", "no_such_module:index", group.ENTRY_POINTS))
+    result = CliRunner().invoke(bge, ["index"])
+    message = "`bge index` needs no_such_module: pip install bge-retrieval"
+    assert (result.exit_code, result.output) == (2, f"bge: ConfigurationError: {message}\n")
+
+
+def test_embed_imports_nothing_of_retrieval() -> None:
+    program = """
+import sys
+from bge_client.cli import bge
+bge(["embed", "--help"], standalone_mode=False)
+print(sorted({"bge_retrieval", "qdrant_client"} & sys.modules.keys()))
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "[]", run.stderr

@@ -1,0 +1,292 @@
+"""`bge evaluate`: its searches, options and errors."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from qdrant_client import models
+
+from bge_client import JinaClient
+from bge_retrieval import Store, evaluation
+from bge_retrieval.cli.evaluate import KINDS
+from bge_retrieval.evaluation import Answer, builder
+from bge_retrieval.evaluation.builder import _id_at
+from bge_retrieval.evaluation.unique_documents import UniqueDocuments
+from bge_retrieval.shadow import Shadow
+from commands import COURSE, Run, report
+from fakes.scripted import Exchange, Scripted, status
+
+DIMENSIONS = 16
+
+
+@pytest.fixture
+def bge_options(run: Run, tmp_path: Path) -> tuple[object, ...]:
+    """Options for a collection of BGE vectors. Its payloads have three candidates for an id."""
+    lines = [
+        {"_id": f"net-0{n}", "page": {"id": f"net-0{n}", "number": n}, "text": f"TCP {n}"}
+        for n in range(1, 9)
+    ]
+    source = tmp_path / "corpus.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    options = ("--collection", "course", "--path", tmp_path / "qdrant")
+    assert run("index", source, *options).exit_code == 0
+    return options
+
+
+@pytest.fixture
+def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    """Jina's API, with the same vector for every text."""
+
+    def answer(exchange: Exchange) -> None:
+        data = [
+            {"index": n, "embedding": [1.0] * DIMENSIONS}
+            for n, _ in enumerate(exchange.body["input"])
+        ]
+        status(200, {"data": data, "usage": {"total_tokens": 7}})(exchange)
+
+    with Scripted() as api:
+        api.on("POST /v1/embeddings", answer)
+        monkeypatch.setattr(builder, "JinaClient", functools.partial(JinaClient, base=api.url))
+        monkeypatch.setenv("JINA_API_KEY", "secret")
+        yield api
+
+
+def make_collection(path: Path, vectors: Any, chunks: int = 1, documents: int = 3) -> None:
+    """Create a collection `old` of another model's vectors, `chunks` points per document."""
+    with Store.open(path=path) as store:
+        store.client.create_collection("old", vectors_config=vectors)
+        if not isinstance(vectors, models.VectorParams):
+            return
+        rng = np.random.default_rng(1)
+        points = [
+            models.PointStruct(
+                id=n,
+                vector=(1 + rng.random(vectors.size)).tolist(),
+                payload={"_id": f"net-{n // chunks:03}"},
+            )
+            for n in range(chunks * documents)
+        ]
+        store.client.upsert("old", points)
+
+
+def params(size: int = DIMENSIONS) -> models.VectorParams:
+    return models.VectorParams(size=size, distance=models.Distance.COSINE)
+
+
+def assert_refused(result: Result, code: int, message: str) -> None:
+    assert (result.exit_code, message in result.stderr) == (code, True), result.output
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_jina_refuses_a_collection_of_bge_vectors(
+    run: Run, bge_options: tuple[object, ...], jina: Scripted
+) -> None:
+    assert_refused(
+        run("evaluate", COURSE, "--system", "jina", *bge_options),
+        5,
+        "`course` holds BGE vectors, so",
+    )
+    assert not jina.seen
+
+
+@pytest.mark.parametrize(
+    ("vectors", "vector", "code", "message"),
+    [
+        (params(8), "", 5, "holds vectors of 8 dimensions. Given: 16, of jina/jina-embeddings"),
+        ({"a": params(), "b": params(8)}, "", 2, "is Jina's: `a`, `b`. Given: ''"),
+        ({"a": params(), "b": params(8)}, "c", 2, "is Jina's: `a`, `b`. Given: 'c'"),
+        ({"a": params(), "b": params(8)}, "b", 5, "holds vectors of 8 dimensions"),
+        (params(), "a", 2, "is Jina's: an unnamed vector. Given: 'a'"),
+    ],
+)
+def test_jina_needs_a_vector_of_its_own_dimensions(
+    vectors: Any,
+    vector: str,
+    code: int,
+    message: str,
+    run: Run,
+    tmp_path: Path,
+    jina: Scripted,
+) -> None:
+    make_collection(tmp_path, vectors)
+    options = ("--system", "jina@old", "--vector", vector, "--path", tmp_path)
+    assert_refused(run("evaluate", COURSE, *options), code, message)
+
+
+def test_a_hundred_documents_are_found_among_their_chunks(
+    run: Run, tmp_path: Path, jina: Scripted
+) -> None:
+    """Each document has four points, so 100 points are about 25 documents."""
+    dataset = tmp_path / "dataset"
+    (dataset / "qrels").mkdir(parents=True)
+    (dataset / "queries.jsonl").write_text('{"_id": "q", "text": "TCP"}\n', "utf-8")
+    judged = "".join(f"q\tnet-{n:03}\t1\n" for n in range(100))
+    (dataset / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged, "utf-8")
+    make_collection(tmp_path / "qdrant", params(), chunks=4, documents=100)
+    result = run(
+        *("evaluate", dataset, "--system", "jina@old", "--path", tmp_path / "qdrant"),
+        *("--json", tmp_path / "r.json"),
+    )
+    assert result.exit_code == 0, result.output
+    (system,) = json.loads((tmp_path / "r.json").read_text("utf-8"))["systems"]
+    assert system["means"]["recall@100"] == 1
+    assert system["tokens"] == 7  # one search after the warm-up
+    about = {"collection": "old", "model": "jina-embeddings-v3", "$ a million tokens": 0.05}
+    assert system["about"] == about
+
+
+@pytest.mark.parametrize(
+    ("documents", "chunks", "limits"),
+    [
+        (100, 1, [100]),
+        (40, 1, [100]),  # fewer points than requested: the collection is exhausted
+        (120, 2, [100, 400]),
+        (2, 10_000, [100, 400, 1600, 4096]),
+    ],
+)
+def test_the_limit_grows_until_there_are_enough_documents(
+    documents: int, chunks: int, limits: list[int]
+) -> None:
+    requested: list[int] = []
+
+    def search(query: str, limit: int) -> Answer:
+        requested.append(limit)
+        points = range(min(limit, documents * chunks))
+        return Answer([(str(n // chunks), -float(n)) for n in points], 1.0, 3)
+
+    search_documents = UniqueDocuments(search)
+    answer = search_documents("q")
+    assert requested == limits
+    assert [name for name, _ in answer.ranking] == [str(n) for n in range(len(answer.ranking))]
+    assert len(answer.ranking) == min(documents, 100, -(-limits[-1] // chunks))
+    assert (answer.model_seconds, answer.tokens) == (len(limits), 3 * len(limits))
+    assert search_documents("q").tokens == 3  # starts with the same limit
+
+
+def test_id_field_is_a_path_into_the_payload(run: Run, bge_options: tuple[object, ...]) -> None:
+    command = ("evaluate", COURSE, "--system", "dense", "--queries", 30, *bge_options)
+    assert run(*command).exit_code == run(*command, "--id-field", "page.id").exit_code == 0
+    for field, returned in (("page.number", "'1'"), ("page", "'point ")):
+        result = run(*command, "--id-field", field)
+        assert_refused(result, 2, f"dense returned no document of {COURSE}. It returned {returned}")
+        assert "pass `--id-field`" in result.stderr
+
+
+def test_a_path_is_a_key_or_goes_through_objects_and_lists() -> None:
+    payload = {"a.b": 1, "a": {"b": 2, "c": ["x", {"d": 0.5}]}, "e": True, "f": None}
+    paths = ("a.b", "a.c.0", "a.c.1.d", "a.c.2", "a.c.x", "a", "e", "f", "g.h")
+    assert [_id_at(payload, path) for path in paths] == ["1", "x", "0.5", *[None] * 6]
+
+
+def test_the_report_says_that_queries_were_drawn(
+    run: Run, bge_options: tuple[object, ...], tmp_path: Path
+) -> None:
+    files = ("--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
+    result = run(
+        "evaluate", COURSE, "--system", "hybrid+rerank", "--queries", 30, *bge_options, *files
+    )
+    assert result.stdout.startswith("30 of 75 queries, drawn at random, ")
+    data = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    (about,) = (system["about"] for system in data["systems"])
+    assert about.keys() == {"collection", "fingerprint", "plan", "$ a second"}
+    assert about["plan"] == (
+        "dense + sparse by rrf (k 61, weights 1 and 1), 100 candidates of each, "
+        "the best 50 reranked"
+    )
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert "30 of 75 queries, drawn at random" in page
+    for value in about.values():
+        assert str(value) in page
+
+
+def test_unwritable_output_is_refused_before_the_first_query(
+    run: Run, bge_options: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "SystemBuilder", None)  # a call would fail
+    path = tmp_path / "missing" / "r.html"
+    options = ("--json", tmp_path / "r.json", "--html", path)
+    assert_refused(
+        run("evaluate", COURSE, *bge_options, *options), 2, f"{path}: No such file or directory"
+    )
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_failed_query_is_named(run: Run, tmp_path: Path, jina: Scripted) -> None:
+    make_collection(tmp_path, params())
+    probe_response = status(200, {"data": [{"index": 0, "embedding": [1.0] * DIMENSIONS}]})
+    jina.on("POST /v1/embeddings", probe_response, status(401))
+    first = json.loads((COURSE / "queries.jsonl").read_text("utf-8").partition("\n")[0])["_id"]
+    result = run("evaluate", COURSE, "--system", "jina@old", "--path", tmp_path)
+    assert_refused(result, 3, f"bge: AuthenticationError: `jina@old`, query '{first}': ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shadow", __file__, COURSE], "dataset means nothing with --shadow"),
+        (["--shadow", __file__, "--system", "dense"], "--system means nothing with --shadow"),
+        (["--shadow", __file__, "--html", "x"], "--html means nothing with --shadow"),
+        ([COURSE, "--collection", "c", "--vector", "v"], "--vector needs the system `jina`"),
+    ],
+)
+def test_an_unused_option_is_refused(
+    arguments: list[object], message: str, run: Run, tmp_path: Path
+) -> None:
+    make_collection(tmp_path, params())
+    path = [] if "--shadow" in arguments else ["--path", tmp_path]
+    assert_refused(run("evaluate", *arguments, *path), 2, message)
+
+
+def test_every_plan_is_an_option() -> None:
+    assert (*evaluation.PLANS, "jina") == KINDS
+
+
+def test_evaluate_writes_text_json_and_html(run: Run, indexed: Path, tmp_path: Path) -> None:
+    result = run(
+        *("evaluate", COURSE, "--collection", "course", "--path", indexed, "--queries", 25),
+        *("--system", "dense", "--system", "hybrid@course", "--baseline", "dense"),
+        *("--json", tmp_path / "r.json", "--html", tmp_path / "r.html"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "hybrid@course" in result.stdout
+    data = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert [system["name"] for system in data["systems"]] == ["dense", "hybrid@course"]
+    assert len(data["queries"]) == 25
+    assert 0.2 < data["systems"][1]["means"]["nDCG@10"] < 1
+    assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_evaluate_summarizes_a_shadow_file(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BGE_EMBEDDINGS_ENDPOINT")
+    log = tmp_path / "shadow.jsonl"
+    with Shadow(log, fraction=1.0) as shadow:
+        shadow.offer("море", ["a", "b"], lambda: ["b", "a"], live_seconds=0.01)
+    summary = report(run("evaluate", "--shadow", log))
+    assert (summary["count"], summary["errors"]) == (1, {})
+
+
+def test_a_missing_extra_says_what_to_install(served: str, indexed: Path, tmp_path: Path) -> None:
+    """In a process without ir-measures."""
+    (tmp_path / "ir_measures.py").write_text("raise ImportError(name='ir_measures')")
+    command = [sys.executable, "-m", "bge_client", "evaluate", COURSE, "--collection", "course"]
+    result = subprocess.run(
+        [*command, "--endpoint", served, "--path", indexed],
+        cwd=tmp_path,  # its ir_measures is imported first
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert result.stderr == (
+        "bge: ConfigurationError: this needs ir_measures: pip install 'bge-retrieval[eval]'\n"
+    )

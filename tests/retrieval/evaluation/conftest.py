@@ -1,0 +1,12 @@
+"""Faster statistics for all tests of evaluation."""
+
+from __future__ import annotations
+
+import pytest
+
+from bge_retrieval.evaluation import comparison
+
+
+@pytest.fixture(autouse=True)
+def _fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "RESAMPLES", 999)
