@@ -25,12 +25,27 @@ class WorkerError(Exception):
     """An error for the caller; `str()` gives "Type: message".
 
     `status` and `headers` are those of its HTTP response; `retry` says whether the same request may
-    succeed later.
+    succeed later. `details` go beside the message, so that nobody has to parse it: the `field`,
+    the `index` of a text in it, and the `limit` that it exceeds, those that are known. (A failed
+    job's error is its message alone: RunPod takes a string.)
     """
 
     status = 500
     retry = False
     headers: tuple[tuple[str, str], ...] = ()
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        index: int | None = None,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.field = field
+        details = {"field": field, "index": index, "limit": limit}
+        self.details = {name: value for name, value in details.items() if value is not None}
 
     def __str__(self) -> str:
         return f"{type(self).__name__}: {super().__str__()}"

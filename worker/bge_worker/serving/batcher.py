@@ -335,7 +335,9 @@ def _failure_of_one_text(item: _BatchItem, error: BaseException) -> WorkerError:
     if isinstance(error, OutOfMemoryError):
         return OutOfMemoryError(
             f"`{item.job.request.field}[{item.index}]` has {len(item.text.ids)} tokens and does "
-            "not fit the device on its own"
+            "not fit the device on its own",
+            field=item.job.request.field,
+            index=item.index,
         )
     return logged_inference_error(error)
 

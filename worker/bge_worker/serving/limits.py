@@ -67,7 +67,10 @@ def _check_truncation(
         f"`{request.field}[{index}]` has {encoded[index].untruncated_length} tokens"
         + (" with `query` and special tokens" if is_pair else " with special tokens")
         + f"; `max_length` is {max_length} and `truncate` is false"
-        + (f" (`query` may hold {max_length * 3 // 4})" if is_pair else "")
+        + (f" (`query` may hold {max_length * 3 // 4})" if is_pair else ""),
+        field=request.field,
+        index=index,
+        limit=max_length,
     )
 
 
@@ -78,7 +81,9 @@ def _check_tokens(request: InferenceRequest, tokens: Sequence[int], limit: int) 
     raise TooLargeError(
         f"`{request.field}` must hold at most {limit} tokens (`BGE_MAX_REQUEST_TOKENS`). Given: "
         f"{sum(tokens)} in the first {len(tokens)} of {len(request.texts)} texts. "
-        + (f"The first {fit} would fit" if fit else "Not one would fit: lower `max_length`")
+        + (f"The first {fit} would fit" if fit else "Not one would fit: lower `max_length`"),
+        field=request.field,
+        limit=limit,
     )
 
 
@@ -96,7 +101,9 @@ def _check_bytes(request: InferenceRequest, sizes: Sequence[int], limit: int) ->
         advice = "Not one would fit: lower `max_length`, or request fewer outputs or base64"
     raise TooLargeError(
         f"the reply to `{request.field}` must be at most {limit} bytes (`BGE_MAX_REPLY_BYTES`). "
-        f"It would be {total}. {advice}"
+        f"It would be {total}. {advice}",
+        field=request.field,
+        limit=limit,
     )
 
 

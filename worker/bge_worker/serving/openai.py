@@ -111,7 +111,9 @@ def models_reply(models: Iterable[ModelInfo]) -> dict[str, Any]:
 def check_model(name: str | None, model: ModelInfo) -> None:
     """Raises NotServedError if a body names another model."""
     if name is not None and name != model.model:
-        raise NotServedError(f"`model` must be `{model.model}`. Given: {validation.names([name])}")
+        raise NotServedError(
+            f"`model` must be `{model.model}`. Given: {validation.names([name])}", field="model"
+        )
 
 
 def check_dimensions(dimensions: int | None, model: ModelInfo) -> None:
@@ -119,7 +121,9 @@ def check_dimensions(dimensions: int | None, model: ModelInfo) -> None:
     if dimensions is not None and dimensions != model.width:
         raise ValidationError(
             f"`dimensions` must be {model.width}: the model is not trained for others. "
-            f"Given: {shortened(dimensions)}"
+            f"Given: {shortened(dimensions)}",
+            field="dimensions",
+            limit=model.width,
         )
 
 

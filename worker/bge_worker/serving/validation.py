@@ -73,9 +73,7 @@ def validate(value: object, expected: type[T], name: str) -> T:
         given = "a lone surrogate in a field's name or a keyword"
         raise ValidationError(f"`{name}` must be valid Unicode. Given: {given}") from None
     except (msgspec.ValidationError, OverflowError) as error:
-        raise ValidationError(
-            _fault(str(error), value, expected, "" if is_body else name)
-        ) from None
+        raise _fault(str(error), value, expected, "" if is_body else name) from None
 
 
 def without_nulls(body: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -108,7 +106,7 @@ def as_documents(
             check_text(document, field, index)
             texts.append(document)
         else:
-            check_text(document.text, f"{field}[{index}].text")
+            check_text(document.text, field, index, ".text")
             texts.append(document.text)
     return texts
 
@@ -117,12 +115,14 @@ def check_count(texts: Sequence[object], field: str, max_texts: int) -> None:
     """Raises ValidationError: a request has more texts than `BGE_MAX_TEXTS`."""
     if len(texts) > max_texts:
         raise ValidationError(
-            f"`{field}` must hold 1 to {max_texts} texts (`BGE_MAX_TEXTS`). Given: {len(texts)}"
+            f"`{field}` must hold 1 to {max_texts} texts (`BGE_MAX_TEXTS`). Given: {len(texts)}",
+            field=field,
+            limit=max_texts,
         )
 
 
-def check_text(text: str, field: str, index: int | None = None) -> None:
-    """Check what the type `Text` does not.
+def check_text(text: str, field: str, index: int | None = None, member: str = "") -> None:
+    """Check what the type `Text` does not, of the text at `field[index].member`.
 
     Raises:
         ValidationError: the text is empty, blank, or holds a lone surrogate, which can be neither
@@ -130,16 +130,17 @@ def check_text(text: str, field: str, index: int | None = None) -> None:
     """
     if text.isascii() and text and not text.isspace():
         return
-    name = field if index is None else f"{field}[{index}]"
+    fault = ""
     if not text or text.isspace():
         given = "a string of white space" if text else "an empty string"
-        raise ValidationError(f"`{name}` must not be empty or blank. Given: {given}")
+        fault = f"must not be empty or blank. Given: {given}"
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValidationError(
-            f"`{name}` must be valid Unicode. Given: a lone surrogate at character {error.start}"
-        ) from None
+        fault = f"must be valid Unicode. Given: a lone surrogate at character {error.start}"
+    if fault:
+        name = field if index is None else f"{field}[{index}]{member}"
+        raise ValidationError(f"`{name}` {fault}", field=field, index=index)
 
 
 def _check_fields(body: Mapping[Any, Any], expected: Any) -> None:
@@ -150,15 +151,27 @@ def _check_fields(body: Mapping[Any, Any], expected: Any) -> None:
         raise ValidationError(f"unknown field {names(unknown)}. Known here: {names(fields)}")
     for name, field in fields.items():
         if field.required and name not in body:
-            raise ValidationError(f"`{name}` is required")
+            raise ValidationError(f"`{name}` is required", field=name)
 
 
-def _fault(message: str, value: Any, expected: Any, name: str) -> str:
+def _fault(message: str, value: Any, expected: Any, name: str) -> ValidationError:
     """Translate msgspec's message on `value`, whose name is `name`, empty for a body."""
     reason, _, path = message.partition(" - at `$")
+    position = None
     for field, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
         value = value[field] if field else value[int(index)]
         name = f"{name}[{index}]" if index else f"{name}.{field}".lstrip(".")
+        position = int(index) if index and position is None else position
+    fault, limit = _describe(reason, value, expected, name), re.search(r"[<>]= (\d+)$", reason)
+    return ValidationError(
+        fault,
+        field=name.partition("[")[0] or None,
+        index=position,
+        limit=int(limit[1]) if limit else None,
+    )
+
+
+def _describe(reason: str, value: Any, expected: Any, name: str) -> str:
     given = shortened(value) if type(value) is int else kind_of(value)
     if reason.startswith("Invalid enum"):
         choices = next(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from ...errors import WorkerError
 from ...serving import payload
@@ -10,13 +10,16 @@ from .route import Dialect, Route
 
 
 class NativeError(TypedDict):
-    """`error` is "Type: message"."""
+    """`error` is "Type: message"; the rest is `WorkerError.details`."""
 
     error: str
+    field: NotRequired[str]
+    index: NotRequired[int]
+    limit: NotRequired[int]
 
 
-def error_body(error: WorkerError) -> NativeError:
-    return {"error": str(error)}
+def error_body(error: WorkerError) -> dict[str, Any]:
+    return {"error": str(error), **error.details}
 
 
 NATIVE = Dialect(error_body, NativeError)

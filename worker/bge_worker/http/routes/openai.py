@@ -12,7 +12,7 @@ from .route import Dialect, Route
 class OpenAIErrorDetail(TypedDict):
     message: str
     type: Literal["invalid_request_error", "server_error"]
-    param: None
+    param: str | None
     code: str
 
 
@@ -25,7 +25,7 @@ def error_body(error: WorkerError) -> OpenAIError:
         "error": {
             "message": str(error),
             "type": "server_error" if error.status >= 500 else "invalid_request_error",
-            "param": None,
+            "param": error.field,
             "code": type(error).__name__,
         }
     }
