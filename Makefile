@@ -29,7 +29,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 	@echo
 	@echo "make run INPUT='{\"input\": {...}}'   answer this payload instead of test_input.json"
-	@echo "make run MODELS=bge                 fetch (4.5 GB), verify and convert the real weights"
+	@echo "make run MODELS=bge                 fetch (4.6 GB), verify and convert the real weights"
 	@echo "make run ENGINE=flagembedding       use FlagEmbedding instead of the packed engine"
 	@echo "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make run   use the small CPU build of torch"
 
