@@ -65,7 +65,7 @@ checkpoints/bge/done: builder/bge_builder/pins.toml | $(VENV)/setup
 	touch $@
 
 CONVERT := $(PY) -m bge_builder convert --engine $(ENGINE)
-$(RUNTIME)/done: checkpoints/$(MODELS)/done builder/bge_builder/config.py builder/bge_builder/convert.py worker/bge_worker/engine/checkpoint.py worker/bge_worker/engine/config.py
+$(RUNTIME)/done: checkpoints/$(MODELS)/done builder/bge_builder/hub_config.py builder/bge_builder/convert.py worker/bge_worker/engine/checkpoint.py worker/bge_worker/engine/config.py
 	$(CONVERT) --name $(MODELS)/bge-m3 $(<D)/bge-m3 $(@D)/bge-m3
 	$(CONVERT) --name $(MODELS)/bge-reranker-v2-m3 $(<D)/bge-reranker-v2-m3 $(@D)/bge-reranker-v2-m3
 	touch $@

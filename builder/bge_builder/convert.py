@@ -33,9 +33,9 @@ from bge_worker.engine.checkpoint import MANIFEST, TOKENIZER, WEIGHTS, File, Man
 from bge_worker.engine.config import Config, Role
 
 from . import probe
-from .config import read_config, read_json
 from .errors import ConvertError, as_text
 from .folders import locked, temporary
+from .hub_config import read_config, read_json
 from .pins import PINS
 
 SPARSE_HEAD, COLBERT_HEAD = "sparse_linear.pt", "colbert_linear.pt"

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from bge_builder.config import read_config
 from bge_builder.convert import ARCHITECTURES, convert, source_shapes
 from bge_builder.errors import BuilderError
+from bge_builder.hub_config import read_config
 from bge_worker.engine.checkpoint import Manifest, check_files, load
 from bge_worker.errors import StartError
 from fuzz.duration import fuzz_settings, rounds
