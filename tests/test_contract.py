@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from bge_client import Client, errors, transport
+from bge_client import Client, errors, retry
 from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
 from conftest import ROOT, settings_in
@@ -122,7 +122,7 @@ def test_a_request_with_too_large_a_reply_is_split(runpod: str, packed: Engine) 
 def test_texts_of_a_lost_worker_are_computed_by_another(
     runtimes: Any, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_client.split.MAX_CHUNK_TEXTS", 50)  # so that both workers get some
+    monkeypatch.setattr("bge_client.chunking.MAX_CHUNK_TEXTS", 50)  # so that both workers get some
     models = settings_in(runtimes("packed"))
     env = {"BGE_EMBED_MODEL": str(models.embed_model), "BGE_RERANK_MODEL": str(models.rerank_model)}
     handler = ROOT / "worker" / "handler.py"
@@ -217,8 +217,8 @@ FAULTS = ("dropped before", "dropped after", "truncated", "delayed", "repeated",
 def test_network_faults_lose_and_mix_up_nothing(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_client.split.MAX_CHUNK_TEXTS", 20)
-    monkeypatch.setattr(transport, "MIN_PAUSE", 0.01)
+    monkeypatch.setattr("bge_client.chunking.MAX_CHUNK_TEXTS", 20)
+    monkeypatch.setattr(retry, "MIN_PAUSE", 0.01)
     texts = [f"текст {number}" for number in range(5000)]
     with Client(server, timeout=120) as client:
         expected = client.embed(texts).dense

@@ -43,6 +43,8 @@ PACKAGES_OF_ONE_MODULE = {
 BEFORE_TORCH = ("http/app", "http/connections", "runpod/job_scaler", "settings", "startup")
 # Of the client: each folder or module that needs an extra, with the packages of that extra.
 EXTRAS = {
+    "async_client": {"httpx2"},
+    "async_transport": {"httpx2", "anyio"},
     "cli": {"click", "tqdm"},
     "cli/qdrant": {"click", "tqdm", "qdrant_client", "pydantic"},
     "qdrant": {"qdrant_client"},

@@ -6,15 +6,14 @@ import base64
 import binascii
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .errors import ProtocolError, ValidationError
-from .results import EmbedResult, Floats, RankedDocument, SparseVector, Usage
+from .results import EmbedResult, Floats, RankedDocument, SparseVector, Usage, WireFloats
 
 Dtype = Literal["float32", "float16"]
 Reply = Mapping[str, Any]
@@ -74,29 +73,42 @@ def checked_texts(texts: object, field: str) -> list[str]:
         ValidationError: there is no text, or one that a worker would refuse.
     """
     items = [texts] if isinstance(texts, str) else texts
-    if isinstance(items, Mapping | bytes) or not hasattr(items, "__iter__"):
-        raise ValidationError(f"`{field}` must hold strings. Given: {type(texts).__name__}")
-    text_list = list(items)
+    if isinstance(items, Mapping | bytes) or not isinstance(items, Iterable):
+        given = type(texts).__name__
+        raise ValidationError(f"`{field}` must hold strings. Given: {given}", field=field)
+    text_list = [checked_text(text, field, index) for index, text in enumerate(items)]
     if not text_list:
-        raise ValidationError(f"`{field}` must hold at least one text")
-    for index, text in enumerate(text_list):
-        checked_text(text, f"{field}[{index}]")
+        raise ValidationError(f"`{field}` must hold at least one text", field=field)
     return text_list
 
 
-def checked_text(text: object, field: str) -> str:
+def checked_documents(documents: object) -> list[str]:
+    """Return the texts of documents, each a string or an object with a `text`.
+
+    Raises:
+        ValidationError: as `checked_texts`.
+    """
+    if isinstance(documents, Iterable) and not isinstance(documents, str | bytes | Mapping):
+        documents = [item.get("text") if isinstance(item, Mapping) else item for item in documents]
+    return checked_texts(documents, "documents")
+
+
+def checked_text(text: object, field: str, index: int | None = None) -> str:
     """Return `text`. Raises ValidationError if a worker would refuse it."""
+    reason = None
     if not isinstance(text, str):
-        raise ValidationError(f"`{field}` must be a string. Given: {type(text).__name__}")
-    if not text or text.isspace():
-        raise ValidationError(f"`{field}` must not be empty or blank")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValidationError(
-            f"`{field}` must be valid Unicode. Given: a lone surrogate at character {error.start}"
-        ) from None
-    return text
+        reason = f"must be a string. Given: {type(text).__name__}"
+    elif not text or text.isspace():
+        reason = "must not be empty or blank"
+    else:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            reason = f"must be valid Unicode. Given: a lone surrogate at character {error.start}"
+    if reason is None:
+        return text  # type: ignore[return-value]
+    name = field if index is None else f"{field}[{index}]"
+    raise ValidationError(f"`{name}` {reason}", field=field, index=index)
 
 
 def input_digest(payload: Mapping[str, Any]) -> str:
@@ -126,11 +138,8 @@ def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult
         colbert=[
             _colbert(item, options) for item in _items(reply, "colbert_embeddings", count)
         ] if options.colbert else None,
-        truncated=_truncated_indices(reply, count),
-        usage=_usage(reply),
-        model=_string(reply, "model"),
-        fingerprint=_string(reply, "fingerprint"),
         count=count,
+        **reply_metadata(reply, count),
     )  # fmt: skip
 
 
@@ -147,7 +156,7 @@ def ranked_documents(reply: Reply, documents: Sequence[str], count: int) -> list
 
 
 def reply_metadata(reply: Reply, count: int) -> dict[str, Any]:
-    """Decode the fields of a ranking's reply beside `results`."""
+    """Decode the fields of a reply beside its vectors or scores."""
     return {
         "truncated": _truncated_indices(reply, count),
         "usage": _usage(reply),
@@ -198,7 +207,7 @@ def _sparse(item: object) -> SparseVector:
     return SparseVector(indices, values)
 
 
-def _colbert(item: object, options: EmbedOptions) -> NDArray[Any]:
+def _colbert(item: object, options: EmbedOptions) -> WireFloats:
     shape = item.get("shape") if isinstance(item, dict) else None
     if not isinstance(item, dict) or not isinstance(shape, list) or len(shape) != 2:
         raise ProtocolError("`colbert_embeddings` must hold objects with a `shape` of two")
@@ -208,7 +217,7 @@ def _colbert(item: object, options: EmbedOptions) -> NDArray[Any]:
     return flat.reshape(shape)
 
 
-def _floats(item: object, dtype: Dtype) -> NDArray[Any]:
+def _floats(item: object, dtype: Dtype) -> WireFloats:
     """Decode little-endian base64. The array is a read-only view of the decoded bytes."""
     try:
         raw = base64.b64decode(item, validate=True)  # type: ignore[arg-type]

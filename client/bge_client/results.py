@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+WireFloats = NDArray[np.float32] | NDArray[np.float16]
+
+
+class Info(TypedDict, total=False):
+    """What a worker reports of itself."""
+
+    models: dict[str, dict[str, str | int]]  # by role: embed, rerank
+    engine: str
+    device: str
+    dtype: str
+    attention: str
+    attention_reason: str
+    max_batch_tokens: int
+    limits: dict[str, int]
+    versions: dict[str, str]
+
+
+class Health(TypedDict, total=False):
+    """RunPod's `/health`: the number of jobs and of workers in each state."""
+
+    jobs: dict[str, int]
+    workers: dict[str, int]
 
 
 class SparseVector(NamedTuple):
@@ -18,15 +40,28 @@ class SparseVector(NamedTuple):
     indices: NDArray[np.uint32]
     values: Floats
 
+    def __repr__(self) -> str:
+        return f"SparseVector({len(self.indices)} tokens)"
+
 
 class Embedding(NamedTuple):
     """The requested vectors of one text."""
 
     dense: Floats | None  # [D]
     sparse: SparseVector | None
-    colbert: NDArray[Any] | None  # [tokens - 1, D]
+    colbert: WireFloats | None  # [tokens - 1, D]
     truncated: bool
     fingerprint: str
+
+    def __repr__(self) -> str:
+        vectors = (
+            f"dense={_shape(self.dense)}, sparse={self.sparse}, colbert={_shape(self.colbert)}"
+        )
+        return f"Embedding({vectors}, fingerprint={self.fingerprint!r})"
+
+
+def _shape(array: WireFloats | None) -> str | None:
+    return None if array is None else f"{array.dtype}{list(array.shape)}"
 
 
 class Usage(NamedTuple):
@@ -49,7 +84,7 @@ class EmbedResult:
 
     dense: Floats | None
     sparse: list[SparseVector] | None
-    colbert: list[NDArray[Any]] | None
+    colbert: list[WireFloats] | None
     truncated: list[int]
     usage: Usage
     model: str
@@ -73,6 +108,11 @@ class EmbedResult:
 
     def __iter__(self) -> Iterator[Embedding]:
         return (self[index] for index in range(self.count))
+
+    def __repr__(self) -> str:
+        vectors = f"dense={_shape(self.dense)}, sparse={self.sparse is not None}"
+        vectors += f", colbert={self.colbert is not None}, truncated={len(self.truncated)}"
+        return f"EmbedResult({self.count} texts, {vectors}, model={self.model!r})"
 
 
 def merge(results: Sequence[EmbedResult]) -> EmbedResult:
@@ -131,3 +171,26 @@ class RerankResult(list[RankedDocument]):
         self.model = model
         self.fingerprint = fingerprint
         self.provider = provider
+
+    def __repr__(self) -> str:
+        best = f", best: {self[0].index} at {self[0].relevance_score:.4g}" if self else ""
+        return f"RerankResult({len(self)} documents{best}, model={self.model!r})"
+
+
+def merge_rankings(rankings: Sequence[RerankResult], top_n: int | None = None) -> RerankResult:
+    """Merge the rankings of consecutive slices of the documents."""
+    usage, truncated, offset = Usage(), [], 0
+    documents: list[RankedDocument] = []
+    for ranking in rankings:
+        documents += [replace(document, index=document.index + offset) for document in ranking]
+        truncated += [offset + index for index in ranking.truncated]
+        usage = usage.plus(ranking.usage)
+        offset += len(ranking)
+    documents.sort(key=lambda document: (-document.relevance_score, document.index))
+    return RerankResult(
+        documents[:top_n],
+        usage=usage,
+        truncated=truncated,
+        model=rankings[0].model,
+        fingerprint=rankings[0].fingerprint,
+    )

@@ -50,7 +50,7 @@ print([exit_code(child) for child in children])
 LOCKS_HELD = """
 client = Client(url, timeout=10)
 client.embed("before")
-session = client._session
+session = client._transport._session
 pools = session.get_adapter(url).poolmanager.pools
 (idle,) = (pool.pool for pool in pools._container.values())
 held, forked = threading.Event(), threading.Event()
