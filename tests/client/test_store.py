@@ -18,7 +18,7 @@ from bge_client import (
     RateLimitError,
     TooLargeError,
     TransportError,
-    transport,
+    retry,
 )
 from bge_client.qdrant import (
     HybridSearch,
@@ -48,7 +48,7 @@ WRITE = "PUT /collections/c/points"
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MIN_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "MIN_PAUSE", 0.001)
 
 
 @pytest.fixture

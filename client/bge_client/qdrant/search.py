@@ -19,7 +19,7 @@ from qdrant_client import models
 
 from ..client import Client
 from ..errors import ConfigurationError, HTTPStatusError
-from ..results import Embedding, Floats
+from ..results import Embedding, WireFloats
 from .documents import text_at
 from .metadata import DENSE, CollectionMetadata
 from .schema import COLBERT, SPARSE, max_colbert_vectors, sparse_vector
@@ -302,7 +302,7 @@ def _prefetch_with_filter(prefetch: models.Prefetch, filter: models.Filter) -> m
     return prefetch.model_copy(update={"filter": filter, "prefetch": nested})
 
 
-def _list(array: Floats | None) -> Any:
+def _list(array: WireFloats | None) -> Any:
     if array is None:
         raise AssertionError("the embedding lacks a vector. This is a bug.")
     return array.tolist()

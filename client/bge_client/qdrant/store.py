@@ -23,6 +23,7 @@ from qdrant_client.local.qdrant_local import QdrantLocal
 
 from .. import strict_json
 from ..deadline import Deadline
+from ..endpoint import split_url
 from ..errors import (
     AuthenticationError,
     BGEError,
@@ -34,7 +35,7 @@ from ..errors import (
     TransportError,
 )
 from ..redaction import read_secret, redact
-from ..transport import retry, split_url
+from ..retry import Retries
 
 MIN_VERSION = (1, 17)  # weights in RRF; collection metadata needs 1.16
 RETRY_SECONDS = 120.0
@@ -124,21 +125,20 @@ class Store:
             TransportError: no response.
             ProtocolError: the response is invalid.
         """
-
         client = self.client
-
-        def attempt() -> Any:
+        deadline = Deadline(self._retry_seconds)
+        deadline.start()
+        retries = Retries(deadline)
+        while True:
             try:
                 return getattr(client, method)(**arguments)
             except SERVER_ERRORS as error:
-                raise _server_error(error, method) from None
+                failure = _server_error(error, method)
             except sqlite3.Error as error:  # local mode
-                raise _disk_error(error) from None
+                failure = _disk_error(error)
             except (KeyError, ValueError, AssertionError, RecursionError) as error:
-                raise self._local_error(error, method) from None
-
-        with Deadline(self._retry_seconds) as deadline:
-            return retry(deadline, attempt, (TransportError, HTTPStatusError))
+                failure = self._local_error(error, method)
+            deadline.sleep(retries.pause(failure))
 
     def _local_error(self, error: Exception, method: str) -> BGEError:
         """Convert an error of Qdrant's client: a refusal by local mode, whose text may quote a
