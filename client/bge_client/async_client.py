@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from typing import TypeVar
-
-import httpx2
+from typing import TYPE_CHECKING, TypeVar
 
 from .async_bulk import run_all, run_each
 from .async_transport import AsyncTransport
@@ -17,14 +15,16 @@ from .calls import (
     Call,
     EmbedCall,
     RerankCall,
-    embed_options,
     lazily_checked,
 )
 from .chunking import Chunks
-from .codec import Dtype, checked_documents, checked_texts
+from .codec import Dtype, EmbedOptions, RerankOptions, checked_documents, checked_texts
 from .deadline import Deadline
 from .protocol import fetch_health, fetch_info
 from .results import Embedding, EmbedResult, Health, Info, RerankResult, merge, merge_rankings
+
+if TYPE_CHECKING:
+    import httpx2
 
 Result = TypeVar("Result")
 
@@ -87,7 +87,7 @@ class AsyncClient(BaseClient):
             ValidationError: a text is empty, blank or no string, or too long if not `truncate`.
             BGEError: see `errors.py`. The call returns all vectors or none.
         """
-        options = embed_options(dense, sparse, colbert, max_length, truncate, dtype)
+        options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
         call = EmbedCall(options, self._expect_fingerprint)
         return merge(await self._run_call(call, checked_texts(texts, "texts"), timeout))
 
@@ -111,7 +111,7 @@ class AsyncClient(BaseClient):
         Raises:
             BGEError: as `embed`. The vectors of the texts before an invalid one are yielded first.
         """
-        options = embed_options(dense, sparse, colbert, max_length, truncate, dtype)
+        options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
         call = EmbedCall(options, self._expect_fingerprint)
         chunks = await self._chunks(call, lazily_checked(texts), self._deadline(timeout))
         tasks = call.lazy_tasks(chunks, self._deadlines(timeout))
@@ -140,7 +140,7 @@ class AsyncClient(BaseClient):
             ValidationError: `query` or a document is empty, blank or no string.
             BGEError: see `errors.py`.
         """
-        call = RerankCall(query, top_n, raw_scores, max_length, truncate)
+        call = RerankCall(RerankOptions(query, top_n, raw_scores, max_length, truncate))
         rankings = await self._run_call(call, checked_documents(documents), timeout)
         return merge_rankings(rankings, top_n)
 

@@ -8,11 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from .chunking import RANKED_DOCUMENT_BYTES, Cost, Limits, estimate_reply_bytes, estimate_tokens
 from .codec import (
-    Dtype,
     EmbedOptions,
     Reply,
     RerankOptions,
@@ -36,7 +35,7 @@ from .redaction import read_secret
 from .results import EmbedResult, RerankResult
 
 HEALTH_TIMEOUT_SECONDS = 10.0
-MAX_LENGTH = 1024  # tokens of a query and a document, the contract's default
+RERANK_LENGTH = 1024  # tokens of a query and a document, the contract's default
 Result = TypeVar("Result")
 
 
@@ -111,12 +110,18 @@ class Task(Generic[Result]):
 
 
 class Call(ABC, Generic[Result]):
-    """A call with any number of texts: how a chunk of them is sent, decoded and measured."""
+    """A call with any number of texts: how a chunk of them is sent, decoded and measured.
 
-    field: ClassVar[str]  # that holds the texts
+    All its replies come from one model, and from the expected one if a fingerprint is given.
+    """
 
-    @abstractmethod
-    def payload(self, texts: Sequence[str]) -> dict[str, Any]: ...
+    def __init__(
+        self, options: EmbedOptions | RerankOptions, expect_fingerprint: str | None = None
+    ) -> None:
+        self._payload = options.payload
+        self._fingerprint = expect_fingerprint
+        self._dimensions: int | None = None
+        self._lock = threading.Lock()
 
     @abstractmethod
     def decode(self, reply: Reply, texts: Sequence[str]) -> Result: ...
@@ -142,7 +147,7 @@ class Call(ABC, Generic[Result]):
                 yield Task(self.send(deadline, texts, offset), deadline)
                 offset += len(texts)
         except Exception as error:
-            yield Task(_failing(error), next(deadlines))
+            yield Task(_raise(error), next(deadlines))
 
     def send(self, deadline: Deadline, texts: list[str], offset: int) -> Exchange[list[Result]]:
         """Send a chunk, or its halves if it is too large. Errors count texts from the call's first.
@@ -151,7 +156,7 @@ class Call(ABC, Generic[Result]):
             BGEError: the last error.
         """
         try:
-            reply = yield from run_job(deadline, self.payload(texts))
+            reply = yield from run_job(deadline, self._payload(texts))
             return [self.decode(reply, texts)]
         except WorkerError as error:
             if not isinstance(error, TooLargeError) or len(texts) == 1:
@@ -163,45 +168,35 @@ class Call(ABC, Generic[Result]):
             *(yield from self.send(deadline, texts[middle:], offset + middle)),
         ]
 
+    def _check_model(self, fingerprint: str, dimensions: int | None) -> None:
+        """Raises FingerprintError or ProtocolError for another model or vector size."""
+        with self._lock:
+            expected = self._fingerprint = self._fingerprint or fingerprint
+            expected_size = self._dimensions = self._dimensions or dimensions
+        if fingerprint != expected:
+            raise FingerprintError(
+                f"vectors of model {expected} were expected. Given: those of {fingerprint}"
+            )
+        if dimensions != expected_size:
+            raise ProtocolError(
+                f"expected vectors of {expected_size} dimensions. Given: {dimensions}"
+            )
 
-def _failing(error: Exception) -> Exchange[Any]:
+
+def _raise(error: Exception) -> Exchange[list[Result]]:
     raise error
     yield  # makes this a generator
 
 
-def embed_options(
-    dense: bool,
-    sparse: bool,
-    colbert: bool,
-    max_length: int | None,
-    truncate: bool,
-    dtype: Dtype | None,
-) -> EmbedOptions:
-    """Raises ConfigurationError if an option is invalid."""
-    if not (dense or sparse or colbert):
-        raise ConfigurationError("at least one of `dense`, `sparse` and `colbert` must be true")
-    if dtype not in (None, "float32", "float16"):
-        raise ConfigurationError("`dtype` must be float32 or float16")
-    wire_dtype: Dtype = dtype or ("float16" if colbert else "float32")
-    return EmbedOptions(dense, sparse, colbert, max_length, truncate, wire_dtype)
-
-
 class EmbedCall(Call[EmbedResult]):
-    """A call of `embed` or `embed_iter`. All its vectors are of one model."""
-
-    field = "texts"
-
     def __init__(self, options: EmbedOptions, expect_fingerprint: str | None) -> None:
+        super().__init__(options, expect_fingerprint)
         self._options = options
-        self._model_check = _ModelCheck(expect_fingerprint)
-
-    def payload(self, texts: Sequence[str]) -> dict[str, Any]:
-        return self._options.payload(texts)
 
     def decode(self, reply: Reply, texts: Sequence[str]) -> EmbedResult:
         result = embed_result(reply, self._options, len(texts))
-        size = None if result.dense is None else result.dense.shape[1]
-        self._model_check.check(result.fingerprint, size)
+        dimensions = None if result.dense is None else result.dense.shape[1]
+        self._check_model(result.fingerprint, dimensions)
         return result
 
     def cost(self, text: str) -> Cost:
@@ -210,55 +205,16 @@ class EmbedCall(Call[EmbedResult]):
 
 
 class RerankCall(Call[RerankResult]):
-    """A call of `rerank`. All its scores are of one model."""
-
-    field = "documents"
-
-    def __init__(
-        self,
-        query: str,
-        top_n: int | None,
-        raw_scores: bool,
-        max_length: int | None,
-        truncate: bool,
-    ) -> None:
-        if top_n is not None and top_n < 1:
-            raise ConfigurationError(f"`top_n` must be at least 1. Given: {top_n}")
-        query = checked_text(query, "query")
-        self._options = RerankOptions(query, raw_scores, max_length, truncate)
-        self._max_length = max_length or MAX_LENGTH
-        self._query_tokens = estimate_tokens(query, self._max_length)
-        self._model_check = _ModelCheck()  # `expect_fingerprint` is the embedder's
-
-    def payload(self, texts: Sequence[str]) -> dict[str, Any]:
-        return self._options.payload(texts)
+    def __init__(self, options: RerankOptions) -> None:
+        super().__init__(options)
+        self._max_length = options.max_length or RERANK_LENGTH
+        self._query_tokens = estimate_tokens(options.query, self._max_length)
 
     def decode(self, reply: Reply, texts: Sequence[str]) -> RerankResult:
         metadata = reply_metadata(reply, len(texts))
-        self._model_check.check(metadata["fingerprint"], None)
+        self._check_model(metadata["fingerprint"], None)
         return RerankResult(ranked_documents(reply, texts, len(texts)), **metadata)
 
     def cost(self, text: str) -> Cost:
         tokens = self._query_tokens + estimate_tokens(text, self._max_length)
         return Cost(RANKED_DOCUMENT_BYTES, min(self._max_length, tokens))
-
-
-class _ModelCheck:
-    """Checks that all replies of a call come from one model, and from the expected one if set."""
-
-    def __init__(self, fingerprint: str | None = None) -> None:
-        self._fingerprint = fingerprint
-        self._size: int | None = None
-        self._lock = threading.Lock()
-
-    def check(self, fingerprint: str, size: int | None) -> None:
-        """Raises FingerprintError or ProtocolError for another model or vector size."""
-        with self._lock:
-            expected = self._fingerprint = self._fingerprint or fingerprint
-            expected_size = self._size = self._size or size
-        if fingerprint != expected:
-            raise FingerprintError(
-                f"vectors of model {expected} were expected. Given: those of {fingerprint}"
-            )
-        if size != expected_size:
-            raise ProtocolError(f"expected vectors of {expected_size} dimensions. Given: {size}")

@@ -44,7 +44,7 @@ def estimate_tokens(text: str, max_length: int | None) -> int:
 
 def estimate_reply_bytes(text: str, options: EmbedOptions) -> int:
     """Estimate how many bytes the vectors of `text` take in a reply."""
-    vector = DIMENSIONS * (2 if options.dtype == "float16" else 4) * 4 // 3
+    vector = DIMENSIONS * (2 if options.wire_dtype == "float16" else 4) * 4 // 3
     tokens = estimate_tokens(text, options.max_length)
     return (
         options.dense * (vector + 8)

@@ -18,11 +18,10 @@ from .calls import (
     Call,
     EmbedCall,
     RerankCall,
-    embed_options,
     lazily_checked,
 )
 from .chunking import Chunks
-from .codec import Dtype, checked_documents, checked_texts
+from .codec import Dtype, EmbedOptions, RerankOptions, checked_documents, checked_texts
 from .deadline import Deadline
 from .errors import ConfigurationError
 from .protocol import fetch_health, fetch_info
@@ -94,7 +93,7 @@ class Client(BaseClient):
             ValidationError: a text is empty, blank or no string, or too long if not `truncate`.
             BGEError: see `errors.py`. The call returns all vectors or none.
         """
-        options = embed_options(dense, sparse, colbert, max_length, truncate, dtype)
+        options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
         call = EmbedCall(options, self._expect_fingerprint)
         return merge(self._run_call(call, checked_texts(texts, "texts"), timeout))
 
@@ -118,7 +117,7 @@ class Client(BaseClient):
         Raises:
             BGEError: as `embed`. The vectors of the texts before an invalid one are yielded first.
         """
-        options = embed_options(dense, sparse, colbert, max_length, truncate, dtype)
+        options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
         call = EmbedCall(options, self._expect_fingerprint)
         chunks = self._chunks(call, lazily_checked(texts), self._deadline(timeout))
         cancelled = threading.Event()
@@ -155,7 +154,7 @@ class Client(BaseClient):
             ValidationError: `query` or a document is empty, blank or no string.
             BGEError: see `errors.py`.
         """
-        call = RerankCall(query, top_n, raw_scores, max_length, truncate)
+        call = RerankCall(RerankOptions(query, top_n, raw_scores, max_length, truncate))
         rankings = self._run_call(call, checked_documents(documents), timeout)
         return merge_rankings(rankings, top_n)
 

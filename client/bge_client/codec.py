@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .errors import ProtocolError, ValidationError
+from .errors import ConfigurationError, ProtocolError, ValidationError
 from .results import EmbedResult, Floats, RankedDocument, SparseVector, Usage, WireFloats
 
 Dtype = Literal["float32", "float16"]
@@ -21,49 +21,71 @@ Reply = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """The options of an embedding request."""
+    """The options of an embedding request.
+
+    Raises:
+        ConfigurationError: one is invalid.
+    """
 
     dense: bool = True
     sparse: bool = False
     colbert: bool = False
     max_length: int | None = None
     truncate: bool = True
-    dtype: Dtype = "float32"
+    dtype: Dtype | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.dense or self.sparse or self.colbert):
+            raise ConfigurationError("at least one of `dense`, `sparse` and `colbert` must be true")
+        if self.dtype not in (None, "float32", "float16"):
+            raise ConfigurationError("`dtype` must be float32 or float16")
+
+    @property
+    def wire_dtype(self) -> Dtype:
+        return self.dtype or ("float16" if self.colbert else "float32")
 
     def payload(self, texts: Sequence[str]) -> dict[str, Any]:
-        payload: dict[str, Any] = {
+        return {
             "texts": list(texts),
             "return_dense": self.dense,
             "return_sparse": self.sparse,
             "return_colbert": self.colbert,
             "truncate": self.truncate,
             "encoding_format": "base64",
-            "dtype": self.dtype,
-        }
-        if self.max_length is not None:
-            payload["max_length"] = self.max_length
-        return payload
+            "dtype": self.wire_dtype,
+        } | _optional("max_length", self.max_length)
 
 
 @dataclass(frozen=True)
 class RerankOptions:
-    """The options of a rerank request, and its query."""
+    """The options of a rerank request, and its query.
+
+    Raises:
+        ConfigurationError, ValidationError: `top_n` or `query` is invalid.
+    """
 
     query: str
+    top_n: int | None = None  # of all documents: not sent, since each request holds a part
     raw_scores: bool = False
     max_length: int | None = None
     truncate: bool = True
 
+    def __post_init__(self) -> None:
+        if self.top_n is not None and self.top_n < 1:
+            raise ConfigurationError(f"`top_n` must be at least 1. Given: {self.top_n}")
+        checked_text(self.query, "query")
+
     def payload(self, documents: Sequence[str]) -> dict[str, Any]:
-        payload: dict[str, Any] = {
+        return {
             "query": self.query,
             "documents": list(documents),
             "raw_scores": self.raw_scores,
             "truncate": self.truncate,
-        }
-        if self.max_length is not None:
-            payload["max_length"] = self.max_length
-        return payload
+        } | _optional("max_length", self.max_length)
+
+
+def _optional(field: str, value: int | None) -> dict[str, Any]:
+    return {} if value is None else {field: value}
 
 
 def checked_texts(texts: object, field: str) -> list[str]:
@@ -180,7 +202,7 @@ def _ranked_document(item: object, documents: Sequence[str]) -> RankedDocument:
 
 
 def _dense(items: list[Any], width: int, options: EmbedOptions) -> Floats:
-    vectors = [_floats(item, options.dtype) for item in items]
+    vectors = [_floats(item, options.wire_dtype) for item in items]
     size = next((len(vector) for vector in vectors if len(vector) != width), width)
     if size != width:
         raise ProtocolError(f"`embeddings` must have {width} dimensions each. Given: {size}")
@@ -211,7 +233,7 @@ def _colbert(item: object, options: EmbedOptions) -> WireFloats:
     shape = item.get("shape") if isinstance(item, dict) else None
     if not isinstance(item, dict) or not isinstance(shape, list) or len(shape) != 2:
         raise ProtocolError("`colbert_embeddings` must hold objects with a `shape` of two")
-    flat = _floats(item.get("data"), options.dtype)
+    flat = _floats(item.get("data"), options.wire_dtype)
     if any(type(side) is not int or side < 1 for side in shape) or shape[0] * shape[1] != len(flat):
         raise ProtocolError(f"`colbert_embeddings` hold {len(flat)} numbers for shape {shape}")
     return flat.reshape(shape)

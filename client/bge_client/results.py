@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from typing import NamedTuple, TypedDict
 
 import numpy as np
@@ -70,9 +71,6 @@ class Usage(NamedTuple):
     prompt_tokens: int = 0
     total_tokens: int = 0
 
-    def plus(self, other: Usage) -> Usage:
-        return Usage(self[0] + other[0], self[1] + other[1])
-
 
 @dataclass(frozen=True)
 class EmbedResult:
@@ -119,25 +117,29 @@ def merge(results: Sequence[EmbedResult]) -> EmbedResult:
     """Merge the results of consecutive slices of the texts."""
     if len(results) == 1:
         return results[0]
-    first = results[0]
-    usage, truncated, offset = Usage(), [], 0
-    for result in results:
-        usage = usage.plus(result.usage)
-        truncated += [offset + index for index in result.truncated]
-        offset += result.count
-    return EmbedResult(
-        dense=None
-        if first.dense is None
-        else np.concatenate([result.dense for result in results if result.dense is not None]),
-        sparse=None if first.sparse is None else [v for r in results for v in r.sparse or ()],
-        colbert=None if first.colbert is None else [v for r in results for v in r.colbert or ()],
-        truncated=truncated,
-        usage=usage,
-        model=first.model,
-        fingerprint=first.fingerprint,
-        count=offset,
-        provider=first.provider,
+    dense = [result.dense for result in results if result.dense is not None]
+    sparse = [result.sparse for result in results if result.sparse is not None]
+    colbert = [result.colbert for result in results if result.colbert is not None]
+    return replace(
+        results[0],
+        dense=np.concatenate(dense) if dense else None,
+        sparse=list(chain.from_iterable(sparse)) if sparse else None,
+        colbert=list(chain.from_iterable(colbert)) if colbert else None,
+        truncated=_merged_truncated(results),
+        usage=_total_usage(results),
+        count=sum(len(result) for result in results),
     )
+
+
+def _total_usage(results: Iterable[EmbedResult | RerankResult]) -> Usage:
+    counts = zip(*(result.usage for result in results), strict=True)
+    return Usage(*map(sum, counts))
+
+
+def _merged_truncated(results: Sequence[EmbedResult | RerankResult]) -> list[int]:
+    offsets = accumulate((len(result) for result in results), initial=0)
+    slices = zip(offsets, results, strict=False)
+    return [offset + index for offset, result in slices for index in result.truncated]
 
 
 @dataclass(frozen=True)
@@ -179,18 +181,15 @@ class RerankResult(list[RankedDocument]):
 
 def merge_rankings(rankings: Sequence[RerankResult], top_n: int | None = None) -> RerankResult:
     """Merge the rankings of consecutive slices of the documents."""
-    usage, truncated, offset = Usage(), [], 0
     documents: list[RankedDocument] = []
     for ranking in rankings:
+        offset = len(documents)
         documents += [replace(document, index=document.index + offset) for document in ranking]
-        truncated += [offset + index for index in ranking.truncated]
-        usage = usage.plus(ranking.usage)
-        offset += len(ranking)
     documents.sort(key=lambda document: (-document.relevance_score, document.index))
     return RerankResult(
         documents[:top_n],
-        usage=usage,
-        truncated=truncated,
+        usage=_total_usage(rankings),
+        truncated=_merged_truncated(rankings),
         model=rankings[0].model,
         fingerprint=rankings[0].fingerprint,
     )

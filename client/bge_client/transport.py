@@ -36,11 +36,16 @@ class Transport:
         self._auth = _BearerAuth(key)
         self._owns_session = session is None
         self._session = session or new_session()
+        self._is_closed = False
         renew_after_fork(self._session)
 
     def close(self) -> None:
         """Close the connections, except those of a `session` that was passed."""
-        if self._owns_session:
+        self._is_closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        if self._is_closed and self._owns_session:
             self._session.close()
 
     def run(self, exchange: Exchange[T], deadline: Deadline) -> T:
@@ -58,6 +63,8 @@ class Transport:
         except StopIteration as stop:
             result: T = stop.value
             return result
+        finally:
+            self._close_idle()  # a thread may still cancel its job after `close`
 
     def _perform(self, step: Step, deadline: Deadline) -> Response | None:
         if isinstance(step, Request):
@@ -93,7 +100,8 @@ class Transport:
                 # `read1` returns what has arrived; `read` would wait for the whole piece.
                 while piece := response.raw.read1(PIECE_BYTES, decode_content=True):
                     body += piece
-                    deadline.check()
+                    if deadline.remaining == 0:  # a cancelled call reads on, for its job's id
+                        raise deadline.error()
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             deadline.check()
             is_timeout = isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError))

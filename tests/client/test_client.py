@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import logging
-import pickle
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import bge_client
 from bge_client import Client, errors, protocol, retry
-from bge_client.chunking import MAX_CHUNK_BYTES, MAX_CHUNK_TEXTS, Chunks, Cost, Limits
+from bge_client.chunking import MAX_CHUNK_TEXTS
+from bge_client.endpoint import ENDPOINT_VARIABLES, KEY_VARIABLES
 from fakes.clients import CLIENTS
 from fakes.scripted import (
     Action,
@@ -28,11 +26,13 @@ from fakes.scripted import (
     completed_for,
     completed_with,
     failed,
+    gzipped,
     half_body,
     job,
     raw,
     reset,
     silence,
+    slow_body,
     slow_headers,
     status,
     vector_of,
@@ -101,8 +101,25 @@ def test_netrc_does_not_replace_the_key(
     assert endpoint.seen[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
-@pytest.mark.parametrize("url", ["{}", "{}/", "{}/runsync", "{}/run/"])
-def test_endpoint_may_end_with_run_or_runsync(url: str, endpoint: Scripted, connect: Any) -> None:
+def test_compressed_reply_is_read_and_its_cookie_dropped(
+    client: Client, endpoint: Scripted
+) -> None:
+    endpoint.on(SYNC, gzipped)
+    check_vectors(client.embed(TEXTS), TEXTS)
+    check_vectors(client.embed(TEXTS), TEXTS)
+    assert "gzip" in endpoint.seen[0].headers["Accept-Encoding"]
+    assert "Cookie" not in endpoint.seen[1].headers
+
+
+def test_connection_is_used_again(client: Client, endpoint: Scripted) -> None:
+    endpoint.on(SYNC, job("IN_QUEUE"))
+    endpoint.on(POLL, job("IN_QUEUE"), completed_for(PAYLOAD))
+    client.embed(TEXTS)
+    assert len({seen.handler.client_address for seen in endpoint.seen}) == 1
+
+
+@pytest.mark.parametrize("url", ["{}", "{}/", "{}/runsync", "{}/run/", "{}/v1", "{}/openai/v1/"])
+def test_endpoint_may_end_with_a_route(url: str, endpoint: Scripted, connect: Any) -> None:
     with connect(url.format(endpoint.url)) as client:
         client.embed("море")
     assert endpoint.routes() == [SYNC]
@@ -310,6 +327,43 @@ def test_repeatedly_mixed_up_replies_are_refused(client: Client, endpoint: Scrip
         client.rerank(TEXTS[1], TEXTS[:1] * 2)
 
 
+# -------------------------------------------------------------------------- environment
+
+
+@pytest.fixture
+def env(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in (*ENDPOINT_VARIABLES, *KEY_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_endpoint_and_key_come_from_the_environment(
+    env: pytest.MonkeyPatch, endpoint: Scripted, connect: Any
+) -> None:
+    for name in reversed(ENDPOINT_VARIABLES):
+        env.setenv(name, f"{endpoint.url}/runsync")
+        env.setenv("RUNPOD_API_KEY", "runpod's")
+        with connect() as client:
+            client.embed("море")
+        env.setenv("BGE_API_KEY", "server's")
+        with connect() as client:
+            client.embed("море")
+        with connect(api_key="") as client:
+            client.embed("море")
+        env.setenv(name, "http://127.0.0.1:9")  # the next one takes precedence
+        env.delenv("BGE_API_KEY")
+    keys = [seen.headers.get("Authorization") for seen in endpoint.seen]
+    assert keys == ["Bearer runpod's", "Bearer server's", None] * len(ENDPOINT_VARIABLES)
+
+
+def test_missing_endpoint_names_the_variables(env: pytest.MonkeyPatch, connect: Any) -> None:
+    with pytest.raises(errors.ConfigurationError) as caught:
+        connect(None)
+    assert str(caught.value) == (
+        "pass an `endpoint`, or set `BGE_EMBEDDINGS_ENDPOINT` or `BGE_RERANKER_ENDPOINT`"
+    )
+
+
 # ----------------------------------------------------------------------------- polling
 
 
@@ -388,21 +442,17 @@ def test_exception_context_of_the_caller_is_ignored(connect: Any) -> None:
                 client.info()
 
 
-def test_errors_can_be_pickled() -> None:
-    error = pickle.loads(pickle.dumps(errors.RateLimitError("HTTP 429", 429)))
-    assert (str(error), error.status) == ("HTTP 429", 429)
-
-
 @pytest.mark.parametrize(
     ("sync", "poll"),
     [
-        (silence, UNUSED), (slow_headers, UNUSED), (status(429), UNUSED),
+        (silence, UNUSED), (slow_headers, UNUSED), (slow_body, UNUSED), (status(429), UNUSED),
         (job("IN_QUEUE"), job("IN_QUEUE")), (job("IN_QUEUE"), silence),
-        (job("IN_QUEUE"), slow_headers), (job("IN_PROGRESS"), status(429)),
+        (job("IN_QUEUE"), slow_headers), (job("IN_QUEUE"), slow_body),
+        (job("IN_PROGRESS"), status(429)),
     ],
     ids=[
-        *("silent", "dripping-head", "backing-off", "queued", "silent-poll", "dripping-poll"),
-        "polls-refused",
+        *("silent", "dripping-head", "dripping-body", "backing-off", "queued", "silent-poll"),
+        *("dripping-poll-head", "dripping-poll-body", "polls-refused"),
     ],
 )  # fmt: skip
 def test_deadline_holds_in_every_phase_and_the_job_is_cancelled(
@@ -418,13 +468,8 @@ def test_deadline_holds_in_every_phase_and_the_job_is_cancelled(
         # The blocking client waits for the end of a head, of at most 100 lines.
         is_late = connect is Client and slow_headers in (sync, poll)
         assert time.monotonic() - start < (5 if is_late else 2)
-    has_job_id = sync not in (silence, slow_headers) and poll is not UNUSED
+    has_job_id = sync not in (silence, slow_headers, slow_body) and poll is not UNUSED
     assert (CANCEL in endpoint.routes()) == has_job_id
-
-
-def test_errors_have_builtin_bases() -> None:
-    assert issubclass(errors.DeadlineError, TimeoutError)
-    assert issubclass(errors.ConfigurationError, ValueError)
 
 
 # -------------------------------------------------------------------------- splitting
@@ -469,8 +514,21 @@ def test_index_in_an_error_counts_from_the_first_text(client: Client, endpoint: 
         (completed if index is None else refusal)(exchange)
 
     endpoint.on(SYNC, last_refused)
-    with pytest.raises(errors.ValidationError, match=r"`texts\[999\]` has 9 tokens"):
+    with pytest.raises(errors.ValidationError, match=r"`texts\[999\]` has 9 tokens") as caught:
         client.embed(MANY)
+    assert (caught.value.field, caught.value.index) == ("texts", 999)
+
+
+def test_data_of_an_error_response_is_kept(client: Client, endpoint: Scripted) -> None:
+    body = {"error": "ValidationError: too long", "field": "texts", "index": 1, "limit": 100}
+    endpoint.on(SYNC, status(422, body))
+    with pytest.raises(errors.ValidationError, match="too long") as caught:
+        client.embed(TEXTS)
+    assert (caught.value.field, caught.value.index, caught.value.limit) == ("texts", 1, 100)
+    endpoint.on(SYNC, status(429, Retry_After="3600"))
+    with pytest.raises(errors.RateLimitError) as refused:
+        client.embed(TEXTS)
+    assert refused.value.retry_after == 3600
 
 
 @pytest.mark.parametrize("bad", [0, 768])
@@ -512,6 +570,17 @@ def test_ranking_is_split_and_merged(client: Client, endpoint: Scripted) -> None
     assert all(documents[document.index] == document.document for document in ranking)
     assert ranking.fingerprint == "r"
     assert len([seen for seen in endpoint.seen if "query" in seen.payload]) == 4
+
+
+def test_documents_may_be_objects_with_a_text(client: Client, endpoint: Scripted) -> None:
+    ranking = client.rerank("q", ["bb", {"text": "a", "id": 7}, {"text": "ccc"}])
+    assert [document.document for document in ranking] == ["ccc", "bb", "a"]
+    assert endpoint.seen[0].payload["documents"] == ["bb", "a", "ccc"]
+    with pytest.raises(
+        errors.ValidationError, match=r"`documents\[1\]` must be a string"
+    ) as caught:
+        client.rerank("q", ["bb", {"title": "a"}])
+    assert (caught.value.field, caught.value.index) == ("documents", 1)
 
 
 def test_equal_scores_keep_the_order_of_the_documents(client: Client) -> None:
@@ -569,26 +638,6 @@ def test_deadlines_of_two_calls_are_independent(client: Client, endpoint: Script
             patient.result()
 
 
-@settings(deadline=None, max_examples=50)
-@given(
-    st.lists(st.text(max_size=400), max_size=600),
-    st.integers(1, 300), st.integers(1, 100_000), st.integers(1, 10_000),
-)  # fmt: skip
-def test_chunks_hold_all_texts_in_order_within_the_limits(
-    texts: list[str], max_texts: int, max_bytes: int, max_tokens: int
-) -> None:
-    limits = Limits(max_texts, max_tokens, max_bytes)
-    chunks = list(Chunks(texts, lambda text: Cost(8 * len(text), len(text)), limits))
-    assert [text for chunk in chunks for text in chunk] == texts
-    for chunk in chunks:
-        assert 1 <= len(chunk) <= min(max_texts, MAX_CHUNK_TEXTS)
-        if len(chunk) > 1:
-            characters = sum(map(len, chunk))
-            assert characters <= max_tokens
-            assert 8 * characters <= max_bytes
-            assert sum(len(text.encode()) for text in chunk) <= MAX_CHUNK_BYTES
-
-
 # --------------------------------------------------------------------------- the package
 
 
@@ -599,14 +648,31 @@ def test_all_names_every_export_and_error() -> None:
     assert raised <= set(bge_client.__all__)
 
 
-def test_docstring_draws_the_tree_of_errors() -> None:
-    drawn = errors.__doc__ or ""
-    tree = [errors.BGEError]
-    for kind in tree:
-        assert kind.__name__ in drawn
-        tree += kind.__subclasses__()
-
-
 def test_health_returns_runpod_s_reply(client: Client, endpoint: Scripted) -> None:
     endpoint.on("GET /health", status(200, {"jobs": {}, "workers": {"idle": 1}}))
     assert client.health()["workers"] == {"idle": 1}
+
+
+def test_warm_up_waits_for_a_worker_and_returns_its_info(
+    client: Client, endpoint: Scripted
+) -> None:
+    refusals = [status(503)] * (2 * retry.RETRIES)
+    endpoint.on(SYNC, *refusals, job("IN_QUEUE"))
+    endpoint.on(POLL, job("IN_PROGRESS"), completed_for({"info": True}))
+    assert client.warm_up(timeout=10)["limits"] == {"max_texts": 2048}
+    assert {json.dumps(seen.payload) for seen in endpoint.seen if seen.body} == {'{"info": true}'}
+
+
+def test_representations_are_one_line_without_vectors_and_keys(
+    client: Client, endpoint: Scripted
+) -> None:
+    result, ranking = client.embed(TEXTS), client.rerank("q", TEXTS)
+    shown = [repr(client), repr(result), repr(result[0]), repr(ranking), repr(ranking[0])]
+    assert shown == [
+        f"{'Async' * (type(client) is not Client)}Client({endpoint.url!r})",
+        "EmbedResult(2 texts, dense=float32[2, 8], sparse=False, colbert=False, truncated=0, "
+        "model='m')",
+        "Embedding(dense=float32[8], sparse=None, colbert=None, fingerprint='f')",
+        "RerankResult(2 documents, best: 0 at 4, model='r')",
+        "RankedDocument(index=0, relevance_score=4.0, document='море')",
+    ]

@@ -35,7 +35,8 @@ def exit_code(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 """
 MANY_CALLS = """
-client = Client(url, timeout=10, session=SESSION)
+from fakes.clients import CLIENTS
+client = CLIENTS["DRIVER"](url, timeout=10, session=SESSION)
 
 def calls(name):
     for number in range(100):
@@ -140,11 +141,16 @@ def run_forking(program: str, argument: str) -> tuple[str, str]:
     return run.stdout.strip(), run.stderr
 
 
-@pytest.mark.parametrize("session", ["None", "requests.Session()"], ids=["own", "passed"])
-def test_children_and_parent_get_their_own_vectors(session: str) -> None:
+@pytest.mark.parametrize(
+    ("driver", "session"),
+    [("sync", "None"), ("sync", "requests.Session()"), ("async", "None")],
+    ids=["own", "passed", "async"],
+)
+def test_children_and_parent_get_their_own_vectors(driver: str, session: str) -> None:
+    program = MANY_CALLS.replace("DRIVER", driver).replace("SESSION", session)
     with Scripted() as endpoint:
         endpoint.on("POST /runsync", completed)
-        out, err = run_forking(MANY_CALLS.replace("SESSION", session), endpoint.url)
+        out, err = run_forking(program, endpoint.url)
     assert out == "[0, 0, 0, 0]", err
 
 

@@ -64,7 +64,8 @@ def jobs(reply: Any) -> st.SearchStrategy[Any]:
 @given(st.data(), st.sampled_from(["float32", "float16"]), st.booleans(), st.booleans())
 def check_embedding(data: st.DataObject, dtype: Any, sparse: bool, colbert: bool) -> None:
     job = data.draw(jobs(valid_embedding(dtype)))
-    options = EmbedOptions(data.draw(st.booleans()), sparse, colbert, dtype=dtype)
+    dense = not (sparse or colbert) or data.draw(st.booleans())
+    options = EmbedOptions(dense, sparse, colbert, dtype=dtype)
     try:
         result = embed_result(parse_job(job), options, len(TEXTS))
     except BGEError:
