@@ -36,9 +36,9 @@ class AsyncTransport:
 
     async def aclose(self) -> None:
         """Close the connections, except those of a `session` that was passed."""
-        sessions, self._sessions = self._sessions, []
-        if self._owner == (asyncio.get_running_loop(), os.getpid()):
-            for session in sessions:
+        owner, self._owner = self._owner, None
+        if owner == (asyncio.get_running_loop(), os.getpid()):
+            for session in self._sessions:
                 await session.aclose()
 
     async def run(self, exchange: Exchange[T], deadline: Deadline) -> T:
@@ -67,7 +67,7 @@ class AsyncTransport:
         if isinstance(step, Pause):
             await asyncio.sleep(min(step.seconds, deadline.remaining))
             deadline.check()
-        else:
+        elif self._passed_session is None:
             self._sessions.append(self._new_session())  # requests in flight keep the old one
         return None
 

@@ -231,6 +231,16 @@ def test_client_works_in_one_event_loop_after_another(endpoint: Scripted) -> Non
     gc.collect()
 
 
+def test_closed_client_opens_new_connections(endpoint: Scripted) -> None:
+    async def body(client: AsyncClient) -> None:
+        for _ in range(2):
+            await client.embed("море")
+            await client.aclose()
+
+    run(endpoint, body)
+    assert len({seen.handler.client_address for seen in endpoint.seen}) == 2
+
+
 def test_passed_session_is_used_and_left_open(endpoint: Scripted) -> None:
     async def body(client: AsyncClient) -> None:
         async with httpx2.AsyncClient(headers={"X-Name": "passed"}) as session:

@@ -161,8 +161,8 @@ def test_expired_result_and_transient_failures_are_submitted_again() -> None:
 
 
 def test_mixed_up_reply_drops_the_connections() -> None:
-    other = {"id": "job-1", "status": "COMPLETED", "output": {"input_digest": "another"}}
-    driver, output = run_job(job(other), job(DONE))
+    mixed_up = {"id": "job-1", "status": "COMPLETED", "output": {"input_digest": "another"}}
+    driver, output = run_job(job(mixed_up), job(DONE))
     assert output == DONE["output"]
     assert [type(step) for step in driver.steps] == [Request, DropConnections, Pause, Request]
 
