@@ -180,9 +180,11 @@ def _job_state(
     """Submit a job, or poll the one with this id, and return its state."""
     retries = Retries(deadline, max_retries)
     while True:
-        request = _submission(deadline, payload) if job_id is None else _poll(job_id)
+        is_poll = job_id is not None
+        poll = Request("GET", f"/status/{job_id}")
+        request = poll if is_poll else _submission(deadline, payload)
         try:
-            return _parse_job((yield request), is_poll=job_id is not None)
+            return _parse_job((yield request), is_poll)
         except (TransportError, HTTPStatusError) as error:
             yield Pause(retries.pause(error))
 
@@ -194,10 +196,6 @@ def _submission(deadline: Deadline, payload: JSONObject) -> Request:
     body = json.dumps({"input": payload, "policy": {"ttl": ttl}}, ensure_ascii=False)
     path = f"/runsync?wait={wait * 1e3:.0f}"
     return Request("POST", path, body.encode(), wait + GRACE_SECONDS)
-
-
-def _poll(job_id: str) -> Request:
-    return Request("GET", f"/status/{job_id}")
 
 
 def _cancel(job: JSONObject) -> Exchange[None]:
@@ -261,7 +259,7 @@ def _error_message(response: Response) -> tuple[str, JSONObject]:
     return redact(message)[:500] if isinstance(message, str) else "", body
 
 
-def _parse_job(response: Response, is_poll: bool = False) -> JSONObject:
+def _parse_job(response: Response, is_poll: bool) -> JSONObject:
     """Return a job's state. The platform may send it with an unsuccessful HTTP status."""
     try:
         job = parse_object(response)

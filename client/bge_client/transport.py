@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, TypeVar
 
@@ -102,7 +103,7 @@ class Transport:
                     body += piece
                     if deadline.remaining == 0:  # a cancelled call reads on, for its job's id
                         raise deadline.error()
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
             deadline.check()
             is_timeout = isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError))
             is_invalid = isinstance(error, requests.exceptions.InvalidURL)
@@ -146,7 +147,7 @@ def transport_error(
     if isinstance(cause, ConnectionError) and cause.errno:
         reason = os.strerror(cause.errno)  # asyncio's `strerror` repeats the address
     failure = TransportError(f"no response from {url}: {'timed out' if is_timeout else reason}")
-    failure.retry = not is_invalid and "CERTIFICATE_VERIFY_FAILED" not in str(error)
+    failure.retry = not is_invalid and not isinstance(cause, ssl.SSLCertVerificationError)
     return failure
 
 

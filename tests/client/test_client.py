@@ -28,6 +28,7 @@ from fakes.scripted import (
     failed,
     gzipped,
     half_body,
+    half_head,
     job,
     raw,
     reset,
@@ -182,14 +183,15 @@ def test_invalid_texts_are_not_sent(
     "first",
     [
         status(429), status(500), status(503), status(408), raw(b"<html>Bad gateway</html>", 502),
-        reset, half_body, status(429, {"error": "OverloadedError: 512 requests are waiting"}),
+        reset, half_body, half_head,
+        status(429, {"error": "OverloadedError: 512 requests are waiting"}),
         failed("OverloadedError: 512 requests are waiting; try again later"),
         failed("OutOfMemoryError: `texts[0]` has 8192 tokens and does not fit the device"),
         failed("InferenceError: the log tells more under 0123"),
     ],
     ids=[
-        *("429", "500", "503", "408", "502-html", "reset", "half-a-body", "429-overloaded"),
-        *("overloaded", "out-of-memory", "inference"),
+        *("429", "500", "503", "408", "502-html", "reset", "half-a-body", "half-a-head"),
+        *("429-overloaded", "overloaded", "out-of-memory", "inference"),
     ],
 )  # fmt: skip
 def test_transient_errors_are_retried(first: Action, client: Client, endpoint: Scripted) -> None:

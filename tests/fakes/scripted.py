@@ -123,6 +123,11 @@ def half_body(exchange: Exchange) -> None:
     exchange.handler.close_connection = True
 
 
+def half_head(exchange: Exchange) -> None:
+    exchange.handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+    exchange.handler.close_connection = True
+
+
 def silence(exchange: Exchange) -> None:
     """Send nothing until the client disconnects."""
     exchange.handler.connection.recv(1)

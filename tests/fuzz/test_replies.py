@@ -53,7 +53,7 @@ RANKING = {
 def parse_job(job: Any) -> dict[str, Any]:
     """Return the output of a job sent as JSON."""
     answer = Response(200, CaseInsensitiveDict(), json.dumps(job).encode())
-    return job_output(_parse_job(answer))
+    return job_output(_parse_job(answer, is_poll=False))
 
 
 def jobs(reply: Any) -> st.SearchStrategy[Any]:
