@@ -18,7 +18,7 @@ from typing import Any, Literal
 from qdrant_client import models
 
 from bge_client import Client, ConfigurationError, Embedding, HTTPStatusError
-from bge_client.results import Floats
+from bge_client.results import WireFloats
 
 from .documents import text_at
 from .metadata import DENSE, CollectionMetadata
@@ -302,7 +302,7 @@ def _prefetch_with_filter(prefetch: models.Prefetch, filter: models.Filter) -> m
     return prefetch.model_copy(update={"filter": filter, "prefetch": nested})
 
 
-def _list(array: Floats | None) -> Any:
+def _list(array: WireFloats | None) -> Any:
     if array is None:
         raise AssertionError("the embedding lacks a vector. This is a bug.")
     return array.tolist()
