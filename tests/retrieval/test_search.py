@@ -8,7 +8,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from bge_client import BGEError, Client, ConfigurationError
-from bge_retrieval import HybridSearch, Plan, Schema, Store, index, search
+from bge_retrieval import HybridSearch, Plan, Schema, Store, index, search_run
 
 FILTER = models.Filter(
     must=[models.FieldCondition(key="metadata.lang", match=models.MatchValue(value="ru"))]
@@ -90,7 +90,7 @@ def test_an_alias_is_followed_when_it_moves(
     engine = HybridSearch(store, worker, "live")
     assert ids(engine.search("море")) == ["one"]
     store.point_alias("live", "two")
-    monkeypatch.setattr(search, "ALIAS_TTL_SECONDS", 0.0)
+    monkeypatch.setattr(search_run, "ALIAS_TTL_SECONDS", 0.0)
     assert ids(engine.search("море")) == ["two"]
 
 
