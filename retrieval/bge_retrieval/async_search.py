@@ -53,8 +53,8 @@ class AsyncHybridSearch:
     ) -> SearchResult:
         """Return the best `limit` points that pass the filter.
 
-        `explain` adds each hit's rank in every stage. Hits after the reranked ones keep their
-        retrieval score.
+        `explain` adds each hit's rank in every stage, at one more request for each stage. Hits
+        after the reranked ones keep their retrieval score.
 
         Raises:
             FingerprintError: the endpoint serves another model than the collection's.
@@ -72,13 +72,13 @@ class AsyncHybridSearch:
             )
         )
         try:
-            points = await self._store.query_batch(target.collection, run.requests(target))
+            points = await self._query(target, run)
         except HTTPStatusError as error:
             moved = await self._moved_target(target) if error.status == 404 else None
             if moved is None:
                 raise
             target = moved
-            points = await self._store.query_batch(target.collection, run.requests(target))
+            points = await self._query(target, run)
         run.add_points(points, target)
         if texts := run.texts_to_rerank():
             run.add_ranking(await self._reranker.rerank(query, texts))
@@ -95,6 +95,10 @@ class AsyncHybridSearch:
         info = await self._store.info(collection)
         self._target = SearchTarget.checked(collection, info, self._plan)
         return self._target
+
+    async def _query(self, target: SearchTarget, run: SearchRun) -> list[list[models.ScoredPoint]]:
+        requests = run.requests(target)
+        return [await self._store.query_points(target.collection, request) for request in requests]
 
     async def _current_target(self) -> SearchTarget:
         """Resolve a stale target, unless another task is at it. The first search waits for it."""

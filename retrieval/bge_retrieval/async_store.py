@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -15,7 +15,7 @@ from bge_client import HTTPStatusError
 from .connection import connect
 from .qdrant_errors import QDRANT_ERRORS, bge_error, unknown_collection
 from .retry import Retries
-from .store import RETRY_SECONDS
+from .store import RETRY_SECONDS, query_arguments
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -104,9 +104,8 @@ class AsyncStore:
         return (await self.aliases()).get(name, name)
 
     @_request
-    async def query_batch(
-        self, collection: str, requests: Sequence[models.QueryRequest]
-    ) -> list[list[models.ScoredPoint]]:
-        """Return the points of each query, in one request."""
-        responses = await self.client.query_batch_points(collection, requests)
-        return [response.points for response in responses]
+    async def query_points(
+        self, collection: str, request: models.QueryRequest
+    ) -> list[models.ScoredPoint]:
+        response = await self.client.query_points(collection, **query_arguments(request))
+        return response.points

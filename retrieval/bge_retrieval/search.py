@@ -78,8 +78,8 @@ class HybridSearch:
     ) -> SearchResult:
         """Return the best `limit` points that pass the filter.
 
-        `explain` adds each hit's rank in every stage. Hits after the reranked ones keep their
-        retrieval score.
+        `explain` adds each hit's rank in every stage, at one more request for each stage. Hits
+        after the reranked ones keep their retrieval score.
 
         Raises:
             FingerprintError: the endpoint serves another model than the collection's.
@@ -97,13 +97,13 @@ class HybridSearch:
             )
         )
         try:
-            points = self._store.query_batch(target.collection, run.requests(target))
+            points = self._query(target, run)
         except HTTPStatusError as error:
             moved = self._moved_target(target) if error.status == 404 else None
             if moved is None:
                 raise
             target = moved
-            points = self._store.query_batch(target.collection, run.requests(target))
+            points = self._query(target, run)
         run.add_points(points, target)
         if texts := run.texts_to_rerank():
             run.add_ranking(self._reranker.rerank(query, texts))
@@ -120,6 +120,10 @@ class HybridSearch:
         info = self._store.info(collection)
         self._target = SearchTarget.checked(collection, info, self._plan)
         return self._target
+
+    def _query(self, target: SearchTarget, run: SearchRun) -> list[list[models.ScoredPoint]]:
+        requests = run.requests(target)
+        return [self._store.query_points(target.collection, request) for request in requests]
 
     def _current_target(self) -> SearchTarget:
         """Resolve a stale target, unless another thread is at it."""

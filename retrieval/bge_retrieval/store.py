@@ -269,15 +269,13 @@ class Store:
     ) -> list[models.ScoredPoint]:
         """Return the best points, with payloads."""
         request = models.QueryRequest(query=query, using=using, limit=limit, with_payload=True)
-        return self.query_batch(collection, [request])[0]
+        return self.query_points(collection, request)
 
     @_request
-    def query_batch(
-        self, collection: str, requests: Sequence[models.QueryRequest]
-    ) -> list[list[models.ScoredPoint]]:
-        """Return the points of each query, in one request."""
-        responses = self.client.query_batch_points(collection, requests)
-        return [response.points for response in responses]
+    def query_points(
+        self, collection: str, request: models.QueryRequest
+    ) -> list[models.ScoredPoint]:
+        return self.client.query_points(collection, **query_arguments(request)).points
 
     def sample(self, collection: str, count: int) -> list[models.ScoredPoint]:
         """Return random points with their payloads."""
@@ -363,6 +361,19 @@ class Store:
     @_request
     def delete(self, collection: str, ids: list[PointId]) -> None:
         self.client.delete(collection, models.PointIdsList(points=ids), wait=True)
+
+
+def query_arguments(request: models.QueryRequest) -> dict[str, Any]:
+    """Return the arguments of `query_points`. `query_batch_points` would copy the vectors first,
+    which takes most of the time of a search."""
+    return {
+        "query": request.query,
+        "using": request.using,
+        "prefetch": request.prefetch,
+        "query_filter": request.filter,
+        "limit": request.limit,
+        "with_payload": request.with_payload,
+    }
 
 
 def _halves(points: Sequence[Point]) -> tuple[Sequence[Point], Sequence[Point]]:

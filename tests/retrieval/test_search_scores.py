@@ -103,7 +103,7 @@ def query_edge(shard: Any, stage: models.Prefetch) -> dict[Any, float]:
 
 
 def query_local(course: Store, stage: models.Prefetch) -> dict[Any, float]:
-    (points,) = course.query_batch("course", [query_request(stage)])
+    points = course.query_points("course", query_request(stage))
     return {str(point.id): point.score for point in points}
 
 
