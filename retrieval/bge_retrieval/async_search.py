@@ -23,8 +23,9 @@ class AsyncHybridSearch:
     Queries go to the collection itself, so that an alias that moves cannot mix the vectors of one
     collection with the metadata of another. The name is resolved by the first search, by a search
     more than 5 seconds later, and when Qdrant no longer knows the collection (404). While one task
-    resolves after 5 seconds, the others go on with the collection they know. Call `resolve` at
-    the start to learn early that a collection is missing.
+    resolves after 5 seconds, the others go on with the collection they know. So a search may use
+    the previous collection for 5 seconds, and after a pause until the first search has resolved.
+    Await `resolve` at the start to learn early that a collection is missing.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class AsyncHybridSearch:
             BGEError: see `errors.py`.
         """
         target = await self._current_target()
-        run = SearchRun(self._plan, query, limit, filter, explain)
+        run = SearchRun(self._plan, limit, filter, explain)
         run.add_embeddings(
             await self._client.embed(
                 query,

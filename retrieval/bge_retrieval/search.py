@@ -31,7 +31,8 @@ class HybridSearch:
     Queries go to the collection itself, so that an alias that moves cannot mix the vectors of one
     collection with the metadata of another. The name is resolved at the start, by a search more
     than 5 seconds later, and when Qdrant no longer knows the collection (404). While one thread
-    resolves after 5 seconds, the others go on with the collection they know.
+    resolves after 5 seconds, the others go on with the collection they know. So a search may use
+    the previous collection for 5 seconds, and after a pause until the first search has resolved.
 
     Raises:
         ConfigurationError: the collection does not exist, or lacks vectors that the plan needs.
@@ -51,7 +52,7 @@ class HybridSearch:
         self._reranker = reranker or client
         self._name = collection
         self._plan = plan or Plan()
-        self.renew_after_fork()
+        self._resolving = threading.Lock()
         fork.register(self)
         self.resolve()
 
@@ -86,7 +87,7 @@ class HybridSearch:
             BGEError: see `errors.py`.
         """
         target = self._current_target()
-        run = SearchRun(self._plan, query, limit, filter, explain)
+        run = SearchRun(self._plan, limit, filter, explain)
         run.add_embeddings(
             self._client.embed(
                 query,

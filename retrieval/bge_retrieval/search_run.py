@@ -43,12 +43,10 @@ class SearchTarget:
 class SearchRun:
     """One search: the next request from the responses so far. Does no I/O itself."""
 
-    def __init__(
-        self, plan: Plan, query: str, limit: int, filter: models.Filter | None, explain: bool
-    ) -> None:
+    def __init__(self, plan: Plan, limit: int, filter: models.Filter | None, explain: bool) -> None:
         if limit < 1:
             raise ConfigurationError(f"`limit` must be at least 1. Given: {limit}")
-        self._plan, self._query, self._limit = plan, query, limit
+        self._plan, self._limit = plan, limit
         self._filter, self._explain = filter, explain
         self._stage_names: list[str] = []
         self._hits: list[Hit] = []

@@ -343,11 +343,14 @@ class Store:
         except TooLargeError:
             for half in _halves(points):
                 self.add_vectors(collection, half)
-        except HTTPStatusError as error:  # 404: a point was deleted meanwhile
-            if error.status != 404 or (len(points) == 1 and not self.exists(collection)):
+        except HTTPStatusError as error:
+            if error.status != 404:
                 raise
-            for half in _halves(points) if len(points) > 1 else ():
-                self.add_vectors(collection, half)
+            if len(points) > 1:  # one of them was deleted meanwhile
+                for half in _halves(points):
+                    self.add_vectors(collection, half)
+            elif not self.exists(collection):
+                raise
 
     @_request
     def _update_vectors(self, collection: str, points: Sequence[models.PointVectors]) -> None:

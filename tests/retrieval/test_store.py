@@ -90,15 +90,16 @@ def test_transient_faults_are_retried_without_loss(
 
 
 def test_threads_have_requests_open_at_the_same_time(server: QdrantServer, remote: Store) -> None:
-    both = threading.Barrier(2, timeout=20)
+    both, arrivals = threading.Barrier(2, timeout=10), []
 
     def answer_both(exchange: PendingExchange) -> None:
-        both.wait()
+        arrivals.append(both.wait())
         exchange.answer()
 
     server.fail(answer_both, on="GET /aliases", times=2)
     with ThreadPoolExecutor(2) as threads:
         assert [*threads.map(lambda _: remote.aliases(), range(2))] == [{}, {}]
+    assert sorted(arrivals) == [0, 1]
 
 
 def test_threads_share_a_folder_in_local_mode(tmp_path: Path) -> None:
