@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import jinja2
 
-from .comparison import METRICS, MIN_QUERIES, Comparison, Difference, Measured, Report
+from ..verdict import MIN_QUERIES
+from .comparison import METRICS, Comparison, Difference, Measured, Report
 from .systems import BUSY
 
 SLOWEST = "With fewer than 100 queries, p99 is close to the slowest query"
