@@ -78,13 +78,6 @@ class Check:
         )
 
 
-def latency_checks(p50_ms: float, p99_ms: float, p50_limit: float, p99_limit: float) -> list[Check]:
-    return [
-        Check("p50", "below", p50_limit, p50_ms, " ms"),
-        Check("p99", "below", p99_limit, p99_ms, " ms"),
-    ]
-
-
 @dataclass(frozen=True)
 class Verdict:
     """Whether a candidate can replace the baseline."""

@@ -1,11 +1,9 @@
-"""Render a Report as text for a terminal and as a self-contained HTML page."""
+"""Render a Report as a self-contained HTML page. Its cells are also those of `bge evaluate`."""
 
 from __future__ import annotations
 
-import json
 import math
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -20,36 +18,6 @@ MAX_ROWS = 5  # wins shown for a candidate, and losses
 WINS_METRIC = "nDCG@10"  # the most fine-grained of the three
 
 
-def text(report: Report) -> str:
-    """Return tables and sentences for a terminal, without colours."""
-    systems = _table(
-        ["system", *METRICS, "p50 ms", "p99 ms", "$ per 1,000"],
-        [_system_row(report, system) for system in report.systems],
-    )
-    differences = _table(
-        ["candidate", "metric", *DIFFERENCE_COLUMNS],
-        [
-            [comparison.name, metric, *difference_row(difference)]
-            for comparison in report.comparisons
-            for metric, difference in comparison.differences.items()
-        ],
-        left=2,
-    )
-    verdicts = [
-        f"{comparison.verdict.outcome.upper()}: {comparison.verdict.sentence}"
-        for comparison in report.comparisons
-    ]
-    head = f"{query_summary(report)}, {report.date}, the baseline is {report.baseline}"
-    notes = "\n".join(f"{note}." for note in _notes(report))
-    parts = [head, systems, notes, differences if verdicts else "", *verdicts]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def json_text(report: Report) -> str:
-    """Return the report as indented JSON."""
-    return json.dumps(report.as_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-
-
 def query_summary(report: Report) -> str:
     """Return how many queries ran, and of how many."""
     count = len(report.queries)
@@ -60,20 +28,9 @@ def query_summary(report: Report) -> str:
     return summary
 
 
-def _notes(report: Report) -> list[str]:
+def notes(report: Report) -> list[str]:
     """Return the notes on the table of systems."""
     return [BUSY] + ([SLOWEST] if len(report.queries) < 100 else [])
-
-
-def _system_row(report: Report, system: Measured) -> list[str]:
-    means = [f"{system.means[metric]:.4f}" for metric in METRICS]
-    return [
-        _label(report, system.name),
-        *means,
-        f"{system.p50_ms:.1f}",
-        f"{system.p99_ms:.1f}",
-        _dollars(system.cost, ""),
-    ]
 
 
 DIFFERENCE_COLUMNS = ["ratio", "difference", "95% interval", "p", "p (Holm)", "better/worse/equal"]
@@ -91,10 +48,6 @@ def difference_row(difference: Difference) -> list[str]:
     ]
 
 
-def _label(report: Report, name: str) -> str:
-    return f"{name} (baseline)" if name == report.baseline else name
-
-
 def _signed(number: float) -> str:
     return f"{number:+.4f}".replace("-", "−")
 
@@ -103,33 +56,8 @@ def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _dollars(cost: float | None, sign: str = "$") -> str:
+def dollars(cost: float | None, sign: str = "$") -> str:
     return "unknown" if cost is None else f"{sign}{cost:,.4f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Lay out columns two spaces apart: the first `left` align left, the others right."""
-    lines = [head, *rows]
-    widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            _pad(cell, widths[column], flush_left=column < left) for column, cell in enumerate(line)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _pad(cell: str, width: int, *, flush_left: bool) -> str:
-    space = " " * (width - _width(cell))
-    return cell + space if flush_left else space + cell
-
-
-def _width(cell: str) -> int:
-    """Return the columns in a terminal: й may be two characters in one column, 検 takes two."""
-    return sum(
-        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
-        for letter in cell
-    )
 
 
 # ----------------------------------------------------------------------------------- page
@@ -205,7 +133,7 @@ def html(report: Report, title: str = "Search comparison") -> str:
                 report.thresholds.p99_ms,
             ),
         ],
-        cost=_chart(report, "Dollars for 1,000 queries", lambda system: system.cost, _dollars),
+        cost=_chart(report, "Dollars for 1,000 queries", lambda system: system.cost, dollars),
         difference_columns=DIFFERENCE_COLUMNS,
         wins_metric=WINS_METRIC,
         query_summary=query_summary(report),
