@@ -26,7 +26,7 @@ class Check:
     bound: Literal["at least", "at most", "below"]
     limit: float
     measured: float | None  # None if there is nothing to measure
-    unit: Literal["%", " ms"] = "%"
+    unit: Literal["%", "ms"] = "%"
     low: float | None = None
     baseline: str = ""
     passed: bool = field(init=False)
@@ -45,7 +45,7 @@ class Check:
 
     @property
     def required_text(self) -> str:
-        return f"{self.bound} {self._shown(self.limit):g}{self.unit}"
+        return f"{self.bound} {self._shown(self.limit):g}{self._suffix}"
 
     @property
     def measured_text(self) -> str:
@@ -69,13 +69,16 @@ class Check:
     def _shown(self, number: float) -> float:
         return round(number * 100, 9) if self.unit == "%" else number
 
+    @property
+    def _suffix(self) -> str:
+        return "%" if self.unit == "%" else " ms"
+
     def _format(self, number: float) -> str:
         """Format with one decimal, or with more if the result would read as the limit itself."""
         shown, limit = self._shown(number), self._shown(self.limit)
         candidates = (f"{shown:.{decimals}f}" for decimals in range(1, 10))
-        return next((text for text in candidates if float(text) != limit), f"{shown:.1f}") + (
-            self.unit
-        )
+        digits = next((text for text in candidates if float(text) != limit), f"{shown:.1f}")
+        return digits + self._suffix
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
-from tqdm import tqdm
 
 from bge_client import Client, ConfigurationError
 from bge_client.cli import connected, refuse_unused
@@ -15,9 +12,8 @@ from bge_client.cli import connected, refuse_unused
 from .. import Store
 from ..shadow import ShadowThresholds
 from ..verdict import P50_MS, P99_MS
+from .evaluate_shadow import evaluate_shadow
 from .options import WORKER_PRICE, json_option, text_fields_option, with_store
-from .output import exit_unless_passed, print_json
-from .shadow import report_shadow
 
 JINA_PRICE = 0.05  # dollars per million tokens
 KINDS = (
@@ -26,14 +22,6 @@ KINDS = (
 )
 SHADOW_OPTIONS = {"shadow", "since", "min_agreement", "max_error_rate"}
 COMMON_OPTIONS = {"p50_ms", "p99_ms", "as_json"}  # of --shadow and DATASET
-
-
-class Spec(NamedTuple):
-    """A parsed item of `--systems`: `hybrid` or `hybrid@collection`."""
-
-    name: str
-    kind: str
-    collection: str
 
 
 @click.command()
@@ -113,107 +101,16 @@ def evaluate(
         refuse_unused(SHADOW_OPTIONS | COMMON_OPTIONS, "with --shadow")
         limits = options["p50_ms"], options["p99_ms"]
         thresholds = ShadowThresholds(min_agreement, max_error_rate, *limits)
-        report_shadow(shadow, since, thresholds, as_json=options["as_json"])
+        evaluate_shadow(shadow, since, thresholds, as_json=options["as_json"])
         return
     names = {parameter.name or "" for parameter in click.get_current_context().command.params}
     refuse_unused(names - SHADOW_OPTIONS, "without --shadow")
     if dataset is None:
         raise ConfigurationError("pass DATASET or --shadow")
-    compare_systems(client, reranker, store, dataset, **options)
-
-
-def compare_systems(
-    client: Client,
-    reranker: Client,
-    store: Store,
-    dataset: str,
-    collection: str | None,
-    systems: str,
-    baseline: str | None,
-    split: str,
-    queries: int | None,
-    vector: str,
-    id_field: str | None,
-    text_fields: tuple[str, ...],
-    price: float,
-    jina_price: float,
-    html_path: str | None,
-    p50_ms: float,
-    p99_ms: float,
-    as_json: bool,
-) -> None:
     try:
-        from .. import evaluation
-        from .report_tables import print_report
+        from .evaluate_systems import evaluate_systems
     except ImportError as error:
         raise ConfigurationError(
             f"this needs {error.name or 'more'}: pip install 'bge-retrieval[eval]'"
         ) from None
-    specs = [_parse_spec(name.strip(), collection) for name in systems.split(",")]
-    _check_jina_options(specs, vector, text_fields)
-    baseline = baseline or specs[0].name
-    if baseline not in [spec.name for spec in specs]:
-        raise ConfigurationError(f"`--baseline` must be one of the systems. Given: {baseline}")
-    _check_writable(html_path)
-    judged = evaluation.read_beir(dataset, split)
-    drawn = judged.draw(queries)
-    with evaluation.SystemBuilder(
-        store,
-        client,
-        reranker,
-        id_field=id_field,
-        vector=vector,
-        text_fields=text_fields or ("text",),
-        bge_price=evaluation.Price(per_second=price),
-        jina_price=evaluation.Price(per_million_tokens=jina_price),
-    ) as builder:
-        built = [builder.system(*spec) for spec in specs]
-        with tqdm(total=len(drawn) * len(built), unit="query", disable=None) as bar:
-            runs = evaluation.run_all(built, drawn, progress=bar.update)
-    evaluation.check_document_ids(runs, judged.documents, dataset)
-    report = evaluation.compare(
-        runs,
-        {name: judged.qrels[name] for name in drawn},
-        baseline,
-        evaluation.Thresholds(p50_ms=p50_ms, p99_ms=p99_ms),
-        drawn_from=len(judged.queries),
-        left_out=judged.left_out,
-    )
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        print_report(report)
-    if html_path:
-        collections = dict.fromkeys(str(system.about["collection"]) for system in built)
-        title = f"{Path(dataset).resolve().name}: search in {', '.join(collections)}"
-        Path(html_path).write_text(evaluation.html(report, title), "utf-8")
-    exit_unless_passed(comparison.verdict for comparison in report.comparisons)
-
-
-def _check_jina_options(specs: list[Spec], vector: str, text_fields: tuple[str, ...]) -> None:
-    kinds = {spec.kind for spec in specs}
-    if vector and kinds.isdisjoint({"jina", "jina+rerank"}):
-        raise ConfigurationError("--vector needs the system `jina` or `jina+rerank`")
-    if text_fields and "jina+rerank" not in kinds:
-        raise ConfigurationError("--text-field needs the system `jina+rerank`")
-
-
-def _check_writable(path: str | None) -> None:
-    """Raises OSError if the file cannot be written, before the queries run."""
-    if path is None:
-        return
-    exists = os.path.exists(path)
-    with open(path, "ab"):
-        pass
-    if not exists:
-        os.unlink(path)
-
-
-def _parse_spec(name: str, collection: str | None) -> Spec:
-    kind, _, own_collection = name.partition("@")
-    if kind not in KINDS:
-        raise ConfigurationError(f"`--systems` must be of {', '.join(KINDS)}. Given: {kind!r}")
-    resolved = own_collection or collection
-    if not resolved:
-        raise ConfigurationError(f"pass --collection, or --systems {kind}@COLLECTION")
-    return Spec(name, kind, resolved)
+    evaluate_systems(client, reranker, store, dataset, **options)

@@ -312,6 +312,6 @@ def _checks(
     ]
     return [
         *ratios,
-        Check("p50", "below", thresholds.p50_ms, candidate.p50_ms, " ms"),
-        Check("p99", "below", thresholds.p99_ms, candidate.p99_ms, " ms"),
+        Check("p50", "below", thresholds.p50_ms, candidate.p50_ms, "ms"),
+        Check("p99", "below", thresholds.p99_ms, candidate.p99_ms, "ms"),
     ]

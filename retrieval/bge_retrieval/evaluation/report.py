@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
 import jinja2
 
 from ..verdict import MIN_QUERIES
-from .comparison import METRICS, Comparison, Difference, Measured, Report
+from .comparison import METRICS, Difference, Report
 from .systems import BUSY
 
 SLOWEST = "With fewer than 100 queries, p99 is close to the slowest query"
@@ -56,10 +55,6 @@ def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def dollars(cost: float | None, sign: str = "$") -> str:
-    return "unknown" if cost is None else f"{sign}{cost:,.4f}"
-
-
 # ----------------------------------------------------------------------------------- page
 
 
@@ -94,18 +89,6 @@ class Row(NamedTuple):
     difference: str
 
 
-class CandidateView(NamedTuple):
-    """A candidate's data for the page."""
-
-    name: str
-    outcome: str
-    sentence: str
-    checks: list[tuple[str, str, str, bool]]  # name, required, measured, passed
-    differences: list[tuple[str, list[str]]]  # metric, cells under DIFFERENCE_COLUMNS
-    wins: list[Row]
-    losses: list[Row]
-
-
 def html(report: Report, title: str = "Search comparison") -> str:
     """Return a page without scripts, fonts or images, in the reader's light or dark scheme."""
     environment = jinja2.Environment(
@@ -115,25 +98,25 @@ def html(report: Report, title: str = "Search comparison") -> str:
     return environment.from_string(template).render(
         title=title,
         report=report,
-        candidates=[_candidate_view(report, comparison) for comparison in report.comparisons],
+        wins={item.name: _queries(report, item.name, 1) for item in report.comparisons},
+        losses={item.name: _queries(report, item.name, -1) for item in report.comparisons},
         quality=[_quality_chart(report, metric) for metric in METRICS],
         speed=[
-            _chart(
+            _latency_chart(
                 report,
                 "Half of the queries take less than (p50)",
-                lambda system: system.p50_ms,
-                lambda ms: f"{ms:.1f} ms",
+                [system.p50_ms for system in report.systems],
                 report.thresholds.p50_ms,
             ),
-            _chart(
+            _latency_chart(
                 report,
                 "99 of 100 queries take less than (p99)",
-                lambda system: system.p99_ms,
-                lambda ms: f"{ms:.1f} ms",
+                [system.p99_ms for system in report.systems],
                 report.thresholds.p99_ms,
             ),
         ],
-        cost=_chart(report, "Dollars for 1,000 queries", lambda system: system.cost, dollars),
+        cost=_cost_chart(report),
+        difference_row=difference_row,
         difference_columns=DIFFERENCE_COLUMNS,
         wins_metric=WINS_METRIC,
         query_summary=query_summary(report),
@@ -162,54 +145,40 @@ def _quality_chart(report: Report, metric: str) -> Chart:
     return Chart(metric, bars, 100 * base, 100 * base * minimum, limit_text)
 
 
-def _chart(
-    report: Report,
-    title: str,
-    value: Callable[[Measured], float | None],
-    format_value: Callable[[float | None], str],
-    limit: float | None = None,
-) -> Chart:
-    """Chart from 0 to slightly more than the largest value or the limit."""
-    values = {system.name: value(system) for system in report.systems}
-    known = [number for number in values.values() if number is not None]
-    scale = max([limit or 0, *known]) * 1.05 or 1
+def _latency_chart(report: Report, title: str, values: Sequence[float], limit: float) -> Chart:
+    scale = max(limit, *values) * 1.05 or 1
     bars = [
-        Bar(
-            name,
-            format_value(number),
-            None if number is None else 100 * number / scale,
-            name == report.baseline,
-            is_over_limit=name != report.baseline and (number or 0) >= (limit or math.inf),
-        )
-        for name, number in values.items()
+        bar._replace(is_over_limit=not bar.is_baseline and ms >= limit)
+        for bar, ms in zip(_bars(report, values, "{:.1f} ms", scale), values, strict=True)
     ]
-    if limit is None:
-        return Chart(title, bars)
     return Chart(title, bars, limit=100 * limit / scale, limit_text=f"required: below {limit:g} ms")
 
 
-def _candidate_view(report: Report, comparison: Comparison) -> CandidateView:
-    verdict = comparison.verdict
-    checks = [(c.name, c.required_text, c.measured_text, c.passed) for c in verdict.checks]
+def _cost_chart(report: Report) -> Chart:
+    costs = [system.cost for system in report.systems]
+    scale = max(cost or 0 for cost in costs) * 1.05 or 1
+    return Chart("Dollars for 1,000 queries", _bars(report, costs, "${:,.4f}", scale))
+
+
+def _bars(report: Report, values: Sequence[float | None], template: str, scale: float) -> list[Bar]:
+    return [
+        Bar(
+            system.name,
+            "unknown" if value is None else template.format(value),
+            None if value is None else 100 * value / scale,
+            system.name == report.baseline,
+        )
+        for system, value in zip(report.systems, values, strict=True)
+    ]
+
+
+def _queries(report: Report, candidate: str, sign: int) -> list[Row]:
+    """Return the queries whose difference has this sign, largest first."""
     base = report.system(report.baseline).scores[WINS_METRIC]
-    scores = report.system(comparison.name).scores[WINS_METRIC]
-    differences = {query_id: scores[query_id] - base[query_id] for query_id in base}
-
-    def rows(sign: int) -> list[Row]:
-        """Return the queries whose difference has this sign, largest first."""
-        ids = [id for id in differences if sign * differences[id] > 1e-12]
-        ids.sort(key=lambda id: -abs(differences[id]))
-        return [
-            Row(id, report.queries[id], base[id], scores[id], _signed(differences[id]))
-            for id in ids[:MAX_ROWS]
-        ]
-
-    return CandidateView(
-        comparison.name,
-        verdict.outcome,
-        verdict.sentence,
-        checks,
-        [(metric, difference_row(row)) for metric, row in comparison.differences.items()],
-        wins=rows(1),
-        losses=rows(-1),
-    )
+    scores = report.system(candidate).scores[WINS_METRIC]
+    gaps = {query_id: sign * (scores[query_id] - base[query_id]) for query_id in base}
+    ids = sorted((id for id in gaps if gaps[id] > 1e-12), key=lambda id: -gaps[id])
+    return [
+        Row(id, report.queries[id], base[id], scores[id], _signed(sign * gaps[id]))
+        for id in ids[:MAX_ROWS]
+    ]

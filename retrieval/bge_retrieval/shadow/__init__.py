@@ -2,7 +2,7 @@
 
 from .agreement import agreement, kendall_tau, rank_biased_overlap
 from .recorder import Names, Shadow
-from .search import ShadowedSearch
+from .shadowed_search import ShadowedSearch
 from .summary import ShadowSummary, summarize
 from .thresholds import ShadowThresholds, judge_pair
 

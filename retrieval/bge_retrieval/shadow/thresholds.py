@@ -43,7 +43,7 @@ def judge_pair(pair: Pair, thresholds: ShadowThresholds) -> Verdict:
             thresholds.error_rate,
             failed / (pair.count + failed),
         ),
-        Check(f"p50 of {name}", "below", thresholds.p50_ms, p50, " ms"),
-        Check(f"p99 of {name}", "below", thresholds.p99_ms, p99, " ms"),
+        Check(f"p50 of {name}", "below", thresholds.p50_ms, p50, "ms"),
+        Check(f"p99 of {name}", "below", thresholds.p99_ms, p99, "ms"),
     ]
     return judge(f"{pair.other} beside {pair.live}", checks, pair.count)

@@ -18,7 +18,7 @@ from .output import exit_unless_passed, print_json, print_table, print_verdict
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
-def report_shadow(
+def evaluate_shadow(
     path: str, since: str | None, thresholds: ShadowThresholds, *, as_json: bool
 ) -> None:
     """Print the comparisons in the window, and exit with 7 unless each pair passes.

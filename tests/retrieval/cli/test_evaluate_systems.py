@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from bge_retrieval.cli.report_tables import print_report
+from bge_retrieval.cli.evaluate_systems import print_report
 from bge_retrieval.evaluation import compare
 from runs import make_run, run_with_hits
 
