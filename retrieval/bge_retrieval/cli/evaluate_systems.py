@@ -12,23 +12,7 @@ from tqdm import tqdm
 
 from bge_client import Client, ConfigurationError
 
-from .. import Store
-from ..evaluation import (
-    JINA_RERANKS,
-    PLANS,
-    Measured,
-    Price,
-    Report,
-    Run,
-    System,
-    SystemBuilder,
-    Thresholds,
-    check_document_ids,
-    compare,
-    html,
-    read_beir,
-    run_all,
-)
+from .. import Store, evaluation
 from ..evaluation.comparison import METRICS
 from ..evaluation.report import DIFFERENCE_COLUMNS, difference_row, notes, query_summary
 from .output import exit_unless_passed, print_json, print_table, print_verdict
@@ -69,25 +53,25 @@ def evaluate_systems(
     if baseline not in [spec.name for spec in specs]:
         raise ConfigurationError(f"`--baseline` must be one of the systems. Given: {baseline}")
     _check_writable(html_path)
-    judged = read_beir(dataset, split)
+    judged = evaluation.read_beir(dataset, split)
     drawn = judged.draw(queries)
-    with SystemBuilder(
+    with evaluation.SystemBuilder(
         store,
         client,
         reranker,
         id_field=id_field,
         vector=vector,
         text_fields=text_fields or ("text",),
-        bge_price=Price(per_second=price),
-        jina_price=Price(per_million_tokens=jina_price),
+        bge_price=evaluation.Price(per_second=price),
+        jina_price=evaluation.Price(per_million_tokens=jina_price),
     ) as builder:
         runs = _run([builder.system(*spec) for spec in specs], drawn)
-    check_document_ids(runs, judged.documents, dataset)
-    report = compare(
+    evaluation.check_document_ids(runs, judged.documents, dataset)
+    report = evaluation.compare(
         runs,
         {query_id: judged.qrels[query_id] for query_id in drawn},
         baseline,
-        Thresholds(p50_ms=p50_ms, p99_ms=p99_ms),
+        evaluation.Thresholds(p50_ms=p50_ms, p99_ms=p99_ms),
         drawn_from=len(judged.queries),
         left_out=judged.left_out,
     )
@@ -96,13 +80,13 @@ def evaluate_systems(
     else:
         print_report(report)
     if html_path:
-        Path(html_path).write_text(html(report, _title(dataset, report)), "utf-8")
+        Path(html_path).write_text(evaluation.html(report, _title(dataset, report)), "utf-8")
     exit_unless_passed(comparison.verdict for comparison in report.comparisons)
 
 
 def _parse_spec(name: str, collection: str | None) -> Spec:
     kind, _, own_collection = name.partition("@")
-    kinds = [*PLANS, *JINA_RERANKS]
+    kinds = [*evaluation.PLANS, *evaluation.JINA_RERANKS]
     if kind not in kinds:
         raise ConfigurationError(f"`--systems` must be of {', '.join(kinds)}. Given: {kind!r}")
     resolved = own_collection or collection
@@ -113,7 +97,7 @@ def _parse_spec(name: str, collection: str | None) -> Spec:
 
 def _check_jina_options(specs: Sequence[Spec], vector: str, text_fields: Sequence[str]) -> None:
     kinds = {spec.kind for spec in specs}
-    if vector and kinds.isdisjoint(JINA_RERANKS):
+    if vector and kinds.isdisjoint(evaluation.JINA_RERANKS):
         raise ConfigurationError("--vector needs the system `jina` or `jina+rerank`")
     if text_fields and "jina+rerank" not in kinds:
         raise ConfigurationError("--text-field needs the system `jina+rerank`")
@@ -130,12 +114,12 @@ def _check_writable(path: str | None) -> None:
         os.unlink(path)
 
 
-def _run(systems: Sequence[System], queries: dict[str, str]) -> list[Run]:
+def _run(systems: Sequence[evaluation.System], queries: dict[str, str]) -> list[evaluation.Run]:
     with tqdm(total=len(queries) * len(systems), unit="query", disable=None) as bar:
-        return run_all(systems, queries, progress=bar.update)
+        return evaluation.run_all(systems, queries, progress=bar.update)
 
 
-def _title(dataset: str, report: Report) -> str:
+def _title(dataset: str, report: evaluation.Report) -> str:
     collections = dict.fromkeys(str(system.about["collection"]) for system in report.systems)
     return f"{Path(dataset).resolve().name}: search in {', '.join(collections)}"
 
@@ -143,7 +127,7 @@ def _title(dataset: str, report: Report) -> str:
 # --------------------------------------------------------------------------------- tables
 
 
-def print_report(report: Report) -> None:
+def print_report(report: evaluation.Report) -> None:
     """Print the systems, the differences from the baseline and the verdicts."""
     click.echo(f"{query_summary(report)}, {report.date}, the baseline is {report.baseline}\n")
     head = ["system", *METRICS, "p50 ms", "p99 ms", "$ per 1,000"]
@@ -164,7 +148,7 @@ def print_report(report: Report) -> None:
         print_verdict(comparison.verdict)
 
 
-def _system_row(baseline: str, system: Measured) -> list[str]:
+def _system_row(baseline: str, system: evaluation.Measured) -> list[str]:
     return [
         f"{system.name} (baseline)" if system.name == baseline else system.name,
         *(f"{system.means[metric]:.4f}" for metric in METRICS),
