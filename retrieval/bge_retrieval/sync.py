@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -216,8 +215,7 @@ def embed_documents(
                 done += 1
                 yield pending.popleft(), embedding
     except WorkerError as error:
-        match = re.search(r"`texts\[(\d+)\]", str(error))
-        index = int(match[1]) - done if match else len(pending)
+        index = len(pending) if error.index is None else error.index - done
         if 0 <= index < len(pending):
             raise type(error)(f"document {pending[index].id}: {error}") from None
         raise
