@@ -109,16 +109,16 @@ class Migration:
 
     # ---------------------------------------------------------------------------- dry run
 
-    def estimate(self, dollars_per_second: float, sample: int = 256) -> Estimate:
+    def estimate(self, price: float, sample: int = 256) -> Estimate:
         """Embed a random sample of the source and extrapolate. Writes nothing.
+
+        `price` is in dollars per second of a worker.
 
         Raises:
             ConfigurationError: no point of the sample has a text, or the price is invalid.
         """
-        if not 0 <= dollars_per_second < math.inf:
-            raise ConfigurationError(
-                f"`dollars_per_second` must be 0 or more. Given: {dollars_per_second}"
-            )
+        if not 0 <= price < math.inf:
+            raise ConfigurationError(f"`price` must be 0 or more. Given: {price}")
         self._check_sample_has_text()
         points = self._store.sample(self._source, sample)
         usable = (self._pair.usable_text(point.payload or {})[0] for point in points)
@@ -139,7 +139,7 @@ class Migration:
             without_text=round(scale * (len(points) - len(texts))),
             tokens=round(scale * tokens),
             seconds=scale * elapsed,
-            dollars=scale * elapsed * dollars_per_second,
+            dollars=scale * elapsed * price,
         )
 
     # -------------------------------------------------------------------------------- run

@@ -31,7 +31,7 @@ from commands import COURSE, EXAMPLES, Run
         (["migrate", "course", "x", "--dry-run", "--text-field", "body", "--path", "{}"], 2,
          "no point of `course` has a text at `body`. Their payloads have: text."),
         (["migrate", "course", "x", "--dry-run", "--price", "nan", "--path", "{}"], 2,
-         "`dollars_per_second` must be 0 or more. Given: nan"),
+         "`price` must be 0 or more. Given: nan"),
         (["search", "x", "--collection", "course", "--path", "{}", "--filter", "[" * 100_000], 2,
          "`--filter` is not a valid Qdrant filter"),
         (["migrate", "course", "x", "--in-place", "--path", "{}"], 2, "target means nothing"),

@@ -12,6 +12,8 @@ from bge_retrieval import Migration, MigrationError, Store, drop_old, index, rol
 from fakes.killed_client import Killed
 from points import other_model_vector, payloads, put
 
+UUID = "5c56c793-69f3-4fbf-87e6-c4bf54c28c26"
+
 
 def before_cutover(
     store: Store, monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]
@@ -31,17 +33,19 @@ def test_changes_at_the_cutover_are_copied_or_reported(
     old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def change() -> None:
-        put(old, (777, {"text": "опоздавший"}), (3, {"text": "изменён"}))
+        put(old, (777, {"text": "опоздавший"}), (UUID, {"text": "изменён"}))
+        put(old, (3, {"text": "изменён"}))
         old.delete("old", [5])
 
+    put(old, (UUID, {"text": "море"}))
     before_cutover(old, monkeypatch, change)
     report = Migration(old, worker, "live", "new").run()
     assert payloads(old, "new")[777] == {"text": "опоздавший"}
-    assert (report.late, report.only_in_target) == ([3], [5])
-    with pytest.raises(MigrationError, match=r"1 points of .* cutover: 3\. Copy them"):
+    assert (report.late, report.only_in_target) == ([3, UUID], [5])
+    with pytest.raises(MigrationError, match=rf"2 points of .* cutover: 3, {UUID}\. Copy them"):
         drop_old(old, "live")
     index(old, worker, "live", [{"id": 3, "text": "изменён"}])
-    old.delete("old", [3])
+    old.delete("old", [3, UUID])
     assert drop_old(old, "live") == "old"
 
 
