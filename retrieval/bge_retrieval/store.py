@@ -9,6 +9,7 @@ import os
 import re
 import sqlite3
 import sys
+import time
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ from .retry import retry
 
 MIN_VERSION = (1, 17)  # weights in RRF; collection metadata needs 1.16
 RETRY_SECONDS = 120.0
+SNAPSHOT_SECONDS, SNAPSHOT_PAUSE = 3600.0, 0.5  # seconds
 MAX_ERROR_CHARACTERS = 300
 SERVER_ERRORS = UnexpectedResponse, ResponseHandlingException, ResourceExhaustedResponse
 Payload = Mapping[str, Any]
@@ -190,6 +192,34 @@ class Store:
             vector_name=name,
             vector_name_config=config,
         )
+
+    def delete_vector_name(self, collection: str, name: str) -> None:
+        """Remove a named vector from all points. Needs Qdrant 1.18."""
+        self._call("delete_vector_name", collection_name=collection, vector_name=name)
+
+    def create_snapshot(self, collection: str) -> str:
+        """Create a snapshot on the server, and wait for it. Return its name.
+
+        The server responds at once: a response after minutes would be a timeout here, and its
+        retry another snapshot.
+
+        Raises:
+            ConfigurationError: local mode has no snapshots.
+            TransportError: there is no snapshot after `SNAPSHOT_SECONDS`.
+        """
+        if isinstance(self._client._client, QdrantLocal):
+            raise ConfigurationError("a snapshot needs a Qdrant server. Copy the folder instead")
+        names_before = self._snapshots(collection)
+        self._call("create_snapshot", collection_name=collection, wait=False)
+        end = time.monotonic() + SNAPSHOT_SECONDS
+        while not (names := self._snapshots(collection) - names_before):
+            if time.monotonic() > end:
+                raise TransportError(f"no snapshot after {SNAPSHOT_SECONDS} s: see Qdrant's log")
+            time.sleep(SNAPSHOT_PAUSE)
+        return min(names)
+
+    def _snapshots(self, collection: str) -> set[str]:
+        return {s.name for s in self._call("list_snapshots", collection_name=collection)}
 
     def create_payload_index(self, collection: str, field: str, field_schema: Any) -> None:
         self._call(

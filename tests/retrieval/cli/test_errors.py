@@ -44,6 +44,13 @@ from commands import COURSE, EXAMPLES, Run
         (["migrate", "--rollback", "--path", "{}"], 2, "pass --alias"),
         (["migrate", "--rollback", "--alias", "y", "--path", "{}"], 2, "there is no alias `y`"),
         (["migrate", "--rollback", "--drop-old", "--path", "{}"], 2, "only one of --rollback, --d"),
+        (["migrate", "course", "x", "--snapshot", "--path", "{}"], 2,
+         "a snapshot needs a Qdrant server"),
+        (["migrate", "course", "--rollback", "--path", "{}"], 2,
+         "no vectors were added to `course` in place"),
+        (["migrate", "--drop-vector", "jina", "--path", "{}"], 2, "pass SOURCE"),
+        (["migrate", "course", "x", "--add-dense", "y", "--path", "{}"], 2,
+         "--add-dense means nothing without --in-place"),
         (["index", "--collection", "new", "--path", "{}"], 1, "line 2 is not JSON"),
     ],
 )  # fmt: skip
