@@ -78,6 +78,11 @@ def add_in_place(
         ConfigurationError: no vector, or more than one, has the right size; or a vector of another
             model has the name of an added one.
     """
+    if add_dense is not None and (dense is not None or add_dense in ("", SPARSE, COLBERT)):
+        raise ConfigurationError(
+            f"`add_dense` must be a name other than `{SPARSE}` and `{COLBERT}`, and given without "
+            f"`dense`. Given: `{add_dense}`"
+        )
     collection = store.resolve(collection)
     stored = stored_metadata(store, collection)
     probed = CollectionMetadata.probe(client, colbert=colbert, max_length=max_length)
@@ -92,11 +97,6 @@ def add_in_place(
         stored.check_options(collection, dense=dense, text_fields=fields, max_length=max_length)
         metadata = replace(stored, colbert=stored.colbert or colbert)
     if add_dense is not None:
-        if dense is not None or add_dense in ("", SPARSE, COLBERT):
-            raise ConfigurationError(
-                f"`add_dense` must be a name other than `{SPARSE}` and `{COLBERT}`, and given "
-                f"without `dense`. Given: {add_dense}"
-            )
         metadata = replace(metadata, dense=add_dense)
     return _InPlaceMigration(store, client, collection, stored, metadata, add_dense, progress).run()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from bge_client import Client, ConfigurationError
 from bge_retrieval import Migration, MigrationError, Store, drop_old, index, roll_back, sync
+from conftest import ROOT
 from fakes.killed_client import Killed
 from points import other_model_vector, payloads, put
 
@@ -151,6 +154,27 @@ def test_after_the_cutover_the_target_is_not_overwritten(
     assert (report.written, report.deleted) == (0, 0)
     assert payloads(old, "new")[5000] == {"id": 5000, "text": "написан после"}
     assert payloads(old, "new")[3] == {"id": 3, "text": "изменён"}
+
+
+def test_with_the_documented_writes_to_both_a_rollback_loses_nothing(
+    old: Store, worker: Client
+) -> None:
+    Migration(old, worker, "live", "new").run()
+    page = (ROOT / "docs" / "after-migration.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    example: dict[str, Any] = {}
+    exec(code, example)
+
+    def previous_vectors(texts: list[str]) -> list[list[float]]:
+        return [other_model_vector({"text": text}) for text in texts]
+
+    changed = {3: {"text": "изменён"}, 777: {"text": "новый"}}
+    example["write"](old, worker, previous_vectors, changed)
+    example["delete"](old, [5])
+    assert payloads(old, "new") == payloads(old, "old")
+    assert payloads(old, "old").items() >= changed.items()
+    roll_back(old, "live")
+    assert Migration(old, worker, "live", "new").run().written == 0
 
 
 def test_after_a_rollback_writes_to_the_target_are_not_lost(old: Store, worker: Client) -> None:
