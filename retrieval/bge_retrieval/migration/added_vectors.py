@@ -92,7 +92,7 @@ def drop_vectors(store: Store, collection: str, names: Sequence[str]) -> None:
     then there is no way back.
 
     Raises:
-        ConfigurationError: queries use one of the vectors, or it is neither of these.
+        ConfigurationError: queries use one of the vectors, or after a rollback an application may.
     """
     collection = store.resolve(collection)
     added = _record(store, collection)
@@ -106,7 +106,7 @@ def drop_vectors(store: Store, collection: str, names: Sequence[str]) -> None:
         if name not in added.names and (metadata is None or name not in existing):
             raise ConfigurationError(
                 f"`{name}` is not a vector that was added to `{collection}` in place. "
-                f"Given names must be among: {', '.join(added.names)}"
+                f"Those are: {', '.join(added.names)}"
             )
     for name in names:
         store.delete_vector_name(collection, name)
