@@ -137,7 +137,7 @@ bench-plots: $(VENV)/setup-test .venv-plots/done ## Draw the plots and write the
 	.venv-plots/bin/python benchmarks/plots.py
 	$(PY) benchmarks/tables.py
 
-test-kill: $(VENV)/setup-test ## Kill a migration of 20,000 points 20 times while its source changes (5 minutes)
+test-kill: $(VENV)/setup-test ## Kill migrations of 20,000 points, copied and in place, 20 times each (11 minutes)
 	$(PY) -m pytest -q tests/retrieval/migration/test_kill.py --long --timeout 1500 -s
 
 test-openapi: $(VENV)/setup-test ## Check requests to Qdrant against its published OpenAPI types (npm and network)

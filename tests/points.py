@@ -47,7 +47,7 @@ def other_model_vector(payload: Payload) -> list[float]:
 def put(store: Store, *points: tuple[Any, dict[str, Any]]) -> None:
     """Write points to the collection `old`."""
     structs = [
-        models.PointStruct(id=id, vector=other_model_vector(p), payload=p) for id, p in points
+        models.PointStruct(id=id, vector={"": other_model_vector(p)}, payload=p) for id, p in points
     ]
     store.upsert("old", structs)
 

@@ -19,6 +19,7 @@ from .async_store import AsyncStore
 from .errors import MigrationError
 from .index import IndexReport, index
 from .metadata import CollectionMetadata
+from .migration.added_vectors import drop_vectors, roll_back_in_place
 from .migration.cutover import drop_old, roll_back
 from .migration.in_place import InPlaceReport, add_in_place
 from .migration.migration import Migration
@@ -51,6 +52,8 @@ __all__ = [
     "Store",
     "add_in_place",
     "drop_old",
+    "drop_vectors",
     "index",
     "roll_back",
+    "roll_back_in_place",
 ]

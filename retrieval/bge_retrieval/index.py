@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bge_client import Client
+from bge_client import Client, ConfigurationError
 
 from .documents import parse_documents
 from .metadata import CollectionMetadata
 from .schema import Schema
 from .store import Store
-from .sync import Progress, SyncReport, no_progress, sync
+from .sync import Progress, SyncReport, no_progress, sync_by_batches
 
 
 @dataclass
@@ -41,8 +41,9 @@ def index(
     A document is a mapping or a JSON object on one line; it becomes the payload. Its text is at
     `text_fields` (paths such as `page.content`, joined by line breaks; default `text`). Its point
     id is derived from `_id`, `id` or the whole payload; of documents with the same id, the last
-    one is kept. A missing collection is created with `schema`. `progress` is called with the
-    number of documents done since its last call.
+    one is kept. A missing collection is created with `schema` before the first write, so a run
+    without a write leaves none. A run that is killed between the two leaves an empty one, which
+    the next run fills. `progress` is called with the number of documents done since its last call.
 
     Raises:
         ValidationError: a document has no text or an invalid id. Those before it are written.
@@ -59,7 +60,8 @@ def index(
         max_length=max_length,
         text_fields=tuple(text_fields or ("text",)),
     )
-    metadata = schema.ensure(store, collection, requested)
+    is_new = not store.exists(collection)
+    metadata = requested if is_new else schema.ensure(store, collection, requested)
     metadata.check_options(
         collection,
         colbert=schema.colbert or None,
@@ -68,6 +70,11 @@ def index(
     )
     report = IndexReport(collection=collection, fingerprint=metadata.fingerprint)
     parsed = parse_documents(documents, metadata.text_fields)
-    sync(store, client, collection, metadata, parsed, report, progress)
+    for _ in sync_by_batches(store, client, collection, metadata, parsed, report, progress):
+        if is_new and schema.ensure(store, collection, requested) != requested:
+            raise ConfigurationError(
+                f"another process has created `{collection}` with other options. Run it again"
+            )
+        is_new = False
     report.seconds = time.monotonic() - start
     return report

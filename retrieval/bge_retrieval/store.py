@@ -19,7 +19,13 @@ from uuid import UUID
 from qdrant_client import QdrantClient, models
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from bge_client import BGEError, ConfigurationError, HTTPStatusError, TooLargeError
+from bge_client import (
+    BGEError,
+    ConfigurationError,
+    HTTPStatusError,
+    TooLargeError,
+    TransportError,
+)
 
 from . import fork
 from .connection import connect, open_folder
@@ -28,6 +34,7 @@ from .retry import Retries
 
 MIN_VERSION = (1, 17)  # weights in RRF; collection metadata needs 1.16
 RETRY_SECONDS = 120.0
+SNAPSHOT_SECONDS, SNAPSHOT_PAUSE = 3600.0, 0.5  # seconds
 Payload = Mapping[str, Any]
 PointId = int | str | UUID
 Vectors = models.VectorParams | Mapping[str, models.VectorParams]
@@ -214,6 +221,40 @@ class Store:
         self.client.create_vector_name(collection, name, config)
 
     @_request
+    def delete_vector_name(self, collection: str, name: str) -> None:
+        """Remove a named vector from all points. Needs Qdrant 1.18."""
+        self.client.delete_vector_name(collection, name)
+
+    def create_snapshot(self, collection: str) -> str:
+        """Create a snapshot on the server, and wait for it. Return its name.
+
+        The server responds at once: a response after minutes would be a timeout here, and its
+        retry another snapshot.
+
+        Raises:
+            ConfigurationError: local mode has no snapshots.
+            TransportError: there is no snapshot after `SNAPSHOT_SECONDS`.
+        """
+        if self._is_local:
+            raise ConfigurationError("a snapshot needs a Qdrant server. Copy the folder instead")
+        names_before = self._snapshots(collection)
+        self._start_snapshot(collection)
+        end = time.monotonic() + SNAPSHOT_SECONDS
+        while not (names := self._snapshots(collection) - names_before):
+            if time.monotonic() > end:
+                raise TransportError(f"no snapshot after {SNAPSHOT_SECONDS} s: see Qdrant's log")
+            time.sleep(SNAPSHOT_PAUSE)
+        return min(names)
+
+    @_request
+    def _start_snapshot(self, collection: str) -> None:
+        self.client.create_snapshot(collection, wait=False)
+
+    @_request
+    def _snapshots(self, collection: str) -> set[str]:
+        return {snapshot.name for snapshot in self.client.list_snapshots(collection)}
+
+    @_request
     def create_payload_index(
         self, collection: str, field: str, field_schema: models.PayloadFieldSchema
     ) -> None:
@@ -277,10 +318,13 @@ class Store:
     ) -> list[models.ScoredPoint]:
         return self.client.query_points(collection, **query_arguments(request)).points
 
-    def sample(self, collection: str, count: int) -> list[models.ScoredPoint]:
-        """Return random points with their payloads."""
+    def sample(
+        self, collection: str, count: int, filter: models.Filter | None = None
+    ) -> list[models.ScoredPoint]:
+        """Return random points, of those that pass the filter, with their payloads."""
         query = models.SampleQuery(sample=models.Sample.RANDOM)
-        return self.query(collection, query=query, limit=count)
+        request = models.QueryRequest(query=query, filter=filter, limit=count, with_payload=True)
+        return self.query_points(collection, request)
 
     def scroll(
         self,

@@ -124,7 +124,8 @@ def stale_documents(
     uuids: dict[PointId, str] = {}  # of documents in flight, in their own notation
     for page in pages(_check_notations(documents, uuids), PAGE):
         latest = {document.id: document for document in page}
-        stored = store.payloads(collection, [*latest])
+        # `index` creates a collection before the first write, and lookups come earlier.
+        stored = store.payloads(collection, [*latest]) if store.exists(collection) else {}
         unchanged_before = report.unchanged
         for document in latest.values():
             check_uuid_notation(document, payload_uuid(stored.get(document.id, {})))

@@ -156,6 +156,7 @@ class _Engine:
         self.local = QdrantClient(":memory:")
         self._settings: dict[str, dict[str, Any]] = {}  # collection → over local mode's `config`
         self._indexes: dict[str, dict[str, dict[str, Any]]] = {}  # collection → field → index
+        self._snapshots: dict[str, list[str]] = {}  # collection → names
         self._operations = itertools.count(1)
 
     # Collections.
@@ -212,6 +213,20 @@ class _Engine:
             params = {"vectors": {request.names[1]: {"datatype": body.dense.datatype.value}}}
             self._settings[name] = _merged(self._settings[name], {"params": params})
         return self._update_result(request)
+
+    def drop_vector(self, request: _Request) -> Any:
+        name, vector = self._resolve(request.names[0]), request.names[1]
+        self.local.delete_vector_name(name, vector)
+        self._settings[name]["params"].get("vectors", {}).pop(vector, None)
+        return self._update_result(request)
+
+    def create_snapshot(self, request: _Request) -> Any:
+        names = self._snapshots.setdefault(request.names[0], [])
+        names.append(f"{request.names[0]}-{len(names)}.snapshot")
+        return {"name": names[-1], "size": 1} if request.wait else None
+
+    def snapshots(self, request: _Request) -> Any:
+        return [{"name": name, "size": 1} for name in self._snapshots.get(request.names[0], [])]
 
     def index(self, request: _Request) -> Any:
         name, schema = self._resolve(request.names[0]), request.body.field_schema
@@ -414,6 +429,9 @@ ROUTES = [
     _route(f"DELETE {C}", "drop", None, ALTERS),
     _route(f"PUT {C}/index", "index", m.CreateFieldIndex, WRITES),
     _route(f"PUT {C}/vectors/{{v}}", "add_vector", m.VectorNameConfig, WRITES),
+    _route(f"DELETE {C}/vectors/{{v}}", "drop_vector", None, WRITES),
+    _route(f"POST {C}/snapshots", "create_snapshot", None, "wait"),
+    _route(f"GET {C}/snapshots", "snapshots"),
     UPSERT,
     _route(f"POST {P}", "retrieve", m.PointRequest, READS),
     _route(f"POST {P}/scroll", "scroll", m.ScrollRequest, READS),

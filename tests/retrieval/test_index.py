@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bge_client import Client, ConfigurationError, ValidationError
+from bge_client import Client, ConfigurationError, TransportError, ValidationError
 from bge_retrieval import Schema, Store, index
 from bge_retrieval.documents import point_id
 from points import contents
@@ -81,6 +82,37 @@ def test_an_invalid_document_is_named_and_earlier_ones_are_written(
     with pytest.raises(ValidationError, match=message):
         index(store, worker, "c", [{"id": 1, "text": "море"}, bad])
     assert contents(store, "c").keys() == {1}
+
+
+def test_a_run_that_writes_nothing_leaves_no_collection(
+    store: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValidationError, match="document 1 has no text"):
+        index(store, worker, "c", [{"id": 1}])
+    assert index(store, worker, "c", ["\n"]).written == 0
+
+    def unreachable(*_: Any, **options: Any) -> Iterator[Any]:
+        yield from ()
+        raise TransportError("no response")
+
+    monkeypatch.setattr(worker, "embed_iter", unreachable)
+    with pytest.raises(TransportError):
+        index(store, worker, "c", [{"id": 1, "text": "море"}])
+    assert not store.exists("c")
+
+
+def test_a_collection_that_another_process_creates_meanwhile_is_filled(
+    store: Store, worker: Client
+) -> None:
+    def documents(**options: Any) -> Iterator[dict[str, Any]]:
+        index(store, worker, "c", [{"id": 1, "text": "море"}], **options)
+        yield {"id": 2, "text": "суша"}
+
+    index(store, worker, "c", documents())
+    assert contents(store, "c").keys() == {1, 2}
+    store.delete_collection("c")
+    with pytest.raises(ConfigurationError, match="created `c` with other options"):
+        index(store, worker, "c", documents(max_length=16))
 
 
 def test_truncated_texts_are_reported(store: Store, worker: Client) -> None:

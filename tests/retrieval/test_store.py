@@ -233,6 +233,19 @@ def test_over_rest_vectors_are_added_in_place(
     assert report.written == 20
 
 
+def test_snapshots_and_removed_vectors_over_rest(
+    server: QdrantServer, remote: Store, worker: Client
+) -> None:
+    index(remote, worker, "c", DOCUMENTS[:1])
+    server.fail(lost, on="DELETE *")
+    assert [remote.create_snapshot("c") for _ in range(2)] == ["c-0.snapshot", "c-1.snapshot"]
+    creation = ("POST", "/collections/c/snapshots")
+    queries = [call.query for call in server.calls if (call.method, call.path) == creation]
+    assert queries == [{"wait": "false"}] * 2
+    remote.delete_vector_name("c", "sparse")
+    assert contents(remote, "c").popitem()[1][1].keys() == {"dense"}
+
+
 def test_a_target_copies_the_source_settings_and_quantizes_only_dense_vectors(
     server: QdrantServer, remote: Store, worker: Client
 ) -> None:

@@ -1,9 +1,10 @@
-"""`bge migrate`: copy a collection as BGE vectors, roll back, or drop the old collection."""
+"""`bge migrate`: a copy of a collection as BGE vectors, or vectors added in place; and back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import click
 from tqdm import tqdm
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from bge_client import Client, ConfigurationError
 from bge_client.cli import connected, refuse_unused
 
-from .. import Migration, Schema, Store, add_in_place
+from .. import Migration, Schema, Store, add_in_place, drop_vectors, roll_back_in_place
 from ..errors import MigrationError
 from ..migration import cutover
 from .options import WORKER_PRICE, schema_options, text_options, with_store
@@ -26,17 +27,31 @@ from .output import print_json
 @click.option(
     "--in-place",
     is_flag=True,
-    help="SOURCE holds bge-m3's dense vectors: check a sample of them, and add sparse (with "
-    "--colbert also ColBERT) vectors to it.",
+    help="Add sparse (with --colbert also ColBERT) vectors to SOURCE. Without --add-dense, SOURCE "
+    "holds bge-m3's dense vectors, of which a sample is checked.",
 )
-@click.option("--dense-name", help="With --in-place: the name of the dense vector.")
+@click.option("--dense-name", help="With --in-place: the name of bge-m3's dense vectors.")
+@click.option(
+    "--add-dense", metavar="NAME", help="With --in-place: also add dense vectors, by this name."
+)
+@click.option("--snapshot", is_flag=True, help="First let the server write a snapshot of SOURCE.")
 @click.option(
     "--dry-run", is_flag=True, help="Estimate time and cost from a sample; write nothing."
 )
 @click.option("--price", default=WORKER_PRICE, show_default=True, help="Dollars per worker second.")
-@click.option("--rollback", is_flag=True, help="Point --alias back to the old collection.")
+@click.option(
+    "--rollback",
+    is_flag=True,
+    help="Point --alias back to the old collection. For SOURCE, let queries use its old vectors.",
+)
 @click.option("--drop-old", is_flag=True, help="Delete the old collection of --alias.")
-@connected("EMBEDDINGS", unless=("rollback", "drop_old"))
+@click.option(
+    "--drop-vector",
+    metavar="NAME",
+    multiple=True,
+    help="Remove from SOURCE, migrated in place, a vector that queries do not use. Repeatable.",
+)
+@connected("EMBEDDINGS", unless=("rollback", "drop_old", "drop_vector"))
 @with_store()
 @schema_options
 def migrate(client: Client, store: Store, **args: Any) -> None:
@@ -52,6 +67,9 @@ def migrate(client: Client, store: Store, **args: Any) -> None:
       bge migrate --rollback --alias courses
       bge migrate --drop-old --alias courses
       bge migrate courses --in-place                     # it holds bge-m3's dense vectors
+      bge migrate courses --in-place --add-dense bge-m3  # it holds another model's
+      bge migrate courses --rollback
+      bge migrate courses --drop-vector bge-m3 --drop-vector sparse
     """
     modes = [mode for mode in MODES if mode is not None and args[mode]]
     if len(modes) > 1:
@@ -66,11 +84,13 @@ COMMON = {"path", "qdrant_url", "endpoint", "timeout", "in_flight"}
 SCHEMA = {"colbert", "on_disk", "quantization", "schema"}
 TEXTS = {"text_fields", "max_length"}
 MODES: dict[str | None, set[str]] = {  # the options allowed with each
-    None: {"source", "target", "alias"} | TEXTS | SCHEMA,
+    None: {"source", "target", "alias", "snapshot"} | TEXTS | SCHEMA,
     "dry_run": {"dry_run", "source", "target", "alias", "price", "colbert", "schema"} | TEXTS,
-    "in_place": {"in_place", "source", "dense_name", "colbert", "schema"} | TEXTS,
-    "rollback": {"rollback", "alias"},
+    "in_place": {"in_place", "source", "dense_name", "add_dense", "snapshot", "colbert", "schema"}
+    | TEXTS,
+    "rollback": {"rollback", "alias", "source"},
     "drop_old": {"drop_old", "alias"},
+    "drop_vector": {"drop_vector", "source"},
 }
 
 
@@ -78,18 +98,49 @@ def _flag(mode: str) -> str:
     return "--" + mode.replace("_", "-")
 
 
-def _required_alias(alias: str | None) -> str:
-    if alias is None:
-        raise ConfigurationError("pass --alias")
-    return alias
+def _required(value: str | None, name: str) -> str:
+    if value is None:
+        raise ConfigurationError(f"pass {name}")
+    return value
 
 
-def roll_back(client: None, store: Store, alias: str | None, rollback: bool) -> None:
-    print_json({"alias": alias, "points_to": cutover.roll_back(store, _required_alias(alias))})
+def roll_back(
+    client: None, store: Store, alias: str | None, source: str | None, rollback: bool
+) -> None:
+    if source is None:
+        name = _required(alias, "--alias, or SOURCE if it was migrated in place")
+        print_json({"alias": name, "points_to": cutover.roll_back(store, name)})
+    elif alias is None:
+        print_json({"source": source, "dense": roll_back_in_place(store, source)})
+    else:
+        raise ConfigurationError("pass either --alias or SOURCE")
 
 
 def drop(client: None, store: Store, alias: str | None, drop_old: bool) -> None:
-    print_json({"alias": alias, "dropped": cutover.drop_old(store, _required_alias(alias))})
+    name = _required(alias, "--alias")
+    print_json({"alias": name, "dropped": cutover.drop_old(store, name)})
+
+
+def drop_vector(
+    client: None, store: Store, source: str | None, drop_vector: tuple[str, ...]
+) -> None:
+    name = _required(source, "SOURCE")
+    drop_vectors(store, name, drop_vector)
+    print_json({"source": name, "dropped": drop_vector})
+
+
+def _take_snapshot(store: Store, collection: str) -> None:
+    """Let the server write a snapshot. Print its name, and how to restore it."""
+    name = store.create_snapshot(collection)
+    snapshots = f"collections/{quote(collection, safe='')}/snapshots/{quote(name)}"
+    upload = f"collections/{quote(collection, safe='')}_restored/snapshots/upload"
+    click.echo(
+        f"snapshot of {collection}: {name}. Download it, and if needed restore it under a new name "
+        '(with a key, add -H "api-key: $QDRANT_API_KEY"):\n'
+        f'  curl -f -o snapshot "$QDRANT_URL/{snapshots}"\n'
+        f'  curl -f -F snapshot=@snapshot "$QDRANT_URL/{upload}?priority=snapshot"',
+        err=True,
+    )
 
 
 def run_in_place(
@@ -99,17 +150,21 @@ def run_in_place(
     text_fields: tuple[str, ...],
     max_length: int | None,
     dense_name: str | None,
+    add_dense: str | None,
+    snapshot: bool,
     schema: Schema,
     in_place: bool,
 ) -> None:
-    if source is None:
-        raise ConfigurationError("pass SOURCE")
+    source = store.resolve(_required(source, "SOURCE"))
+    if snapshot:
+        _take_snapshot(store, source)
     with tqdm(unit="point", disable=None) as bar:
         report = add_in_place(
             store,
             client,
             source,
             dense=dense_name,
+            add_dense=add_dense,
             text_fields=text_fields or None,
             colbert=schema.colbert,
             max_length=max_length,
@@ -127,6 +182,7 @@ def run_migration(
     text_fields: tuple[str, ...],
     max_length: int | None,
     schema: Schema,
+    snapshot: bool = False,
     dry_run: bool = False,
     price: float = WORKER_PRICE,
 ) -> None:
@@ -147,6 +203,8 @@ def run_migration(
         if dry_run:
             print_json(migration.estimate(price).as_dict())
             return
+        if snapshot:
+            _take_snapshot(store, migration.source)
         report = migration.run()
     print_json(report.as_dict())
     if report.late:
@@ -162,4 +220,5 @@ COMMANDS: dict[str | None, Callable[..., None]] = {
     "in_place": run_in_place,
     "rollback": roll_back,
     "drop_old": drop,
+    "drop_vector": drop_vector,
 }

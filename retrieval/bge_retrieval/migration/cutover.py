@@ -13,7 +13,7 @@ from ..errors import MigrationError
 from ..metadata import METADATA, CollectionMetadata
 from ..similarity import format_ids
 from ..store import PointId, Store
-from ..sync import MAX_REPORTED_IDS, is_current, sync
+from ..sync import MAX_REPORTED_IDS, sync
 from .collection_pair import CollectionPair
 from .reports import MigrationReport
 
@@ -89,7 +89,9 @@ def drop_old(store: Store, alias: str) -> str:
         raise MigrationError(
             f"the migration to `{collection}` was interrupted at the cutover: run it again first"
         )
-    late = [id for id in metadata.late if _differs(store, source, collection, id)]
+    pair = CollectionPair(store, source, collection, metadata.text_fields)
+    ids: list[PointId] = [int(id) if id.isdecimal() else id for id in metadata.late]
+    late = list(pair.still_differing(ids))
     if late:
         raise MigrationError(
             f"{len(late)} points of `{source}` changed at the cutover{format_ids(late)}. "
@@ -97,14 +99,6 @@ def drop_old(store: Store, alias: str) -> str:
         )
     store.delete_collection(source)
     return source
-
-
-def _differs(store: Store, source: str, target: str, late_id: str) -> bool:
-    ids: list[PointId] = [int(late_id) if late_id.isdecimal() else late_id]
-    source_payloads, target_payloads = store.payloads(source, ids), store.payloads(target, ids)
-    return any(
-        not is_current(target_payloads.get(id), payload) for id, payload in source_payloads.items()
-    )
 
 
 def _migrated_collection(store: Store, alias: str) -> tuple[str, CollectionMetadata, str]:

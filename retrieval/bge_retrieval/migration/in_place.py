@@ -1,4 +1,7 @@
-"""Add sparse and ColBERT vectors to a collection that holds bge-m3's dense vectors.
+"""Add bge-m3's vectors to a collection: beside another model's, or to bge-m3's own dense ones.
+
+    check a sample → record → create the names → passes until little is left → verify a sample
+    → passes → metadata, which switches the queries → a last pass
 
 Only this module writes to a collection that another program created. It adds vectors and replaces
 nothing. Adding a named vector needs Qdrant 1.18.
@@ -6,9 +9,9 @@ nothing. Adding a named vector needs Qdrant 1.18.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 from qdrant_client import models
@@ -16,26 +19,35 @@ from qdrant_client import models
 from bge_client import Client, ConfigurationError, Embedding, FingerprintError, HTTPStatusError
 
 from ..documents import Document, usable_text
-from ..metadata import METADATA, CollectionMetadata
-from ..schema import COLBERT, COLBERT_CUT, MAX_SIM, SPARSE, extra_vectors, is_colbert_cut
+from ..errors import MigrationError
+from ..metadata import CollectionMetadata
+from ..schema import COLBERT, COLBERT_CUT, MAX_SIM, SPARSE, is_colbert_cut, point_vectors
 from ..similarity import MIN_COSINE, format_ids, no_text_message, similarities
-from ..store import PointId, Store
+from ..store import Payload, PointId, Store
 from ..sync import IdSummary, Progress, SyncReport, batches, embed_documents, no_progress
+from .added_vectors import AddedVectors, stored_metadata, used_names, vector_names
 
-SAMPLE_SIZE = 256  # points whose dense vectors are recomputed first
+SAMPLE_SIZE = 256  # points whose existing dense vectors are recomputed first
 MIN_MATCHING = 0.95  # of the sample; some texts may have changed since they were embedded
+ADDED_SAMPLE_SIZE = 64  # points whose added dense vectors are recomputed before the switch
 
 
 @dataclass
 class InPlaceReport(SyncReport):
-    """`without_text` are points that were skipped, `differing` points of the sample whose dense
-    vector differs from a new one of their text."""
+    """`dense` names the dense vector that queries use, `added` the vectors that were added.
+
+    `without_text` are points that were skipped, `differing` points of the sample whose existing
+    dense vector differs from a new one of their text. `late` counts the points that were written
+    after the switch.
+    """
 
     collection: str = ""
     dense: str = ""
+    added: tuple[str, ...] = ()
     compared: int = 0
     differing: list[PointId] = field(default_factory=list)
     without_text: IdSummary = field(default_factory=IdSummary)
+    late: int = 0
 
 
 def add_in_place(
@@ -44,74 +56,49 @@ def add_in_place(
     collection: str,
     *,
     dense: str | None = None,
+    add_dense: str | None = None,
     text_fields: Sequence[str] | None = None,
     colbert: bool = False,
     max_length: int | None = None,
     progress: Progress = no_progress,
 ) -> InPlaceReport:
-    """Check a sample of the dense vectors against the endpoint, then add the missing vectors.
+    """Add the missing vectors to the points with a text, then let queries use them.
 
-    `dense` names the dense vector if several have the right size. A BGE collection can get ColBERT
-    vectors this way. Any other collection gets its metadata last. After a kill, run it again. A
-    text that changes during the run, without its vectors, may keep an outdated sparse vector.
+    `add_dense` names a new dense vector, beside another model's. Without it, the collection must
+    hold bge-m3's dense vectors: a sample of them is checked first, and `dense` names them if
+    several have the right size. A BGE collection can get ColBERT vectors this way.
+
+    After a kill, and for points that were written later, run it again. A point that is replaced
+    meanwhile loses the added vectors, and gets new ones. A text that changes without the point's
+    vectors, as by `set_payload`, keeps outdated ones.
 
     Raises:
-        FingerprintError: the dense vectors are those of another model.
-        ConfigurationError: no vector, or more than one, has the right size.
+        FingerprintError: the existing vectors are those of another model.
+        MigrationError: added vectors of a sample differ from new ones. Queries have not changed.
+        ConfigurationError: no vector, or more than one, has the right size; or a vector of another
+            model has the name of an added one.
     """
+    if add_dense is not None and (dense is not None or add_dense in ("", SPARSE, COLBERT)):
+        raise ConfigurationError(
+            f"`add_dense` must be a name other than `{SPARSE}` and `{COLBERT}`, and given without "
+            f"`dense`. Given: `{add_dense}`"
+        )
     collection = store.resolve(collection)
-    metadata = _target_metadata(store, client, collection, dense, text_fields, colbert, max_length)
-    report = InPlaceReport(collection=collection, dense=metadata.dense)
-    _check_dense(store, client, collection, metadata, report)
-    _create_missing_names(store, collection, metadata)
-    documents = _incomplete_documents(store, collection, metadata, report)
-    vectors = (
-        _point_vectors(store, collection, document, embedding, metadata, report)
-        for document, embedding in embed_documents(client, documents, collection, metadata)
-    )
-    for batch in batches(vectors):
-        store.add_vectors(collection, batch)
-        report.written += len(batch)
-        progress(len(batch))
-    metadata.save(store, collection)
-    return report
-
-
-def _target_metadata(
-    store: Store,
-    client: Client,
-    collection: str,
-    dense: str | None,
-    text_fields: Sequence[str] | None,
-    colbert: bool,
-    max_length: int | None,
-) -> CollectionMetadata:
-    """Return the stored metadata of a BGE collection, or new metadata; `colbert` may be added."""
+    stored = stored_metadata(store, collection)
     probed = CollectionMetadata.probe(client, colbert=colbert, max_length=max_length)
-    if METADATA in (store.info(collection).config.metadata or {}):
-        stored = CollectionMetadata.load(store, collection)
+    if stored is None:
+        if dense is None and add_dense is None:
+            dense = _find_dense_name(store, collection, probed.dimensions)
+        fields = tuple(text_fields or ("text",))
+        metadata = replace(probed, dense=dense or "", text_fields=fields)
+    else:
+        fields = tuple(text_fields or stored.text_fields)
         stored.check_fingerprint(probed.fingerprint, collection)
-        fields = text_fields and tuple(text_fields)
         stored.check_options(collection, dense=dense, text_fields=fields, max_length=max_length)
-        return replace(stored, colbert=stored.colbert or colbert)
-    name = dense if dense is not None else _find_dense_name(store, collection, probed.dimensions)
-    return replace(probed, dense=name, text_fields=tuple(text_fields or ("text",)))
-
-
-def _point_vectors(
-    store: Store,
-    collection: str,
-    document: Document,
-    embedding: Embedding,
-    metadata: CollectionMetadata,
-    report: InPlaceReport,
-) -> models.PointVectors:
-    if embedding.truncated:
-        report.truncated.add(document.id)
-    if is_colbert_cut(embedding, metadata):
-        report.colbert_cut.add(document.id)
-        store.set_payload(collection, [document.id], {COLBERT_CUT: True})
-    return models.PointVectors(id=document.id, vector=extra_vectors(embedding, metadata))
+        metadata = replace(stored, colbert=stored.colbert or colbert)
+    if add_dense is not None:
+        metadata = replace(metadata, dense=add_dense)
+    return _InPlaceMigration(store, client, collection, stored, metadata, add_dense, progress).run()
 
 
 def _find_dense_name(store: Store, collection: str, dimensions: int) -> str:
@@ -131,83 +118,225 @@ def _find_dense_name(store: Store, collection: str, dimensions: int) -> str:
     return names[0]
 
 
-def _check_dense(
-    store: Store,
-    client: Client,
-    collection: str,
-    metadata: CollectionMetadata,
-    report: InPlaceReport,
-) -> None:
-    """Raises FingerprintError if stored vectors of a sample differ from new ones."""
-    documents = list(islice(_sample(store, collection, metadata), SAMPLE_SIZE))
-    if not documents:
-        raise ConfigurationError(no_text_message(store, collection, metadata.text_fields))
-    cosines = similarities(store, client, collection, metadata, documents)
-    report.differing = [document.id for document, cosine in cosines if cosine < MIN_COSINE]
-    report.compared = len(documents)
-    differing = len(report.differing)
-    if differing > (1 - MIN_MATCHING) * len(documents):
-        raise FingerprintError(
-            f"of {len(documents)} dense vectors of `{collection}`, {differing} differ from those "
-            f"of {metadata.model}{format_ids(report.differing)}. Nothing was changed. "
-            f"Run `bge migrate {collection} NEW` to build a new collection from the texts"
+class _InPlaceMigration:
+    """Takes a collection from the `stored` metadata, or none, to the target `metadata`."""
+
+    def __init__(
+        self,
+        store: Store,
+        client: Client,
+        collection: str,
+        stored: CollectionMetadata | None,
+        metadata: CollectionMetadata,
+        add_dense: str | None,
+        progress: Progress,
+    ) -> None:
+        self._store, self._client, self._collection = store, client, collection
+        self._metadata, self._progress = metadata, progress
+        before = (None, False) if stored is None else (stored.dense, stored.colbert)
+        self._record = AddedVectors.load(store, collection) or AddedVectors((), *before)
+        self._adds_dense = metadata.dense in (add_dense, *self._record.names)
+        self._names = [metadata.dense] if self._adds_dense else []
+        self._names += [SPARSE, COLBERT] if metadata.colbert else [SPARSE]
+        self._known = {*self._record.names} | used_names(stored)
+        # Written last. A point that another program writes meanwhile lacks it.
+        new_names = [name for name in self._names if name not in used_names(stored)]
+        self._last = (new_names or self._names)[-1]
+        self._report = InPlaceReport(collection=collection, dense=metadata.dense)
+        self._texts: dict[PointId, str] = {}  # of the points that are being written
+
+    def run(self) -> InPlaceReport:
+        missing = self._missing_names()
+        if self._adds_dense:
+            self._sample(SAMPLE_SIZE)
+        else:
+            self._check_existing()
+        self._create_names(missing)
+        self._add_until_stable()
+        if self._adds_dense:
+            self._verify_added()
+            # Add what was written during the verification.
+            self._add_until_stable()
+        self._metadata.save(self._store, self._collection)
+        self._report.late = self._add_missing()
+        return self._report
+
+    def _text(self, payload: Payload) -> tuple[str | None, str]:
+        return usable_text(payload, self._metadata.text_fields)
+
+    # ------------------------------------------------------------------------------ check
+
+    def _sample(self, count: int, filter: models.Filter | None = None) -> list[Document]:
+        """Return the points with text of a random sample.
+
+        Raises:
+            ConfigurationError: there are none.
+        """
+        documents = [
+            Document(point.id, text, point.payload or {})
+            for point in self._store.sample(self._collection, count, filter)
+            if (text := self._text(point.payload or {})[0]) is not None
+        ]
+        if not documents:
+            fields = self._metadata.text_fields
+            raise ConfigurationError(no_text_message(self._store, self._collection, fields))
+        return documents
+
+    def _differing(self, documents: Sequence[Document]) -> list[PointId]:
+        self._report.compared = len(documents)
+        cosines = similarities(
+            self._store, self._client, self._collection, self._metadata, documents
         )
+        return [document.id for document, cosine in cosines if not cosine >= MIN_COSINE]
 
-
-def _create_missing_names(store: Store, collection: str, metadata: CollectionMetadata) -> None:
-    """Add the named vectors that the collection lacks."""
-    existing = _vector_names(store, collection)
-    configs: dict[str, Any] = {
-        SPARSE: models.SparseVectorNameConfig(sparse=models.SparseVectorConfig()),
-        COLBERT: models.DenseVectorNameConfig(
-            dense=models.DenseVectorConfig(
-                size=metadata.dimensions,
-                distance=models.Distance.COSINE,
-                multivector_config=MAX_SIM,
-                datatype=models.VectorStorageDatatype.FLOAT16,
+    def _check_existing(self) -> None:
+        """Raises FingerprintError if existing dense vectors differ from new ones."""
+        documents = self._sample(SAMPLE_SIZE)
+        differing = self._report.differing = self._differing(documents)
+        if len(differing) > (1 - MIN_MATCHING) * len(documents):
+            raise FingerprintError(
+                f"of {len(documents)} dense vectors of `{self._collection}`, {len(differing)} "
+                f"differ from those of {self._metadata.model}{format_ids(differing)}. Nothing was "
+                f"changed. Run `bge migrate {self._collection} NEW` to build a new collection from "
+                "the texts, or pass --add-dense to add vectors beside them"
             )
-        ),
-    }
-    for name in _required_names(metadata):
-        if name in existing:
-            continue
-        try:
-            store.create_vector_name(collection, name, configs[name])
-        except HTTPStatusError:  # created, but the response was lost
-            if name not in _vector_names(store, collection):
-                raise
 
+    def _verify_added(self) -> None:
+        """Raises MigrationError if an added dense vector differs from a new one."""
+        name = self._metadata.dense
+        condition = models.HasVectorCondition(has_vector=name)
+        documents = self._sample(ADDED_SAMPLE_SIZE, models.Filter(must=[condition]))
+        differing = self._differing(documents)
+        if differing:
+            raise MigrationError(
+                f"of {len(documents)} vectors `{name}` of `{self._collection}` that were "
+                f"recomputed, {len(differing)} differ{format_ids(differing)}: their texts have "
+                "changed without their vectors. Queries have not changed. Upsert these points and "
+                "run the same command again"
+            )
 
-def _vector_names(store: Store, collection: str) -> set[str]:
-    params = store.info(collection).config.params
-    dense = {*params.vectors} if isinstance(params.vectors, dict) else set()
-    return dense | {*(params.sparse_vectors or {})}
+    # ------------------------------------------------------------------------------ names
 
+    def _missing_names(self) -> list[str]:
+        """Return the vectors that the collection lacks.
 
-def _required_names(metadata: CollectionMetadata) -> list[str]:
-    return [SPARSE, COLBERT] if metadata.colbert else [SPARSE]
+        Raises:
+            ConfigurationError: a vector of another model has one of the names.
+        """
+        existing = vector_names(self._store, self._collection)
+        for name in self._names:
+            if self._adds_dense and name in existing - self._known:
+                raise ConfigurationError(
+                    f"collection `{self._collection}` has a vector `{name}` already, which was not "
+                    f"added in place. "
+                    f"{'Pass another name' if name == self._metadata.dense else 'Remove it first'}"
+                )
+        return [name for name in self._names if name not in existing]
 
+    def _create_names(self, missing: list[str]) -> None:
+        names = tuple(dict.fromkeys([*self._record.names, *missing]))
+        self._report.added = names
+        if missing:
+            replace(self._record, names=names).save(self._store, self._collection)
+        for name in missing:
+            try:
+                self._store.create_vector_name(self._collection, name, self._config(name))
+            except HTTPStatusError:  # created, but the response was lost
+                if name not in vector_names(self._store, self._collection):
+                    raise
 
-def _incomplete_documents(
-    store: Store, collection: str, metadata: CollectionMetadata, report: InPlaceReport
-) -> Iterator[Document]:
-    """Yield points with text that lack a required vector."""
-    conditions: list[models.Condition] = [
-        models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
-        for name in _required_names(metadata)
-    ]
-    for records in store.scroll(collection, scroll_filter=models.Filter(should=conditions)):
-        for record in records:
-            text, problem = usable_text(record.payload or {}, metadata.text_fields)
-            if text is None:
-                report.without_text.add(record.id, problem)
-            else:
-                yield Document(record.id, text, record.payload or {})
+    def _config(self, name: str) -> Any:
+        if name == SPARSE:
+            return models.SparseVectorNameConfig(sparse=models.SparseVectorConfig())
+        config = models.DenseVectorConfig(
+            size=self._metadata.dimensions, distance=models.Distance.COSINE
+        )
+        if name == COLBERT:
+            config.multivector_config = MAX_SIM
+            config.datatype = models.VectorStorageDatatype.FLOAT16
+        return models.DenseVectorNameConfig(dense=config)
 
+    # ------------------------------------------------------------------------------ write
 
-def _sample(store: Store, collection: str, metadata: CollectionMetadata) -> Iterator[Document]:
-    """Yield the points with text of a random sample."""
-    for point in store.sample(collection, SAMPLE_SIZE):
-        text, _ = usable_text(point.payload or {}, metadata.text_fields)
-        if text is not None:
-            yield Document(point.id, text, point.payload or {})
+    def _add_until_stable(self) -> None:
+        """Repeat the pass while each leaves less to do than the one before it."""
+        previous: float = math.inf
+        while 0 < (written := self._add_missing()) < previous:
+            previous = written
+
+    def _add_missing(self) -> int:
+        """Add vectors to the points that lack one. Return the number of points written."""
+        self._report.without_text = IdSummary()
+        embeddings = embed_documents(
+            self._client, self._incomplete_documents(), self._collection, self._metadata
+        )
+        written = 0
+        for batch in batches(self._point_vectors(embeddings)):
+            written += self._write(batch)
+            self._progress(len(batch))
+        self._report.written += written
+        return written
+
+    def _incomplete_documents(self) -> Iterator[Document]:
+        """Yield the points with text that lack a vector."""
+        conditions: list[models.Condition] = [
+            models.Filter(must_not=[models.HasVectorCondition(has_vector=name)])
+            for name in self._names
+        ]
+        incomplete = models.Filter(should=conditions)
+        for records in self._store.scroll(self._collection, scroll_filter=incomplete):
+            for record in records:
+                payload = record.payload or {}
+                text, problem = self._text(payload)
+                if text is None:
+                    self._report.without_text.add(record.id, problem)
+                else:
+                    yield Document(record.id, text, payload)
+
+    def _point_vectors(
+        self, embeddings: Iterable[tuple[Document, Embedding]]
+    ) -> Iterator[models.PointVectors]:
+        for document, embedding in embeddings:
+            if embedding.truncated:
+                self._report.truncated.add(document.id)
+            if is_colbert_cut(embedding, self._metadata):
+                self._report.colbert_cut.add(document.id)
+                self._store.set_payload(self._collection, [document.id], {COLBERT_CUT: True})
+            self._texts[document.id] = document.text
+            vectors = point_vectors(embedding, self._metadata)
+            yield models.PointVectors(
+                id=document.id, vector={name: vectors[name] for name in self._names}
+            )
+
+    def _write(self, batch: list[models.PointVectors]) -> int:
+        """Write the vectors, the last one only to points whose text is still the same.
+
+        A point that is replaced before the check has another text, and after it lacks the other
+        vectors. Either way, a later pass finds it incomplete, also after a kill.
+        """
+        last, others = self._split(batch)
+        if others:
+            self._store.add_vectors(self._collection, others)
+        payloads = self._store.payloads(self._collection, [point.id for point in batch])
+        current = [
+            point
+            for point in last
+            if self._text(payloads.get(point.id, {}))[0] == self._texts.pop(point.id)
+        ]
+        if current:
+            self._store.add_vectors(self._collection, current)
+        return len(current)
+
+    def _split(
+        self, batch: list[models.PointVectors]
+    ) -> tuple[list[models.PointVectors], list[models.PointVectors]]:
+        """Return the last vector of each point, and its other vectors."""
+        last, others = [], []
+        for point in batch:
+            vectors: dict[str, Any] = dict(point.vector)  # type: ignore[arg-type]
+            last.append(
+                models.PointVectors(id=point.id, vector={self._last: vectors.pop(self._last)})
+            )
+            if vectors:
+                others.append(models.PointVectors(id=point.id, vector=vectors))
+        return last, others

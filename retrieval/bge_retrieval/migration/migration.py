@@ -76,9 +76,9 @@ class Migration:
         self._target = target
         aliases = store.aliases()
         self._alias = alias or (source if source in aliases else None)
-        self._source = self._resolve_source(source, aliases)
-        self._config = store.info(self._source)
-        self._pair = CollectionPair(store, self._source, target, self._fields)
+        self.source = self._resolve_source(source, aliases)
+        self._config = store.info(self.source)
+        self._pair = CollectionPair(store, self.source, target, self._fields)
         if target in aliases:
             raise ConfigurationError(f"the target `{target}` is an alias. Name a new collection")
         if self._alias is not None and store.exists(self._alias) and self._alias not in aliases:
@@ -86,10 +86,10 @@ class Migration:
                 f"`{self._alias}` is a collection, so it cannot be an alias. Pass another --alias "
                 "and use it in the application"
             )
-        if aliases.get(self._alias or "", self._source) not in (self._source, target):
+        if aliases.get(self._alias or "", self.source) not in (self.source, target):
             raise ConfigurationError(
                 f"alias `{self._alias}` points to `{aliases[self._alias or '']}`, which is neither "
-                f"`{self._source}` nor `{target}`"
+                f"`{self.source}` nor `{target}`"
             )
 
     def _resolve_source(self, source: str, aliases: dict[str, str]) -> str:
@@ -109,18 +109,18 @@ class Migration:
 
     # ---------------------------------------------------------------------------- dry run
 
-    def estimate(self, dollars_per_second: float, sample: int = 256) -> Estimate:
+    def estimate(self, price: float, sample: int = 256) -> Estimate:
         """Embed a random sample of the source and extrapolate. Writes nothing.
+
+        `price` is in dollars per second of a worker.
 
         Raises:
             ConfigurationError: no point of the sample has a text, or the price is invalid.
         """
-        if not 0 <= dollars_per_second < math.inf:
-            raise ConfigurationError(
-                f"`dollars_per_second` must be 0 or more. Given: {dollars_per_second}"
-            )
+        if not 0 <= price < math.inf:
+            raise ConfigurationError(f"`price` must be 0 or more. Given: {price}")
         self._check_sample_has_text()
-        points = self._store.sample(self._source, sample)
+        points = self._store.sample(self.source, sample)
         usable = (self._pair.usable_text(point.payload or {})[0] for point in points)
         texts = [text for text in usable if text is not None]
         self._client.embed("fingerprint")  # excludes the cold start from the measurement
@@ -131,7 +131,7 @@ class Migration:
             )
             tokens = result.usage.total_tokens
         elapsed = time.monotonic() - start
-        total = self._store.count(self._source)
+        total = self._store.count(self.source)
         scale = total / max(1, len(points))
         return Estimate(
             points=total,
@@ -139,7 +139,7 @@ class Migration:
             without_text=round(scale * (len(points) - len(texts))),
             tokens=round(scale * tokens),
             seconds=scale * elapsed,
-            dollars=scale * elapsed * dollars_per_second,
+            dollars=scale * elapsed * price,
         )
 
     # -------------------------------------------------------------------------------- run
@@ -155,7 +155,7 @@ class Migration:
             BGEError: see `errors.py`.
         """
         start = time.monotonic()
-        report = MigrationReport(source=self._source, target=self._target, alias=self._alias)
+        report = MigrationReport(source=self.source, target=self._target, alias=self._alias)
         metadata = self._prepare_target()
         aliases = self._store.aliases()
         target_aliases = {alias for alias, name in aliases.items() if name == self._target}
@@ -186,7 +186,7 @@ class Migration:
         if lost:
             raise MigrationError(
                 f"`{self._target}` is or was in use, and {len(lost)} of its points differ from "
-                f"`{self._source}`{format_ids(lost)}. Overwriting them could lose changes: name "
+                f"`{self.source}`{format_ids(lost)}. Overwriting them could lose changes: name "
                 f"another target, or delete `{self._target}`"
             )
 
@@ -196,15 +196,15 @@ class Migration:
             "max_length": self._max_length,
             "text_fields": self._fields,
         }
-        metadata = CollectionMetadata.probe(self._client, migrated_from=self._source, **options)
+        metadata = CollectionMetadata.probe(self._client, migrated_from=self.source, **options)
         if not self._store.exists(self._target):
             self._check_sample_has_text()
         stored = self._schema.ensure(self._store, self._target, metadata, self._config.config)
         stored.check_options(self._target, **options)
-        if stored.migrated_from != self._source:
+        if stored.migrated_from != self.source:
             raise ConfigurationError(
                 f"collection `{self._target}` was created from "
-                f"{stored.migrated_from or 'documents'}, not from `{self._source}`. Name a new one"
+                f"{stored.migrated_from or 'documents'}, not from `{self.source}`. Name a new one"
             )
         target_indexes = self._store.info(self._target).payload_schema
         for name, index in self._config.payload_schema.items():  # keep filters fast
@@ -215,9 +215,9 @@ class Migration:
 
     def _check_sample_has_text(self) -> None:
         """Raises ConfigurationError if no point of a random sample has a text."""
-        sample = self._store.sample(self._source, SAMPLE_SIZE)
+        sample = self._store.sample(self.source, SAMPLE_SIZE)
         if sample and not any(self._pair.usable_text(point.payload or {})[0] for point in sample):
-            raise ConfigurationError(no_text_message(self._store, self._source, self._fields))
+            raise ConfigurationError(no_text_message(self._store, self.source, self._fields))
 
     def _sync_until_stable(self, metadata: CollectionMetadata, report: MigrationReport) -> None:
         for _ in range(MAX_PASSES):
@@ -233,7 +233,7 @@ class Migration:
         changing = chain(self._pair.differing(), self._pair.only_in_target())
         differing = [*islice(changing, MAX_IDS_IN_MESSAGE + 1)]
         raise MigrationError(
-            f"`{self._source}` still changes after {MAX_PASSES} passes{format_ids(differing)}. No "
+            f"`{self.source}` still changes after {MAX_PASSES} passes{format_ids(differing)}. No "
             "alias was moved: pause the writes to it and run the same command again"
         )
 
@@ -254,7 +254,7 @@ class Migration:
 
     def _source_documents(self, report: MigrationReport) -> Iterator[Document]:
         """Yield the source's points as documents. Copies points without text directly."""
-        for records in self._store.scroll(self._source):
+        for records in self._store.scroll(self.source):
             textless = []
             for record in records:
                 payload = record.payload or {}

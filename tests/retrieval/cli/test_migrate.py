@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from qdrant_client import models
 
 from bge_client import JinaClient
 from bge_retrieval import Store
 from bge_retrieval.evaluation import builder
 from commands import COURSE, EXAMPLES, FIELDS, Run, report
+from fakes.qdrant_server import QdrantServer
 from fakes.scripted import Exchange, Scripted, status
 
 
@@ -70,3 +72,27 @@ def test_migration_from_jina_vectors(run: Run, tmp_path: Path, jina: Scripted) -
     with Store.open(path=tmp_path) as store:
         assert store.aliases() == {"courses": "courses_bge"}
         assert not store.exists("courses_v1")
+
+
+def test_in_place_with_a_snapshot_and_back(run: Run) -> None:
+    """The snapshot comes before every write, and its restoration is printed."""
+    with QdrantServer() as server, Store.open(url=server.url) as store:
+        params = models.VectorParams(size=4, distance=models.Distance.COSINE)
+        store.create_collection("old", vectors_config={"jina": params})
+        point = models.PointStruct(id=1, vector={"jina": [1, 0, 0, 0]}, payload={"text": "море"})
+        store.upsert("old", [point])
+        store.point_alias("courses", "old")
+        written = len(server.calls)
+        url = ("--qdrant-url", server.url)
+        added = run("migrate", "courses", "--in-place", "--add-dense", "bge-m3", "--snapshot", *url)
+        assert (report(added)["dense"], report(added)["written"]) == ("bge-m3", 1)
+        assert '"$QDRANT_URL/collections/old/snapshots/old-0.snapshot"' in added.stderr
+        writes = [call for call in server.calls[written:] if call.method in ("PUT", "PATCH")]
+        snapshot = server.routes().index("POST /collections/old/snapshots")
+        assert snapshot < server.calls.index(writes[0])
+        copied = run("migrate", "old", "new", "--snapshot", *url)
+        assert "old-1.snapshot" in copied.stderr
+        assert report(run("migrate", "courses", "--rollback", *url))["dense"] is None
+        run("migrate", "courses", "--drop-vector", "bge-m3", "--drop-vector", "sparse", *url)
+        assert {*store.info("old").config.params.vectors} == {"jina"}
+        assert server.conformance_errors() == []

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from bge_client import Client, ConfigurationError
 from bge_retrieval import Migration, MigrationError, Store, drop_old, index, roll_back, sync
+from conftest import ROOT
 from fakes.killed_client import Killed
 from points import other_model_vector, payloads, put
+
+UUID = "5c56c793-69f3-4fbf-87e6-c4bf54c28c26"
 
 
 def before_cutover(
@@ -31,17 +36,19 @@ def test_changes_at_the_cutover_are_copied_or_reported(
     old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def change() -> None:
-        put(old, (777, {"text": "опоздавший"}), (3, {"text": "изменён"}))
+        put(old, (777, {"text": "опоздавший"}), (UUID, {"text": "изменён"}))
+        put(old, (3, {"text": "изменён"}))
         old.delete("old", [5])
 
+    put(old, (UUID, {"text": "море"}))
     before_cutover(old, monkeypatch, change)
     report = Migration(old, worker, "live", "new").run()
     assert payloads(old, "new")[777] == {"text": "опоздавший"}
-    assert (report.late, report.only_in_target) == ([3], [5])
-    with pytest.raises(MigrationError, match=r"1 points of .* cutover: 3\. Copy them"):
+    assert (report.late, report.only_in_target) == ([3, UUID], [5])
+    with pytest.raises(MigrationError, match=rf"2 points of .* cutover: 3, {UUID}\. Copy them"):
         drop_old(old, "live")
     index(old, worker, "live", [{"id": 3, "text": "изменён"}])
-    old.delete("old", [3])
+    old.delete("old", [3, UUID])
     assert drop_old(old, "live") == "old"
 
 
@@ -147,6 +154,27 @@ def test_after_the_cutover_the_target_is_not_overwritten(
     assert (report.written, report.deleted) == (0, 0)
     assert payloads(old, "new")[5000] == {"id": 5000, "text": "написан после"}
     assert payloads(old, "new")[3] == {"id": 3, "text": "изменён"}
+
+
+def test_with_the_documented_writes_to_both_a_rollback_loses_nothing(
+    old: Store, worker: Client
+) -> None:
+    Migration(old, worker, "live", "new").run()
+    page = (ROOT / "docs" / "after-migration.md").read_text("utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    example: dict[str, Any] = {}
+    exec(code, example)
+
+    def previous_vectors(texts: list[str]) -> list[list[float]]:
+        return [other_model_vector({"text": text}) for text in texts]
+
+    changed = {3: {"text": "изменён"}, 777: {"text": "новый"}}
+    example["write"](old, worker, previous_vectors, changed)
+    example["delete"](old, [5])
+    assert payloads(old, "new") == payloads(old, "old")
+    assert payloads(old, "old").items() >= changed.items()
+    roll_back(old, "live")
+    assert Migration(old, worker, "live", "new").run().written == 0
 
 
 def test_after_a_rollback_writes_to_the_target_are_not_lost(old: Store, worker: Client) -> None:

@@ -1,25 +1,37 @@
-"""Sparse and ColBERT vectors are added; nothing is replaced."""
+"""Vectors are added, beside another model's or to bge-m3's; nothing is replaced."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from qdrant_client import models
+from qdrant_client import QdrantClient, models
 
-from bge_client import Client, FingerprintError
+from bge_client import Client, ConfigurationError, FingerprintError
 from bge_retrieval import (
     CollectionMetadata,
     HybridSearch,
     Migration,
+    MigrationError,
     Plan,
     Store,
     add_in_place,
     roll_back,
     sync,
 )
+from bge_retrieval.metadata import METADATA
+from bge_retrieval.similarity import dense_vector
 from fakes.killed_client import Killed, KilledClient
-from points import contents, other_model_vector
+from points import (
+    DIMENSIONS,
+    Contents,
+    assert_equal,
+    contents,
+    make_old,
+    other_model_vector,
+    payloads,
+    put,
+)
 
 
 def make_dense_only(
@@ -57,6 +69,119 @@ def test_sparse_and_colbert_vectors_are_added_in_place(
     plan = Plan(colbert=True)
     assert len(HybridSearch(store, worker, "mine", plan).search("список", explain=True)) == 10
     assert add_in_place(store, worker, "mine", colbert=True).written == 0
+
+
+def test_dense_vectors_are_added_beside_those_of_another_model(old: Store, worker: Client) -> None:
+    put(old, (101, {"n": 1}))
+    before = contents(old, "old")
+    report = add_in_place(old, worker, "live", add_dense="bge-m3", colbert=True)
+    assert (report.written, report.compared, report.late) == (30, 30, 0)
+    assert [*report.without_text.first] == ["101"]
+    assert report.added == ("bge-m3", "sparse", "colbert")
+    after = contents(old, "old")
+    assert payloads(old, "old") == {id: payload for id, (payload, _) in before.items()}
+    assert all(dense_vector(after[id][1], "") == vector for id, (_, vector) in before.items())
+    expected = worker.embed(before[3][0]["text"], dtype="float32").dense[0]
+    assert after[3][1]["bge-m3"] == pytest.approx(expected, abs=1e-3)
+    hits = HybridSearch(old, worker, "live", Plan(sparse=False)).search(before[3][0]["text"], 1)
+    assert hits[0].id == 3
+    assert add_in_place(old, worker, "live", add_dense="bge-m3").written == 0
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_added_dense_vectors_are_complete_after_a_kill_at_any_call(
+    worker: Client, passages: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    """Queries change only when all vectors are there."""
+    monkeypatch.setattr(sync, "PAGE", 2)
+    uninterrupted = make_old(Store(QdrantClient(":memory:")), passages[:3])
+    counting = KilledClient(uninterrupted.client, 0, after)
+    add_in_place(Store(counting), worker, "old", add_dense="bge-m3")  # type: ignore[arg-type]
+    expected = contents(uninterrupted, "old")
+    for kill_at in range(1, counting.calls + 1):
+        store = make_old(Store(QdrantClient(":memory:")), passages[:3])
+        killed = Store(KilledClient(store.client, kill_at, after))  # type: ignore[arg-type]
+        with pytest.raises(Killed):
+            add_in_place(killed, worker, "old", add_dense="bge-m3")
+        if METADATA in (store.info("old").config.metadata or {}):
+            assert_equal(contents(store, "old"), expected)
+        add_in_place(store, worker, "old", add_dense="bge-m3")
+        assert_equal(contents(store, "old"), expected)
+
+
+def added_afresh(worker: Client, store: Store) -> Contents:
+    """Return the contents that a run without changes adds vectors to."""
+    clean = Store(QdrantClient(":memory:"))
+    params = models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
+    clean.create_collection("old", vectors_config=params)
+    put(clean, *payloads(store, "old").items())
+    add_in_place(clean, worker, "old", add_dense="bge-m3")
+    return contents(clean, "old")
+
+
+def test_points_that_are_replaced_meanwhile_get_vectors_of_their_new_text(
+    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also between the embedding of the old text and the writes of its vectors."""
+    monkeypatch.setattr(sync, "PAGE", 4)
+    add_vectors, numbers = old.add_vectors, iter(range(1000))
+
+    def replacing(collection: str, points: Any) -> None:
+        number = next(numbers)
+        if number < 12:
+            is_first = "bge-m3" in points[0].vector  # the first of two writes of a point
+            replaced = points[0 if is_first else len(points) // 2]
+            put(old, (replaced.id, {"text": f"изменён {number}"}))
+            put(old, (1000 + number, {"text": f"новый {number}"}))
+        add_vectors(collection, points)
+
+    monkeypatch.setattr(old, "add_vectors", replacing)
+    add_in_place(old, worker, "old", add_dense="bge-m3")
+    assert_equal(contents(old, "old"), added_afresh(worker, old))
+
+
+def test_points_written_at_the_switch_are_late(
+    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update_metadata = old.update_metadata
+
+    def late(collection: str, metadata: dict[str, Any]) -> None:
+        if METADATA in metadata:
+            put(old, (777, {"text": "опоздавший"}))
+        update_metadata(collection, metadata)
+
+    monkeypatch.setattr(old, "update_metadata", late)
+    assert add_in_place(old, worker, "old", add_dense="bge-m3").late == 1
+    assert_equal(contents(old, "old"), added_afresh(worker, old))
+
+
+def test_added_vectors_that_do_not_fit_their_texts_prevent_the_switch(
+    old: Store, worker: Client
+) -> None:
+    def change(_: int) -> None:
+        old.set_payload("old", [3], {"text": "изменён без вектора"})
+
+    with pytest.raises(MigrationError, match=r"of 30 vectors `bge-m3` .* 1 differ: 3: their texts"):
+        add_in_place(old, worker, "old", add_dense="bge-m3", progress=change)
+    assert METADATA not in old.info("old").config.metadata
+    put(old, (3, {"text": "записан снова"}))
+    assert add_in_place(old, worker, "old", add_dense="bge-m3").written == 1
+
+
+def test_a_vector_of_another_model_is_not_filled(old: Store, worker: Client) -> None:
+    params = models.VectorParams(size=512, distance=models.Distance.COSINE)
+    sparse = {"sparse": models.SparseVectorParams()}
+    old.create_collection("jina", vectors_config={"jina": params})
+    old.create_collection("splade", vectors_config=params, sparse_vectors_config=sparse)
+    refused = [
+        ("jina", "jina", "has a vector `jina` already"),
+        ("splade", "bge-m3", "has a vector `sparse` already"),
+        ("jina", "sparse", "must be a name other than `sparse`"),
+    ]
+    for collection, name, message in refused:
+        with pytest.raises(ConfigurationError, match=message):
+            add_in_place(old, worker, collection, add_dense=name)
+        assert not old.info(collection).config.metadata
 
 
 def test_in_place_resumes_after_a_kill(

@@ -175,7 +175,7 @@ def test_lost_writes_prevent_the_cutover(
 
 def test_a_dry_run_estimates_and_writes_nothing(old: Store, worker: Client) -> None:
     put(old, (101, {"n": 1}))
-    estimate = Migration(old, worker, "live", "new").estimate(dollars_per_second=2.0)
+    estimate = Migration(old, worker, "live", "new").estimate(price=2.0)
     texts = [payload["text"] for payload in payloads(old, "old").values() if "text" in payload]
     assert (estimate.points, estimate.sampled, estimate.without_text) == (31, 31, 1)
     assert estimate.tokens == worker.embed(texts).usage.total_tokens
@@ -188,7 +188,7 @@ def test_a_dry_run_with_a_wrong_text_field_lists_the_existing_ones(
 ) -> None:
     migration = Migration(old, worker, "live", "new", text_fields=["body"])
     with pytest.raises(ConfigurationError, match=r"no point of `old` has a text at `body`.*text"):
-        migration.estimate(dollars_per_second=2.0)
+        migration.estimate(price=2.0)
 
 
 def test_a_source_without_texts_is_refused_before_any_write(old: Store, worker: Client) -> None:
