@@ -60,14 +60,20 @@ def parse_document(value: object, fields: Sequence[str], label: str) -> Document
         raise ValidationError(f"{label} has no text at `{'`, `'.join(fields)}`")
     if problem := text_problem(text):
         raise ValidationError(f"{label}: {problem}")
-    document_id = payload.get("_id", payload.get("id"))
+    document_id = id_in(payload)
     id = point_id(payload if document_id is None else document_id, label)
     return Document(id, text, payload, payload_uuid(payload))
 
 
+def id_in(payload: Mapping[str, Any]) -> Any:
+    """Return the `_id` of a payload, else its `id`. Null is no id."""
+    document_id = payload.get("_id")
+    return payload.get("id") if document_id is None else document_id
+
+
 def payload_uuid(payload: Mapping[str, Any]) -> str | None:
     """Return the `_id` or `id` of a payload as written, if it is a UUID."""
-    document_id = payload.get("_id", payload.get("id"))
+    document_id = id_in(payload)
     return document_id if isinstance(document_id, str) and _canonical_uuid(document_id) else None
 
 

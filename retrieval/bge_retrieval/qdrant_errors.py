@@ -28,6 +28,7 @@ from bge_client import (
 from bge_client.redaction import redact
 
 MAX_ERROR_CHARACTERS = 300
+CLOSED = "client has been closed"  # in the message of httpx
 QDRANT_ERRORS = (
     UnexpectedResponse,
     ResponseHandlingException,
@@ -51,6 +52,8 @@ def bge_error(error: Exception, request: str, *, is_local: bool) -> BGEError:
             return busy
         case ResponseHandlingException(source=ValueError()):  # pydantic's quotes the response
             return ProtocolError(f"Qdrant's response to {request} is invalid")
+        case ResponseHandlingException(source=RuntimeError() as cause) if CLOSED in str(cause):
+            return ConfigurationError(f"Qdrant's client was closed before {request}")
         case ResponseHandlingException():
             return TransportError(f"no response from Qdrant to {request}: {_cause(error)}")
         case sqlite3.Error():

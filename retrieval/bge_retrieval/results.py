@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .documents import id_in
 from .store import Payload, PointId
 
 
@@ -30,7 +31,8 @@ class Hit:
     @property
     def document_id(self) -> str:
         """The id with which the document was indexed."""
-        return str(self.payload.get("_id", self.payload.get("id", self.id)))
+        document_id = id_in(self.payload)
+        return str(self.id if document_id is None else document_id)
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def embed_documents(
     except WorkerError as error:
         index = len(pending) if error.index is None else error.index - done
         if 0 <= index < len(pending):
-            raise type(error)(f"document {pending[index].id}: {error}") from None
+            error.args = (f"document {pending[index].id}: {error}",)  # keeps the other attributes
         raise
 
 

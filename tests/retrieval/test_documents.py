@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_retrieval.documents import point_id, text_at
+from bge_retrieval import Hit
+from bge_retrieval.documents import parse_document, point_id, text_at
 
 
 def test_text_at_follows_paths_through_the_payload() -> None:
@@ -18,6 +19,13 @@ def test_text_at_follows_paths_through_the_payload() -> None:
     assert text_at(payload, ["page.content." + "9" * 5000]) is None
     for path in ("page", "page.content.2", "page.content.x", "n", "a.c", ""):
         assert text_at(payload, [path]) is None
+
+
+def test_a_null_id_is_no_id() -> None:
+    payload = {"_id": None, "id": 5, "text": "т"}
+    assert parse_document(payload, ["text"], "line 1").id == 5
+    assert Hit(5, 1.0, "т", payload).document_id == "5"
+    assert Hit("p", 1.0, "т", {"_id": None}).document_id == "p"
 
 
 @given(st.one_of(st.integers(0, 2**64 - 1), st.text(), st.dictionaries(st.text(), st.integers())))

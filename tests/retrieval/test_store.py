@@ -168,6 +168,15 @@ def test_a_rate_limit_beyond_the_deadline_is_raised_at_once(
         assert time.monotonic() - start < 4  # a retry after 30 s would exceed the deadline
 
 
+def test_a_request_after_close_is_not_retried(
+    remote: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote.close()
+    with pytest.raises(ConfigurationError, match="closed before collections"):
+        remote.collections()
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize("refuser", ["server", "proxy"])
 def test_a_write_that_is_too_large_is_halved(worker: Client, expected: Any, refuser: str) -> None:
     with QdrantServer(max_body=60_000) as server, Store.open(url=server.url) as remote:

@@ -10,6 +10,7 @@ from bge_client import BGEError, Client, JinaClient
 
 from ..documents import value_at
 from ..plan import Plan
+from ..results import Hit
 from ..search import HybridSearch
 from ..store import Store
 from .jina_search import PROBE, JinaSearch
@@ -106,17 +107,16 @@ class SystemBuilder:
         def search(query: str, limit: int) -> Answer:
             result = engine.search(query, limit)
             model_seconds = result.seconds["embed"] + result.seconds.get("rerank", 0.0)
-            ranking = [(self._document_id(hit.payload, hit.id), hit.score) for hit in result]
+            ranking = [(self._document_id(hit), hit.score) for hit in result]
             return Answer(ranking, model_seconds, result.tokens)
 
         return UniqueDocuments(search)
 
-    def _document_id(self, payload: Mapping[str, Any], point_id: object) -> str:
+    def _document_id(self, hit: Hit) -> str:
         """Return the document id of a point. A point without `--id-field` matches no judgement."""
         if self._id_field is None:
-            return str(payload.get("_id", payload.get("id", point_id)))
-        document_id = _id_at(payload, self._id_field)
-        return f"point {point_id}" if document_id is None else document_id
+            return hit.document_id
+        return _id_at(hit.payload, self._id_field) or f"point {hit.id}"
 
 
 def _id_at(payload: Mapping[str, Any], path: str) -> str | None:
