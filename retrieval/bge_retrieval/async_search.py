@@ -19,16 +19,10 @@ if TYPE_CHECKING:  # the extra `async`
 
 
 class AsyncHybridSearch:
-    """Searches a collection or the collection behind an alias. Tasks may share it.
+    """`HybridSearch` for asyncio. Tasks may share it.
 
-    `reranker` is the endpoint for reranking; by default `client`.
-
-    Queries go to the collection itself, so that an alias that moves cannot mix the vectors of one
-    collection with the metadata of another. The name is resolved by the first search, by a search
-    more than 5 seconds later, and when Qdrant no longer knows the collection (404). While one task
-    resolves after 5 seconds, the others go on with the collection they know. So a search may use
-    the previous collection for 5 seconds, and after a pause until the first search has resolved.
-    Await `resolve` at the start to learn early that a collection is missing.
+    The first search resolves the name. Await `resolve` at the start to learn early that a
+    collection is missing.
     """
 
     def __init__(
@@ -66,15 +60,7 @@ class AsyncHybridSearch:
         """
         target = await self._current_target()
         run = SearchRun(self._plan, limit, filter, explain)
-        run.add_embeddings(
-            await self._client.embed(
-                query,
-                dense=self._plan.dense,
-                sparse=self._plan.sparse,
-                colbert=self._plan.colbert,
-                dtype="float32",
-            )
-        )
+        run.add_embeddings(await self._client.embed(query, **self._plan.embed_options))
         try:
             points = await self._query(target, run)
         except HTTPStatusError as error:

@@ -55,10 +55,8 @@ def parse_document(value: object, fields: Sequence[str], label: str) -> Document
     if not isinstance(value, Mapping):
         raise ValidationError(f"{label} is not a JSON object")
     payload = _normalized(value, label)
-    text = text_at(payload, fields)
+    text, problem = usable_text(payload, fields)
     if text is None:
-        raise ValidationError(f"{label} has no text at `{'`, `'.join(fields)}`")
-    if problem := text_problem(text):
         raise ValidationError(f"{label}: {problem}")
     document_id = id_in(payload)
     id = point_id(payload if document_id is None else document_id, label)
@@ -143,19 +141,12 @@ def usable_text(payload: Mapping[str, Any], paths: Sequence[str]) -> tuple[str |
     text = text_at(payload, paths)
     if text is None:
         return None, f"no text at `{'`, `'.join(paths)}`"
-    problem = text_problem(text)
-    return (None, problem) if problem else (text, "")
-
-
-def text_problem(text: str) -> str | None:
-    """Return why the worker would refuse this text, or None."""
     if len(text) > MAX_CHARACTERS:
-        return f"the text must have at most {MAX_CHARACTERS} characters. Given: {len(text)}"
+        return None, f"the text must have at most {MAX_CHARACTERS} characters. Given: {len(text)}"
     try:
-        checked_text(text, "text")
+        return checked_text(text, "text"), ""
     except ValidationError as error:
-        return str(error)
-    return None
+        return None, str(error)
 
 
 def value_at(payload: Mapping[str, Any], path: str) -> Any:

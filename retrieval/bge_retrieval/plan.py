@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from numpy.typing import NDArray
 from qdrant_client import models
 
 from bge_client import ConfigurationError, Embedding
 
 from .metadata import DENSE, CollectionMetadata
-from .schema import COLBERT, SPARSE, max_colbert_vectors, sparse_vector
+from .schema import COLBERT, SPARSE, max_colbert_vectors, present, sparse_vector
 
 FUSED, RERANK = "fused", "rerank"
 Fusion = Literal["rrf", "dbsf"]
@@ -60,6 +59,12 @@ class Plan:
     def is_fused(self) -> bool:
         return self.dense and self.sparse
 
+    @property
+    def embed_options(self) -> dict[str, Any]:
+        """Return the arguments of `embed` for a query."""
+        vectors = {"dense": self.dense, "sparse": self.sparse, "colbert": self.colbert}
+        return {**vectors, "dtype": "float32"}
+
 
 def stage_requests(
     plan: Plan,
@@ -76,7 +81,7 @@ def stage_requests(
     common: dict[str, Any] = {"filter": filter, "limit": max(limit, plan.candidates)}
     stages: dict[str, models.Prefetch] = {}
     if plan.dense:
-        query = _list(embedding.dense)
+        query = present(embedding.dense).tolist()
         stages[DENSE] = models.Prefetch(query=query, using=metadata.dense, **common)
     if plan.sparse:
         query = sparse_vector(embedding)
@@ -86,7 +91,8 @@ def stage_requests(
         stages[FUSED] = models.Prefetch(prefetch=candidates, query=_fusion_query(plan), **common)
     if plan.colbert:
         candidates = [*stages.values()][-1:]
-        query = _list(embedding.colbert)[: max_colbert_vectors(metadata.dimensions)]
+        vectors: Any = present(embedding.colbert)
+        query = vectors[: max_colbert_vectors(metadata.dimensions)].tolist()
         stages[COLBERT] = models.Prefetch(prefetch=candidates, query=query, using=COLBERT, **common)
     return stages
 
@@ -109,9 +115,3 @@ def _fusion_query(plan: Plan) -> models.Query:
     if plan.fusion == "dbsf":
         return models.FusionQuery(fusion=models.Fusion.DBSF)
     return models.RrfQuery(rrf=models.Rrf(k=plan.rrf_k, weights=list(plan.weights)))
-
-
-def _list(array: NDArray[Any] | None) -> Any:
-    if array is None:
-        raise AssertionError("the embedding lacks a vector. This is a bug.")
-    return array.tolist()

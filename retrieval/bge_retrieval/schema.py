@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from qdrant_client import models
@@ -19,6 +19,7 @@ COLBERT_CUT = "_colbert_cut"
 MULTIVECTOR_FLOATS = 1_048_576  # one multivector in Qdrant must have fewer
 MAX_SIM = models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM)
 Quantization = Literal["none", "scalar", "binary"]
+Vector = TypeVar("Vector")
 
 
 @dataclass(frozen=True)
@@ -106,16 +107,12 @@ def collection_settings(config: models.CollectionConfig) -> dict[str, Any]:
     params = config.params
     if params.sharding_method == models.ShardingMethod.CUSTOM:
         raise ConfigurationError("the source has custom sharding, which cannot be copied")
-    settings: dict[str, Any] = {
-        "shard_number": params.shard_number,
-        "replication_factor": params.replication_factor,
-        "write_consistency_factor": params.write_consistency_factor,
-        "on_disk_payload": params.on_disk_payload,
-    }
+    names = {"shard_number", "replication_factor", "write_consistency_factor", "on_disk_payload"}
+    settings = params.model_dump(include=names, exclude_none=True)
     if config.strict_mode_config is not None:
         limits = config.strict_mode_config.model_dump(exclude_none=True)
         settings["strict_mode_config"] = models.StrictModeConfig(**limits)
-    return {name: value for name, value in settings.items() if value is not None}
+    return settings
 
 
 _QUANTIZATION: dict[Quantization, Any] = {
@@ -151,9 +148,7 @@ def extra_vectors(embedding: Embedding, metadata: CollectionMetadata) -> dict[st
 
 
 def sparse_vector(embedding: Embedding) -> models.SparseVector:
-    if embedding.sparse is None:
-        raise AssertionError("the embedding has no sparse vector. This is a bug.")
-    indices, values = embedding.sparse
+    indices, values = present(embedding.sparse)
     return models.SparseVector(indices=indices.tolist(), values=_rounded(values))
 
 
@@ -162,10 +157,16 @@ def is_colbert_cut(embedding: Embedding, metadata: CollectionMetadata) -> bool:
     return metadata.colbert and embedding.colbert is not None and len(embedding.colbert) > limit
 
 
+def present(vector: Vector | None) -> Vector:
+    """Return a vector of an embedding that was requested with it."""
+    if vector is None:
+        raise AssertionError("the embedding lacks a vector. This is a bug.")
+    return vector
+
+
 def _rounded(array: np.ndarray[Any, Any] | None, limit: int | None = None) -> Any:
     """Return lists of floats with 7 decimals, which halves the size of a request."""
-    if array is None:
-        raise AssertionError("the embedding lacks a vector. This is a bug.")
+    array = present(array)
     if not np.isfinite(array).all():
         raise ProtocolError("a vector is not finite")
     return np.round(array[:limit].astype(np.float64), 7).tolist()

@@ -88,15 +88,7 @@ class HybridSearch:
         """
         target = self._current_target()
         run = SearchRun(self._plan, limit, filter, explain)
-        run.add_embeddings(
-            self._client.embed(
-                query,
-                dense=self._plan.dense,
-                sparse=self._plan.sparse,
-                colbert=self._plan.colbert,
-                dtype="float32",
-            )
-        )
+        run.add_embeddings(self._client.embed(query, **self._plan.embed_options))
         try:
             points = self._query(target, run)
         except HTTPStatusError as error:

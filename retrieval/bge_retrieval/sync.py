@@ -173,15 +173,23 @@ def json_equal(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
-def pages(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of up to `size` items. If an item raises, yield the items before it first."""
+def pages(
+    items: Iterable[T], size: int, bytes_of: Callable[[T], int] = lambda _: 0
+) -> Iterator[list[T]]:
+    """Yield lists of up to `size` items and `BATCH_BYTES`, but of at least one item.
+
+    If an item raises, yield the items before it first.
+    """
     page: list[T] = []
+    total = 0
     try:
         for item in items:
-            page.append(item)
-            if len(page) == size:
+            item_bytes = bytes_of(item)
+            if page and (len(page) == size or total + item_bytes > BATCH_BYTES):
                 yield page
-                page = []
+                page, total = [], 0
+            page.append(item)
+            total += item_bytes
     except Exception:
         if page:
             yield page
@@ -237,26 +245,8 @@ def _point(
 
 
 def batches(points: Iterable[P]) -> Iterator[list[P]]:
-    """Yield batches bounded by points and by bytes. An oversized point is a batch of its own.
-
-    If a point raises, yield the points before it first.
-    """
-    batch: list[P] = []
-    total = 0
-    try:
-        for point in points:
-            size = _estimated_bytes(point)
-            if batch and (len(batch) == PAGE or total + size > BATCH_BYTES):
-                yield batch
-                batch, total = [], 0
-            batch.append(point)
-            total += size
-    except Exception:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
+    """Yield lists of points that fit into one write."""
+    return pages(points, PAGE, _estimated_bytes)
 
 
 def _estimated_bytes(point: models.PointStruct | models.PointVectors) -> int:

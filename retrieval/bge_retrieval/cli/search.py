@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from pydantic import ValidationError
@@ -17,49 +15,7 @@ from .. import HybridSearch, Plan, SearchResult, Store
 from .options import json_option, with_store
 from .output import print_json, print_table
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 MAX_TEXT_CHARACTERS = 100  # in a terminal
-
-
-def plan_options(command: Command) -> Command:
-    """Add the options of a search, as a `plan`."""
-
-    @click.option(
-        "--mode",
-        type=click.Choice(["hybrid", "dense", "sparse"]),
-        default="hybrid",
-        show_default=True,
-    )
-    @click.option("--colbert", is_flag=True, help="Rescore by the collection's ColBERT vectors.")
-    @click.option(
-        "--rerank",
-        type=click.IntRange(0),
-        default=0,
-        help="Rerank this many of the best hits with the cross-encoder.",
-    )
-    @click.option("--fusion", type=click.Choice(["rrf", "dbsf"]), default="rrf", show_default=True)
-    @click.option("--rrf-k", default=61, show_default=True)
-    @click.option(
-        "--weights",
-        type=(float, float),
-        default=(1.0, 1.0),
-        show_default=True,
-        help="Weights of dense and sparse in RRF.",
-    )
-    @click.option(
-        "--candidates",
-        default=100,
-        show_default=True,
-        help="Candidates from dense and from sparse.",
-    )
-    @wraps(command)
-    def run(mode: str, **args: Any) -> None:
-        names = ("colbert", "rerank", "fusion", "rrf_k", "weights", "candidates")
-        options = {name: args.pop(name) for name in names}
-        plan = Plan(dense=mode != "sparse", sparse=mode != "dense", **options)
-        command(plan=plan, **args)
-
-    return run  # type: ignore[return-value]
 
 
 @click.command()
@@ -75,7 +31,34 @@ def plan_options(command: Command) -> Command:
 @json_option
 @connected("EMBEDDINGS", reranking=True)
 @with_store()
-@plan_options
+@click.option(
+    "--mode",
+    type=click.Choice(["hybrid", "dense", "sparse"]),
+    default="hybrid",
+    show_default=True,
+)
+@click.option("--colbert", is_flag=True, help="Rescore by the collection's ColBERT vectors.")
+@click.option(
+    "--rerank",
+    type=click.IntRange(0),
+    default=0,
+    help="Rerank this many of the best hits with the cross-encoder.",
+)
+@click.option("--fusion", type=click.Choice(["rrf", "dbsf"]), default="rrf", show_default=True)
+@click.option("--rrf-k", default=Plan.rrf_k, show_default=True)
+@click.option(
+    "--weights",
+    type=(float, float),
+    default=Plan.weights,
+    show_default=True,
+    help="Weights of dense and sparse in RRF.",
+)
+@click.option(
+    "--candidates",
+    default=Plan.candidates,
+    show_default=True,
+    help="Candidates from dense and from sparse.",
+)
 def search(
     client: Client,
     reranker: Client,
@@ -86,7 +69,8 @@ def search(
     filter_json: str | None,
     explain: bool,
     as_json: bool,
-    plan: Plan,
+    mode: str,
+    **stages: Any,
 ) -> None:
     """Search a collection for QUERY.
 
@@ -94,6 +78,7 @@ def search(
       bge search "как найти минимум функции" --collection courses --path qdrant-data
       bge search "B-tree index" --collection courses --rerank 50 --explain
     """
+    plan = Plan(dense=mode != "sparse", sparse=mode != "dense", **stages)
     engine = HybridSearch(store, client, collection, plan, reranker=reranker)
     result = engine.search(query, limit, filter=_parse_filter(filter_json), explain=explain)
     if as_json:
@@ -106,7 +91,7 @@ def search(
 
 def print_hits(result: SearchResult) -> None:
     """Print a table of hits, and the time of each stage on stderr."""
-    stages = list({name: None for hit in result for name in hit.stages})
+    stages = list(dict.fromkeys(name for hit in result for name in hit.stages))
     rows = []
     for rank, hit in enumerate(result, 1):
         hit_stages = (hit.stages.get(name) for name in stages)

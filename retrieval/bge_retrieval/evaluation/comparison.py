@@ -225,25 +225,21 @@ def _differences(base: Measured, candidates: Sequence[Measured]) -> list[dict[st
     ps = [paired_p(gap) for gap in gaps]
     differences: dict[str, dict[str, Difference]] = {candidate.name: {} for candidate in candidates}
     for (candidate, metric), gap, p, p_holm in zip(pairs, gaps, ps, holm(ps), strict=True):
-        means = candidate.means[metric], base.means[metric]
-        differences[candidate.name][metric] = _difference(*means, gap, p, p_holm)
+        base_mean = base.means[metric]
+        low, high = interval(gap)
+        differences[candidate.name][metric] = Difference(
+            ratio=candidate.means[metric] / base_mean if base_mean else None,
+            mean=float(gap.mean()),
+            low=low,
+            high=high,
+            p=p,
+            p_holm=p_holm,
+            wins=int((gap > 0).sum()),
+            losses=int((gap < 0).sum()),
+            ties=int((gap == 0).sum()),
+            low_ratio=(base_mean + low) / base_mean if base_mean else None,
+        )
     return list(differences.values())
-
-
-def _difference(candidate: float, base: float, gap: Values, p: float, p_holm: float) -> Difference:
-    low, high = interval(gap)
-    return Difference(
-        ratio=candidate / base if base else None,
-        mean=float(gap.mean()),
-        low=low,
-        high=high,
-        p=p,
-        p_holm=p_holm,
-        wins=int((gap > 0).sum()),
-        losses=int((gap < 0).sum()),
-        ties=int((gap == 0).sum()),
-        low_ratio=(base + low) / base if base else None,
-    )
 
 
 def _gaps(candidate: Mapping[str, float], base: Mapping[str, float]) -> Values:

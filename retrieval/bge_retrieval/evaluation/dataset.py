@@ -117,9 +117,7 @@ def _read_qrels(
     qrels: dict[str, dict[str, int]] = {}
     lines = _read_lines(path)
     for label, header in islice(lines, 1):
-        if _is_grade(
-            header.rpartition("\t")[2]
-        ):  # without a header, the first judgement would be skipped
+        if _is_grade(header.rpartition("\t")[2]):  # the first judgement would be skipped
             raise ConfigurationError(f"{label} must be a header: query-id, corpus-id, score")
     for label, line in lines:
         columns = line.split("\t")

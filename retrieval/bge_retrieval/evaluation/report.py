@@ -102,18 +102,8 @@ def html(report: Report, title: str = "Search comparison") -> str:
         losses={item.name: _queries(report, item.name, -1) for item in report.comparisons},
         quality=[_quality_chart(report, metric) for metric in METRICS],
         speed=[
-            _latency_chart(
-                report,
-                "Half of the queries take less than (p50)",
-                [system.p50_ms for system in report.systems],
-                report.thresholds.p50_ms,
-            ),
-            _latency_chart(
-                report,
-                "99 of 100 queries take less than (p99)",
-                [system.p99_ms for system in report.systems],
-                report.thresholds.p99_ms,
-            ),
+            _latency_chart(report, "Half of the queries take less than (p50)", "p50_ms"),
+            _latency_chart(report, "99 of 100 queries take less than (p99)", "p99_ms"),
         ],
         cost=_cost_chart(report),
         difference_row=difference_row,
@@ -145,7 +135,9 @@ def _quality_chart(report: Report, metric: str) -> Chart:
     return Chart(metric, bars, 100 * base, 100 * base * minimum, limit_text)
 
 
-def _latency_chart(report: Report, title: str, values: Sequence[float], limit: float) -> Chart:
+def _latency_chart(report: Report, title: str, name: str) -> Chart:
+    values = [getattr(system, name) for system in report.systems]
+    limit = getattr(report.thresholds, name)
     scale = max(limit, *values) * 1.05 or 1
     bars = [
         bar._replace(is_over_limit=not bar.is_baseline and ms >= limit)

@@ -220,23 +220,16 @@ class Shadow:
                 self._condition.notify()
 
     def _run(self) -> None:
-        while self._wait_for_work():
-            if (comparison := self._dequeue()) is not None and not self._finish(comparison):
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._queue or self._unreported or self._closing)
+                if not (self._queue or self._unreported):
+                    return
+                comparison = self._queue.popleft() if self._queue else None
+                self._running += comparison is not None
+            if comparison is not None and not self._finish(comparison):
                 return  # `close` has counted it as dropped
             self._report()
-
-    def _wait_for_work(self) -> bool:
-        """Block until there is work. Returns False after `close`."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._queue or self._unreported or self._closing)
-            return bool(self._queue or self._unreported)
-
-    def _dequeue(self) -> _Comparison | None:
-        with self._condition:
-            if not self._queue:
-                return None
-            self._running += 1
-            return self._queue.popleft()
 
     def _finish(self, comparison: _Comparison) -> bool:
         """Compare and write. Returns False if `close` has timed out meanwhile."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -112,28 +112,6 @@ class _PairLines:
         )
 
 
-@dataclass
-class _Contents:
-    """The values read so far, of the lines not older than `since`."""
-
-    since: str | None
-    dropped: int = 0
-    broken: int = 0
-    pairs: dict[Names, _PairLines] = field(default_factory=dict)
-
-    def add(self, line: dict[str, Any]) -> None:
-        """Raises KeyError, TypeError or ValueError if a `Shadow` did not write the line."""
-        if self.since is not None and str(line["time"]) < self.since:
-            return
-        if line["kind"] == "dropped":
-            self.dropped += int(line["count"])
-        elif line["kind"] == "comparison":
-            names = str(line["live"]), str(line["other"])
-            self.pairs.setdefault(names, _PairLines()).add(line)
-        else:
-            raise ValueError("unknown kind")
-
-
 def summarize(path: str | os.PathLike[str], window: timedelta | None = None) -> ShadowSummary:
     """Summarize the file that a `Shadow` wrote, or only the last `window` of it.
 
@@ -144,36 +122,44 @@ def summarize(path: str | os.PathLike[str], window: timedelta | None = None) -> 
         OSError: the file cannot be read.
     """
     since = None if window is None else utc(time.time() - window.total_seconds())
-    contents = _read_file(Path(path), since)
-    pairs = [lines.pair(names) for names, lines in sorted(contents.pairs.items())]
-    errors = sum((lines.errors for lines in contents.pairs.values()), Counter[str]())
+    counts: Counter[str] = Counter()
+    lines: defaultdict[Names, _PairLines] = defaultdict(_PairLines)
+    with Path(path).open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            try:
+                _add_line(raw, since, counts, lines)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                raise ConfigurationError(
+                    f"{path}, line {number}, was not written by a `Shadow`"
+                ) from None
+    pairs = [lines[names].pair(names) for names in sorted(lines)]
     return ShadowSummary(
         count=sum(pair.count for pair in pairs),
-        errors=dict(errors.most_common()),
-        dropped=contents.dropped,
-        broken=contents.broken,
+        errors=dict(sum((pair.errors for pair in lines.values()), Counter[str]()).most_common()),
+        dropped=counts["dropped"],
+        broken=counts["broken"],
         pairs=pairs,
         since=since,
     )
 
 
-def _read_file(path: Path, since: str | None) -> _Contents:
-    contents = _Contents(since)
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if raw.isspace():
-                continue  # two processes repaired the same incomplete line
-            try:
-                line = _parse_line(raw)
-                if line is None:
-                    contents.broken += 1
-                else:
-                    contents.add(line)
-            except (KeyError, TypeError, ValueError, OverflowError):
-                raise ConfigurationError(
-                    f"{path}, line {number}, was not written by a `Shadow`"
-                ) from None
-    return contents
+def _add_line(
+    raw: bytes, since: str | None, counts: Counter[str], lines: defaultdict[Names, _PairLines]
+) -> None:
+    """Raises KeyError, TypeError, ValueError or OverflowError if no `Shadow` wrote the line."""
+    if raw.isspace():
+        return  # two processes repaired the same incomplete line
+    line = _parse_line(raw)
+    if line is None:
+        counts["broken"] += 1
+    elif since is not None and str(line["time"]) < since:
+        return
+    elif line["kind"] == "dropped":
+        counts["dropped"] += int(line["count"])
+    elif line["kind"] == "comparison":
+        lines[str(line["live"]), str(line["other"])].add(line)
+    else:
+        raise ValueError("unknown kind")
 
 
 def _parse_line(raw: bytes) -> Any:
