@@ -16,6 +16,7 @@ from ..verdict import Verdict
 
 FILE_WIDTH = 1_000  # wide enough for one line per row
 NOT_PASSED = 7  # exit code
+CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
 
 
 def print_json(report: dict[str, Any]) -> None:
@@ -27,12 +28,14 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequen
     """Print columns. Those named in `left` align left, the others right.
 
     A terminal wraps long cells and shows the head in bold. A file has one plain line per row.
+    Control characters are dropped: in an indexed text they could command the terminal.
     """
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in head:
         table.add_column(name, justify="left" if name in left else "right")
     for row in rows:
-        table.add_row(*map(Text, row))  # in a plain string, brackets would be markup
+        # In a plain string, brackets would be markup.
+        table.add_row(*(Text(cell.translate(CONTROL_CHARACTERS)) for cell in row))
     Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
 
 

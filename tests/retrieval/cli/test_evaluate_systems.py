@@ -7,6 +7,7 @@ import unicodedata
 import pytest
 
 from bge_retrieval.cli.evaluate_systems import print_report
+from bge_retrieval.cli.output import print_table
 from bge_retrieval.evaluation import compare
 from runs import make_run, run_with_hits
 
@@ -35,3 +36,8 @@ def test_one_system_alone_has_no_verdict(capsys: pytest.CaptureFixture[str]) -> 
     alone, qrels = run_with_hits(20)
     print_report(compare([alone], qrels, "bge"))
     assert "PASS" not in capsys.readouterr().out
+
+
+def test_a_table_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["text"], [["море\x1b[31m\x9b2J\x07\x00"]], left=("text",))
+    assert capsys.readouterr().out.splitlines()[1].strip() == "море[31m2J"
