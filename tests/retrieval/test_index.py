@@ -87,7 +87,7 @@ def test_an_invalid_document_is_named_and_earlier_ones_are_written(
 def test_a_run_that_writes_nothing_leaves_no_collection(
     store: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValidationError, match="document 1 has no text"):
+    with pytest.raises(ValidationError, match="document 1: no text"):
         index(store, worker, "c", [{"id": 1}])
     assert index(store, worker, "c", ["\n"]).written == 0
 
