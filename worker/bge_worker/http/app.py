@@ -12,13 +12,14 @@ from concurrent.futures import Future
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
 from ..serving.openai import MODELS, models_reply
 from ..serving.requests import Reply
-from ..serving.validation import validate
+from ..serving.validation import names, unknown_fields, validate
 from ..settings import Settings
 from . import openapi
 from .jobs import Jobs
@@ -57,7 +58,16 @@ class Application:
         timeouts, held = timeouts or Timeouts(), held or HeldBytes()
         jobs = RunPodRoutes(Jobs(self._service, self._json, held, settings), self._json, timeouts)
         endpoints = [*self._inference_endpoints(), *job_endpoints(jobs), *self._state_endpoints()]
-        self.asgi: ASGIApp = Middleware(Router(endpoints), settings, metrics, held, timeouts)
+        middleware = Middleware(Router(endpoints), settings, metrics, held, timeouts)
+        self.asgi: ASGIApp = middleware
+        if settings.cors_origins:
+            self.asgi = CORSMiddleware(
+                middleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "x-ignored-fields", "retry-after"],
+            )
 
     def _inference_endpoints(self) -> list[Endpoint]:
         endpoints = []
@@ -81,7 +91,9 @@ class Application:
             content = encode(route, reply)
         else:
             content = await asyncio.to_thread(encode, route, reply)
-        return Response(content, media_type="application/json")
+        ignored = unknown_fields(body, route.body)
+        headers = {"x-ignored-fields": names(ignored).replace("`", "")} if ignored else None
+        return Response(content, headers=headers, media_type="application/json")
 
     def _state_endpoints(self) -> list[Endpoint]:
         return [

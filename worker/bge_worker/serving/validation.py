@@ -46,6 +46,15 @@ class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A request body. Of the outer object, null is an absent field; unknown fields are errors."""
 
 
+class ForeignBody(msgspec.Struct, kw_only=True):
+    """A request body of another API. A null is an absent field.
+
+    Its clients send fields that this server does not know: they are ignored, and named in the
+    response header `x-ignored-fields`. A field that would change the result is declared, and
+    honoured or refused by name.
+    """
+
+
 class TextDocument(Body):
     text: Text
 
@@ -64,7 +73,7 @@ def validate(value: object, expected: type[T], name: str) -> T:
     if is_body:
         if not isinstance(value, Mapping):
             raise ValidationError(f"`{name}` must be an object. Given: {kind_of(value)}")
-        if issubclass(expected, Body):
+        if issubclass(expected, Body | ForeignBody):
             value = without_nulls(value)
         _check_fields(value, expected)
     try:
@@ -143,10 +152,16 @@ def check_text(text: str, field: str, index: int | None = None, member: str = ""
         raise ValidationError(f"`{name}` {fault}", field=field, index=index)
 
 
+def unknown_fields(body: object, expected: type[Any]) -> list[object]:
+    """Return the fields of a body that its type does not declare."""
+    known = {field.encode_name for field in msgspec.structs.fields(expected)}
+    return [field for field in body if field not in known] if isinstance(body, Mapping) else []
+
+
 def _check_fields(body: Mapping[Any, Any], expected: Any) -> None:
     """Raises ValidationError if a field is unknown or missing: msgspec does not list the known."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(expected)}
-    unknown = [field for field in body if field not in fields]
+    unknown = unknown_fields(body, expected)
     if unknown and issubclass(expected, Body):
         raise ValidationError(f"unknown field {names(unknown)}. Known here: {names(fields)}")
     for name, field in fields.items():

@@ -11,10 +11,17 @@ from ...errors import WorkerError
 
 
 class Dialect(NamedTuple):
-    """How errors look: `error_body` builds the JSON object, of type `error_type`."""
+    """How errors look: `error_body` builds the JSON object, of type `error_type`.
+
+    `invalid_status` is the status of a body that is not valid.
+    """
 
     error_body: Callable[[WorkerError], Mapping[str, Any]]
     error_type: type
+    invalid_status: int = 422
+
+    def status(self, error: WorkerError) -> int:
+        return self.invalid_status if error.status == 422 else error.status
 
 
 @dataclass(frozen=True)
