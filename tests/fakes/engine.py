@@ -52,6 +52,9 @@ class FakeEngine:
     def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
         return self.encode_texts(documents, max_length)
 
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        return [str(id) for id in ids]
+
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
         sources = [text.text for text in cast("Sequence[EncodedText]", texts)]
         self.batches.append(sources)

@@ -96,6 +96,9 @@ class Tokenizer:
             for document_ids in documents_ids
         ]
 
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        return [str(self._fast.id_to_token(id)) for id in ids]
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self._fast.decode(list(ids)))
 

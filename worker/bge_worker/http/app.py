@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -85,14 +85,15 @@ class Application:
         fields = body if isinstance(body, dict) else {}
         route = next((route for route in routes if route.key in fields), routes[0])
         model = service.model(route.role)
-        inference = validate(body, route.body, "body").to_request(model, service.settings)
-        reply = await service.answer(inference)
+        valid = validate(body, route.body, "body")
+        reply = await service.answer(valid.to_request(model, service.settings))
         if reply.is_small:
-            content = encode(route, reply)
+            content = encode(valid, reply)
         else:
-            content = await asyncio.to_thread(encode, route, reply)
+            content = await asyncio.to_thread(encode, valid, reply)
         ignored = unknown_fields(body, route.body)
-        headers = {"x-ignored-fields": names(ignored).replace("`", "")} if ignored else None
+        shown = names(ignored).replace("`", "").replace("…", "...")  # ASCII, for a header
+        headers = {"x-ignored-fields": shown} if ignored else None
         return Response(content, headers=headers, media_type="application/json")
 
     def _state_endpoints(self) -> list[Endpoint]:
@@ -114,7 +115,7 @@ class Application:
 
     async def _get_models(self, request: Request) -> Response:
         service = await self._service.wait()
-        reply = models_reply(service.models.values())
+        reply = models_reply(service.models, service.settings)
         return Response(to_json(reply), media_type="application/json")
 
     async def _get_openapi(self, request: Request) -> Response:
@@ -143,5 +144,6 @@ def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:
     ]
 
 
-def encode(route: Route, reply: Reply) -> bytes:
-    return to_json(route.build_reply(reply.body))
+def encode(body: Any, reply: Reply) -> bytes:
+    """Return the reply in the dialect of the request's body."""
+    return to_json(body.to_reply(reply.body))

@@ -80,7 +80,12 @@ class _Schemas:
         return {"description": description, "content": {"application/json": {"schema": schema}}}
 
     def post(self, bodies: Sequence[Any], replies: Sequence[Any], dialect: Dialect) -> Schema:
-        errors = {str(c): self.content(d, dialect.error_type) for c, d in ERRORS.items()}
+        errors = {
+            str(dialect.invalid_status if status == 422 else status): self.content(
+                description, dialect.error_type
+            )
+            for status, description in ERRORS.items()
+        }
         return {
             "requestBody": {"required": True, **self.content("The request", *bodies)},
             "responses": {"200": self.content("The reply", *replies), **errors},

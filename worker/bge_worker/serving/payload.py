@@ -43,6 +43,7 @@ class NativeEmbedBody(Body):
     truncate: bool = True
     encoding_format: requests.EncodingFormat = "float"
     dtype: requests.Dtype = "float32"
+    return_tokens: bool = False
 
     def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
         """Raises ValidationError: no output is wanted, or a limit of the settings is exceeded."""
@@ -63,6 +64,7 @@ class NativeEmbedBody(Body):
             truncate=self.truncate,
             encoding_format=self.encoding_format,
             dtype=self.dtype,
+            return_tokens=self.return_tokens,
         )
 
 
@@ -139,6 +141,7 @@ class NativeEmbedReply(NativeReply):
     dimensions: NotRequired[int]
     sparse_embeddings: NotRequired[list[SparseEmbedding]]
     colbert_embeddings: NotRequired[list[list[list[float]] | Base64Array]]
+    tokens: NotRequired[list[list[str]]]
 
 
 class ReplyDocument(TypedDict):
@@ -197,9 +200,9 @@ async def answer_payload(service: Service, payload: object) -> Reply:
             model = service.model("embed")
             openai_body = validate(body.openai_input, openai.OpenAIEmbedBody, "openai_input")
             reply = await service.answer(openai_body.to_request(model, service.settings))
-            return reply._replace(body=openai.embed_reply(reply.body))
+            return reply._replace(body=openai_body.to_reply(reply.body))
         case OpenAIPayload(openai_route=openai.MODELS):
-            return Reply(openai.models_reply(service.models.values()))
+            return Reply(openai.models_reply(service.models, service.settings))
         case OpenAIPayload():
             raise ValidationError(
                 f"`openai_route` must be {openai.EMBEDDINGS} or {openai.MODELS}. "

@@ -15,14 +15,16 @@ DEFAULT_PAIR_LENGTH = 1024  # tokens of a pair
 MIN_TEXT_LENGTH, MIN_PAIR_LENGTH = 3, 17
 
 EncodingFormat = Literal["float", "base64"]
-Dtype = Literal["float32", "float16"]
+# int8, uint8: x · 127 / max|x|, vector by vector. binary, ubinary: the sign, 8 dimensions a byte.
+Dtype = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 
 
 @dataclass(frozen=True)
 class EmbedRequest:
     """Texts to embed. A text may also be token ids of the model's own tokenizer.
 
-    `field` is what the caller's dialect calls the texts, for error messages.
+    `field` is what the caller's dialect calls the texts, for error messages. Integer dtypes apply
+    to dense and ColBERT vectors in both encodings, float dtypes to base64 alone.
     """
 
     texts: Sequence[str | Sequence[int]]
@@ -31,6 +33,7 @@ class EmbedRequest:
     truncate: bool = True
     encoding_format: EncodingFormat = "float"
     dtype: Dtype = "float32"
+    return_tokens: bool = False
     field: str = "texts"
 
     role: ClassVar[Role] = "embed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -11,18 +10,22 @@ from typing import Any
 import numpy as np
 
 from ..engine.config import ModelInfo
+from ..engine.engine import Engine
 from ..engine.heads import Array
 from ..engine.outputs import Embedding, Outputs, SparseVector
 from .batcher import Finished
 from .requests import EmbedRequest, InferenceRequest, RerankRequest
+from .vectors import DECIMALS, to_numbers
 
-DECIMALS = 7
 
-
-def build_reply(request: InferenceRequest, finished: Finished, model: ModelInfo) -> dict[str, Any]:
+def build_reply(
+    request: InferenceRequest, finished: Finished, model: ModelInfo, engine: Engine
+) -> dict[str, Any]:
     """Return a `payload.NativeEmbedReply` or `NativeRerankReply`."""
     if isinstance(request, EmbedRequest):
         outputs = _embed_outputs(request, finished, model)
+        if request.return_tokens:
+            outputs["tokens"] = [engine.token_strings(text.ids) for text in finished.encoded]
     else:
         outputs = {"results": _ranking(request, finished)}
     tokens = sum(len(text.ids) for text in finished.encoded)
@@ -44,7 +47,9 @@ def _embed_outputs(request: EmbedRequest, finished: Finished, model: ModelInfo) 
     outputs: dict[str, Any] = {}
     if Outputs.DENSE in request.outputs:
         vectors = (result.dense for result in results if result.dense is not None)
-        outputs["embeddings"] = [_numbers(request, vector) for vector in vectors]
+        outputs["embeddings"] = [
+            to_numbers(vector, request.encoding_format, request.dtype) for vector in vectors
+        ]
         outputs["dimensions"] = model.width
     if Outputs.SPARSE in request.outputs:
         weights = (result.sparse for result in results if result.sparse is not None)
@@ -93,17 +98,9 @@ def _sparse(vector: SparseVector) -> dict[str, list[Any]]:
 
 def _colbert(request: EmbedRequest, vectors: Array) -> object:
     """vectors [t − 1, D]."""
-    numbers = _numbers(request, vectors)
+    numbers = to_numbers(vectors, request.encoding_format, request.dtype)
     if request.encoding_format == "base64":
-        return {"shape": list(vectors.shape), "data": numbers}
+        packed = request.dtype in ("binary", "ubinary")
+        width = -(-vectors.shape[1] // 8) if packed else vectors.shape[1]
+        return {"shape": [len(vectors), width], "data": numbers}
     return numbers
-
-
-def _numbers(request: EmbedRequest, array: Array) -> list[Any] | str:
-    """Return an array as nested lists of floats or as base64."""
-    if request.encoding_format == "base64":
-        little_endian = np.dtype(request.dtype).newbyteorder("<")
-        return base64.b64encode(array.astype(little_endian).tobytes()).decode("ascii")
-    # In fp64: rounded in fp32, a number would be printed with fp32's own digits.
-    rounded: list[Any] = np.round(array.astype(np.float64), DECIMALS).tolist()
-    return rounded

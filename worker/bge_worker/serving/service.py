@@ -51,8 +51,8 @@ class Service:
             if self._observe is not None:
                 self._observe(finished)
             if has_small_reply(request, sum(len(text.ids) for text in finished.encoded)):
-                return Reply(build_reply(request, finished, model))
-            body = await asyncio.to_thread(build_reply, request, finished, model)
+                return Reply(build_reply(request, finished, model, self.engine))
+            body = await asyncio.to_thread(build_reply, request, finished, model, self.engine)
             return Reply(body, is_small=False)
         except WorkerError:
             raise

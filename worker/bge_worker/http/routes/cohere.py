@@ -12,7 +12,8 @@ from typing import Any, Literal, TypedDict
 
 from ...engine.config import ModelInfo
 from ...errors import OverloadedError, WorkerError
-from ...serving.openai import Usage, check_model
+from ...serving.model_names import check_model
+from ...serving.openai import Usage
 from ...serving.payload import RankedDocument, RerankBody
 from ...serving.requests import RerankRequest
 from ...settings import Settings
@@ -25,8 +26,18 @@ class CohereRerankBody(RerankBody):
 
     def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
         """Raises ValidationError for a limit of the settings, NotServedError for another model."""
-        check_model(self.model, model)
+        check_model(self.model, model, settings.rerank_aliases)
         return self._request(settings, truncate=self.truncation)
+
+    def to_reply(self, reply: Mapping[str, Any]) -> CohereRerankReply:
+        """`truncated` is our addition."""
+        return {
+            "object": "rerank",
+            "model": reply["model"],
+            "results": reply["results"],
+            "usage": reply["usage"],
+            "truncated": reply["truncated"],
+        }
 
 
 class CohereRerankReply(TypedDict):
@@ -46,17 +57,6 @@ class ProviderError(TypedDict):
     detail: str
 
 
-def build_reply(reply: Mapping[str, Any]) -> CohereRerankReply:
-    """`truncated` is our addition."""
-    return {
-        "object": "rerank",
-        "model": reply["model"],
-        "results": reply["results"],
-        "usage": reply["usage"],
-        "truncated": reply["truncated"],
-    }
-
-
 def error_body(error: WorkerError) -> ProviderError:
     message = str(error)
     error_type: Literal["Validation", "Overloaded", "Backend"] = "Validation"
@@ -71,6 +71,6 @@ COHERE = Dialect(error_body, ProviderError)
 ROUTES = (
     Route(
         ("/v1/rerank", "/v2/rerank", "/rerank"), "documents", COHERE, "rerank",
-        CohereRerankBody, build_reply, CohereRerankReply,
+        CohereRerankBody, CohereRerankReply,
     ),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from ...errors import WorkerError
-from ...serving.openai import EMBEDDINGS, OpenAIEmbedBody, OpenAIEmbedReply, embed_reply
+from ...serving.openai import EMBEDDINGS, OpenAIEmbedBody, OpenAIEmbedReply
 from .route import Dialect, Route
 
 
@@ -31,10 +31,10 @@ def error_body(error: WorkerError) -> OpenAIError:
     }
 
 
-OPENAI = Dialect(error_body, OpenAIError)
+OPENAI = Dialect(error_body, OpenAIError, invalid_status=400)
 ROUTES = (
     Route(
         (EMBEDDINGS, "/embeddings"), "input", OPENAI, "embed",
-        OpenAIEmbedBody, embed_reply, OpenAIEmbedReply,
+        OpenAIEmbedBody, OpenAIEmbedReply,
     ),
 )  # fmt: skip

@@ -28,9 +28,9 @@ class Dialect(NamedTuple):
 class Route:
     """A POST route for inference.
 
-    Of several routes on one path, a body goes to the first whose `key` field it holds. `body` is a
-    `validation.Body` with `to_request(model, settings)`; `build_reply` turns the native reply into
-    the dialect's, of type `reply`.
+    Of several routes on one path, a body goes to the first whose `key` field it holds. `body` is
+    the type of the body, with `to_request(model, settings)` and `to_reply(native reply)`, which
+    returns the dialect's reply, of type `reply`.
     """
 
     paths: tuple[str, ...]
@@ -38,5 +38,4 @@ class Route:
     dialect: Dialect
     role: Role
     body: type[Any]
-    build_reply: Callable[[Mapping[str, Any]], object]
     reply: Any
