@@ -71,7 +71,7 @@ def test_a_bad_value_is_named_with_the_variable_and_the_limit(
 
 
 def test_an_alias_names_one_model() -> None:
-    with pytest.raises(StartError, match="must differ. Given in both: 'b'"):
+    with pytest.raises(StartError, match="must differ"):
         Settings.from_env({"BGE_EMBED_ALIASES": "a,b", "BGE_RERANK_ALIASES": "b,c"})
 
 

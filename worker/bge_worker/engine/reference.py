@@ -80,8 +80,8 @@ class ReferenceEngine:
             for pair, document in zip(encoded, documents, strict=True)
         ]
 
-    def token_strings(self, ids: Sequence[int]) -> list[str]:
-        return self._tokenizers["embed"].token_strings(ids)
+    def tokenizer(self, role: Role) -> Tokenizer:
+        return self._tokenizers[role]
 
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
         """See `Engine.run`. FlagEmbedding takes one `max_length` per call: one call for each."""

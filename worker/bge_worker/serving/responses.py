@@ -25,7 +25,8 @@ def build_reply(
     if isinstance(request, EmbedRequest):
         outputs = _embed_outputs(request, finished, model)
         if request.return_tokens:
-            outputs["tokens"] = [engine.token_strings(text.ids) for text in finished.encoded]
+            strings = engine.tokenizer("embed").token_strings
+            outputs["tokens"] = [strings(text.ids) for text in finished.encoded]
     else:
         outputs = {"results": _ranking(request, finished)}
     tokens = sum(len(text.ids) for text in finished.encoded)

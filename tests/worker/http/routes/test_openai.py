@@ -59,7 +59,7 @@ def test_openai_async(url: str, vectors: list[list[float]]) -> None:
 def test_openai_raises_its_own_errors(client: openai.OpenAI, url: str) -> None:
     with pytest.raises(openai.BadRequestError, match=r"`input\[1\]` must not be empty"):
         client.embeddings.create(model=EMBED_MODEL, input=["a", ""])
-    with pytest.raises(openai.NotFoundError, match="`model` must be one of `miniature/bge-m3`, `bge-m3`"):
+    with pytest.raises(openai.NotFoundError, match="one of `miniature/bge-m3`, `bge-m3`"):
         client.embeddings.create(model="text-embedding-3-small", input="a")
     with pytest.raises(openai.BadRequestError, match="`dimensions` must be 512"):
         client.embeddings.create(model=EMBED_MODEL, input="a", dimensions=256)

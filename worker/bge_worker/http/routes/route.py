@@ -1,13 +1,13 @@
-"""What a route of any dialect consists of."""
+"""What a route of any dialect consists of, and the errors that several dialects share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from ...engine.config import Role
-from ...errors import WorkerError
+from ...errors import OverloadedError, WorkerError
 
 
 class Dialect(NamedTuple):
@@ -22,6 +22,28 @@ class Dialect(NamedTuple):
 
     def status(self, error: WorkerError) -> int:
         return self.invalid_status if error.status == 422 else error.status
+
+
+class ProviderError(TypedDict):
+    """Cohere's clients read `message`, Jina's `detail`, TEI's `error` and `error_type`."""
+
+    error: str
+    error_type: Literal["Validation", "Overloaded", "Backend"]
+    message: str
+    detail: str
+
+
+def provider_error(error: WorkerError) -> ProviderError:
+    message = str(error)
+    error_type: Literal["Validation", "Overloaded", "Backend"] = "Validation"
+    if error.status >= 500:
+        error_type = "Backend"
+    elif isinstance(error, OverloadedError):
+        error_type = "Overloaded"
+    return {"error": message, "error_type": error_type, "message": message, "detail": message}
+
+
+PROVIDER = Dialect(provider_error, ProviderError)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from ...serving.openai import Dimensions, TextsOrIds, check_dimensions, texts_or
 from ...serving.requests import MAX_LENGTH, EmbedRequest, RerankRequest
 from ...serving.validation import Documents, ForeignBody, Query, as_documents
 from ...settings import Settings
-from .cohere import COHERE
-from .route import Route
+from .route import PROVIDER, Route
 
 Direction = Literal["Right", "right", "Left", "left"]
 
@@ -114,11 +113,11 @@ class TeiRankedText(TypedDict):
 
 ROUTES = (
     Route(
-        ("/rerank",), "texts", COHERE, "rerank", TeiRerankBody, list[TeiRankedText]
+        ("/rerank",), "texts", PROVIDER, "rerank", TeiRerankBody, list[TeiRankedText]
     ),
-    Route(("/embed",), "inputs", COHERE, "embed", TeiEmbedBody, list[list[float]]),
+    Route(("/embed",), "inputs", PROVIDER, "embed", TeiEmbedBody, list[list[float]]),
     Route(
-        ("/embed_sparse",), "inputs", COHERE, "embed",
+        ("/embed_sparse",), "inputs", PROVIDER, "embed",
         TeiSparseBody, list[list[TeiSparseValue]],
     ),
 )  # fmt: skip
