@@ -8,12 +8,10 @@ from typing import Any
 import msgspec
 
 from .. import __version__
-from ..serving.openai import MODELS, OpenAIModelsReply
 from .metrics import CONTENT_TYPE
 from .middleware import OPEN_PATHS
 from .routes.native import NATIVE
-from .routes.openai import OPENAI
-from .routes.route import Dialect, Route
+from .routes.route import Dialect, InfoRoute, Route, TextRoute
 from .routes.runpod import MAX_WAIT_MS, MIN_WAIT_MS, HealthReply, JobBody, JobReply
 
 Schema = dict[str, Any]
@@ -29,23 +27,29 @@ ERRORS = {
 }
 
 
-def describe(routes: Sequence[Route], *, has_key: bool) -> Schema:
+def describe(
+    routes: Sequence[Route | TextRoute], infos: Sequence[InfoRoute], *, has_key: bool
+) -> Schema:
     """Return the OpenAPI document of the server."""
-    schemas = _Schemas(routes)
+    schemas = _Schemas(routes, infos)
     paths: dict[str, Schema] = {}
-    dialects: dict[str, Dialect] = {MODELS: OPENAI}
+    dialects: dict[str, Dialect] = {}
     for path in {path: None for route in routes for path in route.paths}:
         on_path = [route for route in routes if path in route.paths]
         dialects[path] = on_path[0].dialect
         bodies, replies = [route.body for route in on_path], [route.reply for route in on_path]
         paths[path] = {"post": schemas.post(bodies, replies, dialects[path])}
+    for info in infos:
+        for path in info.paths:
+            dialects[path] = info.dialect
+            reply = schemas.content("The reply", info.reply)
+            paths.setdefault(path, {})["get"] = {"responses": {"200": reply}}
     for prefix in ("", "/v2/{endpoint}"):
         paths |= _job_paths(schemas, prefix)
     pings = {200: "The models are loaded", 204: "They load", 503: "Unhealthy"}
     metrics = {"description": "Metrics", "content": {CONTENT_TYPE: {}}}
     paths["/ping"] = {"get": {"responses": {str(c): {"description": d} for c, d in pings.items()}}}
     paths["/metrics"] = {"get": {"responses": {"200": metrics}}}
-    paths[MODELS] = {"get": {"responses": {"200": schemas.content("Models", OpenAIModelsReply)}}}
     components: Schema = {"schemas": schemas.components}
     if has_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -54,16 +58,17 @@ def describe(routes: Sequence[Route], *, has_key: bool) -> Schema:
             for operation in paths[path].values():
                 operation["security"] = [{"key": []}]
                 operation["responses"]["401"] = error
-    info = {"title": "bge-serverless", "version": __version__}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components}
+    title = {"title": "bge-serverless", "version": __version__}
+    return {"openapi": "3.1.0", "info": title, "paths": paths, "components": components}
 
 
 class _Schemas:
     """The JSON schema of every type, each named type as a component."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route | TextRoute], infos: Sequence[InfoRoute]) -> None:
         bodies: list[Any] = [JobBody, *(route.body for route in routes)]
-        replies: list[Any] = [JobReply, HealthReply, OpenAIModelsReply, NATIVE.error_type]
+        replies: list[Any] = [JobReply, HealthReply, NATIVE.error_type]
+        replies += [info.reply for info in infos]
         for route in routes:
             replies += [route.reply, route.dialect.error_type]
         schemas, self.components = msgspec.json.schema_components(
@@ -96,7 +101,8 @@ def _allow_nulls(body: Schema) -> None:
     """A null is an absent field (`validation.without_nulls`)."""
     for name, field in body["properties"].items():
         if name not in body.get("required", ()) and field != {}:
-            body["properties"][name] = {"anyOf": [field, {"type": "null"}]}
+            examples = {"examples": field["examples"]} if "examples" in field else {}
+            body["properties"][name] = {"anyOf": [field, {"type": "null"}], **examples}
 
 
 def _job_paths(schemas: _Schemas, prefix: str) -> dict[str, Schema]:

@@ -197,10 +197,10 @@ def texts_or_ids(
         if not settings.accept_token_ids:
             _refuse_token_ids(field, items)
         elif type(first_item) is int:
-            return [_token_ids(items, field, model)]
+            return [check_token_ids(items, field, model)]
         else:
             validation.check_count(items, field, settings.max_texts)
-            return [_token_ids(ids, f"{field}[{i}]", model) for i, ids in enumerate(items)]
+            return [check_token_ids(ids, f"{field}[{i}]", model) for i, ids in enumerate(items)]
     texts: str | list[str] = validation.validate(value, validation.Texts, field)  # type: ignore[arg-type]
     return validation.as_texts(texts, field, settings.max_texts)
 
@@ -216,7 +216,8 @@ def _refuse_token_ids(field: str, items: Sequence[Any]) -> None:
         )
 
 
-def _token_ids(value: object, field: str, model: ModelInfo) -> list[int]:
+def check_token_ids(value: object, field: str, model: ModelInfo) -> list[int]:
+    """Return token ids of the model. Raises ValidationError if they are not."""
     if not isinstance(value, list) or any(type(token) is not int for token in value):
         raise ValidationError(
             f"`{field}` must hold strings alone or token ids alone. "

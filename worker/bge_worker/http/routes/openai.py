@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ...errors import WorkerError
-from ...serving.openai import EMBEDDINGS, OpenAIEmbedBody, OpenAIEmbedReply
-from .route import Dialect, Route
+from ...serving.openai import (
+    EMBEDDINGS,
+    MODELS,
+    OpenAIEmbedBody,
+    OpenAIEmbedReply,
+    OpenAIModelsReply,
+    models_reply,
+)
+from .route import Dialect, InfoRoute, Route
+
+if TYPE_CHECKING:  # imports torch
+    from ...serving.service import Service
 
 
 class OpenAIErrorDetail(TypedDict):
@@ -33,8 +43,12 @@ def error_body(error: WorkerError) -> OpenAIError:
 
 OPENAI = Dialect(error_body, OpenAIError, invalid_status=400)
 ROUTES = (
-    Route(
-        (EMBEDDINGS, "/embeddings"), "input", OPENAI, "embed",
-        OpenAIEmbedBody, OpenAIEmbedReply,
-    ),
-)  # fmt: skip
+    Route((EMBEDDINGS, "/embeddings"), "input", OPENAI, "embed", OpenAIEmbedBody, OpenAIEmbedReply),
+)
+
+
+def list_models(service: Service) -> dict[str, Any]:
+    return models_reply(service.models, service.settings)
+
+
+INFO_ROUTES = (InfoRoute((MODELS,), OPENAI, list_models, OpenAIModelsReply),)

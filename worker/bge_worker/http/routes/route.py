@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 from ...engine.config import Role
 from ...errors import OverloadedError, WorkerError
+
+if TYPE_CHECKING:  # imports torch
+    from ...serving.service import Service
 
 
 class Dialect(NamedTuple):
@@ -50,7 +53,8 @@ PROVIDER = Dialect(provider_error, ProviderError)
 class Route:
     """A POST route for inference.
 
-    Of several routes on one path, a body goes to the first whose `key` field it holds. `body` is
+    Of several routes on one path, a body goes to the first whose `key` it holds, a field or a path
+    of fields, else to the last. `body` is
     the type of the body, with `to_request(model, settings)` and `to_reply(native reply)`, which
     returns the dialect's reply, of type `reply`.
     """
@@ -60,4 +64,28 @@ class Route:
     dialect: Dialect
     role: Role
     body: type[Any]
+    reply: Any
+
+
+@dataclass(frozen=True)
+class TextRoute:
+    """A POST route that needs no inference: `body` has `answer(service)`, which returns the reply.
+
+    `key` is that of `Route`.
+    """
+
+    paths: tuple[str, ...]
+    key: str
+    dialect: Dialect
+    body: type[Any]
+    reply: Any
+
+
+@dataclass(frozen=True)
+class InfoRoute:
+    """A GET route that describes the service."""
+
+    paths: tuple[str, ...]
+    dialect: Dialect
+    build: Callable[[Service], object]
     reply: Any

@@ -6,14 +6,24 @@ As in TEI, a text that is too long is an error unless `truncate` is true.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
+
+import msgspec
+from msgspec import Meta
 
 from ...engine.config import ModelInfo
 from ...engine.outputs import Outputs
 from ...errors import ValidationError
-from ...serving.openai import Dimensions, TextsOrIds, check_dimensions, texts_or_ids
+from ...serving.openai import NEUTRAL, Dimensions, TextsOrIds, check_dimensions, texts_or_ids
 from ...serving.requests import MAX_LENGTH, EmbedRequest, RerankRequest
-from ...serving.validation import Documents, ForeignBody, Query, as_documents
+from ...serving.validation import (
+    Documents,
+    ForeignBody,
+    Query,
+    TextList,
+    as_documents,
+    as_texts,
+)
 from ...settings import Settings
 from .route import PROVIDER, Route
 
@@ -111,13 +121,46 @@ class TeiRankedText(TypedDict):
     text: NotRequired[str]
 
 
+class SimilarityInputs(msgspec.Struct):
+    source_sentence: Query
+    sentences: TextList
+
+
+class TeiSimilarityBody(ForeignBody):
+    """Cosines of a text with others, as Hugging Face's client asks for them."""
+
+    inputs: Annotated[
+        SimilarityInputs, Meta(examples=[{"source_sentence": "море", "sentences": ["о море"]}])
+    ]
+    parameters: NEUTRAL = None
+
+    def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
+        """Raises ValidationError: a limit is exceeded."""
+        texts = [self.inputs.source_sentence, *self.inputs.sentences]
+        return EmbedRequest(
+            texts=as_texts(texts, "inputs.sentences", settings.max_texts),
+            encoding_format="base64",
+            field="inputs.sentences",
+        )
+
+    def to_reply(self, reply: Mapping[str, Any]) -> list[float]:
+        from ...serving.vectors import from_base64  # imports numpy
+
+        source, *sentences = from_base64(reply["embeddings"])
+        return [float(source @ sentence) for sentence in sentences]
+
+
 ROUTES = (
     Route(
-        ("/rerank",), "texts", PROVIDER, "rerank", TeiRerankBody, list[TeiRankedText]
+        ("/rerank", "/reranker/rerank"), "texts", PROVIDER, "rerank",
+        TeiRerankBody, list[TeiRankedText],
     ),
-    Route(("/embed",), "inputs", PROVIDER, "embed", TeiEmbedBody, list[list[float]]),
     Route(
-        ("/embed_sparse",), "inputs", PROVIDER, "embed",
-        TeiSparseBody, list[list[TeiSparseValue]],
+        ("/similarity", "/"), "inputs.source_sentence", PROVIDER, "embed",
+        TeiSimilarityBody, list[float],
+    ),
+    Route(("/embed", "/"), "inputs", PROVIDER, "embed", TeiEmbedBody, list[list[float]]),
+    Route(
+        ("/embed_sparse",), "inputs", PROVIDER, "embed", TeiSparseBody, list[list[TeiSparseValue]]
     ),
 )  # fmt: skip
