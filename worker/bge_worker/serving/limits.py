@@ -144,8 +144,8 @@ def _vector_bytes(request: EmbedRequest, dimensions: int) -> int:
 
 def _ranking_bytes(request: RerankRequest) -> list[int]:
     """Return the maximum bytes of each of the `top_n` results, the largest documents first."""
-    sizes = [RESULT_BYTES] * len(request.texts)
+    sizes = [RESULT_BYTES] * len(request.documents)
     if request.return_documents:
-        texts = (json.dumps(text, ensure_ascii=False) for text in request.texts)
+        texts = (json.dumps(text, ensure_ascii=False) for text in request.documents)
         sizes = sorted((104 + len(text.encode()) for text in texts), reverse=True)
     return sizes[: request.top_n]

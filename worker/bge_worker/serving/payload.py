@@ -31,6 +31,8 @@ TextLength = Annotated[
 PairLength = Annotated[
     int, Meta(ge=requests.MIN_PAIR_LENGTH, le=requests.MAX_LENGTH, description="Tokens per pair")
 ]
+MaxChunks = Annotated[int, Meta(ge=1, le=1000, description="Windows of a long document")]
+Overlap = Annotated[int, Meta(ge=0, le=requests.MAX_LENGTH, description="Tokens of two windows")]
 TopN = Annotated[int, Meta(ge=1, description="All documents, unless given")]
 
 
@@ -68,17 +70,19 @@ class NativeEmbedBody(Body):
         )
 
 
-class RerankBody(Body):
-    """The fields that native bodies and Cohere's have in common."""
-
+class NativeRerankBody(Body):
     query: validation.Query
     documents: validation.Documents
     top_n: TopN | None = None
     raw_scores: bool = False
     return_documents: bool = False
     max_length: PairLength = requests.DEFAULT_PAIR_LENGTH
+    truncate: bool = True
+    max_chunks_per_doc: MaxChunks = 1
+    overlap_tokens: Overlap = requests.DEFAULT_OVERLAP
 
-    def _request(self, settings: Settings, *, truncate: bool) -> RerankRequest:
+    def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
+        """Raises ValidationError: a limit of the settings is exceeded."""
         return RerankRequest(
             query=self.query,
             texts=validation.as_documents(
@@ -88,16 +92,10 @@ class RerankBody(Body):
             raw_scores=self.raw_scores,
             return_documents=self.return_documents,
             max_length=self.max_length,
-            truncate=truncate,
+            truncate=self.truncate,
+            max_chunks_per_doc=self.max_chunks_per_doc,
+            overlap_tokens=self.overlap_tokens,
         )
-
-
-class NativeRerankBody(RerankBody):
-    truncate: bool = True
-
-    def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
-        """Raises ValidationError: a limit of the settings is exceeded."""
-        return self._request(settings, truncate=self.truncate)
 
 
 class InfoBody(Body):

@@ -10,6 +10,7 @@ from ..engine.config import Role
 from ..engine.outputs import Outputs
 
 MAX_LENGTH = 8192  # tokens of a text
+DEFAULT_OVERLAP = 80  # tokens that two windows of a document share
 DEFAULT_PAIR_LENGTH = 1024  # tokens of a pair
 # A query of three quarters and the four special tokens leave the document at least one token.
 MIN_TEXT_LENGTH, MIN_PAIR_LENGTH = 3, 17
@@ -39,9 +40,20 @@ class EmbedRequest:
     role: ClassVar[Role] = "embed"
 
 
+class Windows(NamedTuple):
+    """Whole documents, the document of each window, and documents whose end is in no window."""
+
+    documents: Sequence[str]
+    owners: Sequence[int]
+    unread: Sequence[int]
+
+
 @dataclass(frozen=True)
 class RerankRequest:
-    """Documents (`texts`) to score against a query."""
+    """Documents (`texts`) to score against a query.
+
+    With `max_chunks_per_doc` above 1, `windows.split_documents` puts windows in their place.
+    """
 
     query: str
     texts: Sequence[str]
@@ -50,10 +62,17 @@ class RerankRequest:
     return_documents: bool = False
     max_length: int = DEFAULT_PAIR_LENGTH
     truncate: bool = True
+    max_chunks_per_doc: int = 1
+    overlap_tokens: int = DEFAULT_OVERLAP
+    windows: Windows | None = None
     field: str = "documents"
 
     role: ClassVar[Role] = "rerank"
     outputs: ClassVar[Outputs] = Outputs.RELEVANCE
+
+    @property
+    def documents(self) -> Sequence[str]:
+        return self.texts if self.windows is None else self.windows.documents
 
 
 InferenceRequest = EmbedRequest | RerankRequest

@@ -30,15 +30,15 @@ def build_reply(
     else:
         outputs = {"results": _ranking(request, finished)}
     tokens = sum(len(text.ids) for text in finished.encoded)
+    windows = request.windows if isinstance(request, RerankRequest) else None
+    truncated = [index for index, text in enumerate(finished.encoded) if text.truncated]
     return {
         "model": model.model,
         "fingerprint": model.fingerprint,
         **outputs,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "truncated": [index for index, text in enumerate(finished.encoded) if text.truncated],
-        "input_digest": input_digest(
-            [request.query, *request.texts] if isinstance(request, RerankRequest) else request.texts
-        ),
+        "truncated": truncated if windows is None else list(windows.unread),
+        "input_digest": input_digest(digested_texts(request)),
         "timings_ms": {name: round(ms, 3) for name, ms in asdict(finished.timings).items()},
     }
 
@@ -64,6 +64,9 @@ def _embed_outputs(request: EmbedRequest, finished: Finished, model: ModelInfo) 
 def _ranking(request: RerankRequest, finished: Finished) -> list[dict[str, Any]]:
     """Highest score first; equal scores in the order of the documents."""
     scores = np.array(finished.results, np.float64)
+    if request.windows is not None:  # the best window of each document
+        windows, scores = scores, np.full(len(request.documents), -np.inf)
+        np.maximum.at(scores, request.windows.owners, windows)
     if not request.raw_scores:
         scores = (1 + np.tanh(scores / 2)) / 2  # the sigmoid, without overflow
     best = np.argsort(-scores, kind="stable")[: request.top_n].tolist()
@@ -73,8 +76,14 @@ def _ranking(request: RerankRequest, finished: Finished) -> list[dict[str, Any]]
     ]
     if request.return_documents:
         for result in ranking:
-            result["document"] = {"text": request.texts[result["index"]]}
+            result["document"] = {"text": request.documents[result["index"]]}
     return ranking
+
+
+def digested_texts(request: InferenceRequest) -> Sequence[str | Sequence[int]]:
+    if isinstance(request, RerankRequest):
+        return [request.query, *request.documents]
+    return request.texts
 
 
 def input_digest(texts: Iterable[str | Sequence[int]]) -> str:

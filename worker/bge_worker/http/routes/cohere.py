@@ -20,7 +20,7 @@ from ...errors import ValidationError
 from ...serving import requests
 from ...serving.model_names import check_model
 from ...serving.openai import NEUTRAL, Dimensions, Usage, check_dimensions
-from ...serving.payload import RankedDocument
+from ...serving.payload import MaxChunks, Overlap, RankedDocument
 from ...serving.requests import EmbedRequest, RerankRequest
 from ...serving.validation import (
     EXAMPLES,
@@ -47,6 +47,8 @@ class CohereRerankBody(ForeignBody):
     top_n: Annotated[int, Meta(ge=1)] | None = None
     return_documents: bool = False
     max_tokens_per_doc: TokensPerDocument | None = None
+    max_chunks_per_doc: MaxChunks = 1
+    overlap_tokens: Overlap = requests.DEFAULT_OVERLAP
     rank_fields: Any = None
     priority: NEUTRAL = None
     # this server's own, Infinity's, Jina's
@@ -75,6 +77,8 @@ class CohereRerankBody(ForeignBody):
             return_documents=self.return_documents,
             max_length=min(requests.MAX_LENGTH, max(requests.MIN_PAIR_LENGTH, max_length)),
             truncate=self.truncation,
+            max_chunks_per_doc=self.max_chunks_per_doc,
+            overlap_tokens=self.overlap_tokens,
         )
 
     def to_reply(self, reply: Mapping[str, Any]) -> dict[str, Any]:
