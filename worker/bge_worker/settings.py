@@ -12,6 +12,8 @@ from .errors import StartError
 Device = Literal["auto", "cuda", "cpu"]
 Dtype = Literal["auto", "float16", "float32"]
 EngineName = Literal["packed", "flagembedding"]
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["INFO", "DEBUG", "WARNING", "ERROR"]
 Choice = TypeVar("Choice", bound=str)
 Whole = TypeVar("Whole", int, int | None)
 
@@ -43,6 +45,8 @@ class Settings:
     rerank_aliases: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     trace_start: bool = False
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "INFO"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], max_reply_bytes: int = QUEUE_REPLY_BYTES) -> Settings:
@@ -71,6 +75,8 @@ class Settings:
             rerank_aliases=_names(env, "BGE_RERANK_ALIASES"),
             cors_origins=_names(env, "BGE_CORS_ORIGINS"),
             trace_start=_one_of(env, "BGE_TRACE_START", ("0", "1")) == "1",
+            log_format=_one_of(env, "BGE_LOG_FORMAT", ("text", "json")),
+            log_level=_one_of(env, "BGE_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
         )
         if settings.embed_model is None and settings.rerank_model is None:
             raise StartError("`BGE_EMBED_MODEL` and `BGE_RERANK_MODEL` are both empty: no model")

@@ -119,7 +119,7 @@ class Application:
         return await asyncio.to_thread(encode, valid, reply)
 
     async def _describe(self, info: InfoRoute, request: Request) -> Response:
-        description = info.build(await self._service.wait())
+        description = info.build(await self._service.wait(), request.path_params)
         return Response(to_json(description), media_type="application/json")
 
     async def _ping(self, request: Request) -> Response:
@@ -152,7 +152,9 @@ def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:
             ("POST", "/run", jobs.run),
             ("POST", "/runsync", jobs.runsync),
             ("GET", "/status/{job_id}", jobs.status),
+            ("GET", "/stream/{job_id}", jobs.stream),
             ("POST", "/cancel/{job_id}", jobs.cancel),
+            ("POST", "/purge-queue", jobs.purge_queue),
             ("GET", "/health", jobs.health),
         )
     ]

@@ -25,6 +25,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .. import errors
 from ..errors import OverloadedError, WorkerError
+from ..logs import FIELDS
 from ..settings import Settings
 from .memory import HeldBytes
 from .metrics import Metrics
@@ -117,7 +118,9 @@ class Middleware:
         """Run the checks and the route; turn errors into replies of the dialect."""
         try:
             # Reads no body, computes nothing, and must work when the worker is full.
-            reads_no_body = scope["method"] != "POST" or "/cancel/" in exchange.route
+            reads_no_body = scope["method"] != "POST" or any(
+                part in exchange.route for part in ("/cancel/", "/purge-queue")
+            )
             exchange.is_read = scope["method"] != "POST"  # nothing to read
             self._check_site(scope)
             self._check_key(scope, exchange.route)
@@ -304,7 +307,7 @@ class Middleware:
         self._metrics.answered(exchange.route, exchange.status, seconds)
         if exchange.route in UNLOGGED_PATHS and exchange.status < 400:
             return
-        line = {
+        fields = {
             "id": exchange.id,
             "method": exchange.method,
             "route": exchange.route,
@@ -313,7 +316,7 @@ class Middleware:
             "received": exchange.received,
             "sent": exchange.sent,
         }
-        access_log.info("%s", orjson.dumps(line).decode())
+        access_log.info("request", extra={FIELDS: fields})
 
 
 @lru_cache(maxsize=16)  # few values in practice, and parsing takes as long as all of /ping

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,15 @@ from .metrics import CONTENT_TYPE
 from .middleware import OPEN_PATHS
 from .routes.native import NATIVE
 from .routes.route import Dialect, InfoRoute, Route, TextRoute
-from .routes.runpod import MAX_WAIT_MS, MIN_WAIT_MS, HealthReply, JobBody, JobReply
+from .routes.runpod import (
+    MAX_WAIT_MS,
+    MIN_WAIT_MS,
+    HealthReply,
+    JobBody,
+    JobReply,
+    PurgeReply,
+    StreamReply,
+)
 
 Schema = dict[str, Any]
 ERRORS = {
@@ -39,11 +48,15 @@ def describe(
         dialects[path] = on_path[0].dialect
         bodies, replies = [route.body for route in on_path], [route.reply for route in on_path]
         paths[path] = {"post": schemas.post(bodies, replies, dialects[path])}
+        paths[path]["post"] |= _parameters_of(path)
     for info in infos:
         for path in info.paths:
             dialects[path] = info.dialect
             reply = schemas.content("The reply", info.reply)
-            paths.setdefault(path, {})["get"] = {"responses": {"200": reply}}
+            operation = {"responses": {"200": reply}, **_parameters_of(path)}
+            if "{" in path:
+                operation["responses"]["404"] = schemas.content("Unknown", info.dialect.error_type)
+            paths.setdefault(path.replace(":path}", "}"), {})["get"] = operation
     for prefix in ("", "/v2/{endpoint}"):
         paths |= _job_paths(schemas, prefix)
     pings = {200: "The models are loaded", 204: "They load", 503: "Unhealthy"}
@@ -67,7 +80,7 @@ class _Schemas:
 
     def __init__(self, routes: Sequence[Route | TextRoute], infos: Sequence[InfoRoute]) -> None:
         bodies: list[Any] = [JobBody, *(route.body for route in routes)]
-        replies: list[Any] = [JobReply, HealthReply, NATIVE.error_type]
+        replies: list[Any] = [JobReply, StreamReply, PurgeReply, HealthReply, NATIVE.error_type]
         replies += [info.reply for info in infos]
         for route in routes:
             replies += [route.reply, route.dialect.error_type]
@@ -115,14 +128,24 @@ def _job_paths(schemas: _Schemas, prefix: str) -> dict[str, Schema]:
         "200": schemas.content("The job", JobReply),
         "404": schemas.content("No such job", NATIVE.error_type),
     }
+    stream = {**job, "200": schemas.content("The outputs so far", StreamReply)}
+    purge = {"200": schemas.content("The number of cancelled jobs", PurgeReply)}
     health = {"200": schemas.content("Counts of jobs and workers", HealthReply)}
     return {
         f"{prefix}/run": {"post": {**submit, "parameters": endpoint}},
         f"{prefix}/runsync": {"post": {**submit, "parameters": [*endpoint, wait]}},
         f"{prefix}/status/{{job_id}}": {"get": {"parameters": by_id, "responses": {**job}}},
+        f"{prefix}/stream/{{job_id}}": {"get": {"parameters": by_id, "responses": {**stream}}},
+        f"{prefix}/purge-queue": {"post": {"parameters": endpoint, "responses": purge}},
         f"{prefix}/cancel/{{job_id}}": {"post": {"parameters": by_id, "responses": {**job}}},
         f"{prefix}/health": {"get": {"parameters": endpoint, "responses": health}},
     }
+
+
+def _parameters_of(path: str) -> Schema:
+    names = re.findall(r"\{(\w+)", path)
+    parameters = [_parameter(name, "path", {"type": "string"}) for name in names]
+    return {"parameters": parameters} if parameters else {}
 
 
 def _parameter(name: str, location: str, schema: Schema) -> Schema:

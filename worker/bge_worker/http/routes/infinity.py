@@ -49,7 +49,7 @@ class InfinityRerankReply(TypedDict):
     created: int
 
 
-def list_models(service: Service) -> dict[str, Any]:
+def list_models(service: Service, _: Mapping[str, str]) -> dict[str, Any]:
     return models_reply(service.models, service.settings)
 
 

@@ -113,7 +113,7 @@ class OllamaVersion(TypedDict):
     version: str
 
 
-def list_tags(service: Service) -> OllamaTags:
+def list_tags(service: Service, _: Mapping[str, str]) -> OllamaTags:
     """Sizes are not known here; Ollama's clients show the names."""
     names = all_names({"embed": service.model("embed")}, service.settings)
     digest = service.model("embed").fingerprint
@@ -132,7 +132,7 @@ def list_tags(service: Service) -> OllamaTags:
     }
 
 
-def get_version(service: Service) -> OllamaVersion:
+def get_version(service: Service, _: Mapping[str, str]) -> OllamaVersion:
     return {"version": __version__}
 
 

@@ -83,9 +83,9 @@ class TextRoute:
 
 @dataclass(frozen=True)
 class InfoRoute:
-    """A GET route that describes the service."""
+    """A GET route that describes the service. `build` gets the parameters of the path."""
 
     paths: tuple[str, ...]
     dialect: Dialect
-    build: Callable[[Service], object]
+    build: Callable[[Service, Mapping[str, str]], object]
     reply: Any

@@ -78,11 +78,11 @@ class TeiInfo(TypedDict):
     version: str
 
 
-def get_info(service: Service) -> TeiInfo:
+def get_info(service: Service, _: Mapping[str, str]) -> TeiInfo:
     return describe(service, "embed" if "embed" in service.models else "rerank")
 
 
-def get_reranker_info(service: Service) -> TeiInfo:
+def get_reranker_info(service: Service, _: Mapping[str, str]) -> TeiInfo:
     return describe(service, "rerank")
 
 
