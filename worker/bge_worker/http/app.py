@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.cors import CORSMiddleware
@@ -36,6 +37,7 @@ from .timeouts import Timeouts
 if TYPE_CHECKING:  # imports torch, and /ping is answered before that
     from ..serving.service import Service
 
+DOCS_PAGE = Path(__file__).with_name("docs.html")  # loads nothing but openapi.json
 ROUTES: tuple[Route | TextRoute, ...] = (
     *(*native.ROUTES, *openai.ROUTES, *cohere.ROUTES, *tei.ROUTES, *vllm.ROUTES, *infinity.ROUTES),
     *(*ollama.ROUTES, *tei_info.ROUTES),
@@ -140,7 +142,7 @@ class Application:
         )
 
     async def _get_docs(self, request: Request) -> Response:
-        return HTMLResponse(openapi.DOCS_PAGE)
+        return HTMLResponse(DOCS_PAGE.read_bytes())
 
 
 def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:

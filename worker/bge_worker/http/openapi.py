@@ -150,13 +150,3 @@ def _parameters_of(path: str) -> Schema:
 
 def _parameter(name: str, location: str, schema: Schema) -> Schema:
     return {"name": name, "in": location, "required": location == "path", "schema": schema}
-
-
-DOCS_PAGE = """<!doctype html>
-<meta charset="utf-8">
-<title>bge-serverless</title>
-<link rel="stylesheet" href="https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/swagger-ui.css">
-<div id="swagger-ui"></div>
-<script src="https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui"})</script>
-"""
