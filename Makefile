@@ -142,7 +142,7 @@ test-kill: $(VENV)/setup-test ## Kill a migration of 20,000 points 20 times whil
 
 test-openapi: $(VENV)/setup-test ## Check requests to Qdrant against its published OpenAPI types (npm and network)
 	rm -f checkpoints/calls.jsonl
-	QDRANT_CALLS=$(CURDIR)/checkpoints/calls.jsonl $(PY) -m pytest -q tests/retrieval/test_store.py tests/fakes/test_qdrant_server.py
+	QDRANT_CALLS=$(CURDIR)/checkpoints/calls.jsonl $(PY) -m pytest -q tests/retrieval/test_store.py tests/retrieval/test_qdrant.py tests/fakes/test_qdrant_server.py
 	$(PY) tests/retrieval/qdrant_openapi.py checkpoints/calls.jsonl
 
 load: $(VENV)/setup-test models/miniature-packed/done ## Send 20,000 requests from 256 clients and check every reply; then overload the queue

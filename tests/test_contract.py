@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from bge_client import Client, errors, transport
+from bge_client import Client, errors, retry
 from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
 from conftest import ROOT, settings_in
+from fakes.clients import CLIENTS
 from fakes.engine import ALL_VECTORS
 from fakes.loopback import LoopbackServer
 from fakes.runpod_server import JobServer
@@ -45,9 +46,10 @@ def runpod(runtimes: Any) -> Iterator[str]:
         yield jobs.url
 
 
-@pytest.fixture(params=["server", "runpod"])
+@pytest.fixture(params=product(("server", "runpod"), CLIENTS), ids="-".join)
 def client(request: pytest.FixtureRequest) -> Iterator[Client]:
-    with Client(request.getfixturevalue(request.param), timeout=60) as client:
+    endpoint, driver = request.param
+    with CLIENTS[driver](request.getfixturevalue(endpoint), timeout=60) as client:
         yield client
 
 
@@ -122,7 +124,7 @@ def test_a_request_with_too_large_a_reply_is_split(runpod: str, packed: Engine) 
 def test_texts_of_a_lost_worker_are_computed_by_another(
     runtimes: Any, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_client.split.MAX_CHUNK_TEXTS", 50)  # so that both workers get some
+    monkeypatch.setattr("bge_client.chunking.MAX_CHUNK_TEXTS", 50)  # so that both workers get some
     models = settings_in(runtimes("packed"))
     env = {"BGE_EMBED_MODEL": str(models.embed_model), "BGE_RERANK_MODEL": str(models.rerank_model)}
     handler = ROOT / "worker" / "handler.py"
@@ -214,15 +216,16 @@ class _FaultyHandler(BaseHTTPRequestHandler):
 FAULTS = ("dropped before", "dropped after", "truncated", "delayed", "repeated", "an error page")
 
 
+@pytest.mark.parametrize("driver", CLIENTS)
 def test_network_faults_lose_and_mix_up_nothing(
-    server: str, monkeypatch: pytest.MonkeyPatch
+    driver: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_client.split.MAX_CHUNK_TEXTS", 20)
-    monkeypatch.setattr(transport, "MIN_PAUSE", 0.01)
+    monkeypatch.setattr("bge_client.chunking.MAX_CHUNK_TEXTS", 20)
+    monkeypatch.setattr(retry, "MIN_PAUSE", 0.01)
     texts = [f"текст {number}" for number in range(5000)]
     with Client(server, timeout=120) as client:
         expected = client.embed(texts).dense
-    with Chaos(server) as chaos, Client(chaos.base, timeout=120) as client:
+    with Chaos(server) as chaos, CLIENTS[driver](chaos.base, timeout=120) as client:
         received = [result.dense for result in client.embed_iter(texts)]
     np.testing.assert_allclose(received, expected, atol=1e-5)
     assert set(chaos.faults) == set(FAULTS)

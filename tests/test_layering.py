@@ -43,8 +43,12 @@ PACKAGES_OF_ONE_MODULE = {
 # Imported before torch, so that /ping is answered before the models load: they and the modules
 # they import must not import torch.
 BEFORE_TORCH = ("http/app", "http/connections", "runpod/job_scaler", "settings", "startup")
-# Of the client: what its folder `cli` needs beyond requests and numpy, the extra `cli`.
-CLIENT_EXTRAS = {"cli": {"click", "tqdm"}}
+# Of the client: each folder or module that needs an extra, with the packages of that extra.
+CLIENT_EXTRAS = {
+    "async_client": {"httpx2"},
+    "async_transport": {"httpx2", "anyio"},
+    "cli": {"click", "tqdm"},
+}
 # Of retrieval: what a folder may import beyond the modules at the top, and beyond PACKAGES.
 RETRIEVAL_ROOMS = {
     "": set(),
@@ -137,7 +141,7 @@ def test_the_builder_imports_no_retrieval() -> None:
 
 @pytest.mark.parametrize("module", modules(CLIENT))
 def test_the_client_needs_requests_and_numpy_alone(module: str) -> None:
-    extras = CLIENT_EXTRAS.get(room(module), set())
+    extras = CLIENT_EXTRAS.get(module) or CLIENT_EXTRAS.get(room(module), set())
     assert split(CLIENT, module)[1] <= {"requests", "urllib3", "numpy"} | extras
 
 

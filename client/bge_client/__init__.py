@@ -8,6 +8,7 @@ with Client("http://127.0.0.1:8000") as client:
 """
 
 import logging as _logging
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from .client import Client
 from .errors import (
@@ -38,10 +39,14 @@ from .redaction import RedactingFilter as _RedactingFilter
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, SparseVector, Usage
 from .router import Route, Router
 
+if _TYPE_CHECKING:
+    from .async_client import AsyncClient
+
 _logging.getLogger("bge_client").addFilter(_RedactingFilter())  # a server chooses its job ids
 
 __version__ = "0.1.0"
 __all__ = [
+    "AsyncClient",
     "AuthenticationError",
     "BGEError",
     "Client",
@@ -74,3 +79,12 @@ __all__ = [
     "ValidationError",
     "WorkerError",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import `AsyncClient` when it is first used. It needs the extra `async`."""
+    if name == "AsyncClient":
+        from .async_client import AsyncClient
+
+        return AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

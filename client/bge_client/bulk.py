@@ -1,110 +1,116 @@
-"""Send the chunks of a call concurrently and return the results in order."""
+"""Threads that run the tasks of a call."""
 
 from __future__ import annotations
 
-import re
+import atexit
+import os
+import threading
+import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from itertools import accumulate
-from typing import TypeVar
+from collections.abc import Generator, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
-from .deadline import Deadline
-from .errors import BGEError, TooLargeError, WorkerError
+from .calls import Task
+from .protocol import CANCEL_SECONDS
+from .transport import Transport
 
 Result = TypeVar("Result")
-Send = Callable[[Deadline, list[str], int], Result]  # deadline, chunk, index of its first text
 
 
-def send_all(
-    deadline: Deadline, chunks: Iterator[list[str]], send: Send[Result], max_in_flight: int
-) -> list[Result]:
-    """Send all chunks and return their results in order. A single chunk needs no other thread.
+def run_all(transport: Transport, tasks: list[Task[Result]], max_in_flight: int) -> list[Result]:
+    """Run tasks that share a deadline, and return their results in order.
 
-    The first failure, of whichever chunk, cancels the others and is raised.
+    The first failure, of whichever task, cancels the others and is raised. A single task needs no
+    other thread.
     """
-    chunk_list = list(chunks)
-    if len(chunk_list) == 1:
-        return [send(deadline, chunk_list[0], 0)]
-    offsets = accumulate((len(chunk) for chunk in chunk_list), initial=0)
-    pool = ThreadPoolExecutor(max_in_flight, "bge-client")
-    futures = [
-        pool.submit(send, deadline, chunk, offset)
-        for chunk, offset in zip(chunk_list, offsets, strict=False)
-    ]
-    try:
+    if len(tasks) == 1:
+        return transport.run(tasks[0].exchange, tasks[0].deadline)
+    with _Workers[Result](transport, max_in_flight, tasks[0].deadline.cancelled) as workers:
+        futures = [workers.submit(task) for task in tasks]
         done = wait(futures, return_when=FIRST_EXCEPTION).done
-        return [future.result() for future in futures if future in done]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        if not all(future.done() for future in futures):
-            deadline.cancel()
+        return [result for future in futures if future in done for result in future.result()]
 
 
-def send_each(
-    work: Iterator[tuple[Deadline, list[str]]], send: Send[Result], max_in_flight: int
+def run_each(
+    transport: Transport,
+    tasks: Iterator[Task[Result]],
+    max_in_flight: int,
+    cancelled: threading.Event,
 ) -> Generator[Result, None, None]:
-    """Yield the results in order, with at most twice `max_in_flight` chunks queued or in flight.
+    """Yield the results in order, with at most twice `max_in_flight` tasks queued or in flight.
 
-    A failure, or closing the generator, cancels all other chunks. If `work` raises, the chunks
-    before that are still sent, and the error is raised after their results.
+    A failure, or closing the generator, sets `cancelled`, which ends all other tasks.
     """
-    pool = ThreadPoolExecutor(max_in_flight, "bge-client")
-    pending: deque[tuple[Deadline, Future[Result]]] = deque()
-    offset = 0
-    try:
-        while isinstance(item := next_or_error(work), tuple):
-            deadline, chunk = item
-            while pending and (len(pending) >= 2 * max_in_flight or pending[0][1].done()):
-                yield pending.popleft()[1].result()
-            pending.append((deadline, pool.submit(send, deadline, chunk, offset)))
-            offset += len(chunk)
+    pending: deque[Future[list[Result]]] = deque()
+    with _Workers[Result](transport, max_in_flight, cancelled) as workers:
+        for task in tasks:
+            while pending and (len(pending) >= 2 * max_in_flight or pending[0].done()):
+                yield from pending.popleft().result()
+            pending.append(workers.submit(task))
         while pending:
-            yield pending.popleft()[1].result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for deadline, _ in pending:
-            deadline.cancel()
-    if isinstance(item, Exception):
-        raise item
+            yield from pending.popleft().result()
 
 
-def send_with_halving(
-    send: Callable[[Deadline, list[str]], Result],
-    deadline: Deadline,
-    chunk: list[str],
-    offset: int,
-    field: str,
-) -> list[Result]:
-    """Send a chunk, or its halves if it is too large. Errors count texts from the call's first."""
-    try:
-        return [send(deadline, chunk)]
-    except BGEError as error:
-        if not isinstance(error, TooLargeError) or len(chunk) == 1:
-            raise _with_offset(error, field, offset) from None
-    middle = len(chunk) // 2
-    return [
-        *send_with_halving(send, deadline, chunk[:middle], offset, field),
-        *send_with_halving(send, deadline, chunk[middle:], offset + middle, field),
-    ]
+class _Workers(Generic[Result]):
+    """Up to `count` threads that run tasks, until the end of a `with` block.
+
+    A thread may still wait for a response then, to cancel its job. Unlike an executor's, it does
+    not keep the interpreter from exiting.
+    """
+
+    def __init__(self, transport: Transport, count: int, cancelled: threading.Event) -> None:
+        self._transport = transport
+        self._count = count
+        self._cancelled = cancelled
+        self._process_id = os.getpid()
+        self._queue: SimpleQueue[tuple[Future[list[Result]], Task[Result]] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        _open.add(self)
+
+    def __enter__(self) -> _Workers[Result]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+    def submit(self, task: Task[Result]) -> Future[list[Result]]:
+        future: Future[list[Result]] = Future()
+        self._queue.put((future, task))
+        if len(self._threads) < self._count:
+            thread = threading.Thread(target=self._work, name="bge-client", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+            _threads.add(thread)
+        return future
+
+    def cancel(self) -> None:
+        """End all tasks. Does nothing in the child of a fork, which has no threads to end."""
+        if os.getpid() == self._process_id:
+            self._cancelled.set()
+            for _ in self._threads:
+                self._queue.put(None)
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            future, task = item
+            try:
+                future.set_result(self._transport.run(task.exchange, task.deadline))
+            except BaseException as error:
+                future.set_exception(error)
 
 
-def next_or_error(work: Iterator[Result]) -> Result | Exception | None:
-    """Return the next item, the exception raised instead of it, or None at the end."""
-    try:
-        return next(work, None)
-    except Exception as error:
-        return error
+_open: weakref.WeakSet[_Workers[Any]] = weakref.WeakSet()
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
-def _with_offset(error: BGEError, field: str, offset: int) -> BGEError:
-    """Return the error with each `texts[3]` in its message moved by `offset`."""
-    if not isinstance(error, WorkerError) or offset == 0:
-        return error
-
-    def shift(match: re.Match[str]) -> str:
-        return f"`{field}[{int(match[1]) + offset}]"
-
-    shifted = type(error)(re.sub(rf"`{field}\[(\d+)\]", shift, str(error)))
-    shifted.retry_after = error.retry_after
-    return shifted
+@atexit.register
+def _cancel_jobs_at_exit() -> None:
+    """Cancel the jobs of calls that were abandoned, as far as their ids are known by now."""
+    for workers in list(_open):
+        workers.cancel()
+    end_time = time.monotonic() + CANCEL_SECONDS
+    for thread in list(_threads):
+        thread.join(max(0.0, end_time - time.monotonic()))

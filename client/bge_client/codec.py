@@ -6,15 +6,14 @@ import base64
 import binascii
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .errors import ProtocolError, ValidationError
-from .results import EmbedResult, Floats, RankedDocument, SparseVector, Usage
+from .errors import ConfigurationError, ProtocolError, ValidationError
+from .results import EmbedResult, Floats, RankedDocument, SparseVector, Usage, WireFloats
 
 Dtype = Literal["float32", "float16"]
 Reply = Mapping[str, Any]
@@ -22,49 +21,71 @@ Reply = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class EmbedOptions:
-    """The options of an embedding request."""
+    """The options of an embedding request.
+
+    Raises:
+        ConfigurationError: one is invalid.
+    """
 
     dense: bool = True
     sparse: bool = False
     colbert: bool = False
     max_length: int | None = None
     truncate: bool = True
-    dtype: Dtype = "float32"
+    dtype: Dtype | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.dense or self.sparse or self.colbert):
+            raise ConfigurationError("at least one of `dense`, `sparse` and `colbert` must be true")
+        if self.dtype not in (None, "float32", "float16"):
+            raise ConfigurationError("`dtype` must be float32 or float16")
+
+    @property
+    def wire_dtype(self) -> Dtype:
+        return self.dtype or ("float16" if self.colbert else "float32")
 
     def payload(self, texts: Sequence[str]) -> dict[str, Any]:
-        payload: dict[str, Any] = {
+        return {
             "texts": list(texts),
             "return_dense": self.dense,
             "return_sparse": self.sparse,
             "return_colbert": self.colbert,
             "truncate": self.truncate,
             "encoding_format": "base64",
-            "dtype": self.dtype,
-        }
-        if self.max_length is not None:
-            payload["max_length"] = self.max_length
-        return payload
+            "dtype": self.wire_dtype,
+        } | _optional("max_length", self.max_length)
 
 
 @dataclass(frozen=True)
 class RerankOptions:
-    """The options of a rerank request, and its query."""
+    """The options of a rerank request, and its query.
+
+    Raises:
+        ConfigurationError, ValidationError: `top_n` or `query` is invalid.
+    """
 
     query: str
+    top_n: int | None = None  # of all documents: not sent, since each request holds a part
     raw_scores: bool = False
     max_length: int | None = None
     truncate: bool = True
 
+    def __post_init__(self) -> None:
+        if self.top_n is not None and self.top_n < 1:
+            raise ConfigurationError(f"`top_n` must be at least 1. Given: {self.top_n}")
+        checked_text(self.query, "query")
+
     def payload(self, documents: Sequence[str]) -> dict[str, Any]:
-        payload: dict[str, Any] = {
+        return {
             "query": self.query,
             "documents": list(documents),
             "raw_scores": self.raw_scores,
             "truncate": self.truncate,
-        }
-        if self.max_length is not None:
-            payload["max_length"] = self.max_length
-        return payload
+        } | _optional("max_length", self.max_length)
+
+
+def _optional(field: str, value: int | None) -> dict[str, Any]:
+    return {} if value is None else {field: value}
 
 
 def checked_texts(texts: object, field: str) -> list[str]:
@@ -74,29 +95,42 @@ def checked_texts(texts: object, field: str) -> list[str]:
         ValidationError: there is no text, or one that a worker would refuse.
     """
     items = [texts] if isinstance(texts, str) else texts
-    if isinstance(items, Mapping | bytes) or not hasattr(items, "__iter__"):
-        raise ValidationError(f"`{field}` must hold strings. Given: {type(texts).__name__}")
-    text_list = list(items)
+    if isinstance(items, Mapping | bytes) or not isinstance(items, Iterable):
+        given = type(texts).__name__
+        raise ValidationError(f"`{field}` must hold strings. Given: {given}", field=field)
+    text_list = [checked_text(text, field, index) for index, text in enumerate(items)]
     if not text_list:
-        raise ValidationError(f"`{field}` must hold at least one text")
-    for index, text in enumerate(text_list):
-        checked_text(text, f"{field}[{index}]")
+        raise ValidationError(f"`{field}` must hold at least one text", field=field)
     return text_list
 
 
-def checked_text(text: object, field: str) -> str:
+def checked_documents(documents: object) -> list[str]:
+    """Return the texts of documents, each a string or an object with a `text`.
+
+    Raises:
+        ValidationError: as `checked_texts`.
+    """
+    if isinstance(documents, Iterable) and not isinstance(documents, str | bytes | Mapping):
+        documents = [item.get("text") if isinstance(item, Mapping) else item for item in documents]
+    return checked_texts(documents, "documents")
+
+
+def checked_text(text: object, field: str, index: int | None = None) -> str:
     """Return `text`. Raises ValidationError if a worker would refuse it."""
+    reason = None
     if not isinstance(text, str):
-        raise ValidationError(f"`{field}` must be a string. Given: {type(text).__name__}")
-    if not text or text.isspace():
-        raise ValidationError(f"`{field}` must not be empty or blank")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValidationError(
-            f"`{field}` must be valid Unicode. Given: a lone surrogate at character {error.start}"
-        ) from None
-    return text
+        reason = f"must be a string. Given: {type(text).__name__}"
+    elif not text or text.isspace():
+        reason = "must not be empty or blank"
+    else:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            reason = f"must be valid Unicode. Given: a lone surrogate at character {error.start}"
+    if reason is None:
+        return text  # type: ignore[return-value]
+    name = field if index is None else f"{field}[{index}]"
+    raise ValidationError(f"`{name}` {reason}", field=field, index=index)
 
 
 def input_digest(payload: Mapping[str, Any]) -> str:
@@ -126,11 +160,8 @@ def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult
         colbert=[
             _colbert(item, options) for item in _items(reply, "colbert_embeddings", count)
         ] if options.colbert else None,
-        truncated=_truncated_indices(reply, count),
-        usage=_usage(reply),
-        model=_string(reply, "model"),
-        fingerprint=_string(reply, "fingerprint"),
         count=count,
+        **reply_metadata(reply, count),
     )  # fmt: skip
 
 
@@ -147,7 +178,7 @@ def ranked_documents(reply: Reply, documents: Sequence[str], count: int) -> list
 
 
 def reply_metadata(reply: Reply, count: int) -> dict[str, Any]:
-    """Decode the fields of a ranking's reply beside `results`."""
+    """Decode the fields of a reply beside its vectors or scores."""
     return {
         "truncated": _truncated_indices(reply, count),
         "usage": _usage(reply),
@@ -171,7 +202,7 @@ def _ranked_document(item: object, documents: Sequence[str]) -> RankedDocument:
 
 
 def _dense(items: list[Any], width: int, options: EmbedOptions) -> Floats:
-    vectors = [_floats(item, options.dtype) for item in items]
+    vectors = [_floats(item, options.wire_dtype) for item in items]
     size = next((len(vector) for vector in vectors if len(vector) != width), width)
     if size != width:
         raise ProtocolError(f"`embeddings` must have {width} dimensions each. Given: {size}")
@@ -198,17 +229,17 @@ def _sparse(item: object) -> SparseVector:
     return SparseVector(indices, values)
 
 
-def _colbert(item: object, options: EmbedOptions) -> NDArray[Any]:
+def _colbert(item: object, options: EmbedOptions) -> WireFloats:
     shape = item.get("shape") if isinstance(item, dict) else None
     if not isinstance(item, dict) or not isinstance(shape, list) or len(shape) != 2:
         raise ProtocolError("`colbert_embeddings` must hold objects with a `shape` of two")
-    flat = _floats(item.get("data"), options.dtype)
+    flat = _floats(item.get("data"), options.wire_dtype)
     if any(type(side) is not int or side < 1 for side in shape) or shape[0] * shape[1] != len(flat):
         raise ProtocolError(f"`colbert_embeddings` hold {len(flat)} numbers for shape {shape}")
     return flat.reshape(shape)
 
 
-def _floats(item: object, dtype: Dtype) -> NDArray[Any]:
+def _floats(item: object, dtype: Dtype) -> WireFloats:
     """Decode little-endian base64. The array is a read-only view of the decoded bytes."""
     try:
         raw = base64.b64decode(item, validate=True)  # type: ignore[arg-type]

@@ -27,6 +27,8 @@ No message contains an API key, or a text sent to the worker.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from . import strict_json
@@ -36,17 +38,46 @@ from .redaction import redact
 class BGEError(Exception):
     """Base class.
 
-    `retry` is true if the same request may succeed later. `patient` errors, such as a rate limit,
-    are retried until the deadline. `retry_after` is the server's `Retry-After` in seconds.
+    `field` is the argument at fault, `index` the position of the text in it, `limit` the limit
+    that was exceeded, and `retry_after` the server's `Retry-After` in seconds; each is None if it
+    is unknown. `retry` is true if the same request may succeed later. `patient` errors, such as a
+    rate limit, are retried until the deadline.
     """
 
     retry = False
     patient = False
     retry_after: float | None = None
 
-    def __init__(self, *args: object) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        field: str | None = None,
+        index: int | None = None,
+        limit: float | None = None,
+    ) -> None:
         """Redacts known keys in the message."""
-        super().__init__(*(redact(arg) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(redact(message))
+        self.field, self.index, self.limit = field, index, limit
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for process pools
+        return _restored, (type(self), str(self), vars(self))
+
+    def add_offset(self, offset: int) -> None:
+        """Count `index`, and each index in the message, from an earlier text."""
+        if self.index is not None and offset:
+            self.index += offset
+            self.args = (_INDEX.sub(lambda m: f"`{m[1]}[{int(m[2]) + offset}]", str(self)),)
+
+
+_INDEX = re.compile(r"`(\w+)\[(\d{1,9})\]")
+
+
+def _restored(kind: type[BGEError], message: str, attributes: dict[str, Any]) -> BGEError:
+    error = kind.__new__(kind)
+    error.args = (message,)
+    vars(error).update(attributes)
+    return error
 
 
 class ConfigurationError(BGEError, ValueError):
@@ -70,9 +101,6 @@ class HTTPStatusError(BGEError):
         super().__init__(message)
         self.status = status
         self.retry = status >= 500 or status in (408, 429)
-
-    def __reduce__(self) -> tuple[Any, ...]:  # for process pools
-        return type(self), (str(self), self.status)
 
 
 class AuthenticationError(HTTPStatusError):
@@ -154,16 +182,38 @@ class InferenceError(WorkerError):
 WORKER_ERRORS = {kind.__name__: kind for kind in WorkerError.__subclasses__()}
 
 
-def job_error(error: object) -> BGEError:
+def worker_error(text: str, details: Mapping[str, Any]) -> WorkerError | None:
+    """Return the error that a worker reported as `"Type: message"`, or None for another text.
+
+    `field`, `index` and `limit` may stand in `details`. RunPod drops them from a failed job: the
+    message then names the field, and the text as in `` `texts[3]` ``.
+    """
+    kind, _, message = text.partition(": ")
+    if kind not in WORKER_ERRORS:
+        return None
+    field, index, limit = (details.get(name) for name in ("field", "index", "limit"))
+    named = _INDEX.search(message) or re.match(r"`(\w+)()`", message)
+    if named and not isinstance(field, str):
+        field = named[1]
+    if named and named[2] and type(index) is not int:
+        index = int(named[2])
+    return WORKER_ERRORS[kind](
+        message,
+        field=field if isinstance(field, str) else None,
+        index=index if type(index) is int else None,
+        limit=limit if type(limit) in (int, float) else None,
+    )
+
+
+def job_error(error: object, details: Mapping[str, Any]) -> BGEError:
     """Return the error of a failed job from `"Type: message"`, or from the JSON of RunPod's SDK.
 
     Of the SDK's JSON only the exception type is kept: its message and traceback may quote a text.
     """
     if not isinstance(error, str):
         return JobError("the job failed without saying why")
-    kind, _, message = error.partition(": ")
-    if kind in WORKER_ERRORS:
-        return WORKER_ERRORS[kind](message)
+    if reported := worker_error(error, details):
+        return reported
     try:
         raised = strict_json.loads(error)["error_type"]
     except (ValueError, KeyError, TypeError):

@@ -6,6 +6,7 @@ Dense vectors only: Jina has no sparse vectors, and ColBERT vectors only from a 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -13,11 +14,13 @@ import numpy as np
 import requests
 
 from .codec import checked_text, checked_texts, ranked_documents
-from .deadline import Deadline, new_session
+from .deadline import Deadline
+from .endpoint import base_url
 from .errors import ConfigurationError, ProtocolError
+from .protocol import JSONObject, Request, request_json
 from .redaction import read_secret
 from .results import EmbedResult, Floats, RerankResult, Usage, merge
-from .transport import HTTPSession, base_url
+from .transport import Transport
 
 BASE_URL = "https://api.jina.ai"
 BATCH_SIZE = 128  # texts in one request
@@ -45,16 +48,13 @@ class JinaClient:
         key = read_secret(api_key, "JINA_API_KEY")
         if key is None:
             raise ConfigurationError("set `JINA_API_KEY` to use Jina")
-        self._owns_session = session is None
-        self._session = session or new_session()
-        self._http = HTTPSession(base_url(base), key, self._session)
+        self._transport = Transport(base_url(base), key, session)
         self._embedding_model = embedding_model
         self._rerank_model = rerank_model
         self._timeout = timeout
 
     def close(self) -> None:
-        if self._owns_session:
-            self._session.close()
+        self._transport.close()
 
     def embed(
         self, texts: str | Iterable[str], *, input_type: InputType = "document"
@@ -66,8 +66,8 @@ class JinaClient:
         """
         text_list = checked_texts(texts, "texts")
         batches = [text_list[i : i + BATCH_SIZE] for i in range(0, len(text_list), BATCH_SIZE)]
-        with Deadline(self._timeout) as deadline:
-            return merge([self._embed(deadline, batch, input_type) for batch in batches])
+        deadline = Deadline(self._timeout)
+        return merge([self._embed(deadline, batch, input_type) for batch in batches])
 
     def rerank(
         self, query: str, documents: Sequence[str], *, top_n: int | None = None
@@ -86,8 +86,7 @@ class JinaClient:
         }
         if top_n is not None:
             payload["top_n"] = top_n
-        with Deadline(self._timeout) as deadline:
-            reply = self._http.request_json(deadline, "POST", "/v1/rerank", payload)
+        reply = self._post(Deadline(self._timeout), "/v1/rerank", payload)
         return RerankResult(
             ranked_documents(reply, texts, min(top_n or len(texts), len(texts))),
             usage=_usage(reply),
@@ -104,7 +103,7 @@ class JinaClient:
             "truncate": True,
             "input": batch,
         }
-        reply = self._http.request_json(deadline, "POST", "/v1/embeddings", payload)
+        reply = self._post(deadline, "/v1/embeddings", payload)
         dense = _dense(reply, len(batch))
         return EmbedResult(
             dense=dense,
@@ -117,6 +116,10 @@ class JinaClient:
             count=len(batch),
             provider="jina",
         )
+
+    def _post(self, deadline: Deadline, path: str, payload: JSONObject) -> JSONObject:
+        request = Request("POST", path, json.dumps(payload, ensure_ascii=False).encode())
+        return self._transport.run(request_json(deadline, request), deadline)
 
 
 def _dense(reply: dict[str, Any], count: int) -> Floats:

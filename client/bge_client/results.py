@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+WireFloats = NDArray[np.float32] | NDArray[np.float16]
+
+
+class Info(TypedDict, total=False):
+    """What a worker reports of itself."""
+
+    models: dict[str, dict[str, str | int]]  # by role: embed, rerank
+    engine: str
+    device: str
+    dtype: str
+    attention: str
+    attention_reason: str
+    max_batch_tokens: int
+    limits: dict[str, int]
+    versions: dict[str, str]
+
+
+class Health(TypedDict, total=False):
+    """RunPod's `/health`: the number of jobs and of workers in each state."""
+
+    jobs: dict[str, int]
+    workers: dict[str, int]
 
 
 class SparseVector(NamedTuple):
@@ -18,15 +41,28 @@ class SparseVector(NamedTuple):
     indices: NDArray[np.uint32]
     values: Floats
 
+    def __repr__(self) -> str:
+        return f"SparseVector({len(self.indices)} tokens)"
+
 
 class Embedding(NamedTuple):
     """The requested vectors of one text."""
 
     dense: Floats | None  # [D]
     sparse: SparseVector | None
-    colbert: NDArray[Any] | None  # [tokens - 1, D]
+    colbert: WireFloats | None  # [tokens - 1, D]
     truncated: bool
     fingerprint: str
+
+    def __repr__(self) -> str:
+        vectors = (
+            f"dense={_shape(self.dense)}, sparse={self.sparse}, colbert={_shape(self.colbert)}"
+        )
+        return f"Embedding({vectors}, fingerprint={self.fingerprint!r})"
+
+
+def _shape(array: WireFloats | None) -> str | None:
+    return None if array is None else f"{array.dtype}{list(array.shape)}"
 
 
 class Usage(NamedTuple):
@@ -34,9 +70,6 @@ class Usage(NamedTuple):
 
     prompt_tokens: int = 0
     total_tokens: int = 0
-
-    def plus(self, other: Usage) -> Usage:
-        return Usage(self[0] + other[0], self[1] + other[1])
 
 
 @dataclass(frozen=True)
@@ -49,7 +82,7 @@ class EmbedResult:
 
     dense: Floats | None
     sparse: list[SparseVector] | None
-    colbert: list[NDArray[Any]] | None
+    colbert: list[WireFloats] | None
     truncated: list[int]
     usage: Usage
     model: str
@@ -74,30 +107,39 @@ class EmbedResult:
     def __iter__(self) -> Iterator[Embedding]:
         return (self[index] for index in range(self.count))
 
+    def __repr__(self) -> str:
+        vectors = f"dense={_shape(self.dense)}, sparse={self.sparse is not None}"
+        vectors += f", colbert={self.colbert is not None}, truncated={len(self.truncated)}"
+        return f"EmbedResult({self.count} texts, {vectors}, model={self.model!r})"
+
 
 def merge(results: Sequence[EmbedResult]) -> EmbedResult:
     """Merge the results of consecutive slices of the texts."""
     if len(results) == 1:
         return results[0]
-    first = results[0]
-    usage, truncated, offset = Usage(), [], 0
-    for result in results:
-        usage = usage.plus(result.usage)
-        truncated += [offset + index for index in result.truncated]
-        offset += result.count
-    return EmbedResult(
-        dense=None
-        if first.dense is None
-        else np.concatenate([result.dense for result in results if result.dense is not None]),
-        sparse=None if first.sparse is None else [v for r in results for v in r.sparse or ()],
-        colbert=None if first.colbert is None else [v for r in results for v in r.colbert or ()],
-        truncated=truncated,
-        usage=usage,
-        model=first.model,
-        fingerprint=first.fingerprint,
-        count=offset,
-        provider=first.provider,
+    dense = [result.dense for result in results if result.dense is not None]
+    sparse = [result.sparse for result in results if result.sparse is not None]
+    colbert = [result.colbert for result in results if result.colbert is not None]
+    return replace(
+        results[0],
+        dense=np.concatenate(dense) if dense else None,
+        sparse=list(chain.from_iterable(sparse)) if sparse else None,
+        colbert=list(chain.from_iterable(colbert)) if colbert else None,
+        truncated=_merged_truncated(results),
+        usage=_total_usage(results),
+        count=sum(len(result) for result in results),
     )
+
+
+def _total_usage(results: Iterable[EmbedResult | RerankResult]) -> Usage:
+    counts = zip(*(result.usage for result in results), strict=True)
+    return Usage(*map(sum, counts))
+
+
+def _merged_truncated(results: Sequence[EmbedResult | RerankResult]) -> list[int]:
+    offsets = accumulate((len(result) for result in results), initial=0)
+    slices = zip(offsets, results, strict=False)
+    return [offset + index for offset, result in slices for index in result.truncated]
 
 
 @dataclass(frozen=True)
@@ -131,3 +173,23 @@ class RerankResult(list[RankedDocument]):
         self.model = model
         self.fingerprint = fingerprint
         self.provider = provider
+
+    def __repr__(self) -> str:
+        best = f", best: {self[0].index} at {self[0].relevance_score:.4g}" if self else ""
+        return f"RerankResult({len(self)} documents{best}, model={self.model!r})"
+
+
+def merge_rankings(rankings: Sequence[RerankResult], top_n: int | None = None) -> RerankResult:
+    """Merge the rankings of consecutive slices of the documents."""
+    documents: list[RankedDocument] = []
+    for ranking in rankings:
+        offset = len(documents)
+        documents += [replace(document, index=document.index + offset) for document in ranking]
+    documents.sort(key=lambda document: (-document.relevance_score, document.index))
+    return RerankResult(
+        documents[:top_n],
+        usage=_total_usage(rankings),
+        truncated=_merged_truncated(rankings),
+        model=rankings[0].model,
+        fingerprint=rankings[0].fingerprint,
+    )

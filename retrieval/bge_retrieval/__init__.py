@@ -14,6 +14,8 @@ import logging as _logging
 
 from bge_client.redaction import RedactingFilter as _RedactingFilter
 
+from .async_search import AsyncHybridSearch
+from .async_store import AsyncStore
 from .errors import MigrationError
 from .index import IndexReport, index
 from .metadata import CollectionMetadata
@@ -21,14 +23,18 @@ from .migration.cutover import drop_old, roll_back
 from .migration.in_place import InPlaceReport, add_in_place
 from .migration.migration import Migration
 from .migration.reports import Estimate, MigrationReport
+from .plan import Plan
+from .results import Hit, SearchResult, Stage
 from .schema import Schema
-from .search import Hit, HybridSearch, Plan, SearchResult, Stage
+from .search import HybridSearch
 from .store import Store
 
 _logging.getLogger("bge_retrieval").addFilter(_RedactingFilter())
 
 __version__ = "0.1.0"
 __all__ = [
+    "AsyncHybridSearch",
+    "AsyncStore",
     "CollectionMetadata",
     "Estimate",
     "Hit",

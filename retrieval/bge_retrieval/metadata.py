@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from qdrant_client import models
+
 from bge_client import Client, ConfigurationError, FingerprintError
 
 from .store import Store
@@ -47,13 +49,18 @@ class CollectionMetadata:
 
     @classmethod
     def load(cls, store: Store, collection: str) -> CollectionMetadata:
-        """Read the metadata of a collection.
+        """Read the metadata of a collection, and raise as `parse` does."""
+        return cls.parse(store.info(collection), collection)
+
+    @classmethod
+    def parse(cls, info: models.CollectionInfo, collection: str) -> CollectionMetadata:
+        """Return the metadata in the description of a collection.
 
         Raises:
             FingerprintError: the collection has none.
             ConfigurationError: the metadata is malformed.
         """
-        stored = (store.info(collection).config.metadata or {}).get(METADATA)
+        stored = (info.config.metadata or {}).get(METADATA)
         if not isinstance(stored, Mapping):
             raise FingerprintError(
                 f"collection `{collection}` has no metadata that names the model of its vectors. "

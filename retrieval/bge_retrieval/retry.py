@@ -1,41 +1,40 @@
-"""Retry requests to Qdrant: idempotent, so that one whose response was lost can be repeated."""
+"""How often a failed request to Qdrant is repeated, and after what pause."""
 
 from __future__ import annotations
 
 import logging
 import random
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
-from bge_client import BGEError, HTTPStatusError, TransportError
+from bge_client import BGEError
 
 log = logging.getLogger("bge_retrieval")
 
 RETRIES = 6  # rate limits are retried until the time is over
 MIN_PAUSE, MAX_PAUSE = 0.25, 10.0  # seconds before a retry, before the jitter
-T = TypeVar("T")
 
 
-def retry(action: Callable[[], T], seconds: float) -> T:
-    """Call `action`, and repeat it on transient errors for at most `seconds`.
+class Retries:
+    """The failed attempts of one request, which may be repeated for `seconds`."""
 
-    Raises:
-        BGEError: the last error, once no retry or no time is left.
-    """
-    end = time.monotonic() + seconds
-    attempts = failures = 0
-    while True:
-        try:
-            return action()
-        except (TransportError, HTTPStatusError) as error:
-            attempts += 1
-            failures += not error.patient
-            pause = _pause(error, attempts)
-            if not error.retry or failures > RETRIES or time.monotonic() + pause >= end:
-                raise
-            log.warning("%s; retrying in %.1f s", error, pause)
-            time.sleep(pause)
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self._attempts = self._failures = 0
+
+    def pause(self, error: BGEError) -> float:
+        """Return the seconds to wait before the next attempt.
+
+        Raises:
+            BGEError: `error` itself, if it is permanent or no retry or no time is left.
+        """
+        self._attempts += 1
+        self._failures += not error.patient
+        seconds = _pause(error, self._attempts)
+        is_last = self._failures > RETRIES or time.monotonic() + seconds >= self._end
+        if is_last or not error.retry:
+            raise error from None
+        log.warning("%s; retrying in %.1f s", error, seconds)
+        return seconds
 
 
 def _pause(error: BGEError, attempts: int) -> float:

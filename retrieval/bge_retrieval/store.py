@@ -1,76 +1,79 @@
 """A Qdrant server, or a folder in Qdrant's local mode, with retries and the package's own errors.
 
-Every call is idempotent, so a call whose response was lost is retried.
+Every request is idempotent, so one whose response was lost is retried.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import sqlite3
-import sys
+import threading
+import time
 import warnings
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from qdrant_client import QdrantClient, models
-from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
-from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 from qdrant_client.local.qdrant_local import QdrantLocal
 
-from bge_client import (
-    AuthenticationError,
-    BGEError,
-    ConfigurationError,
-    HTTPStatusError,
-    ProtocolError,
-    RateLimitError,
-    TooLargeError,
-    TransportError,
-    strict_json,
-)
-from bge_client.redaction import read_secret, redact
+from bge_client import BGEError, ConfigurationError, HTTPStatusError, TooLargeError
 
-from .retry import retry
+from . import fork
+from .connection import connect, open_folder
+from .qdrant_errors import QDRANT_ERRORS, bge_error, unknown_collection
+from .retry import Retries
 
 MIN_VERSION = (1, 17)  # weights in RRF; collection metadata needs 1.16
 RETRY_SECONDS = 120.0
-MAX_ERROR_CHARACTERS = 300
-SERVER_ERRORS = UnexpectedResponse, ResponseHandlingException, ResourceExhaustedResponse
 Payload = Mapping[str, Any]
 PointId = int | str | UUID
+Vectors = models.VectorParams | Mapping[str, models.VectorParams]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Point = TypeVar("Point", models.PointStruct, models.PointVectors)
+
+
+def _request(
+    method: Callable[Concatenate[Store, Arguments], Result],
+) -> Callable[Concatenate[Store, Arguments], Result]:
+    """Make a method that calls Qdrant's client once retry while the server is busy.
+
+    Raises:
+        HTTPStatusError: the server refused (also RateLimitError, AuthenticationError).
+        TooLargeError: the request is larger than the server's limit.
+        TransportError: no response.
+        ProtocolError: the response is invalid.
+    """
+    name = method.__name__.strip("_")
+
+    @wraps(method)
+    def send(store: Store, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        retries = Retries(store._retry_seconds)
+        while True:
+            try:
+                with store._local_lock():
+                    return method(store, *args, **kwargs)
+            except BGEError:  # of `client`; a ConfigurationError is a ValueError too
+                raise
+            except QDRANT_ERRORS as error:
+                pause = retries.pause(bge_error(error, name, is_local=store._is_local))
+            time.sleep(pause)
+
+    return send
 
 
 class Store:
-    """Typed access to Qdrant. Not thread-safe, because local mode is not."""
+    """Typed access to Qdrant. Threads may share it; in local mode they wait for each other."""
 
     def __init__(self, client: QdrantClient, *, retry_seconds: float = RETRY_SECONDS) -> None:
         self._client = client
         self._parent_client: QdrantClient | None = None  # set after a fork, in the child
         self._retry_seconds = retry_seconds
-        _stores.add(self)
-
-    @property
-    def client(self) -> QdrantClient:
-        """Qdrant's client. After a fork, the child creates its own.
-
-        Raises:
-            ConfigurationError: the parent process has opened a folder, which cannot be shared.
-        """
-        if self._parent_client is self._client:
-            if _lock_file(self._client) is not None:
-                raise ConfigurationError(
-                    "the folder of Qdrant's local mode is open in the parent process: open a Store "
-                    "after the fork, or run a Qdrant server"
-                )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # the parent has shown them
-                self._client = QdrantClient(**self._client.init_options)
-        return self._client
+        self._lock = threading.RLock()
+        fork.register(self)
 
     @classmethod
     def open(
@@ -87,24 +90,11 @@ class Store:
             ConfigurationError: neither or both are given, the `url` is invalid, or the folder is
                 corrupt or open in another process.
         """
-        if (url is None) == (path is None):
-            raise ConfigurationError("pass either the `url` of a Qdrant server or a `path`")
-        if url is not None:
-            key = read_secret(api_key, "QDRANT_API_KEY")
-            return cls(_remote_client(url.strip(), key, timeout))
-        try:
-            return cls(QdrantClient(path=os.fspath(path or "")))
-        except OSError:
-            raise
-        except Exception as error:  # a corrupt meta.json or SQLite file raises any type
-            if "already accessed" in str(error):
-                raise ConfigurationError(
-                    f"{path} is open in another process. Qdrant's local mode allows one process; "
-                    "for several, run a Qdrant server and set `QDRANT_URL`"
-                ) from None
-            raise ConfigurationError(
-                f"{path} cannot be read as a folder of Qdrant's local mode: {type(error).__name__}"
-            ) from None
+        if url is not None and path is None:
+            return cls(connect(QdrantClient, url, api_key, timeout))
+        if path is not None and url is None:
+            return cls(open_folder(path))
+        raise ConfigurationError("pass either the `url` of a Qdrant server or a `path`")
 
     def __enter__(self) -> Store:
         return self
@@ -116,125 +106,176 @@ class Store:
         if self._parent_client is not self._client:
             self._client.close()
 
-    def _call(self, method: str, **arguments: Any) -> Any:
-        """Return `QdrantClient.<method>(**arguments)`. Retries while the server is busy.
+    @property
+    def client(self) -> QdrantClient:
+        """Qdrant's client. After a fork, the child creates its own.
 
         Raises:
-            HTTPStatusError: the server refused (also RateLimitError, AuthenticationError).
-            TooLargeError: the request is larger than the server's limit.
-            TransportError: no response.
-            ProtocolError: the response is invalid.
+            ConfigurationError: the parent process has opened a folder, which cannot be shared.
         """
-        client = self.client
+        if self._parent_client is self._client:
+            with self._lock:
+                if self._parent_client is self._client:
+                    self._client = _reopened(self._client)
+        return self._client
 
-        def attempt() -> Any:
-            try:
-                return getattr(client, method)(**arguments)
-            except SERVER_ERRORS as error:
-                raise _server_error(error, method) from None
-            except sqlite3.Error as error:  # local mode
-                raise _disk_error(error) from None
-            except (KeyError, ValueError, AssertionError, RecursionError) as error:
-                raise self._local_error(error, method) from None
+    def renew_after_fork(self) -> None:
+        """Give up the parent's connections and lock. Called in the child of a fork."""
+        self._lock = threading.RLock()
+        if (lock_file := _lock_file(self._client)) is not None:
+            # Unlocking it, as Qdrant's client does, would unlock it in the parent too.
+            lock_file.close()
+        if not self._is_local or lock_file is not None:  # data in memory are the child's own copy
+            self._parent_client = self._client
 
-        return retry(attempt, self._retry_seconds)
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self._client._client, QdrantLocal)
 
-    def _local_error(self, error: Exception, method: str) -> BGEError:
-        """Convert an error of Qdrant's client: a refusal by local mode, whose text may quote a
-        payload, or a body that could not be encoded or decoded."""
-        if not isinstance(self._client._client, QdrantLocal):
-            return ProtocolError(f"Qdrant's client failed in {method}: {type(error).__name__}")
-        unknown = isinstance(error, KeyError) or "not found" in str(error)
-        status = 404 if unknown else 400
-        return HTTPStatusError(f"Qdrant's local mode failed in {method}: {error}", status)
+    def _local_lock(self) -> AbstractContextManager[object]:
+        """Local mode serves one thread at a time."""
+        return self._lock if self._is_local else nullcontext()
+
+    # ------------------------------------------------------------------------- collections
 
     def check_version(self) -> None:
         """Raises ConfigurationError if the server is older than `MIN_VERSION`."""
-        version = str(self._call("info").version)
+        version = self._version()
         numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
         if numbers and numbers < MIN_VERSION:
             minimum = ".".join(map(str, MIN_VERSION))
             raise ConfigurationError(f"Qdrant {minimum} or later is needed. Given: {version}")
 
-    # ------------------------------------------------------------------------- collections
+    @_request
+    def _version(self) -> str:
+        return str(self.client.info().version)
 
+    @_request
     def exists(self, collection: str) -> bool:
         """Return whether a collection or an alias has this name."""
-        return bool(self._call("collection_exists", collection_name=collection))
+        return self.client.collection_exists(collection)
+
+    @_request
+    def collections(self) -> list[str]:
+        return [collection.name for collection in self.client.get_collections().collections]
 
     def info(self, collection: str) -> models.CollectionInfo:
         """Raises ConfigurationError if there is no such collection."""
-        if not self.exists(collection):
-            names = [c.name for c in self._call("get_collections").collections]
-            raise ConfigurationError(
-                f"there is no collection `{collection}`. Existing: {', '.join(names) or 'none'}"
-            )
-        info: models.CollectionInfo = self._call("get_collection", collection_name=collection)
-        return info
+        try:
+            return self._info(collection)
+        except HTTPStatusError as error:
+            if error.status != 404:
+                raise
+        raise unknown_collection(collection, self.collections())
 
-    def create_collection(self, collection: str, **settings: Any) -> None:
-        """Create it with the keyword arguments of `QdrantClient.create_collection`."""
-        self._call("create_collection", collection_name=collection, **settings)
+    @_request
+    def _info(self, collection: str) -> models.CollectionInfo:
+        return self.client.get_collection(collection)
 
-    def update_metadata(self, collection: str, metadata: dict[str, Any]) -> None:
-        self._call("update_collection", collection_name=collection, metadata=metadata)
+    @_request
+    def create_collection(
+        self,
+        collection: str,
+        *,
+        vectors_config: Vectors | None = None,
+        sparse_vectors_config: Mapping[str, models.SparseVectorParams] | None = None,
+        metadata: Payload | None = None,
+        shard_number: int | None = None,
+        replication_factor: int | None = None,
+        write_consistency_factor: int | None = None,
+        on_disk_payload: bool | None = None,
+        strict_mode_config: models.StrictModeConfig | None = None,
+    ) -> None:
+        self.client.create_collection(
+            collection,
+            vectors_config=vectors_config,
+            sparse_vectors_config=sparse_vectors_config,
+            metadata=None if metadata is None else dict(metadata),
+            shard_number=shard_number,
+            replication_factor=replication_factor,
+            write_consistency_factor=write_consistency_factor,
+            on_disk_payload=on_disk_payload,
+            strict_mode_config=strict_mode_config,
+        )
 
+    @_request
+    def update_metadata(self, collection: str, metadata: Payload) -> None:
+        self.client.update_collection(collection, metadata=dict(metadata))
+
+    @_request
     def delete_collection(self, collection: str) -> None:
-        self._call("delete_collection", collection_name=collection)
+        self.client.delete_collection(collection)
 
-    def create_vector_name(self, collection: str, name: str, config: Any) -> None:
+    @_request
+    def create_vector_name(
+        self, collection: str, name: str, config: models.VectorNameConfig
+    ) -> None:
         """Add a named vector to an existing collection. Needs Qdrant 1.18."""
-        self._call(
-            "create_vector_name",
-            collection_name=collection,
-            vector_name=name,
-            vector_name_config=config,
-        )
+        self.client.create_vector_name(collection, name, config)
 
-    def create_payload_index(self, collection: str, field: str, field_schema: Any) -> None:
-        self._call(
-            "create_payload_index",
-            collection_name=collection,
-            field_name=field,
-            field_schema=field_schema,
-            wait=True,
-        )
+    @_request
+    def create_payload_index(
+        self, collection: str, field: str, field_schema: models.PayloadFieldSchema
+    ) -> None:
+        self.client.create_payload_index(collection, field, field_schema, wait=True)
 
+    @_request
     def aliases(self) -> dict[str, str]:
         """Return the collection of each alias."""
-        return {a.alias_name: a.collection_name for a in self._call("get_aliases").aliases}
+        aliases = self.client.get_aliases().aliases
+        return {alias.alias_name: alias.collection_name for alias in aliases}
 
     def resolve(self, name: str) -> str:
         """Return the collection of an alias, or `name` itself if it is not an alias."""
         return self.aliases().get(name, name)
 
+    @_request
     def point_alias(self, alias: str, collection: str) -> None:
         """Create the alias or move it atomically."""
         operation = models.CreateAliasOperation(
             create_alias=models.CreateAlias(collection_name=collection, alias_name=alias)
         )
-        self._call("update_collection_aliases", change_aliases_operations=[operation])
+        self.client.update_collection_aliases([operation])
 
     # ------------------------------------------------------------------------------ points
 
+    @_request
     def count(self, collection: str) -> int:
-        result = self._call("count", collection_name=collection, exact=True)
-        return int(result.count)
+        return self.client.count(collection, exact=True).count
 
+    @_request
     def retrieve(
-        self, collection: str, ids: Sequence[PointId], **options: bool
+        self,
+        collection: str,
+        ids: Sequence[PointId],
+        *,
+        with_payload: bool = True,
+        with_vectors: bool = False,
     ) -> list[models.Record]:
-        """Return the points that exist, in any order. `options`: with_payload, with_vectors."""
-        return list(self._call("retrieve", collection_name=collection, ids=ids, **options))
+        """Return the points that exist, in any order."""
+        return self.client.retrieve(collection, ids, with_payload, with_vectors)
 
     def payloads(self, collection: str, ids: Sequence[PointId]) -> dict[PointId, Payload]:
         """Return the payloads of the points that exist."""
         return {record.id: record.payload or {} for record in self.retrieve(collection, ids)}
 
-    def query(self, collection: str, **request: Any) -> list[models.ScoredPoint]:
-        """Return the points, with payloads, for the arguments of `QdrantClient.query_points`."""
-        options = {"collection_name": collection, "with_payload": True}
-        return list(self._call("query_points", **options, **request).points)
+    def query(
+        self,
+        collection: str,
+        *,
+        query: models.QueryInterface,
+        using: str | None = None,
+        limit: int = 10,
+    ) -> list[models.ScoredPoint]:
+        """Return the best points, with payloads."""
+        request = models.QueryRequest(query=query, using=using, limit=limit, with_payload=True)
+        return self.query_points(collection, request)
+
+    @_request
+    def query_points(
+        self, collection: str, request: models.QueryRequest
+    ) -> list[models.ScoredPoint]:
+        return self.client.query_points(collection, **query_arguments(request)).points
 
     def sample(self, collection: str, count: int) -> list[models.ScoredPoint]:
         """Return random points with their payloads."""
@@ -242,165 +283,125 @@ class Store:
         return self.query(collection, query=query, limit=count)
 
     def scroll(
-        self, collection: str, *, page: int = 256, **options: Any
+        self,
+        collection: str,
+        *,
+        page: int = 256,
+        scroll_filter: models.Filter | None = None,
+        with_payload: bool = True,
+        with_vectors: bool = False,
     ) -> Iterator[list[models.Record]]:
         """Yield all points by pages, in the order of ids. Concurrent writes are allowed."""
         offset = None
         while True:
-            records, offset = self._call(
-                "scroll", collection_name=collection, offset=offset, limit=page, **options
+            records, offset = self._scroll(
+                collection, scroll_filter, page, offset, with_payload, with_vectors
             )
             if records:
                 yield records
             if offset is None:
                 return
 
-    def upsert(self, collection: str, points: list[models.PointStruct]) -> None:
-        """Write the points. Splits them in half while they are too large for one request."""
-        self._write("upsert", collection, points)
-
-    def add_vectors(self, collection: str, points: Sequence[models.PointVectors]) -> None:
-        """Add vectors to the points that exist, and keep their other vectors and payloads."""
-        try:
-            self._write("update_vectors", collection, points)
-        except HTTPStatusError as error:  # 404: a point was deleted meanwhile
-            if error.status != 404:
-                raise
-            middle = len(points) // 2
-            if not middle and not self.exists(collection):
-                raise
-            for half in (points[:middle], points[middle:]) if middle else ():
-                self.add_vectors(collection, half)
-
-    def _write(self, method: str, collection: str, points: Sequence[Any]) -> None:
-        try:
-            self._call(method, collection_name=collection, points=points, wait=True)
-        except TooLargeError:
-            if len(points) == 1:
-                raise TooLargeError(
-                    f"point {points[0].id} alone exceeds the Qdrant server's limit for one request "
-                    "(32 MB by default)"
-                ) from None
-            middle = len(points) // 2
-            self._write(method, collection, points[:middle])
-            self._write(method, collection, points[middle:])
-
-    def set_payload(self, collection: str, ids: list[PointId], payload: Payload) -> None:
-        """Set these keys of the points' payloads, and keep the other keys."""
-        self._call(
-            "set_payload", collection_name=collection, payload=payload, points=ids, wait=True
+    @_request
+    def _scroll(
+        self,
+        collection: str,
+        scroll_filter: models.Filter | None,
+        limit: int,
+        offset: PointId | None,
+        with_payload: bool,
+        with_vectors: bool,
+    ) -> tuple[list[models.Record], PointId | None]:
+        return self.client.scroll(
+            collection,
+            scroll_filter,
+            limit,
+            offset=offset,
+            with_payload=with_payload,
+            with_vectors=with_vectors,
         )
 
+    def upsert(self, collection: str, points: Sequence[models.PointStruct]) -> None:
+        """Write the points. Splits them in half while they are too large for one request."""
+        try:
+            self._upsert(collection, points)
+        except TooLargeError:
+            for half in _halves(points):
+                self.upsert(collection, half)
+
+    @_request
+    def _upsert(self, collection: str, points: Sequence[models.PointStruct]) -> None:
+        self.client.upsert(collection, points, wait=True)
+
+    def add_vectors(self, collection: str, points: Sequence[models.PointVectors]) -> None:
+        """Add vectors to the points that exist, and keep their other vectors and payloads.
+
+        Splits the points in half while they are too large for one request.
+        """
+        try:
+            self._update_vectors(collection, points)
+        except TooLargeError:
+            for half in _halves(points):
+                self.add_vectors(collection, half)
+        except HTTPStatusError as error:
+            if error.status != 404:
+                raise
+            if len(points) > 1:  # one of them was deleted meanwhile
+                for half in _halves(points):
+                    self.add_vectors(collection, half)
+            elif not self.exists(collection):
+                raise
+
+    @_request
+    def _update_vectors(self, collection: str, points: Sequence[models.PointVectors]) -> None:
+        self.client.update_vectors(collection, points, wait=True)
+
+    @_request
+    def set_payload(self, collection: str, ids: list[PointId], payload: Payload) -> None:
+        """Set these keys of the points' payloads, and keep the other keys."""
+        self.client.set_payload(collection, dict(payload), ids, wait=True)
+
+    @_request
     def delete(self, collection: str, ids: list[PointId]) -> None:
-        selector = models.PointIdsList(points=ids)
-        self._call("delete", collection_name=collection, points_selector=selector, wait=True)
+        self.client.delete(collection, models.PointIdsList(points=ids), wait=True)
 
 
-_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+def query_arguments(request: models.QueryRequest) -> dict[str, Any]:
+    """Return the arguments of `query_points`. `query_batch_points` would copy the vectors first,
+    which takes most of the time of a search."""
+    return {
+        "query": request.query,
+        "using": request.using,
+        "prefetch": request.prefetch,
+        "query_filter": request.filter,
+        "limit": request.limit,
+        "with_payload": request.with_payload,
+    }
 
 
-def _after_fork() -> None:
-    for store in list(_stores):
-        if (lock := _lock_file(store._client)) is not None:
-            lock.close()  # unlocking it, as Qdrant's client does, would unlock it in the parent too
-        if not _is_in_memory(store._client):
-            store._parent_client = store._client
+def _halves(points: Sequence[Point]) -> tuple[Sequence[Point], Sequence[Point]]:
+    """Raises TooLargeError if there is only one point."""
+    if len(points) == 1:
+        raise TooLargeError(
+            f"point {points[0].id} alone exceeds the Qdrant server's limit for one request "
+            "(32 MB by default)"
+        ) from None
+    middle = len(points) // 2
+    return points[:middle], points[middle:]
 
 
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_after_fork)
+def _reopened(client: QdrantClient) -> QdrantClient:
+    """Return a client like that of the parent process, with connections of its own."""
+    if _lock_file(client) is not None:
+        raise ConfigurationError(
+            "the folder of Qdrant's local mode is open in the parent process: open a Store "
+            "after the fork, or run a Qdrant server"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the parent has shown them
+        return QdrantClient(**client.init_options)
 
 
 def _lock_file(client: QdrantClient) -> IO[str] | None:
     """Return the open lock file of a local-mode folder."""
     return getattr(client._client, "_flock_file", None)
-
-
-def _is_in_memory(client: QdrantClient) -> bool:
-    """Return whether the data is in memory, where a forked child has its own copy."""
-    return isinstance(client._client, QdrantLocal) and not client._client.persistent
-
-
-def _remote_client(url: str, api_key: str | None, timeout: int) -> QdrantClient:
-    host = _checked_host(url if "://" in url else f"//{url}")
-    with warnings.catch_warnings():
-        if host in ("localhost", "127.0.0.1", "::1"):
-            warnings.simplefilter("ignore", UserWarning)  # a key over plain HTTP
-        try:
-            return QdrantClient(
-                url=url, api_key=api_key, timeout=timeout, check_compatibility=False
-            )
-        except ValueError as error:
-            raise ConfigurationError(f"the Qdrant server's `url` is invalid: {error}") from None
-
-
-def _checked_host(url: str) -> str | None:
-    """Return the host of an address.
-
-    Raises:
-        ConfigurationError: it is invalid or holds credentials. The message does not quote it.
-    """
-    try:
-        parts = urlsplit(url)
-        is_valid = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", parts.netloc)
-    except ValueError:  # its message quotes the password
-        is_valid = False
-    if not is_valid:
-        raise ConfigurationError("`url` must be an http(s) address, like http://localhost:6333")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("`url` must hold neither a user, a query nor a fragment")
-    return parts.hostname
-
-
-def _server_error(error: Exception, method: str) -> BGEError:
-    if isinstance(error, ResponseHandlingException):
-        if isinstance(error.source, ValueError):  # pydantic's, which quotes the response
-            return ProtocolError(f"Qdrant's response to {method} is invalid")
-        return TransportError(f"no response from Qdrant to {method}: {_cause(error)}")
-    if isinstance(error, ResourceExhaustedResponse):
-        busy = RateLimitError(f"Qdrant limits the request rate: {error}", 429)
-        busy.retry_after = float(error.retry_after_s)
-        return busy
-    assert isinstance(error, UnexpectedResponse)
-    status, detail = error.status_code or 0, _error_text(error)
-    message = f"Qdrant answered {method} with HTTP {status}: {detail}"
-    if status == 401:
-        return AuthenticationError("Qdrant rejects the API key: HTTP 401", status)
-    if status == 403:
-        return AuthenticationError(f"the key does not allow {method}: HTTP 403, {detail}", status)
-    if status == 413 or "larger than allowed" in detail:  # by a proxy, by Qdrant (400)
-        return TooLargeError(message)
-    if status == 507 or "No space left" in detail or "disk space" in detail:
-        return _disk_full(message, status)
-    if status == 429:
-        return RateLimitError(message, status)
-    return HTTPStatusError(message, status)
-
-
-def _disk_error(error: sqlite3.Error) -> HTTPStatusError:
-    if "full" in str(error):
-        return _disk_full(f"Qdrant's local mode: {error}", 507)
-    return _without_retry(HTTPStatusError(f"Qdrant's local mode: {error}", 500))
-
-
-def _disk_full(message: str, status: int) -> HTTPStatusError:
-    advice = "The disk is full. Nothing is lost: free some space and run the command again"
-    return _without_retry(HTTPStatusError(f"{message}. {advice}", status))
-
-
-def _without_retry(error: HTTPStatusError) -> HTTPStatusError:
-    error.retry = False
-    return error
-
-
-def _cause(error: ResponseHandlingException) -> str:
-    cause = f"{type(error.source).__name__} {redact(str(error.source))}"
-    return cause.strip()[:MAX_ERROR_CHARACTERS]
-
-
-def _error_text(error: UnexpectedResponse) -> str:
-    try:
-        text = strict_json.loads(error.content)["status"]["error"]
-    except (ValueError, KeyError, TypeError):
-        text = error.content.decode("utf-8", "replace")
-    return " ".join(redact(str(text)).split())[:MAX_ERROR_CHARACTERS]

@@ -8,7 +8,8 @@ from fakes.forking import run_forking
 from fakes.scripted import Scripted, completed
 
 MANY_CALLS = """
-client = Client(url, timeout=10, session=SESSION)
+from fakes.clients import CLIENTS
+client = CLIENTS["DRIVER"](url, timeout=10, session=SESSION)
 
 def calls(name):
     for number in range(100):
@@ -25,7 +26,7 @@ print([exit_code(child) for child in children])
 LOCKS_HELD = """
 client = Client(url, timeout=10)
 client.embed("before")
-session = client._session
+session = client._transport._session
 pools = session.get_adapter(url).poolmanager.pools
 (idle,) = (pool.pool for pool in pools._container.values())
 held, forked = threading.Event(), threading.Event()
@@ -63,11 +64,16 @@ print(codes)
 """
 
 
-@pytest.mark.parametrize("session", ["None", "requests.Session()"], ids=["own", "passed"])
-def test_children_and_parent_get_their_own_vectors(session: str) -> None:
+@pytest.mark.parametrize(
+    ("driver", "session"),
+    [("sync", "None"), ("sync", "requests.Session()"), ("async", "None")],
+    ids=["own", "passed", "async"],
+)
+def test_children_and_parent_get_their_own_vectors(driver: str, session: str) -> None:
+    program = MANY_CALLS.replace("DRIVER", driver).replace("SESSION", session)
     with Scripted() as endpoint:
         endpoint.on("POST /runsync", completed)
-        out, err = run_forking(MANY_CALLS.replace("SESSION", session), endpoint.url)
+        out, err = run_forking(program, endpoint.url)
     assert out == "[0, 0, 0, 0]", err
 
 

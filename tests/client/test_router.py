@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bge_client import Client, JinaClient, Route, Router, errors, router, transport
+from bge_client import Client, JinaClient, Route, Router, errors, retry, router
 from fakes.scripted import Scripted, completed, failed, status, vector_of
 
 TEXTS = ["море", "суша"]
@@ -36,7 +36,7 @@ def jina_rerank(exchange: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "MIN_PAUSE", 0.001)
+    monkeypatch.setattr(retry, "MIN_PAUSE", 0.001)
 
 
 @pytest.fixture

@@ -21,11 +21,11 @@ class KilledClient:
     def __getattr__(self, method: str) -> Any:
         call = getattr(self._client, method)
 
-        def counted(**arguments: Any) -> Any:
+        def counted(*args: Any, **kwargs: Any) -> Any:
             self.calls += 1
             if self.calls == self._kill_at and not self._kill_after_call:
                 raise Killed
-            result = call(**arguments)
+            result = call(*args, **kwargs)
             if self.calls == self._kill_at:
                 raise Killed
             return result

@@ -11,6 +11,7 @@ class LoopbackServer(ThreadingHTTPServer):
     """A threading server on a free port. Handlers access it as `self.server`."""
 
     daemon_threads = True
+    request_queue_size = 512  # connections not accepted yet, for tests with many at once
 
     def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(("127.0.0.1", 0), handler)

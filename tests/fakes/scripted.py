@@ -9,6 +9,7 @@ the output of a fake worker. Its vectors depend on the text alone.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import os
@@ -122,6 +123,11 @@ def half_body(exchange: Exchange) -> None:
     exchange.handler.close_connection = True
 
 
+def half_head(exchange: Exchange) -> None:
+    exchange.handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le")
+    exchange.handler.close_connection = True
+
+
 def silence(exchange: Exchange) -> None:
     """Send nothing until the client disconnects."""
     exchange.handler.connection.recv(1)
@@ -136,6 +142,25 @@ def slow_headers(exchange: Exchange) -> None:
             time.sleep(0.02)
     except OSError:
         pass  # expected: the client disconnects
+
+
+def slow_body(exchange: Exchange) -> None:
+    """Send an endless body, one byte at a time."""
+    try:
+        exchange.reply(200, b"{", {"Content-Length": "100000"})
+        for _ in range(1000):
+            exchange.handler.wfile.write(b" ")
+            time.sleep(0.02)
+    except OSError:
+        pass  # expected: the client disconnects
+
+
+def gzipped(exchange: Exchange) -> None:
+    """Answer like `completed`, compressed, with a cookie."""
+    body = {"id": "job-1", "status": "COMPLETED", "output": output_of(exchange.payload)}
+    headers = {"Content-Encoding": "gzip", "Set-Cookie": "session=1; Path=/"}
+    compressed = gzip.compress(json.dumps(body).encode())
+    exchange.reply(200, compressed, headers | {"Content-Length": str(len(compressed))})
 
 
 # --------------------------------------------------------------------------------- server
@@ -155,7 +180,7 @@ class Scripted(LoopbackServer):
         """Ignore connections that an action or the client has closed."""
 
     def on(self, route: str, *actions: Action) -> None:
-        """Set the actions for "METHOD /path". The last one repeats."""
+        """Set the actions for "METHOD /path", or "METHOD /path/*". The last one repeats."""
         self._script[route] = list(actions)
 
     def routes(self) -> list[str]:
@@ -169,9 +194,53 @@ class Scripted(LoopbackServer):
         exchange = Exchange(handler.command, path, dict(handler.headers), body, handler)
         with self._lock:
             self.seen.append(exchange)
-            actions = self._script.get(f"{handler.command} {path}", [status(404)])
+            route = f"{handler.command} {path}"
+            wildcard = route.rpartition("/")[0] + "/*"
+            actions = self._script.get(route) or self._script.get(wildcard) or [status(404)]
             action = actions.pop(0) if len(actions) > 1 else actions[0]
         action(exchange)
+
+
+class Queue:
+    """Leaves every job in the queue, each under its own id.
+
+    That with `completed_text` is completed once another one is in the queue.
+    """
+
+    def __init__(self, endpoint: Scripted, completed_text: str = "") -> None:
+        self.submitted: set[str] = set()
+        self._endpoint = endpoint
+        self._completed_text = completed_text
+        endpoint.on("POST /runsync", self._submit)
+        endpoint.on("GET /status/*", lambda exchange: self._reply(exchange, exchange.path))
+        endpoint.on("POST /cancel/*", lambda exchange: self._reply(exchange, exchange.path))
+
+    @property
+    def polled(self) -> set[str]:
+        return self._ids("/status/")
+
+    @property
+    def cancelled(self) -> set[str]:
+        return self._ids("/cancel/")
+
+    def _ids(self, route: str) -> set[str]:
+        paths = [exchange.path for exchange in self._endpoint.seen]
+        return {path.removeprefix(route) for path in paths if path.startswith(route)}
+
+    def _submit(self, exchange: Exchange) -> None:
+        texts = exchange.payload.get("texts")
+        if texts is None or self._completed_text in texts:
+            while texts and not self.submitted:
+                time.sleep(0.01)
+            completed(exchange)
+            return
+        job_id = f"job-{id(exchange)}"
+        self.submitted.add(job_id)
+        self._reply(exchange, job_id)
+
+    def _reply(self, exchange: Exchange, path: str) -> None:
+        body = {"id": path.rpartition("/")[2], "status": "IN_QUEUE"}
+        exchange.reply(200, json.dumps(body).encode())
 
 
 class _Handler(BaseHTTPRequestHandler):

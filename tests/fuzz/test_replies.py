@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
 from bge_client import BGEError, EmbedResult, jina, router
+from bge_client.chunking import Limits
 from bge_client.codec import EmbedOptions, embed_result, ranked_documents, reply_metadata
 from bge_client.errors import job_error
-from bge_client.split import Limits
-from bge_client.transport import (
-    Response,
-    _checked_job,
-    _error_message,
-    _status_error,
-    job_output,
-    parse_object,
-)
+from bge_client.protocol import Response, _parse_job, job_output, parse_object, status_error
 from fuzz.duration import fuzz_settings, rounds
 from fuzz.mutation import mutated, mutated_bytes, odd_values
 
@@ -60,7 +53,7 @@ RANKING = {
 def parse_job(job: Any) -> dict[str, Any]:
     """Return the output of a job sent as JSON."""
     answer = Response(200, CaseInsensitiveDict(), json.dumps(job).encode())
-    return job_output(_checked_job(parse_object(answer)))
+    return job_output(_parse_job(answer, is_poll=False))
 
 
 def jobs(reply: Any) -> st.SearchStrategy[Any]:
@@ -71,7 +64,8 @@ def jobs(reply: Any) -> st.SearchStrategy[Any]:
 @given(st.data(), st.sampled_from(["float32", "float16"]), st.booleans(), st.booleans())
 def check_embedding(data: st.DataObject, dtype: Any, sparse: bool, colbert: bool) -> None:
     job = data.draw(jobs(valid_embedding(dtype)))
-    options = EmbedOptions(data.draw(st.booleans()), sparse, colbert, dtype=dtype)
+    dense = not (sparse or colbert) or data.draw(st.booleans())
+    options = EmbedOptions(dense, sparse, colbert, dtype=dtype)
     try:
         result = embed_result(parse_job(job), options, len(TEXTS))
     except BGEError:
@@ -120,7 +114,7 @@ def check_ranking(job: Any) -> None:
 @given(mutated_bytes(json.dumps(RANKING).encode()), st.integers(100, 599))
 def check_body(body: bytes, status: int) -> None:
     answer = Response(status, CaseInsensitiveDict(), body)
-    assert isinstance(_status_error(answer, _error_message(answer)), BGEError)
+    assert isinstance(status_error(answer), BGEError)
     with suppress(BGEError):
         assert isinstance(parse_object(answer), dict)
 
@@ -128,8 +122,8 @@ def check_body(body: bytes, status: int) -> None:
 @fuzz_settings()
 @given(odd_values, mutated({"workers": {"idle": 1, "throttled": 0}}), mutated(Limits().__dict__))
 def check_errors_health_and_limits(error: Any, health: Any, limits: Any) -> None:
-    assert isinstance(job_error(error), BGEError)
-    assert isinstance(job_error(f'{{"error_type": {json.dumps(error)}}}'), BGEError)
+    assert isinstance(job_error(error, {}), BGEError)
+    assert isinstance(job_error(f'{{"error_type": {json.dumps(error)}}}', {}), BGEError)
     assert Limits.of({"limits": limits}).max_texts > 0
     if isinstance(health, dict):
         with suppress(BGEError):

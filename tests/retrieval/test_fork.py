@@ -50,6 +50,16 @@ print(codes, store.aliases())
 store.close()
 """
 
+LOCKED = """
+from bge_retrieval import Store
+
+store = Store.open(url=url)
+thread = threading.Thread(target=store._lock.acquire)
+thread.start()
+thread.join()
+print(exit_code(in_child(store.aliases)))
+"""
+
 
 def test_store_has_its_own_connections_in_each_child() -> None:
     with QdrantServer() as server:  # not "127.0.0.1": Qdrant's client pools no connections to it
@@ -61,3 +71,9 @@ def test_local_mode_folder_stays_with_the_parent(tmp_path: Path) -> None:
     out, err = run_forking(FOLDER, str(tmp_path))
     assert out == "[7, 'locked'] {}", err
     assert "open a Store after the fork" in err
+
+
+def test_a_lock_held_by_a_thread_of_the_parent_is_free_in_the_child() -> None:
+    with QdrantServer() as server:
+        out, err = run_forking(LOCKED, server.url)
+    assert out == "0", err

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient, models
 
 from bge_client import BGEError, Client, ConfigurationError
-from bge_retrieval import HybridSearch, Plan, Schema, Store, index, search
+from bge_retrieval import HybridSearch, Plan, Schema, Store, index, search_run
 
 FILTER = models.Filter(
     must=[models.FieldCondition(key="metadata.lang", match=models.MatchValue(value="ru"))]
@@ -90,7 +92,7 @@ def test_an_alias_is_followed_when_it_moves(
     engine = HybridSearch(store, worker, "live")
     assert ids(engine.search("море")) == ["one"]
     store.point_alias("live", "two")
-    monkeypatch.setattr(search, "ALIAS_TTL_SECONDS", 0.0)
+    monkeypatch.setattr(search_run, "ALIAS_TTL_SECONDS", 0.0)
     assert ids(engine.search("море")) == ["two"]
 
 
@@ -107,6 +109,60 @@ def test_a_search_resolves_the_alias_again_when_its_collection_was_dropped(
     store.delete_collection("two")
     with pytest.raises(BGEError):
         engine.search("море")
+
+
+class CountingStore(Store):
+    """Counts the resolutions of a name. They wait until `proceed` is set."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.client)
+        self.resolutions = 0
+        self.resolving, self.proceed = threading.Event(), threading.Event()
+        self.proceed.set()
+
+    def resolve(self, name: str) -> str:
+        self.resolutions += 1
+        self.resolving.set()
+        assert self.proceed.wait(20)
+        return super().resolve(name)
+
+
+@pytest.fixture
+def moving(store: Store, worker: Client) -> CountingStore:
+    """Collections `one` and `two`, the first one behind the alias `live`."""
+    for name in ("one", "two"):
+        index(store, worker, name, [{"_id": name, "text": "море"}])
+    store.point_alias("live", "one")
+    return CountingStore(store)
+
+
+def test_one_thread_resolves_a_stale_alias_while_others_search(
+    moving: CountingStore, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = HybridSearch(moving, worker, "live")
+    moving.point_alias("live", "two")
+    monkeypatch.setattr(search_run, "ALIAS_TTL_SECONDS", 0.0)
+    moving.resolving.clear()
+    moving.proceed.clear()
+    with ThreadPoolExecutor(1) as thread:
+        resolving = thread.submit(engine.search, "море")
+        assert moving.resolving.wait(20)
+        assert ids(engine.search("море")) == ["one"]
+        assert moving.resolutions == 2
+        moving.proceed.set()
+        assert ids(resolving.result()) == ["two"]
+
+
+def test_one_thread_resolves_the_alias_of_a_dropped_collection(
+    moving: CountingStore, worker: Client
+) -> None:
+    engine = HybridSearch(moving, worker, "live")
+    moving.point_alias("live", "two")
+    moving.delete_collection("one")
+    with ThreadPoolExecutor(8) as threads:
+        results = [*threads.map(engine.search, ["море"] * 8)]
+    assert [ids(result) for result in results] == [["two"]] * 8
+    assert moving.resolutions == 2
 
 
 @pytest.mark.parametrize(

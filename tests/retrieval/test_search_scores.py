@@ -17,7 +17,7 @@ from qdrant_client import QdrantClient, models
 from bge_client import Client
 from bge_client.results import Embedding
 from bge_retrieval import CollectionMetadata, Plan, Schema, Store, index
-from bge_retrieval.search import QueryRequests
+from bge_retrieval.plan import query_request, stage_requests
 from points import contents
 
 QUERIES = [
@@ -94,17 +94,17 @@ def _edge_prefetch(prefetch: models.Prefetch) -> Any:
     return edge.Prefetch(limit=prefetch.limit, query=query, prefetches=nested)
 
 
-def query_edge(shard: Any, request: dict[str, Any]) -> dict[Any, float]:
-    prefetches = [_edge_prefetch(prefetch) for prefetch in request.get("prefetch", [])]
-    query = _edge_query(request["query"], request.get("using"))
-    points = shard.query(
-        edge.QueryRequest(limit=request["limit"], query=query, prefetches=prefetches)
+def query_edge(shard: Any, stage: models.Prefetch) -> dict[Any, float]:
+    edge_stage = _edge_prefetch(stage)
+    request = edge.QueryRequest(
+        limit=stage.limit, query=edge_stage.query, prefetches=edge_stage.prefetches
     )
+    return {str(point.id): point.score for point in shard.query(request)}
+
+
+def query_local(course: Store, stage: models.Prefetch) -> dict[Any, float]:
+    points = course.query_points("course", query_request(stage))
     return {str(point.id): point.score for point in points}
-
-
-def query_local(course: Store, request: dict[str, Any]) -> dict[Any, float]:
-    return {str(point.id): point.score for point in course.query("course", **request)}
 
 
 def embed(worker: Client, query: str) -> Embedding:
@@ -121,11 +121,9 @@ def assert_same(scores: dict[Any, float], expected: dict[Any, float]) -> None:
 def test_every_stage_scores_like_the_engine(
     course: Store, shard: Any, worker: Client, plan: Plan, query: str
 ) -> None:
-    requests = QueryRequests(
-        plan, embed(worker, query), CollectionMetadata.load(course, "course"), LIMIT
-    )
-    for request in [*requests.stages.values(), requests.final]:
-        assert_same(query_local(course, request), query_edge(shard, request))
+    metadata = CollectionMetadata.load(course, "course")
+    for stage in stage_requests(plan, embed(worker, query), metadata, LIMIT).values():
+        assert_same(query_local(course, stage), query_edge(shard, stage))
 
 
 @pytest.mark.parametrize("query", QUERIES)
@@ -148,6 +146,6 @@ def test_scores_are_cosine_dot_and_max_sim(course: Store, worker: Client, query:
     queries = {"dense": embedding.dense.tolist(), "colbert": embedding.colbert.tolist()}
     queries["sparse"] = models.SparseVector(indices=[*weights], values=[*weights.values()])
     for name, query_vector in queries.items():
-        request = {"query": query_vector, "using": name, "limit": len(stored)}
-        for id, score in query_local(course, request).items():
+        stage = models.Prefetch(query=query_vector, using=name, limit=len(stored))
+        for id, score in query_local(course, stage).items():
             assert score == pytest.approx(expected[name][id], abs=1e-4), name

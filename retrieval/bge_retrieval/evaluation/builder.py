@@ -11,7 +11,8 @@ from bge_client import Client, ConfigurationError, FingerprintError, JinaClient
 
 from ..documents import value_at
 from ..metadata import METADATA
-from ..search import HybridSearch, Plan
+from ..plan import Plan
+from ..search import HybridSearch
 from ..store import Store
 from .systems import Answer, Price, System
 from .unique_documents import UniqueDocuments

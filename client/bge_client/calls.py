@@ -1,0 +1,220 @@
+"""What `Client` and `AsyncClient` share: arguments, chunks, model checks and merging. No I/O."""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Generic, TypeVar
+
+from .chunking import RANKED_DOCUMENT_BYTES, Cost, Limits, estimate_reply_bytes, estimate_tokens
+from .codec import (
+    EmbedOptions,
+    Reply,
+    RerankOptions,
+    checked_text,
+    embed_result,
+    ranked_documents,
+    reply_metadata,
+)
+from .deadline import Deadline
+from .endpoint import base_url, endpoint_from, key_from
+from .errors import (
+    ConfigurationError,
+    FingerprintError,
+    JobError,
+    ProtocolError,
+    TooLargeError,
+    WorkerError,
+)
+from .protocol import Exchange, fetch_info, run_job
+from .redaction import read_secret
+from .results import EmbedResult, RerankResult
+
+HEALTH_TIMEOUT_SECONDS = 10.0
+RERANK_LENGTH = 1024  # tokens of a query and a document, the contract's default
+Result = TypeVar("Result")
+
+
+class BaseClient:
+    """The arguments of a client, and what it knows of the worker."""
+
+    def __init__(
+        self,
+        endpoint: str | None,
+        api_key: str | None,
+        timeout: float,
+        max_in_flight: int,
+        expect_fingerprint: str | None,
+    ) -> None:
+        if max_in_flight < 1:
+            raise ConfigurationError(f"`max_in_flight` must be at least 1. Given: {max_in_flight}")
+        self._url = base_url(endpoint_from(os.environ) if endpoint is None else endpoint)
+        is_given = api_key is not None
+        self._key = read_secret(api_key, "api_key") if is_given else key_from(os.environ, self._url)
+        self._timeout = _checked_timeout(timeout)
+        self._max_in_flight = max_in_flight
+        self._expect_fingerprint = expect_fingerprint
+        self._limits: Limits | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r})"
+
+    def _deadline(
+        self, timeout: float | None = None, cancelled: threading.Event | None = None
+    ) -> Deadline:
+        return Deadline(self._timeout if timeout is None else _checked_timeout(timeout), cancelled)
+
+    def _deadlines(
+        self, timeout: float | None, cancelled: threading.Event | None = None
+    ) -> Iterator[Deadline]:
+        """Yield a new deadline for each request of a call."""
+        while True:
+            yield self._deadline(timeout, cancelled)
+
+    def _worker_limits(self, deadline: Deadline) -> Exchange[Limits]:
+        """Return the worker's limits, or the contract's defaults if `info` fails."""
+        if self._limits is None:
+            try:
+                self._limits = Limits.of((yield from fetch_info(deadline)))
+            except (WorkerError, JobError, ProtocolError) as error:
+                if error.retry:
+                    return Limits()
+                self._limits = Limits()  # a worker without `info`
+        return self._limits
+
+
+def lazily_checked(texts: Iterable[str]) -> Iterator[str]:
+    return (checked_text(text, "texts", index) for index, text in enumerate(texts))
+
+
+def _checked_timeout(timeout: float) -> float:
+    """Raises ConfigurationError if `timeout` is not a usable number of seconds."""
+    if not 0 < timeout < threading.TIMEOUT_MAX:
+        raise ConfigurationError(f"`timeout` must be above 0 seconds. Given: {timeout}")
+    return timeout
+
+
+# ----------------------------------------------------------------------------------- calls
+
+
+@dataclass
+class Task(Generic[Result]):
+    """The exchange that sends one chunk, and its deadline."""
+
+    exchange: Exchange[list[Result]]
+    deadline: Deadline
+
+
+class Call(ABC, Generic[Result]):
+    """A call with any number of texts: how a chunk of them is sent, decoded and measured.
+
+    All its replies come from one model, and from the expected one if a fingerprint is given.
+    """
+
+    def __init__(
+        self, options: EmbedOptions | RerankOptions, expect_fingerprint: str | None = None
+    ) -> None:
+        self._payload = options.payload
+        self._fingerprint = expect_fingerprint
+        self._dimensions: int | None = None
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def decode(self, reply: Reply, texts: Sequence[str]) -> Result: ...
+
+    @abstractmethod
+    def cost(self, text: str) -> Cost: ...
+
+    def tasks(self, chunks: Iterable[list[str]], deadline: Deadline) -> list[Task[Result]]:
+        """Return the tasks of all chunks, which share a deadline."""
+        return list(self.lazy_tasks(chunks, repeat(deadline)))
+
+    def lazy_tasks(
+        self, chunks: Iterable[list[str]], deadlines: Iterator[Deadline]
+    ) -> Iterator[Task[Result]]:
+        """Yield the task of each chunk. If reading the texts fails, the last task raises the error.
+
+        Thus the results of the texts before come first.
+        """
+        offset = 0
+        try:
+            for texts in chunks:
+                deadline = next(deadlines)
+                yield Task(self.send(deadline, texts, offset), deadline)
+                offset += len(texts)
+        except Exception as error:
+            yield Task(_raise(error), next(deadlines))
+
+    def send(self, deadline: Deadline, texts: list[str], offset: int) -> Exchange[list[Result]]:
+        """Send a chunk, or its halves if it is too large. Errors count texts from the call's first.
+
+        Raises:
+            BGEError: the last error.
+        """
+        try:
+            reply = yield from run_job(deadline, self._payload(texts))
+            return [self.decode(reply, texts)]
+        except WorkerError as error:
+            if not isinstance(error, TooLargeError) or len(texts) == 1:
+                error.add_offset(offset)
+                raise
+        middle = len(texts) // 2
+        return [
+            *(yield from self.send(deadline, texts[:middle], offset)),
+            *(yield from self.send(deadline, texts[middle:], offset + middle)),
+        ]
+
+    def _check_model(self, fingerprint: str, dimensions: int | None) -> None:
+        """Raises FingerprintError or ProtocolError for another model or vector size."""
+        with self._lock:
+            expected = self._fingerprint = self._fingerprint or fingerprint
+            expected_size = self._dimensions = self._dimensions or dimensions
+        if fingerprint != expected:
+            raise FingerprintError(
+                f"vectors of model {expected} were expected. Given: those of {fingerprint}"
+            )
+        if dimensions != expected_size:
+            raise ProtocolError(
+                f"expected vectors of {expected_size} dimensions. Given: {dimensions}"
+            )
+
+
+def _raise(error: Exception) -> Exchange[list[Result]]:
+    raise error
+    yield  # makes this a generator
+
+
+class EmbedCall(Call[EmbedResult]):
+    def __init__(self, options: EmbedOptions, expect_fingerprint: str | None) -> None:
+        super().__init__(options, expect_fingerprint)
+        self._options = options
+
+    def decode(self, reply: Reply, texts: Sequence[str]) -> EmbedResult:
+        result = embed_result(reply, self._options, len(texts))
+        dimensions = None if result.dense is None else result.dense.shape[1]
+        self._check_model(result.fingerprint, dimensions)
+        return result
+
+    def cost(self, text: str) -> Cost:
+        tokens = estimate_tokens(text, self._options.max_length)
+        return Cost(estimate_reply_bytes(text, self._options), tokens)
+
+
+class RerankCall(Call[RerankResult]):
+    def __init__(self, options: RerankOptions) -> None:
+        super().__init__(options)
+        self._max_length = options.max_length or RERANK_LENGTH
+        self._query_tokens = estimate_tokens(options.query, self._max_length)
+
+    def decode(self, reply: Reply, texts: Sequence[str]) -> RerankResult:
+        metadata = reply_metadata(reply, len(texts))
+        self._check_model(metadata["fingerprint"], None)
+        return RerankResult(ranked_documents(reply, texts, len(texts)), **metadata)
+
+    def cost(self, text: str) -> Cost:
+        tokens = self._query_tokens + estimate_tokens(text, self._max_length)
+        return Cost(RANKED_DOCUMENT_BYTES, min(self._max_length, tokens))

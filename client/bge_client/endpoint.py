@@ -1,0 +1,77 @@
+"""Addresses of endpoints, and the environment variables that name them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import SplitResult, urlsplit
+
+from .errors import ConfigurationError
+from .redaction import read_secret
+
+# In order of precedence. One endpoint usually serves both models.
+ENDPOINT_VARIABLES = (
+    "RUNPOD_EMBEDDINGS_ENDPOINT",
+    "BGE_EMBEDDINGS_ENDPOINT",
+    "RUNPOD_RERANKER_ENDPOINT",
+    "BGE_RERANKER_ENDPOINT",
+)
+KEY_VARIABLES = ("BGE_API_KEY", "RUNPOD_API_KEY")
+RUNPOD_DOMAINS = (".runpod.ai", ".runpod.net")
+# What addresses of the endpoint's routes and of OpenAI's clients end with.
+SUFFIXES = ("/runsync", "/run", "/openai/v1", "/v1")
+
+
+def endpoint_from(env: Mapping[str, str]) -> str:
+    """Return the address of the endpoint. Raises ConfigurationError if no variable names one."""
+    address = next((env[name] for name in ENDPOINT_VARIABLES if env.get(name)), None)
+    if address is None:
+        names = " or ".join(f"`{name}`" for name in ENDPOINT_VARIABLES[1::2])
+        raise ConfigurationError(f"pass an `endpoint`, or set {names}")
+    return address
+
+
+def key_from(env: Mapping[str, str], url: str) -> str | None:
+    """Return the API key for an endpoint: RunPod's first if RunPod serves it, else the server's."""
+    host = urlsplit(url).hostname or ""
+    is_runpod = f".{host}".endswith(RUNPOD_DOMAINS)
+    names = KEY_VARIABLES[::-1] if is_runpod else KEY_VARIABLES
+    keys = (read_secret(env.get(name), name) for name in names)
+    return next((key for key in keys if key), None)
+
+
+def base_url(url: str) -> str:
+    """Return the address of an endpoint without a trailing `/runsync`, `/run` or `/v1`.
+
+    Raises:
+        ConfigurationError: it is not an http(s) address.
+    """
+    parts = split_url(url, "endpoint")
+    if parts.scheme not in ("http", "https"):
+        raise ConfigurationError(
+            "`endpoint` must be an http(s) address, like https://api.runpod.ai/v2/<id>"
+        )
+    path = parts.path.rstrip("/")
+    for suffix in SUFFIXES:
+        path = path.removesuffix(suffix)
+    return f"{parts.scheme}://{parts.netloc}{path}"
+
+
+def split_url(url: str, field: str) -> SplitResult:
+    """Split an address.
+
+    Raises:
+        ConfigurationError: it is invalid or holds credentials. The message does not quote it.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        is_valid = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", parts.netloc)
+    except ValueError:  # its message quotes the password
+        is_valid = False
+    if not is_valid:
+        raise ConfigurationError(
+            f"`{field}` must be an http(s) address, like http://127.0.0.1:8000"
+        )
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError(f"`{field}` must hold neither a user, a query nor a fragment")
+    return parts

@@ -1,0 +1,125 @@
+"""Hybrid search for asyncio. See `search.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from qdrant_client import models
+
+from bge_client import HTTPStatusError
+
+from .async_store import AsyncStore
+from .plan import Plan
+from .results import SearchResult
+from .search_run import SearchRun, SearchTarget
+
+if TYPE_CHECKING:  # the extra `async`
+    from bge_client import AsyncClient
+
+
+class AsyncHybridSearch:
+    """Searches a collection or the collection behind an alias. Tasks may share it.
+
+    `reranker` is the endpoint for reranking; by default `client`.
+
+    Queries go to the collection itself, so that an alias that moves cannot mix the vectors of one
+    collection with the metadata of another. The name is resolved by the first search, by a search
+    more than 5 seconds later, and when Qdrant no longer knows the collection (404). While one task
+    resolves after 5 seconds, the others go on with the collection they know. So a search may use
+    the previous collection for 5 seconds, and after a pause until the first search has resolved.
+    Await `resolve` at the start to learn early that a collection is missing.
+    """
+
+    def __init__(
+        self,
+        store: AsyncStore,
+        client: AsyncClient,
+        collection: str,
+        plan: Plan | None = None,
+        *,
+        reranker: AsyncClient | None = None,
+    ) -> None:
+        self._store, self._client = store, client
+        self._reranker = reranker or client
+        self._name = collection
+        self._plan = plan or Plan()
+        self._resolving = asyncio.Lock()
+        self._target: SearchTarget | None = None
+
+    async def search(
+        self,
+        query: str,
+        limit: int = 10,
+        *,
+        filter: models.Filter | None = None,
+        explain: bool = False,
+    ) -> SearchResult:
+        """Return the best `limit` points that pass the filter.
+
+        `explain` adds each hit's rank in every stage, at one more request for each stage. Hits
+        after the reranked ones keep their retrieval score.
+
+        Raises:
+            FingerprintError: the endpoint serves another model than the collection's.
+            BGEError: see `errors.py`.
+        """
+        target = await self._current_target()
+        run = SearchRun(self._plan, limit, filter, explain)
+        run.add_embeddings(
+            await self._client.embed(
+                query,
+                dense=self._plan.dense,
+                sparse=self._plan.sparse,
+                colbert=self._plan.colbert,
+                dtype="float32",
+            )
+        )
+        try:
+            points = await self._query(target, run)
+        except HTTPStatusError as error:
+            moved = await self._moved_target(target) if error.status == 404 else None
+            if moved is None:
+                raise
+            target = moved
+            points = await self._query(target, run)
+        run.add_points(points, target)
+        if texts := run.texts_to_rerank():
+            run.add_ranking(await self._reranker.rerank(query, texts))
+        return run.result()
+
+    async def resolve(self) -> SearchTarget:
+        """Resolve the name now. Return its collection and metadata.
+
+        Raises:
+            ConfigurationError: the collection does not exist, or lacks vectors that the plan needs.
+            FingerprintError: the collection has no metadata.
+        """
+        collection = await self._store.resolve(self._name)
+        info = await self._store.info(collection)
+        self._target = SearchTarget.checked(collection, info, self._plan)
+        return self._target
+
+    async def _query(self, target: SearchTarget, run: SearchRun) -> list[list[models.ScoredPoint]]:
+        requests = run.requests(target)
+        return [await self._store.query_points(target.collection, request) for request in requests]
+
+    async def _current_target(self) -> SearchTarget:
+        """Resolve a stale target, unless another task is at it. The first search waits for it."""
+        target = self._target
+        if target is not None and (not target.is_stale or self._resolving.locked()):
+            return target
+        async with self._resolving:
+            target = self._target
+            return await self.resolve() if target is None or target.is_stale else target
+
+    async def _moved_target(self, dropped: SearchTarget) -> SearchTarget | None:
+        """Return the new collection of the alias, or None if it has not moved.
+
+        Tasks wait here for the first one to resolve.
+        """
+        async with self._resolving:
+            target = self._target
+            if target is None or target.collection == dropped.collection:
+                target = await self.resolve()
+            return target if target.collection != dropped.collection else None

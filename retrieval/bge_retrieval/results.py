@@ -1,0 +1,48 @@
+"""The results of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .store import Payload, PointId
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A document's rank in a stage, from 1, and its score there."""
+
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A point. `stages` is filled only by `explain`."""
+
+    id: PointId
+    score: float
+    text: str | None
+    payload: Payload
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    @property
+    def document_id(self) -> str:
+        """The id with which the document was indexed."""
+        return str(self.payload.get("_id", self.payload.get("id", self.id)))
+
+
+@dataclass(frozen=True)
+class SearchResult(Sequence[Hit]):
+    """Hits, best first. `seconds` has the time spent in `embed`, `qdrant` and `rerank`."""
+
+    hits: list[Hit]
+    seconds: dict[str, float]
+    tokens: int
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.hits[index]
