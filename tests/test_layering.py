@@ -60,7 +60,7 @@ RETRIEVAL_ROOMS = {
 RETRIEVAL_PACKAGES = {"bge_client", "numpy", "qdrant_client"}
 RETRIEVAL_EXTRAS = {
     "evaluation": {"ir_measures", "scipy", "jinja2"},
-    "cli": {"click", "tqdm", "pydantic"},
+    "cli": {"click", "tqdm", "pydantic", "rich"},
 }
 # Of the client, what retrieval may import from: modules whose names are public and stay.
 PUBLIC_CLIENT = {"", "cli", "codec", "redaction", "results", "strict_json"}

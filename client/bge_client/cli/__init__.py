@@ -23,7 +23,7 @@ EPILOG = """\b
 Exit codes: 0 success, 1 the request was refused or failed, 2 invalid usage or an
 unusable file, 3 the key is missing or not accepted, 4 the endpoint did not respond or
 was busy (retry later), 5 an invalid response or vectors of another model, 6 a migrated
-copy differs from its source, 130 interrupted.
+copy differs from its source, 7 an evaluation that did not pass, 130 interrupted.
 
 \b
 Environment: BGE_EMBEDDINGS_ENDPOINT and BGE_RERANKER_ENDPOINT (RUNPOD_… takes

@@ -1,49 +1,37 @@
-"""`bge evaluate`: compare search systems, or summarize a file of shadow mode."""
+"""`bge evaluate`: compare search systems, or judge a file of shadow mode."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
-from tqdm import tqdm
 
 from bge_client import Client, ConfigurationError
 from bge_client.cli import connected, refuse_unused
 
 from .. import Store
-from ..shadow import summarize
-from .options import WORKER_PRICE, print_json, with_store
+from ..shadow import ShadowThresholds
+from ..verdict import P50_MS, P99_MS
+from .evaluate_shadow import evaluate_shadow
+from .options import WORKER_PRICE, json_option, text_fields_option, with_store
 
 JINA_PRICE = 0.05  # dollars per million tokens
-KINDS = ("dense", "sparse", "hybrid", "hybrid+rerank", "hybrid+colbert", "jina")
-DEFAULT_SYSTEMS = ["dense", "sparse", "hybrid", "hybrid+rerank"]
-
-
-class Spec(NamedTuple):
-    """A parsed `--system`: `hybrid` or `hybrid@collection`."""
-
-    name: str
-    kind: str
-    collection: str
+KINDS = (
+    *("dense", "sparse", "hybrid", "dense+rerank", "hybrid+rerank", "hybrid+colbert"),
+    *("jina", "jina+rerank"),
+)
+SHADOW_OPTIONS = {"shadow", "since", "min_agreement", "max_error_rate"}
+COMMON_OPTIONS = {"p50_ms", "p99_ms", "as_json"}  # of --shadow and DATASET
 
 
 @click.command()
 @click.argument("dataset", type=click.Path(exists=True, file_okay=False), required=False)
-@click.option(
-    "--shadow",
-    type=click.Path(exists=True, dir_okay=False),
-    help="Only summarize this file of shadow mode, as JSON.",
-)
 @click.option("--collection", help="A collection or an alias, for systems without @COLLECTION.")
 @click.option(
-    "--system",
-    "systems",
-    multiple=True,
-    default=DEFAULT_SYSTEMS,
+    "--systems",
+    default="dense,sparse,hybrid,hybrid+rerank",
     show_default=True,
-    help=f"One of {', '.join(KINDS)}; append @COLLECTION for another collection.",
+    help=f"Of {', '.join(KINDS)}, separated by commas; append @COLLECTION for another collection.",
 )
 @click.option("--baseline", help="The system to compare the others with. [default: the first]")
 @click.option("--split", default="test", show_default=True, help="Split of the judgements.")
@@ -54,14 +42,35 @@ class Spec(NamedTuple):
     help="Path of the judged document id in a payload: page.id. "
     "[default: _id, then id, then the point's id]",
 )
+@text_fields_option
 @click.option(
     "--price", default=WORKER_PRICE, show_default=True, help="Dollars per second of a busy worker."
 )
 @click.option(
     "--jina-price", default=JINA_PRICE, show_default=True, help="Dollars per million tokens."
 )
-@click.option("--json", "json_path", type=click.Path(dir_okay=False), help="Write a JSON report.")
 @click.option("--html", "html_path", type=click.Path(dir_okay=False), help="Write an HTML report.")
+@click.option(
+    "--shadow",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Judge the comparisons in this file of shadow mode instead.",
+)
+@click.option("--since", help="With --shadow: only the last minutes, hours or days, such as 7d.")
+@click.option(
+    "--min-agreement",
+    default=ShadowThresholds.agreement,
+    show_default=True,
+    help="With --shadow: minimum mean RBO of the rankings.",
+)
+@click.option(
+    "--max-error-rate",
+    default=ShadowThresholds.error_rate,
+    show_default=True,
+    help="With --shadow: maximum share of failed comparisons.",
+)
+@click.option("--p50-ms", default=P50_MS, show_default=True, help="Limit of a candidate's p50.")
+@click.option("--p99-ms", default=P99_MS, show_default=True, help="Limit of a candidate's p99.")
+@json_option
 @connected("EMBEDDINGS", unless=("shadow",), reranking=True)
 @with_store(unless=("shadow",))
 def evaluate(
@@ -70,102 +79,38 @@ def evaluate(
     store: Store,
     dataset: str | None,
     shadow: str | None,
-    **args: Any,
+    since: str | None,
+    min_agreement: float,
+    max_error_rate: float,
+    **options: Any,
 ) -> None:
     """Run the queries of DATASET on several systems and score the results by its judgements.
 
     DATASET is a folder in BEIR's layout: queries.jsonl, qrels/test.tsv and optionally
     corpus.jsonl. Each query runs on all systems before the next. A candidate passes if it has at
     least 0.90 of the baseline's nDCG@10 and MRR@10 and 0.95 of its recall@100, p50 below 100 ms
-    and p99 below 500 ms. `jina` needs JINA_API_KEY and a collection of Jina's vectors.
+    and p99 below 500 ms. `jina` needs JINA_API_KEY and a collection of Jina's vectors;
+    `jina+rerank` also reads its texts. The exit code is 7 unless each candidate passes.
 
     \b
       bge evaluate course --collection courses --html report.html
-      bge evaluate course --system jina@courses_v1 --system hybrid+rerank@courses
-      bge evaluate --shadow shadow.jsonl
+      bge evaluate course --systems jina+rerank@courses_v1,dense+rerank@courses
+      bge evaluate --shadow shadow.jsonl --since 7d
     """
     if shadow is not None:
-        refuse_unused(("shadow",), "with --shadow")
-        print_json(summarize(shadow).as_dict())
-    elif dataset is None:
+        refuse_unused(SHADOW_OPTIONS | COMMON_OPTIONS, "with --shadow")
+        limits = options["p50_ms"], options["p99_ms"]
+        thresholds = ShadowThresholds(min_agreement, max_error_rate, *limits)
+        evaluate_shadow(shadow, since, thresholds, as_json=options["as_json"])
+        return
+    names = {parameter.name or "" for parameter in click.get_current_context().command.params}
+    refuse_unused(names - SHADOW_OPTIONS, "without --shadow")
+    if dataset is None:
         raise ConfigurationError("pass DATASET or --shadow")
-    else:
-        compare_systems(client, reranker, store, dataset, **args)
-
-
-def compare_systems(
-    client: Client,
-    reranker: Client,
-    store: Store,
-    dataset: str,
-    collection: str | None,
-    systems: tuple[str, ...],
-    baseline: str | None,
-    split: str,
-    queries: int | None,
-    vector: str,
-    id_field: str | None,
-    price: float,
-    jina_price: float,
-    json_path: str | None,
-    html_path: str | None,
-) -> None:
     try:
-        from .. import evaluation
+        from .evaluate_systems import evaluate_systems
     except ImportError as error:
         raise ConfigurationError(
             f"this needs {error.name or 'more'}: pip install 'bge-retrieval[eval]'"
         ) from None
-    specs = [_parse_spec(name, collection) for name in systems]
-    if vector and all(spec.kind != "jina" for spec in specs):
-        raise ConfigurationError("--vector needs the system `jina`")
-    baseline = baseline or specs[0].name
-    if baseline not in [spec.name for spec in specs]:
-        raise ConfigurationError(f"`--baseline` must be one of the systems. Given: {baseline}")
-    for path in (json_path, html_path):
-        _check_writable(path)
-    judged = evaluation.read_beir(dataset, split)
-    drawn = judged.draw(queries)
-    with evaluation.SystemBuilder(
-        store,
-        client,
-        reranker,
-        id_field=id_field,
-        vector=vector,
-        bge_price=evaluation.Price(per_second=price),
-        jina_price=evaluation.Price(per_million_tokens=jina_price),
-    ) as builder:
-        built = [builder.system(*spec) for spec in specs]
-        with tqdm(total=len(drawn) * len(built), unit="query", disable=None) as bar:
-            runs = evaluation.run_all(built, drawn, progress=bar.update)
-    evaluation.check_document_ids(runs, judged.documents, dataset)
-    qrels = {name: judged.qrels[name] for name in drawn}
-    report = evaluation.compare(
-        runs, qrels, baseline, drawn_from=len(judged.queries), left_out=judged.left_out
-    )
-    click.echo(evaluation.text(report))
-    if json_path:
-        Path(json_path).write_text(evaluation.json_text(report), "utf-8")
-    if html_path:
-        Path(html_path).write_text(evaluation.html(report), "utf-8")
-
-
-def _check_writable(path: str | None) -> None:
-    """Raises OSError if the file cannot be written, before the queries run."""
-    if path is None:
-        return
-    exists = os.path.exists(path)
-    with open(path, "ab"):
-        pass
-    if not exists:
-        os.unlink(path)
-
-
-def _parse_spec(name: str, collection: str | None) -> Spec:
-    kind, _, own_collection = name.partition("@")
-    if kind not in KINDS:
-        raise ConfigurationError(f"`--system` must be one of {', '.join(KINDS)}. Given: {kind!r}")
-    resolved = own_collection or collection
-    if not resolved:
-        raise ConfigurationError(f"pass --collection, or --system {kind}@COLLECTION")
-    return Spec(name, kind, resolved)
+    evaluate_systems(client, reranker, store, dataset, **options)

@@ -12,7 +12,8 @@ from bge_client.cli import connected
 
 from .. import Schema, Store
 from .. import index as index_documents
-from .options import print_json, schema_options, text_options, with_store
+from .options import schema_options, text_options, with_store
+from .output import print_json
 
 
 @click.command()

@@ -14,7 +14,8 @@ from bge_client.cli import connected, refuse_unused
 from .. import Migration, Schema, Store, add_in_place
 from ..errors import MigrationError
 from ..migration import cutover
-from .options import WORKER_PRICE, print_json, schema_options, text_options, with_store
+from .options import WORKER_PRICE, schema_options, text_options, with_store
+from .output import print_json
 
 
 @click.command()

@@ -1,8 +1,7 @@
-"""Options that commands share, and their output."""
+"""Options that commands share."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -70,19 +69,16 @@ def schema_options(command: Command) -> Command:
     return run  # type: ignore[return-value]
 
 
+text_fields_option = click.option(
+    "--text-field",
+    "text_fields",
+    multiple=True,
+    help="Path of the text in a document: text, page.content, chunks.0.text. Repeatable; the texts "
+    "are joined. [default: text]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+
+
 def text_options(command: Command) -> Command:
-    command = click.option("--max-length", type=int, help="Truncate texts to this many tokens.")(
-        command
-    )
-    return click.option(
-        "--text-field",
-        "text_fields",
-        multiple=True,
-        help="Path of the text in a document: text, page.content, chunks.0.text. Repeatable; "
-        "the texts are joined. [default: text]",
-    )(command)
-
-
-def print_json(report: dict[str, Any]) -> None:
-    """Print an object as one line of JSON."""
-    click.echo(json.dumps(report, ensure_ascii=False, default=str))
+    max_length = click.option("--max-length", type=int, help="Truncate texts to this many tokens.")
+    return text_fields_option(max_length(command))

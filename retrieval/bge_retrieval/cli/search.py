@@ -14,7 +14,8 @@ from bge_client import Client, ConfigurationError
 from bge_client.cli import connected
 
 from .. import HybridSearch, Plan, SearchResult, Store
-from .options import print_json, with_store
+from .options import json_option, with_store
+from .output import print_json, print_table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 MAX_TEXT_CHARACTERS = 100  # in a terminal
@@ -71,7 +72,7 @@ def plan_options(command: Command) -> Command:
     help='A Qdrant filter as JSON: {"must": [{"key": "lang", "match": {"value": "ru"}}]}',
 )
 @click.option("--explain", is_flag=True, help="Show the rank of each hit in every stage.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of columns.")
+@json_option
 @connected("EMBEDDINGS", reranking=True)
 @with_store()
 @plan_options
@@ -104,16 +105,15 @@ def search(
 
 
 def print_hits(result: SearchResult) -> None:
-    """Print hits in columns, and the time of each stage on stderr."""
+    """Print a table of hits, and the time of each stage on stderr."""
     stages = list({name: None for hit in result for name in hit.stages})
-    header = "".join(f"{name:>16}" for name in stages)
-    click.echo(f"{'':4}{'score':>8}{header}  document")
+    rows = []
     for rank, hit in enumerate(result, 1):
         hit_stages = (hit.stages.get(name) for name in stages)
         cells = (f"{stage.rank}. {stage.score:.4f}" if stage else "-" for stage in hit_stages)
-        row = "".join(f"{cell:>16}" for cell in cells)
         text = " ".join((hit.text or "").split())[:MAX_TEXT_CHARACTERS]
-        click.echo(f"{rank:3} {hit.score:8.4f}{row}  {hit.document_id}  {text}")
+        rows.append([f"{rank}", f"{hit.score:.4f}", *cells, hit.document_id, text])
+    print_table(["", "score", *stages, "document", "text"], rows, left=("document", "text"))
     times = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in result.seconds.items())
     click.echo(f"bge: {times}", err=True)
 

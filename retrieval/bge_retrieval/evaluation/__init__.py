@@ -4,16 +4,16 @@ read_beir       → Dataset          queries and relevance judgements
 SystemBuilder   → System           a search by a plan, or by Jina's vectors
 run_all         → Run per system   rankings and timings
 compare         → Report           metrics, their differences, a verdict on each candidate
-text, html, json_text              the Report in readable form
+html                               the Report as a page
 """
 
-from .builder import PLANS, SystemBuilder
+from .builder import JINA_RERANKS, PLANS, SystemBuilder
 from .dataset import Dataset, read_beir
 from .systems import Answer, Price, Run, System, Timed, check_document_ids, run_all
 
 try:  # fail before the queries run, not after
     from .comparison import Comparison, Measured, Report, Thresholds, compare
-    from .report import html, json_text, text
+    from .report import html
 except ImportError as error:
     raise ImportError(
         f"bge_retrieval.evaluation needs {error.name}: pip install 'bge-retrieval[eval]'",
@@ -21,6 +21,7 @@ except ImportError as error:
     ) from None
 
 __all__ = [
+    "JINA_RERANKS",
     "PLANS",
     "Answer",
     "Comparison",
@@ -36,8 +37,6 @@ __all__ = [
     "check_document_ids",
     "compare",
     "html",
-    "json_text",
     "read_beir",
     "run_all",
-    "text",
 ]

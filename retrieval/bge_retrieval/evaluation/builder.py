@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bge_client import Client, ConfigurationError, FingerprintError, JinaClient
+from bge_client import BGEError, Client, JinaClient
 
 from ..documents import value_at
-from ..metadata import METADATA
 from ..plan import Plan
 from ..search import HybridSearch
 from ..store import Store
+from .jina_search import PROBE, JinaSearch
 from .systems import Answer, Price, System
 from .unique_documents import UniqueDocuments
 
-PLANS = {  # by kind of system; there is also `jina`
+RERANKED = 50  # hits
+PLANS = {  # by kind of system
     "dense": Plan(sparse=False),
     "sparse": Plan(dense=False),
     "hybrid": Plan(),
-    "hybrid+rerank": Plan(rerank=50),
+    "dense+rerank": Plan(sparse=False, rerank=RERANKED),
+    "hybrid+rerank": Plan(rerank=RERANKED),
     "hybrid+colbert": Plan(colbert=True),
 }
+JINA_RERANKS = {"jina": 0, "jina+rerank": RERANKED}  # hits reranked, by kind of system
 UNKNOWN_PRICE = Price()
 
 
 class SystemBuilder:
-    """Builds systems on one store and one endpoint. Close it after the run."""
+    """Builds systems on one store and one endpoint. Close it after the run.
+
+    `vector` and `text_fields` are those of a collection of Jina's vectors.
+    """
 
     def __init__(
         self,
@@ -38,11 +43,12 @@ class SystemBuilder:
         *,
         id_field: str | None = None,
         vector: str = "",
+        text_fields: Sequence[str] = ("text",),
         bge_price: Price = UNKNOWN_PRICE,
         jina_price: Price = UNKNOWN_PRICE,
     ) -> None:
         self._store, self._client, self._reranker = store, client, reranker
-        self._id_field, self._vector = id_field, vector
+        self._id_field, self._vector, self._text_fields = id_field, vector, text_fields
         self._bge_price, self._jina_price = bge_price, jina_price
         self._jina_clients: list[JinaClient] = []
 
@@ -54,87 +60,56 @@ class SystemBuilder:
             client.close()
 
     def system(self, name: str, kind: str, collection: str) -> System:
-        """Build a system: `kind` is `jina` or a key of `PLANS`.
+        """Build a system: `kind` is a key of `PLANS` or `JINA_RERANKS`.
 
         Raises:
             ConfigurationError: the collection or the key of Jina is missing.
             FingerprintError: the collection holds vectors of another model.
+            BGEError: the reranker or Jina refused a request.
         """
-        if kind == "jina":
-            return self._jina(name, collection)
+        if kind in JINA_RERANKS:
+            return self._jina(name, JINA_RERANKS[kind], collection)
         return self._bge(name, PLANS[kind], collection)
 
     def _bge(self, name: str, plan: Plan, collection: str) -> System:
         engine = HybridSearch(self._store, self._client, collection, plan, reranker=self._reranker)
-
-        def search(query: str, limit: int) -> Answer:
-            result = engine.search(query, limit=limit)
-            model_seconds = result.seconds["embed"] + result.seconds.get("rerank", 0.0)
-            ranking = [(self._document_id(hit.payload, hit.id), hit.score) for hit in result]
-            return Answer(ranking, model_seconds, result.tokens)
-
+        if plan.rerank:
+            self._check_reranker(name)
         about: dict[str, str | int | float] = {
             "collection": engine.collection,
             "fingerprint": engine.metadata.fingerprint,
             "plan": _describe_plan(plan),
         }
-        return System(name, UniqueDocuments(search), self._bge_price, about)
+        return System(name, self._documents(engine), self._bge_price, about)
 
-    def _jina(self, name: str, collection: str) -> System:
-        """Build a dense search in a collection of Jina's vectors."""
+    def _check_reranker(self, name: str) -> None:
+        try:
+            self._reranker.rerank(PROBE, [PROBE])
+        except BGEError as error:
+            error.args = (f"`{name}` needs a reranker: {error}",)  # keeps the other attributes
+            raise
+
+    def _jina(self, name: str, rerank: int, collection: str) -> System:
         jina = JinaClient(os.environ.get("JINA_API_KEY", ""))
         self._jina_clients.append(jina)
-        collection = self._store.resolve(collection)
-        size = self._vector_size(collection)
-        probe = jina.embed("width", input_type="query")
-        dimensions = probe[0].dense.shape[0]  # type: ignore[union-attr]
-        if dimensions != size:
-            raise FingerprintError(
-                f"collection `{collection}` holds vectors of {size} dimensions. "
-                f"Given: {dimensions}, of {probe.fingerprint}"
-            )
+        engine = JinaSearch(
+            self._store,
+            jina,
+            collection,
+            vector=self._vector,
+            rerank=rerank,
+            text_fields=self._text_fields,
+        )
+        return System(name, self._documents(engine), self._jina_price, engine.about)
 
+    def _documents(self, engine: HybridSearch | JinaSearch) -> UniqueDocuments:
         def search(query: str, limit: int) -> Answer:
-            start = time.perf_counter()
-            result = jina.embed(query, input_type="query")
-            model_seconds = time.perf_counter() - start
-            points = self._store.query(
-                collection,
-                query=result[0].dense.tolist(),  # type: ignore[union-attr]
-                using=self._vector or None,
-                limit=limit,
-            )
-            ranking = [(self._document_id(p.payload or {}, p.id), p.score) for p in points]
-            return Answer(ranking, model_seconds, result.usage.total_tokens)
+            result = engine.search(query, limit)
+            model_seconds = result.seconds["embed"] + result.seconds.get("rerank", 0.0)
+            ranking = [(self._document_id(hit.payload, hit.id), hit.score) for hit in result]
+            return Answer(ranking, model_seconds, result.tokens)
 
-        about: dict[str, str | int | float] = {"collection": collection, "model": probe.model}
-        if self._vector:
-            about["vector"] = self._vector
-        return System(name, UniqueDocuments(search), self._jina_price, about)
-
-    def _vector_size(self, collection: str) -> int:
-        """Return the dimensions of Jina's vector.
-
-        Raises:
-            FingerprintError: the collection holds BGE vectors.
-            ConfigurationError: `--vector` names no vector of the collection.
-        """
-        config = self._store.info(collection).config
-        if METADATA in (config.metadata or {}):
-            raise FingerprintError(
-                f"collection `{collection}` holds BGE vectors, so Jina cannot search it: pass "
-                f"jina@OLD with the collection of Jina's vectors, or dense@{collection}"
-            )
-        vectors = config.params.vectors
-        by_name = vectors if isinstance(vectors, Mapping) else {"": vectors}
-        params = by_name.get(self._vector)
-        if params is None:
-            names = ", ".join(f"`{name}`" for name in by_name if name) or "an unnamed vector"
-            raise ConfigurationError(
-                f"`--vector` must name the vector of collection `{collection}` that is Jina's: "
-                f"{names}. Given: {self._vector!r}"
-            )
-        return params.size
+        return UniqueDocuments(search)
 
     def _document_id(self, payload: Mapping[str, Any], point_id: object) -> str:
         """Return the document id of a point. A point without `--id-field` matches no judgement."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import ir_measures
 import numpy as np
@@ -16,6 +16,7 @@ from scipy import stats
 
 from bge_client import ConfigurationError, __version__
 
+from ..verdict import P50_MS, P99_MS, Check, Verdict, judge
 from .dataset import RELEVANT, SEED
 from .systems import Run, check_names
 
@@ -27,9 +28,8 @@ METRICS = {  # as in trec_eval and MS MARCO; the gain of nDCG is linear in the g
     "MRR@10": ir_measures.RR(rel=RELEVANT) @ 10,
     "recall@100": ir_measures.R(rel=RELEVANT) @ 100,
 }
-ROUNDING = 1e-9  # in floating point, 0.45 / 0.5 may be less than 0.9
-MIN_QUERIES = 20  # for a verdict
 RESAMPLES = 9_999  # the test is exact for up to 13 queries that differ
+BATCH = 200  # resamples at a time: bounds memory to BATCH × N numbers
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Thresholds:
     ndcg: float = 0.90
     mrr: float = 0.90
     recall: float = 0.95
-    p50_ms: float = 100
-    p99_ms: float = 500
+    p50_ms: float = P50_MS
+    p99_ms: float = P99_MS
 
     def ratios(self) -> dict[str, float]:
         """Return the minimum ratio for each metric."""
@@ -79,57 +79,6 @@ class Difference:
     losses: int
     ties: int
     low_ratio: float | None  # like `ratio`, at the low end of the interval
-
-
-@dataclass(frozen=True)
-class Check:
-    """One condition of the verdict."""
-
-    name: str
-    asked: float
-    measured: float | None
-    unit: Literal["of the baseline", "ms"]
-    passed: bool
-    low: float | None = None  # the low end of a ratio's 95% interval
-
-    @property
-    def required_text(self) -> str:
-        return f"below {self.asked:g} ms" if self.unit == "ms" else f"at least {self._percent:g}%"
-
-    @property
-    def measured_text(self) -> str:
-        """The measured value, with enough decimals to show on which side of the limit it is."""
-        if self.measured is None:
-            return "–"
-        if self.unit == "ms":
-            return f"{_format_measured(self.asked, self.measured)} ms"
-        return f"{_format_measured(self._percent, self.measured * 100)}%"
-
-    @property
-    def doubt(self) -> str:
-        """If the check passed but its interval is partly below the minimum: the interval's end."""
-        if not self.passed or self.low is None or self.low >= self.asked - ROUNDING:
-            return ""
-        return f"{self.name} down to {_format_measured(self._percent, self.low * 100)}%"
-
-    @property
-    def _percent(self) -> float:
-        return round(self.asked * 100, 9)
-
-
-def _format_measured(limit: float, measured: float) -> str:
-    """Format with one decimal, or with more if the result would read as the limit itself."""
-    candidates = (f"{measured:.{decimals}f}" for decimals in range(1, 10))
-    return next((text for text in candidates if float(text) != limit), f"{measured:.1f}")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a candidate can replace the baseline."""
-
-    outcome: Literal["pass", "fail", "too few queries"]
-    sentence: str
-    checks: list[Check]
 
 
 @dataclass(frozen=True)
@@ -188,8 +137,8 @@ def compare(
     candidates = [system for system in systems if system is not base]
     comparisons = []
     for candidate, differences in zip(candidates, _differences(base, candidates), strict=True):
-        checks = _checks(candidate, differences, thresholds)
-        verdict = _verdict(candidate.name, baseline, checks, len(ids))
+        checks = _checks(candidate, differences, thresholds, baseline)
+        verdict = judge(candidate.name, checks, len(ids))
         comparisons.append(Comparison(candidate.name, differences, verdict))
     return Report(
         baseline,
@@ -305,9 +254,10 @@ def _gaps(candidate: Mapping[str, float], base: Mapping[str, float]) -> Values:
 
 def interval(gaps: Values) -> tuple[float, float]:
     """Return the 95% percentile-bootstrap interval of the mean of `gaps` [N]."""
-    rng = np.random.default_rng(SEED)
-    means = [rng.choice(gaps, len(gaps)).mean() for _ in range(RESAMPLES)]
-    low, high = np.percentile(means, (2.5, 97.5))
+    if len(gaps) < 2:  # each resample is the same
+        return float(gaps[0]), float(gaps[0])
+    result = stats.bootstrap((gaps,), np.mean, method="percentile", **_resampling())
+    low, high = result.confidence_interval
     return float(low), float(high)
 
 
@@ -319,16 +269,16 @@ def paired_p(gaps: Values) -> float:
     nonzero = gaps[gaps != 0]
     if len(nonzero) < 2:  # both signs are equally far from zero
         return 1.0
+    # For a single sample, "samples" permutes its signs.
     result = stats.permutation_test(
-        (nonzero,),
-        np.mean,
-        permutation_type="samples",  # for a single sample, this permutes its signs
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=500,  # bounds memory to batch × N numbers
-        rng=np.random.default_rng(SEED),
+        (nonzero,), np.mean, permutation_type="samples", **_resampling()
     )
     return float(result.pvalue)
+
+
+def _resampling() -> dict[str, Any]:
+    rng = np.random.default_rng(SEED)
+    return {"vectorized": True, "n_resamples": RESAMPLES, "batch": BATCH, "rng": rng}
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -340,47 +290,28 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-# -------------------------------------------------------------------------------- verdict
+# --------------------------------------------------------------------------------- checks
 
 
 def _checks(
-    candidate: Measured, differences: Mapping[str, Difference], thresholds: Thresholds
+    candidate: Measured,
+    differences: Mapping[str, Difference],
+    thresholds: Thresholds,
+    baseline: str,
 ) -> list[Check]:
-    checks = []
-    for metric, minimum in thresholds.ratios().items():
-        ratio = differences[metric].ratio
-        passed = ratio is not None and ratio >= minimum - ROUNDING
-        low = differences[metric].low_ratio
-        checks.append(Check(metric, minimum, ratio, "of the baseline", passed, low))
-    for name, measured, limit in (
-        ("p50", candidate.p50_ms, thresholds.p50_ms),
-        ("p99", candidate.p99_ms, thresholds.p99_ms),
-    ):
-        checks.append(Check(name, limit, measured, "ms", measured < limit))
-    return checks
-
-
-def _verdict(name: str, baseline: str, checks: list[Check], queries: int) -> Verdict:
-    failed = [check for check in checks if not check.passed]
-    if failed:
-        texts = (f"{_check_text(c, baseline)} (required: {c.required_text})" for c in failed)
-        reasons = ", ".join(texts)
-        sentence = f"{name} falls short in {len(failed)} of {len(checks)} checks: {reasons}."
-    else:
-        reasons = ", ".join(_check_text(check, baseline) for check in checks)
-        sentence = f"{name} passes all {len(checks)} checks: {reasons}."
-    doubts = ", ".join(check.doubt for check in checks if check.doubt)
-    if doubts:
-        sentence += f" This is uncertain: the 95% interval includes {doubts}."
-    if queries < MIN_QUERIES:
-        prefix = f"{queries} queries are too few for a verdict, which needs {MIN_QUERIES}."
-        return Verdict("too few queries", f"{prefix} As measured, {sentence}", checks)
-    return Verdict("fail" if failed else "pass", sentence, checks)
-
-
-def _check_text(check: Check, baseline: str) -> str:
-    if check.unit == "ms":
-        return f"{check.name} {check.measured_text}"
-    if check.measured is None:
-        return f"{check.name} cannot be compared, because {baseline} has 0"
-    return f"{check.measured_text} of {baseline}'s {check.name}"
+    ratios = [
+        Check(
+            metric,
+            "at least",
+            minimum,
+            differences[metric].ratio,
+            low=differences[metric].low_ratio,
+            baseline=baseline,
+        )
+        for metric, minimum in thresholds.ratios().items()
+    ]
+    return [
+        *ratios,
+        Check("p50", "below", thresholds.p50_ms, candidate.p50_ms, "ms"),
+        Check("p99", "below", thresholds.p99_ms, candidate.p99_ms, "ms"),
+    ]

@@ -1,52 +1,20 @@
-"""Render a Report as text for a terminal and as a self-contained HTML page."""
+"""Render a Report as a self-contained HTML page. Its cells are also those of `bge evaluate`."""
 
 from __future__ import annotations
 
-import json
-import math
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
 import jinja2
 
-from .comparison import METRICS, MIN_QUERIES, Comparison, Difference, Measured, Report
+from ..verdict import MIN_QUERIES
+from .comparison import METRICS, Difference, Report
 from .systems import BUSY
 
 SLOWEST = "With fewer than 100 queries, p99 is close to the slowest query"
 MAX_ROWS = 5  # wins shown for a candidate, and losses
 WINS_METRIC = "nDCG@10"  # the most fine-grained of the three
-
-
-def text(report: Report) -> str:
-    """Return tables and sentences for a terminal, without colours."""
-    systems = _table(
-        ["system", *METRICS, "p50 ms", "p99 ms", "$ per 1,000"],
-        [_system_row(report, system) for system in report.systems],
-    )
-    differences = _table(
-        ["candidate", "metric", *DIFFERENCE_COLUMNS],
-        [
-            [comparison.name, metric, *difference_row(difference)]
-            for comparison in report.comparisons
-            for metric, difference in comparison.differences.items()
-        ],
-        left=2,
-    )
-    verdicts = [
-        f"{comparison.verdict.outcome.upper()}: {comparison.verdict.sentence}"
-        for comparison in report.comparisons
-    ]
-    head = f"{query_summary(report)}, {report.date}, the baseline is {report.baseline}"
-    notes = "\n".join(f"{note}." for note in _notes(report))
-    parts = [head, systems, notes, differences if verdicts else "", *verdicts]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def json_text(report: Report) -> str:
-    """Return the report as indented JSON."""
-    return json.dumps(report.as_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 def query_summary(report: Report) -> str:
@@ -59,20 +27,9 @@ def query_summary(report: Report) -> str:
     return summary
 
 
-def _notes(report: Report) -> list[str]:
+def notes(report: Report) -> list[str]:
     """Return the notes on the table of systems."""
     return [BUSY] + ([SLOWEST] if len(report.queries) < 100 else [])
-
-
-def _system_row(report: Report, system: Measured) -> list[str]:
-    means = [f"{system.means[metric]:.4f}" for metric in METRICS]
-    return [
-        _label(report, system.name),
-        *means,
-        f"{system.p50_ms:.1f}",
-        f"{system.p99_ms:.1f}",
-        _dollars(system.cost, ""),
-    ]
 
 
 DIFFERENCE_COLUMNS = ["ratio", "difference", "95% interval", "p", "p (Holm)", "better/worse/equal"]
@@ -90,45 +47,12 @@ def difference_row(difference: Difference) -> list[str]:
     ]
 
 
-def _label(report: Report, name: str) -> str:
-    return f"{name} (baseline)" if name == report.baseline else name
-
-
 def _signed(number: float) -> str:
     return f"{number:+.4f}".replace("-", "−")
 
 
 def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _dollars(cost: float | None, sign: str = "$") -> str:
-    return "unknown" if cost is None else f"{sign}{cost:,.4f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Lay out columns two spaces apart: the first `left` align left, the others right."""
-    lines = [head, *rows]
-    widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(
-            _pad(cell, widths[column], flush_left=column < left) for column, cell in enumerate(line)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _pad(cell: str, width: int, *, flush_left: bool) -> str:
-    space = " " * (width - _width(cell))
-    return cell + space if flush_left else space + cell
-
-
-def _width(cell: str) -> int:
-    """Return the columns in a terminal: й may be two characters in one column, 検 takes two."""
-    return sum(
-        0 if unicodedata.combining(letter) else 1 + (unicodedata.east_asian_width(letter) in "WF")
-        for letter in cell
-    )
 
 
 # ----------------------------------------------------------------------------------- page
@@ -165,18 +89,6 @@ class Row(NamedTuple):
     difference: str
 
 
-class CandidateView(NamedTuple):
-    """A candidate's data for the page."""
-
-    name: str
-    outcome: str
-    sentence: str
-    checks: list[tuple[str, str, str, bool]]  # name, required, measured, passed
-    differences: list[tuple[str, list[str]]]  # metric, cells under DIFFERENCE_COLUMNS
-    wins: list[Row]
-    losses: list[Row]
-
-
 def html(report: Report, title: str = "Search comparison") -> str:
     """Return a page without scripts, fonts or images, in the reader's light or dark scheme."""
     environment = jinja2.Environment(
@@ -186,25 +98,25 @@ def html(report: Report, title: str = "Search comparison") -> str:
     return environment.from_string(template).render(
         title=title,
         report=report,
-        candidates=[_candidate_view(report, comparison) for comparison in report.comparisons],
+        wins={item.name: _queries(report, item.name, 1) for item in report.comparisons},
+        losses={item.name: _queries(report, item.name, -1) for item in report.comparisons},
         quality=[_quality_chart(report, metric) for metric in METRICS],
         speed=[
-            _chart(
+            _latency_chart(
                 report,
                 "Half of the queries take less than (p50)",
-                lambda system: system.p50_ms,
-                lambda ms: f"{ms:.1f} ms",
+                [system.p50_ms for system in report.systems],
                 report.thresholds.p50_ms,
             ),
-            _chart(
+            _latency_chart(
                 report,
                 "99 of 100 queries take less than (p99)",
-                lambda system: system.p99_ms,
-                lambda ms: f"{ms:.1f} ms",
+                [system.p99_ms for system in report.systems],
                 report.thresholds.p99_ms,
             ),
         ],
-        cost=_chart(report, "Dollars for 1,000 queries", lambda system: system.cost, _dollars),
+        cost=_cost_chart(report),
+        difference_row=difference_row,
         difference_columns=DIFFERENCE_COLUMNS,
         wins_metric=WINS_METRIC,
         query_summary=query_summary(report),
@@ -233,54 +145,40 @@ def _quality_chart(report: Report, metric: str) -> Chart:
     return Chart(metric, bars, 100 * base, 100 * base * minimum, limit_text)
 
 
-def _chart(
-    report: Report,
-    title: str,
-    value: Callable[[Measured], float | None],
-    format_value: Callable[[float | None], str],
-    limit: float | None = None,
-) -> Chart:
-    """Chart from 0 to slightly more than the largest value or the limit."""
-    values = {system.name: value(system) for system in report.systems}
-    known = [number for number in values.values() if number is not None]
-    scale = max([limit or 0, *known]) * 1.05 or 1
+def _latency_chart(report: Report, title: str, values: Sequence[float], limit: float) -> Chart:
+    scale = max(limit, *values) * 1.05 or 1
     bars = [
-        Bar(
-            name,
-            format_value(number),
-            None if number is None else 100 * number / scale,
-            name == report.baseline,
-            is_over_limit=name != report.baseline and (number or 0) >= (limit or math.inf),
-        )
-        for name, number in values.items()
+        bar._replace(is_over_limit=not bar.is_baseline and ms >= limit)
+        for bar, ms in zip(_bars(report, values, "{:.1f} ms", scale), values, strict=True)
     ]
-    if limit is None:
-        return Chart(title, bars)
     return Chart(title, bars, limit=100 * limit / scale, limit_text=f"required: below {limit:g} ms")
 
 
-def _candidate_view(report: Report, comparison: Comparison) -> CandidateView:
-    verdict = comparison.verdict
-    checks = [(c.name, c.required_text, c.measured_text, c.passed) for c in verdict.checks]
+def _cost_chart(report: Report) -> Chart:
+    costs = [system.cost for system in report.systems]
+    scale = max(cost or 0 for cost in costs) * 1.05 or 1
+    return Chart("Dollars for 1,000 queries", _bars(report, costs, "${:,.4f}", scale))
+
+
+def _bars(report: Report, values: Sequence[float | None], template: str, scale: float) -> list[Bar]:
+    return [
+        Bar(
+            system.name,
+            "unknown" if value is None else template.format(value),
+            None if value is None else 100 * value / scale,
+            system.name == report.baseline,
+        )
+        for system, value in zip(report.systems, values, strict=True)
+    ]
+
+
+def _queries(report: Report, candidate: str, sign: int) -> list[Row]:
+    """Return the queries whose difference has this sign, largest first."""
     base = report.system(report.baseline).scores[WINS_METRIC]
-    scores = report.system(comparison.name).scores[WINS_METRIC]
-    differences = {query_id: scores[query_id] - base[query_id] for query_id in base}
-
-    def rows(sign: int) -> list[Row]:
-        """Return the queries whose difference has this sign, largest first."""
-        ids = [id for id in differences if sign * differences[id] > 1e-12]
-        ids.sort(key=lambda id: -abs(differences[id]))
-        return [
-            Row(id, report.queries[id], base[id], scores[id], _signed(differences[id]))
-            for id in ids[:MAX_ROWS]
-        ]
-
-    return CandidateView(
-        comparison.name,
-        verdict.outcome,
-        verdict.sentence,
-        checks,
-        [(metric, difference_row(row)) for metric, row in comparison.differences.items()],
-        wins=rows(1),
-        losses=rows(-1),
-    )
+    scores = report.system(candidate).scores[WINS_METRIC]
+    gaps = {query_id: sign * (scores[query_id] - base[query_id]) for query_id in base}
+    ids = sorted((id for id in gaps if gaps[id] > 1e-12), key=lambda id: -gaps[id])
+    return [
+        Row(id, report.queries[id], base[id], scores[id], _signed(sign * gaps[id]))
+        for id in ids[:MAX_ROWS]
+    ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import NamedTuple
-
-import numpy as np
 
 Id = str | int
 Ranking = Sequence[Id]  # best first
@@ -74,9 +73,6 @@ def kendall_tau(first: Ranking, second: Ranking) -> float | None:
     Without ties, tau-b equals tau-a.
     """
     positions = {item: position for position, item in enumerate(second)}
-    ranks = np.array([positions[item] for item in first if item in positions])
-    if len(ranks) < 2:
-        return None
-    signs = np.sign(ranks[None, :] - ranks[:, None])  # [i, j]: 1 if both rank i above j
-    pairs = len(ranks) * (len(ranks) - 1) / 2
-    return float(np.triu(signs).sum() / pairs)
+    ranks = [positions[item] for item in first if item in positions]
+    signs = [1 if above < below else -1 for above, below in combinations(ranks, 2)]
+    return sum(signs) / len(signs) if signs else None

@@ -190,7 +190,7 @@ class Shadow:
     def _new_line(self, query: str, live_seconds: float, names: Names) -> dict[str, Any]:
         return {
             "kind": "comparison",
-            "time": _utc(time.time()),
+            "time": utc(time.time()),
             "query_sha256": hashlib.sha256(query.encode("utf-8", "replace")).hexdigest()[:16],
             "live": names[0],
             "other": names[1],
@@ -282,7 +282,7 @@ class Shadow:
         with self._condition:
             count = self._counts["dropped"] - self._dropped_written
             self._dropped_written += count
-        line = {"kind": "dropped", "time": _utc(time.time()), "count": count}
+        line = {"kind": "dropped", "time": utc(time.time()), "count": count}
         if count and not self._write(line):
             with self._condition:
                 self._dropped_written -= count
@@ -346,5 +346,6 @@ def _indices(result: RerankResult) -> list[int]:
     return [document.index for document in result]
 
 
-def _utc(seconds: float) -> str:
+def utc(seconds: float) -> str:
+    """Return a time as it is written in the file. Texts and times have the same order."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from bge_client import ConfigurationError, strict_json
 
 from .agreement import Agreement
-from .recorder import Names
+from .recorder import Names, utc
 
 START = b'{"kind": "'  # how each line begins: identifies an incomplete line
 
@@ -58,6 +60,7 @@ class Pair:
 class ShadowSummary:
     """The comparisons in a file, by pair of providers. A value without measurements is None.
 
+    Only lines written at `since` (UTC) or later count; None counts all.
     `count` and `errors` cover all pairs. `dropped` counts dropped comparisons; `broken` counts
     incomplete lines of killed processes.
     """
@@ -67,6 +70,7 @@ class ShadowSummary:
     dropped: int
     broken: int
     pairs: list[Pair]
+    since: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -110,14 +114,17 @@ class _PairLines:
 
 @dataclass
 class _Contents:
-    """The values read so far."""
+    """The values read so far, of the lines not older than `since`."""
 
+    since: str | None
     dropped: int = 0
     broken: int = 0
     pairs: dict[Names, _PairLines] = field(default_factory=dict)
 
     def add(self, line: dict[str, Any]) -> None:
         """Raises KeyError, TypeError or ValueError if a `Shadow` did not write the line."""
+        if self.since is not None and str(line["time"]) < self.since:
+            return
         if line["kind"] == "dropped":
             self.dropped += int(line["count"])
         elif line["kind"] == "comparison":
@@ -127,14 +134,17 @@ class _Contents:
             raise ValueError("unknown kind")
 
 
-def summarize(path: str | os.PathLike[str]) -> ShadowSummary:
-    """Summarize the file that a `Shadow` wrote. Incomplete lines are skipped and counted.
+def summarize(path: str | os.PathLike[str], window: timedelta | None = None) -> ShadowSummary:
+    """Summarize the file that a `Shadow` wrote, or only the last `window` of it.
+
+    Incomplete lines are skipped and counted.
 
     Raises:
         ConfigurationError: a `Shadow` did not write a line. The message names it, counted from 1.
         OSError: the file cannot be read.
     """
-    contents = _read_file(Path(path))
+    since = None if window is None else utc(time.time() - window.total_seconds())
+    contents = _read_file(Path(path), since)
     pairs = [lines.pair(names) for names, lines in sorted(contents.pairs.items())]
     errors = sum((lines.errors for lines in contents.pairs.values()), Counter[str]())
     return ShadowSummary(
@@ -143,11 +153,12 @@ def summarize(path: str | os.PathLike[str]) -> ShadowSummary:
         dropped=contents.dropped,
         broken=contents.broken,
         pairs=pairs,
+        since=since,
     )
 
 
-def _read_file(path: Path) -> _Contents:
-    contents = _Contents()
+def _read_file(path: Path, since: str | None) -> _Contents:
+    contents = _Contents(since)
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if raw.isspace():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,10 @@ from qdrant_client import models
 from bge_client import JinaClient
 from bge_retrieval import Store, evaluation
 from bge_retrieval.cli.evaluate import KINDS
-from bge_retrieval.evaluation import Answer, builder
+from bge_retrieval.evaluation import Answer, SystemBuilder, builder
 from bge_retrieval.evaluation.builder import _id_at
 from bge_retrieval.evaluation.unique_documents import UniqueDocuments
-from bge_retrieval.shadow import Shadow
+from bge_retrieval.shadow.recorder import utc
 from commands import COURSE, Run, report
 from fakes.scripted import Exchange, Scripted, status
 
@@ -53,8 +55,15 @@ def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
         ]
         status(200, {"data": data, "usage": {"total_tokens": 7}})(exchange)
 
+    def rerank(exchange: Exchange) -> None:
+        """The last document is the best."""
+        count = len(exchange.body["documents"])
+        results = [{"index": n, "relevance_score": n / count} for n in reversed(range(count))]
+        status(200, {"results": results, "usage": {"total_tokens": 11}})(exchange)
+
     with Scripted() as api:
         api.on("POST /v1/embeddings", answer)
+        api.on("POST /v1/rerank", rerank)
         monkeypatch.setattr(builder, "JinaClient", functools.partial(JinaClient, base=api.url))
         monkeypatch.setenv("JINA_API_KEY", "secret")
         yield api
@@ -78,6 +87,21 @@ def make_collection(path: Path, vectors: Any, chunks: int = 1, documents: int = 
         store.client.upsert("old", points)
 
 
+def test_jina_reranks_the_texts_of_its_collection(run: Run, tmp_path: Path, jina: Scripted) -> None:
+    make_collection(tmp_path, params(), documents=60)
+    with Store.open(path=tmp_path) as store:
+        store.client.set_payload("old", {"page": {"content": "TCP"}}, points=[*range(60)])
+        with SystemBuilder(store, None, None, text_fields=["page.content"]) as systems:
+            plain, reranked = (
+                systems.system(kind, kind, "old").search("TCP") for kind in ("jina", "jina+rerank")
+            )
+    ids, reranked_ids = ([id for id, _ in answer.ranking] for answer in (plain, reranked))
+    assert reranked_ids == ids[:50][::-1] + ids[50:]
+    assert (plain.tokens, reranked.tokens) == (7, 18)
+    refused = run("evaluate", COURSE, "--systems", "jina+rerank@old", "--path", tmp_path)
+    assert_refused(refused, 2, "but no point of `old` has one at `text`: pass `--text-field`")
+
+
 def params(size: int = DIMENSIONS) -> models.VectorParams:
     return models.VectorParams(size=size, distance=models.Distance.COSINE)
 
@@ -91,7 +115,7 @@ def test_jina_refuses_a_collection_of_bge_vectors(
     run: Run, bge_options: tuple[object, ...], jina: Scripted
 ) -> None:
     assert_refused(
-        run("evaluate", COURSE, "--system", "jina", *bge_options),
+        run("evaluate", COURSE, "--systems", "jina", *bge_options),
         5,
         "`course` holds BGE vectors, so",
     )
@@ -118,7 +142,7 @@ def test_jina_needs_a_vector_of_its_own_dimensions(
     jina: Scripted,
 ) -> None:
     make_collection(tmp_path, vectors)
-    options = ("--system", "jina@old", "--vector", vector, "--path", tmp_path)
+    options = ("--systems", "jina@old", "--vector", vector, "--path", tmp_path)
     assert_refused(run("evaluate", COURSE, *options), code, message)
 
 
@@ -132,12 +156,8 @@ def test_a_hundred_documents_are_found_among_their_chunks(
     judged = "".join(f"q\tnet-{n:03}\t1\n" for n in range(100))
     (dataset / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged, "utf-8")
     make_collection(tmp_path / "qdrant", params(), chunks=4, documents=100)
-    result = run(
-        *("evaluate", dataset, "--system", "jina@old", "--path", tmp_path / "qdrant"),
-        *("--json", tmp_path / "r.json"),
-    )
-    assert result.exit_code == 0, result.output
-    (system,) = json.loads((tmp_path / "r.json").read_text("utf-8"))["systems"]
+    options = ("--systems", "jina@old", "--path", tmp_path / "qdrant", "--json")
+    (system,) = report(run("evaluate", dataset, *options))["systems"]
     assert system["means"]["recall@100"] == 1
     assert system["tokens"] == 7  # one search after the warm-up
     about = {"collection": "old", "model": "jina-embeddings-v3", "$ a million tokens": 0.05}
@@ -173,7 +193,7 @@ def test_the_limit_grows_until_there_are_enough_documents(
 
 
 def test_id_field_is_a_path_into_the_payload(run: Run, bge_options: tuple[object, ...]) -> None:
-    command = ("evaluate", COURSE, "--system", "dense", "--queries", 30, *bge_options)
+    command = ("evaluate", COURSE, "--systems", "dense", "--queries", 30, *bge_options)
     assert run(*command).exit_code == run(*command, "--id-field", "page.id").exit_code == 0
     for field, returned in (("page.number", "'1'"), ("page", "'point ")):
         result = run(*command, "--id-field", field)
@@ -190,19 +210,15 @@ def test_a_path_is_a_key_or_goes_through_objects_and_lists() -> None:
 def test_the_report_says_that_queries_were_drawn(
     run: Run, bge_options: tuple[object, ...], tmp_path: Path
 ) -> None:
-    files = ("--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
-    result = run(
-        "evaluate", COURSE, "--system", "hybrid+rerank", "--queries", 30, *bge_options, *files
-    )
-    assert result.stdout.startswith("30 of 75 queries, drawn at random, ")
-    data = json.loads((tmp_path / "r.json").read_text("utf-8"))
-    (about,) = (system["about"] for system in data["systems"])
+    page_path = tmp_path / "r.html"
+    command = ("evaluate", COURSE, "--systems", "dense+rerank", "--queries", 30, *bge_options)
+    assert run(*command).stdout.startswith("30 of 75 queries, drawn at random, ")
+    (system,) = report(run(*command, "--html", page_path, "--json"))["systems"]
+    about = system["about"]
     assert about.keys() == {"collection", "fingerprint", "plan", "$ a second"}
-    assert about["plan"] == (
-        "dense + sparse by rrf (k 61, weights 1 and 1), 100 candidates of each, "
-        "the best 50 reranked"
-    )
-    page = (tmp_path / "r.html").read_text("utf-8")
+    assert about["plan"] == "dense, 100 candidates of each, the best 50 reranked"
+    page = page_path.read_text("utf-8")
+    assert "<title>course: search in course</title>" in page
     assert "30 of 75 queries, drawn at random" in page
     for value in about.values():
         assert str(value) in page
@@ -213,11 +229,8 @@ def test_unwritable_output_is_refused_before_the_first_query(
 ) -> None:
     monkeypatch.setattr(evaluation, "SystemBuilder", None)  # a call would fail
     path = tmp_path / "missing" / "r.html"
-    options = ("--json", tmp_path / "r.json", "--html", path)
-    assert_refused(
-        run("evaluate", COURSE, *bge_options, *options), 2, f"{path}: No such file or directory"
-    )
-    assert not (tmp_path / "r.json").exists()
+    result = run("evaluate", COURSE, *bge_options, "--html", path)
+    assert_refused(result, 2, f"{path}: No such file or directory")
 
 
 def test_a_failed_query_is_named(run: Run, tmp_path: Path, jina: Scripted) -> None:
@@ -225,7 +238,7 @@ def test_a_failed_query_is_named(run: Run, tmp_path: Path, jina: Scripted) -> No
     probe_response = status(200, {"data": [{"index": 0, "embedding": [1.0] * DIMENSIONS}]})
     jina.on("POST /v1/embeddings", probe_response, status(401))
     first = json.loads((COURSE / "queries.jsonl").read_text("utf-8").partition("\n")[0])["_id"]
-    result = run("evaluate", COURSE, "--system", "jina@old", "--path", tmp_path)
+    result = run("evaluate", COURSE, "--systems", "jina@old", "--path", tmp_path)
     assert_refused(result, 3, f"bge: AuthenticationError: `jina@old`, query '{first}': ")
 
 
@@ -233,9 +246,11 @@ def test_a_failed_query_is_named(run: Run, tmp_path: Path, jina: Scripted) -> No
     ("arguments", "message"),
     [
         (["--shadow", __file__, COURSE], "dataset means nothing with --shadow"),
-        (["--shadow", __file__, "--system", "dense"], "--system means nothing with --shadow"),
+        (["--shadow", __file__, "--systems", "dense"], "--systems means nothing with --shadow"),
         (["--shadow", __file__, "--html", "x"], "--html means nothing with --shadow"),
         ([COURSE, "--collection", "c", "--vector", "v"], "--vector needs the system `jina`"),
+        ([COURSE, "--collection", "c", "--text-field", "t"], "--text-field needs the system `jina"),
+        ([COURSE, "--collection", "c", "--since", "7d"], "--since means nothing without --shadow"),
     ],
 )
 def test_an_unused_option_is_refused(
@@ -246,34 +261,83 @@ def test_an_unused_option_is_refused(
     assert_refused(run("evaluate", *arguments, *path), 2, message)
 
 
-def test_every_plan_is_an_option() -> None:
-    assert (*evaluation.PLANS, "jina") == KINDS
+def test_every_kind_of_system_is_an_option() -> None:
+    assert (*evaluation.PLANS, *evaluation.JINA_RERANKS) == KINDS
 
 
-def test_evaluate_writes_text_json_and_html(run: Run, indexed: Path, tmp_path: Path) -> None:
-    result = run(
-        *("evaluate", COURSE, "--collection", "course", "--path", indexed, "--queries", 25),
-        *("--system", "dense", "--system", "hybrid@course", "--baseline", "dense"),
-        *("--json", tmp_path / "r.json", "--html", tmp_path / "r.html"),
-    )
-    assert result.exit_code == 0, result.output
-    assert "hybrid@course" in result.stdout
-    data = json.loads((tmp_path / "r.json").read_text("utf-8"))
+def test_evaluate_prints_tables_or_json_and_exits_by_its_verdicts(
+    run: Run, indexed: Path, tmp_path: Path
+) -> None:
+    command = ("evaluate", COURSE, "--collection", "course", "--path", indexed, "--queries", 25)
+    command += ("--systems", "dense,hybrid@course", "--p50-ms", 1e6, "--p99-ms", 1e6)
+    result = run(*command, "--json", "--html", tmp_path / "r.html")
+    data = report(result)
     assert [system["name"] for system in data["systems"]] == ["dense", "hybrid@course"]
     assert len(data["queries"]) == 25
     assert 0.2 < data["systems"][1]["means"]["nDCG@10"] < 1
+    assert data["comparisons"][0]["verdict"]["outcome"] == "pass"
     assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
+    result = run(*command, "--p99-ms", 0)
+    assert result.exit_code == 7
+    assert "FAIL: hybrid@course falls short in 1 of 5 checks: p99 " in result.stdout
 
 
-def test_evaluate_summarizes_a_shadow_file(
+def test_a_missing_reranker_is_named(
+    run: Run, bge_options: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Scripted() as endpoint:
+        monkeypatch.setenv("BGE_RERANKER_ENDPOINT", endpoint.url)
+        result = run("evaluate", COURSE, "--systems", "dense+rerank", *bge_options)
+    assert_refused(result, 1, "HTTPStatusError: `dense+rerank` needs a reranker: HTTP 404")
+
+
+def write_shadow(path: Path, *days: int, count: int = 25) -> Path:
+    """Write comparisons of Jina with bge of so many days ago. Those of 9 days ago disagree."""
+    lines = [
+        {"kind": "comparison", "time": utc(time.time() - 86_400 * day), "live": "jina"}
+        | {"other": "bge", "live_ms": 300.0, "other_ms": 50.0, "overlap": 1.0, "tau": None}
+        | {"rbo": 0.2 if day == 9 else 0.95, "same_first": True}
+        for day in days
+        for _ in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (["--since", "7d"], 0, "PASS: bge beside jina passes all 4 checks: RBO 95.0%, errors of"),
+        ([], 7, "FAIL: bge beside jina falls short in 1 of 4 checks: RBO 57.5% (required: at"),
+        (["--min-agreement", 0.5], 0, "passes all 4 checks"),
+        (["--since", "7d", "--p50-ms", 50], 7, "p50 of bge 50.0 ms (required: below 50 ms)"),
+        (["--since", "1h"], 2, "has no comparison since 2"),
+        (["--since", "soon"], 2, "must be a number of minutes, hours or days, such as 7d. Given"),
+    ],
+)
+def test_shadow_is_judged_by_its_window(
+    options: list[object], code: int, text: str, run: Run, tmp_path: Path
+) -> None:
+    log = write_shadow(tmp_path / "shadow.jsonl", 9, 6)
+    result = run("evaluate", "--shadow", log, *options)
+    assert (result.exit_code, text in result.output) == (code, True), result.output
+
+
+def test_a_shadow_summary_names_its_thresholds_and_needs_no_endpoint(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("BGE_EMBEDDINGS_ENDPOINT")
-    log = tmp_path / "shadow.jsonl"
-    with Shadow(log, fraction=1.0) as shadow:
-        shadow.offer("море", ["a", "b"], lambda: ["b", "a"], live_seconds=0.01)
-    summary = report(run("evaluate", "--shadow", log))
-    assert (summary["count"], summary["errors"]) == (1, {})
+    log = write_shadow(tmp_path / "shadow.jsonl", 1)
+    lines = run("evaluate", "--shadow", log).stdout.splitlines()
+    rows = [re.split(r" {2,}", line.strip()) for line in lines]
+    assert ["RBO", "at least 90%", "95.0%", "yes"] in rows
+    assert ["errors of bge", "at most 1%", "0.0%", "yes"] in rows
+    assert ["p50 of bge", "below 100 ms", "50.0 ms", "yes"] in rows
+    assert ["p99 of bge", "below 500 ms", "50.0 ms", "yes"] in rows
+    summary = report(run("evaluate", "--shadow", log, "--json"))
+    assert (summary["count"], summary["verdicts"][0]["outcome"]) == (25, "pass")
+    few = run("evaluate", "--shadow", write_shadow(log, 1, count=19))
+    assert (few.exit_code, "19 queries are too few for a verdict" in few.stdout) == (7, True)
 
 
 def test_a_missing_extra_says_what_to_install(served: str, indexed: Path, tmp_path: Path) -> None:

@@ -48,11 +48,11 @@ def test_migration_from_jina_vectors(run: Run, tmp_path: Path, jina: Scripted) -
     assert estimate["tokens"] > 10_000
     copied = report(run("migrate", "courses_v1", "courses_bge", *FIELDS, *path))
     assert (copied["points"], copied["alias"]) == (184, None)
-    systems = ("--system", "jina@courses", "--system", "hybrid@courses_bge")
+    systems = ("--systems", "jina@courses,hybrid@courses_bge")
     compared = run(
         *("evaluate", COURSE, *systems, "--baseline", "jina@courses", "--queries", 24, *path)
     )
-    assert compared.exit_code == 0, compared.output
+    assert compared.exit_code in (0, 7), compared.output  # the verdict
     assert re.search(
         r"^(PASS|FAIL): hybrid@courses_bge .* of jina@courses's", compared.stdout, re.M
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import tracemalloc
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -146,6 +147,20 @@ def test_the_interval_covers_the_true_mean_in_95_of_100_samples() -> None:
     assert minimum <= (low > 0.1).sum() <= maximum
     assert minimum <= (high < 0.1).sum() <= maximum
     assert (high - low).mean() == pytest.approx(2 * 1.96 / math.sqrt(100), rel=0.03)
+
+
+def test_statistics_of_thousands_of_queries_need_little_memory() -> None:
+    gaps = np.random.default_rng(5).normal(0, 1, 4_000)
+    tracemalloc.start()
+    interval(gaps)
+    paired_p(gaps)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * comparison.BATCH * gaps.nbytes  # without batches about five times that
+
+
+def test_of_a_single_query_the_interval_is_a_point() -> None:
+    assert interval(np.array([0.25])) == (0.25, 0.25)
 
 
 def test_holm_correction_equals_that_of_r() -> None:

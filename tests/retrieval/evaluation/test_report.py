@@ -1,10 +1,9 @@
-"""The report as text, HTML and JSON."""
+"""The report as HTML and JSON."""
 
 from __future__ import annotations
 
 import json
 import re
-import unicodedata
 
 import pytest
 
@@ -58,28 +57,13 @@ def test_the_page_shows_the_checks_and_escapes_queries(sample_report: Report) ->
             assert f"<td>{check.required_text}</td><td>{check.measured_text}</td>" in page
 
 
-def test_table_columns_are_aligned_for_any_script(sample_report: Report) -> None:
-    head, systems, notes, differences, *verdicts = report.text(sample_report).rstrip().split("\n\n")
-    assert head.startswith("20 queries, ")
-    assert "costs its idle timeout" in notes
-    assert "p99 is close to the slowest query" in notes
-    for table, rows in ((systems, 4), (differences, 7)):
-        lines = table.splitlines()
-        assert len(lines) == rows
-        widths = {sum(not unicodedata.combining(letter) for letter in line) for line in lines}
-        assert len(widths) == 1  # the last column is right-aligned
-    assert [line.partition(":")[0] for line in verdicts] == ["PASS", "FAIL"]
-
-
 def test_the_report_counts_the_queries_left_out() -> None:
     run, qrels = run_with_hits(20)
     result = compare([run], qrels, "bge", drawn_from=75, left_out=3)
     summary = "20 of 75 queries, drawn at random (3 more without a relevant document were not run)"
-    assert report.text(result).startswith(f"{summary}, ")
     assert f"{summary}, each run on" in report.html(result)
 
 
 def test_one_system_alone_is_shown_without_a_verdict() -> None:
     alone, qrels = run_with_hits(20)
     assert "There is no candidate" in report.html(compare([alone], qrels, "bge"))
-    assert "PASS" not in report.text(compare([alone], qrels, "bge"))

@@ -53,6 +53,7 @@ def test_summary_of_a_file(path: Path) -> None:
         "errors": {"DeadlineError": 2, "JobError": 1},
         "dropped": 5,
         "broken": 0,
+        "since": None,
     }
     assert bge_pair == {
         "live": "bge",

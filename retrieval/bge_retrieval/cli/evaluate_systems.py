@@ -1,0 +1,158 @@
+"""`bge evaluate DATASET`: run the queries, and print the report. Needs the extra `eval`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from tqdm import tqdm
+
+from bge_client import Client, ConfigurationError
+
+from .. import Store, evaluation
+from ..evaluation.comparison import METRICS
+from ..evaluation.report import DIFFERENCE_COLUMNS, difference_row, notes, query_summary
+from .output import exit_unless_passed, print_json, print_table, print_verdict
+
+
+class Spec(NamedTuple):
+    """A parsed item of `--systems`: `hybrid` or `hybrid@collection`."""
+
+    name: str
+    kind: str
+    collection: str
+
+
+def evaluate_systems(
+    client: Client,
+    reranker: Client,
+    store: Store,
+    dataset: str,
+    collection: str | None,
+    systems: str,
+    baseline: str | None,
+    split: str,
+    queries: int | None,
+    vector: str,
+    id_field: str | None,
+    text_fields: tuple[str, ...],
+    price: float,
+    jina_price: float,
+    html_path: str | None,
+    p50_ms: float,
+    p99_ms: float,
+    as_json: bool,
+) -> None:
+    """Print the report, and exit with 7 unless each candidate passes."""
+    specs = [_parse_spec(name.strip(), collection) for name in systems.split(",")]
+    _check_jina_options(specs, vector, text_fields)
+    baseline = baseline or specs[0].name
+    if baseline not in [spec.name for spec in specs]:
+        raise ConfigurationError(f"`--baseline` must be one of the systems. Given: {baseline}")
+    _check_writable(html_path)
+    judged = evaluation.read_beir(dataset, split)
+    drawn = judged.draw(queries)
+    with evaluation.SystemBuilder(
+        store,
+        client,
+        reranker,
+        id_field=id_field,
+        vector=vector,
+        text_fields=text_fields or ("text",),
+        bge_price=evaluation.Price(per_second=price),
+        jina_price=evaluation.Price(per_million_tokens=jina_price),
+    ) as builder:
+        runs = _run([builder.system(*spec) for spec in specs], drawn)
+    evaluation.check_document_ids(runs, judged.documents, dataset)
+    report = evaluation.compare(
+        runs,
+        {query_id: judged.qrels[query_id] for query_id in drawn},
+        baseline,
+        evaluation.Thresholds(p50_ms=p50_ms, p99_ms=p99_ms),
+        drawn_from=len(judged.queries),
+        left_out=judged.left_out,
+    )
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        print_report(report)
+    if html_path:
+        Path(html_path).write_text(evaluation.html(report, _title(dataset, report)), "utf-8")
+    exit_unless_passed(comparison.verdict for comparison in report.comparisons)
+
+
+def _parse_spec(name: str, collection: str | None) -> Spec:
+    kind, _, own_collection = name.partition("@")
+    kinds = [*evaluation.PLANS, *evaluation.JINA_RERANKS]
+    if kind not in kinds:
+        raise ConfigurationError(f"`--systems` must be of {', '.join(kinds)}. Given: {kind!r}")
+    resolved = own_collection or collection
+    if not resolved:
+        raise ConfigurationError(f"pass --collection, or --systems {kind}@COLLECTION")
+    return Spec(name, kind, resolved)
+
+
+def _check_jina_options(specs: Sequence[Spec], vector: str, text_fields: Sequence[str]) -> None:
+    kinds = {spec.kind for spec in specs}
+    if vector and kinds.isdisjoint(evaluation.JINA_RERANKS):
+        raise ConfigurationError("--vector needs the system `jina` or `jina+rerank`")
+    if text_fields and "jina+rerank" not in kinds:
+        raise ConfigurationError("--text-field needs the system `jina+rerank`")
+
+
+def _check_writable(path: str | None) -> None:
+    """Raises OSError if the file cannot be written, before the queries run."""
+    if path is None:
+        return
+    exists = os.path.exists(path)
+    with open(path, "ab"):
+        pass
+    if not exists:
+        os.unlink(path)
+
+
+def _run(systems: Sequence[evaluation.System], queries: dict[str, str]) -> list[evaluation.Run]:
+    with tqdm(total=len(queries) * len(systems), unit="query", disable=None) as bar:
+        return evaluation.run_all(systems, queries, progress=bar.update)
+
+
+def _title(dataset: str, report: evaluation.Report) -> str:
+    collections = dict.fromkeys(str(system.about["collection"]) for system in report.systems)
+    return f"{Path(dataset).resolve().name}: search in {', '.join(collections)}"
+
+
+# --------------------------------------------------------------------------------- tables
+
+
+def print_report(report: evaluation.Report) -> None:
+    """Print the systems, the differences from the baseline and the verdicts."""
+    click.echo(f"{query_summary(report)}, {report.date}, the baseline is {report.baseline}\n")
+    head = ["system", *METRICS, "p50 ms", "p99 ms", "$ per 1,000"]
+    rows = [_system_row(report.baseline, system) for system in report.systems]
+    print_table(head, rows, left=("system",))
+    click.echo("".join(f"\n{note}." for note in notes(report)))
+    if not report.comparisons:
+        return
+    click.echo()
+    differences = [
+        [comparison.name, metric, *difference_row(difference)]
+        for comparison in report.comparisons
+        for metric, difference in comparison.differences.items()
+    ]
+    head = ["candidate", "metric", *DIFFERENCE_COLUMNS]
+    print_table(head, differences, left=("candidate", "metric"))
+    for comparison in report.comparisons:
+        print_verdict(comparison.verdict)
+
+
+def _system_row(baseline: str, system: evaluation.Measured) -> list[str]:
+    return [
+        f"{system.name} (baseline)" if system.name == baseline else system.name,
+        *(f"{system.means[metric]:.4f}" for metric in METRICS),
+        f"{system.p50_ms:.1f}",
+        f"{system.p99_ms:.1f}",
+        "unknown" if system.cost is None else f"{system.cost:,.4f}",
+    ]
