@@ -174,3 +174,15 @@ def test_the_access_log_has_one_line_per_request_and_no_text(
         f.format(r) for f in formats for r in caplog.records if not r.name.startswith("httpx")
     ]
     assert not re.search("секрет|sekret", " ".join(messages))
+
+
+def test_pages_of_allowed_origins_may_call_the_server(serve: Callable[..., str]) -> None:
+    url = serve(cors_origins=("https://app.example",))
+    headers = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+    preflight = headers | {"Access-Control-Request-Method": "POST"}
+    assert httpx.options(f"{url}/rerank", headers=preflight).status_code == 200
+    reply = httpx.post(f"{url}/rerank", json=RERANK, headers=headers)
+    assert reply.status_code == 200
+    assert reply.headers["access-control-allow-origin"] == "https://app.example"
+    foreign = {"Origin": "https://other.example"}
+    assert httpx.post(f"{url}/rerank", json=RERANK, headers=foreign).status_code == 403

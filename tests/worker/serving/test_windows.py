@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_worker.engine.engine import Engine
-from bge_worker.errors import ValidationError
+from bge_worker.errors import TooLargeError, ValidationError
 from bge_worker.serving.requests import RerankRequest
 from bge_worker.serving.service import Service
 from bge_worker.serving.windows import split_documents
@@ -25,7 +27,7 @@ def test_windows_cover_a_document_and_fit_the_pair(
     request = RerankRequest(
         "q", ["".join(words)], max_length=64, max_chunks_per_doc=chunks, overlap_tokens=overlap
     )
-    split = split_documents(request, tokenizer, 8192)
+    split = split_documents(request, tokenizer, 8192, 10**6)
     assert split.windows is not None
     assert len(split.texts) <= chunks
     assert set(split.windows.owners) == {0}
@@ -49,6 +51,13 @@ def test_a_document_whose_answer_is_far_behind_ranks_first(service: Service) -> 
     assert whole["usage"]["prompt_tokens"] > near["usage"]["prompt_tokens"]
 
 
+def test_windows_have_the_limit_of_a_requests_tokens(packed: Engine) -> None:
+    request = RerankRequest("q", [FILLER * 100] * 50, max_length=64, max_chunks_per_doc=9)
+    request = replace(request, overlap_tokens=0)
+    with pytest.raises(TooLargeError, match=r"at most 1000 tokens .* in the first 2 of 50"):
+        split_documents(request, packed.tokenizer("rerank"), 8192, 1000)
+
+
 def test_the_end_of_a_document_that_no_window_reads_is_reported(service: Service) -> None:
     body = {"query": "q", "documents": ["a", FILLER * 1500], "max_chunks_per_doc": 2}
     assert answer(service, body)["truncated"] == [1]
@@ -66,4 +75,4 @@ def test_windows_that_cannot_be_are_refused(
 ) -> None:
     request = RerankRequest("q", [FILLER * 1500], max_chunks_per_doc=2, **fields)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match=message):
-        split_documents(request, packed.tokenizer("rerank"), 8192)
+        split_documents(request, packed.tokenizer("rerank"), 8192, 10**6)

@@ -182,7 +182,7 @@ class Middleware:
         if self._key is not None or scope["method"] != "POST":
             return  # a page of another site does not have the key
         site, origin = _header(scope, b"sec-fetch-site"), _header(scope, b"origin")
-        if origin.decode("latin1") in self._cors_origins:
+        if "*" in self._cors_origins or origin.decode("latin1") in self._cors_origins:
             return
         is_same = site in (b"same-origin", b"none") if site else origin.partition(b"//")[2] == host
         if (site or origin) and not is_same:

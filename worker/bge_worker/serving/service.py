@@ -50,9 +50,8 @@ class Service:
         try:
             if isinstance(request, RerankRequest) and request.max_chunks_per_doc > 1:
                 tokenizer = self.engine.tokenizer("rerank")
-                request = await asyncio.to_thread(
-                    split_documents, request, tokenizer, model.max_length
-                )
+                limits = (model.max_length, self.settings.max_request_tokens)
+                request = await asyncio.to_thread(split_documents, request, tokenizer, *limits)
             finished = await asyncio.wrap_future(self.batcher.submit(request))
             if self._observe is not None:
                 self._observe(finished)

@@ -10,6 +10,7 @@ from msgspec import Meta
 from ... import __version__
 from ...engine.config import Role
 from ...serving.openai import check_token_ids
+from ...serving.tokenizing import tokenize_texts
 from ...serving.validation import ForeignBody, Texts, as_texts
 from .route import PROVIDER, InfoRoute, TextRoute
 from .tei import TeiEmbedBody
@@ -29,14 +30,15 @@ class TeiTokenizeBody(ForeignBody):
         """Raises ValidationError: a limit is exceeded."""
         texts = as_texts(self.inputs, "inputs", service.settings.max_texts)
         tokenizer = service.engine.tokenizer("embed")
+        lists = tokenize_texts(
+            tokenizer, texts, "inputs", add_special_tokens=self.add_special_tokens
+        )
         return [
             [
                 {"id": id, "text": text, "special": special, "start": start, "stop": stop}
-                for id, text, start, stop, special in tokenizer.tokenize(
-                    source, add_special_tokens=self.add_special_tokens
-                )
+                for id, text, start, stop, special in tokens
             ]
-            for source in texts
+            for tokens in lists
         ]
 
 

@@ -16,6 +16,7 @@ from ...errors import ValidationError
 from ...serving.model_names import check_model
 from ...serving.openai import NEUTRAL, Usage
 from ...serving.requests import DEFAULT_PAIR_LENGTH, MAX_LENGTH, MIN_PAIR_LENGTH, RerankRequest
+from ...serving.tokenizing import tokenize_texts
 from ...serving.validation import ForeignBody, Query, Texts, as_documents
 from ...settings import Settings
 from .openai import OPENAI
@@ -94,11 +95,12 @@ class TokenizeBody(ForeignBody):
     return_token_strs: bool = False
 
     def answer(self, service: Service) -> TokenizeReply:
-        """Raises NotServedError: the body names another model."""
+        """Raises NotServedError for another model, TooLargeError for too many tokens."""
         model = service.model("embed")
         check_model(self.model, model, service.settings.embed_aliases)
-        tokens = service.engine.tokenizer("embed").tokenize(
-            self.prompt, add_special_tokens=self.add_special_tokens
+        tokenizer = service.engine.tokenizer("embed")
+        (tokens,) = tokenize_texts(
+            tokenizer, [self.prompt], "prompt", add_special_tokens=self.add_special_tokens
         )
         return {
             "count": len(tokens),
