@@ -14,7 +14,6 @@ gc.disable()
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bge_worker.errors import StartError, WorkerError, logged_inference_error
+from bge_worker.logs import configure_logging
 from bge_worker.process import prepare_process
 from bge_worker.runpod.job_scaler import UnloggedReply, import_runpod
 from bge_worker.settings import Settings
@@ -96,7 +96,6 @@ def check_test_input(arguments: list[str]) -> None:
 def main() -> None:
     """Load, then run the SDK's loop until it returns or exits."""
     prepare_process()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(message)s")
     # The SDK's default, DEBUG, logs payloads and replies.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     on_runpod = "RUNPOD_WEBHOOK_GET_JOB" in os.environ
@@ -104,6 +103,7 @@ def main() -> None:
         if not on_runpod:
             check_test_input(sys.argv[1:])
         settings = Settings.from_env(os.environ)
+        configure_logging(settings)
         service, runpod = load(settings)
         gc.freeze()  # the collector skips these objects from now on
         gc.enable()

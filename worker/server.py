@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -38,6 +39,7 @@ from bge_worker.http.server import (
     read_ports,
 )
 from bge_worker.http.timeouts import Timeouts
+from bge_worker.logs import configure_logging
 from bge_worker.process import prepare_process
 from bge_worker.settings import SERVER_REPLY_BYTES, Settings
 from bge_worker.startup import StartTrace, read_ahead
@@ -65,7 +67,9 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def load(settings: Settings, metrics: Metrics, service: Future[Service]) -> None:
+def load(
+    settings: Settings, metrics: Metrics, service: Future[Service], addresses: Sequence[str]
+) -> None:
     """Resolve `service` with the loaded service, or with the error that prevents it."""
     trace = StartTrace(enabled=settings.trace_start)
     try:
@@ -82,7 +86,8 @@ def load(settings: Settings, metrics: Metrics, service: Future[Service]) -> None
         metrics.watch(loaded)
         gc.freeze()
         gc.enable()
-        log.info("ready")
+        models = ", ".join(model.model for model in loaded.models.values())
+        log.info("ready on %s: %s", ", ".join(addresses), models)
         service.set_result(loaded)
     except BaseException as error:  # a panic of the Rust tokenizer is no Exception
         log.debug("the models were not loaded", exc_info=error)
@@ -112,7 +117,9 @@ def serve(settings: Settings, listeners: list[socket.socket]) -> None:
         if signal.getsignal(name) != signal.SIG_IGN:  # as under nohup
             signal.signal(name, server.handle_exit)
     # A daemon thread: a signal during loading must not wait for it.
-    threading.Thread(target=load, args=(settings, metrics, service), daemon=True).start()
+    addresses = ["{}:{}".format(*listener.getsockname()) for listener in listeners]
+    arguments = (settings, metrics, service, addresses)
+    threading.Thread(target=load, args=arguments, daemon=True).start()
     try:
         server.run(sockets=listeners)
     finally:
@@ -125,9 +132,9 @@ def serve(settings: Settings, listeners: list[socket.socket]) -> None:
 def main() -> None:
     args = parse_arguments()
     prepare_process()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| %(message)s")
     try:
         settings = Settings.from_env(os.environ, max_reply_bytes=SERVER_REPLY_BYTES)
+        configure_logging(settings)
         settings = replace(settings, insecure=settings.insecure or args.insecure)
         check_exposed(args.host, settings)
         ports = read_ports(args.port, os.environ)

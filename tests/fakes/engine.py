@@ -10,7 +10,7 @@ from typing import cast
 from bge_worker.engine.config import ModelInfo, Role
 from bge_worker.engine.engine import Runtime
 from bge_worker.engine.outputs import Outputs, Result
-from bge_worker.engine.tokenizer import Encoded
+from bge_worker.engine.tokenizer import Encoded, Tokenizer
 from bge_worker.serving.limits import Limits
 from bge_worker.serving.requests import InferenceRequest
 from bge_worker.settings import Settings
@@ -51,6 +51,9 @@ class FakeEngine:
 
     def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
         return self.encode_texts(documents, max_length)
+
+    def tokenizer(self, role: Role) -> Tokenizer:
+        raise NotImplementedError
 
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
         sources = [text.text for text in cast("Sequence[EncodedText]", texts)]

@@ -33,12 +33,16 @@ def test_every_variable_is_read() -> None:
             "BGE_API_KEY": "secret\r\n",  # as read from a file
             "BGE_INSECURE": "1",
             "BGE_ACCEPT_TOKEN_IDS": "1",
+            "BGE_EMBED_ALIASES": "text-embedding-3-small, e,",
+            "BGE_RERANK_ALIASES": "r",
+            "BGE_CORS_ORIGINS": "https://app.example",
             "BGE_TRACE_START": "1",
         }
     )
     paths_and_engine = (Path("/models/a"), None, "cpu", "float16", "flagembedding")
+    names = (("text-embedding-3-small", "e"), ("r",), ("https://app.example",))
     numbers = (1, 2, 3, 4, 70000, 6)
-    assert settings == Settings(*paths_and_engine, *numbers, "secret", True, True, True)
+    assert settings == Settings(*paths_and_engine, *numbers, "secret", True, True, *names, True)
     assert Settings.from_env({"BGE_API_KEY": "\n"}).api_key is None
 
 
@@ -64,6 +68,11 @@ def test_a_bad_value_is_named_with_the_variable_and_the_limit(
     assert f"`{variable}`" in str(caught.value)
     assert limit in str(caught.value)
     assert f"Given: {value!r}" in str(caught.value)
+
+
+def test_an_alias_names_one_model() -> None:
+    with pytest.raises(StartError, match="must differ"):
+        Settings.from_env({"BGE_EMBED_ALIASES": "a,b", "BGE_RERANK_ALIASES": "b,c"})
 
 
 def test_long_or_secret_values_are_not_repeated() -> None:

@@ -12,6 +12,8 @@ from .errors import StartError
 Device = Literal["auto", "cuda", "cpu"]
 Dtype = Literal["auto", "float16", "float32"]
 EngineName = Literal["packed", "flagembedding"]
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["INFO", "DEBUG", "WARNING", "ERROR"]
 Choice = TypeVar("Choice", bound=str)
 Whole = TypeVar("Whole", int, int | None)
 
@@ -39,7 +41,12 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
     insecure: bool = False
     accept_token_ids: bool = False
+    embed_aliases: tuple[str, ...] = ()
+    rerank_aliases: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     trace_start: bool = False
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "INFO"
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], max_reply_bytes: int = QUEUE_REPLY_BYTES) -> Settings:
@@ -64,10 +71,20 @@ class Settings:
             api_key=_key(env, "BGE_API_KEY"),
             insecure=_one_of(env, "BGE_INSECURE", ("0", "1")) == "1",
             accept_token_ids=_one_of(env, "BGE_ACCEPT_TOKEN_IDS", ("0", "1")) == "1",
+            embed_aliases=_names(env, "BGE_EMBED_ALIASES"),
+            rerank_aliases=_names(env, "BGE_RERANK_ALIASES"),
+            cors_origins=_names(env, "BGE_CORS_ORIGINS"),
             trace_start=_one_of(env, "BGE_TRACE_START", ("0", "1")) == "1",
+            log_format=_one_of(env, "BGE_LOG_FORMAT", ("text", "json")),
+            log_level=_one_of(env, "BGE_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
         )
         if settings.embed_model is None and settings.rerank_model is None:
             raise StartError("`BGE_EMBED_MODEL` and `BGE_RERANK_MODEL` are both empty: no model")
+        if shared := {*settings.embed_aliases} & {*settings.rerank_aliases}:
+            raise StartError(
+                "`BGE_EMBED_ALIASES` and `BGE_RERANK_ALIASES` must differ. "
+                f"Given in both: {min(shared)!r}"
+            )
         return settings
 
 
@@ -85,6 +102,12 @@ def _one_of(env: Mapping[str, str], name: str, choices: tuple[Choice, ...]) -> C
         if choice == value:
             return choice
     raise StartError(f"`{name}` must be one of {', '.join(choices)}. Given: {value!r}")
+
+
+def _names(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Return the comma-separated values, without surrounding white space."""
+    values = (value.strip() for value in env.get(name, "").split(","))
+    return tuple(value for value in values if value)
 
 
 def _key(env: Mapping[str, str], name: str) -> str | None:

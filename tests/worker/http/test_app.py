@@ -75,3 +75,12 @@ def test_a_body_that_is_no_json_object_is_refused(
     reply = httpx.post(url + path, content=body)
     assert reply.status_code == 422
     assert message in reply.json()["error"]
+
+
+def test_slashes_are_ignored_and_an_unknown_path_is_told_the_nearest(url: str) -> None:
+    assert httpx.post(f"{url}//v1//embeddings/", json={"input": "a"}).status_code == 200
+    reply = httpx.post(f"{url}/v1/embedding", json={"input": "a"})
+    assert reply.status_code == 404
+    message = "NotServedError: no such route. The nearest is `/v1/embeddings`"
+    body = reply.json()
+    assert body["error"]["message"] == body["detail"] == body["message"] == message

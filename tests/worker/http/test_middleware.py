@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 
 from bge_worker.http.middleware import MAX_BODY_BYTES, MAX_RUN_BYTES, MAX_RUNSYNC_BYTES
 from bge_worker.http.timeouts import Timeouts
+from bge_worker.logs import JsonFormatter, TextFormatter, fields_of
 from bge_worker.settings import Settings
 from fakes.engine import SOON, FakeEngine
 from fakes.serving import RERANK, connected, eventually, metric, serving
@@ -24,7 +24,7 @@ def test_the_key_is_required_except_for_ping_and_health(serve: Callable[..., str
     assert httpx.get(f"{url}/ping").status_code == 200
     assert httpx.get(f"{url}/health").status_code == 200
     assert httpx.post(f"{url}/ping", content=b"a body").status_code == 401
-    for route in ("/metrics", "/openapi.json", "/docs", "/v1/models", "/status/x", "/v2/e/health"):
+    for route in ("/metrics", "/v1/models", "/status/x", "/v2/e/health"):
         assert httpx.get(url + route).status_code == 401
         assert httpx.get(url + route, headers=right).status_code != 401
     for scheme in ("bearer", "BEARER", "Bearer "):
@@ -164,10 +164,25 @@ def test_the_access_log_has_one_line_per_request_and_no_text(
         httpx.get(f"{url}/sekret?sekret=1")
         httpx.get(f"{url}/status/sekret")
         httpx.get(f"{url}/ping")
-    lines = [json.loads(r.getMessage()) for r in caplog.records if r.name == "bge_worker.access"]
+    lines = [fields_of(r) for r in caplog.records if r.name == "bge_worker.access"]
     assert [(line["route"], line["status"]) for line in lines] == [
         *(("/embed", 200), ("/embed", 422), ("unknown", 404), ("/status/{job_id}", 404))
     ]
     assert lines[0].keys() == {"id", "method", "route", "status", "ms", "received", "sent"}
-    messages = [r.getMessage() for r in caplog.records if not r.name.startswith("httpx")]
+    formats = (TextFormatter(), JsonFormatter())
+    messages = [
+        f.format(r) for f in formats for r in caplog.records if not r.name.startswith("httpx")
+    ]
     assert not re.search("секрет|sekret", " ".join(messages))
+
+
+def test_pages_of_allowed_origins_may_call_the_server(serve: Callable[..., str]) -> None:
+    url = serve(cors_origins=("https://app.example",))
+    headers = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
+    preflight = headers | {"Access-Control-Request-Method": "POST"}
+    assert httpx.options(f"{url}/rerank", headers=preflight).status_code == 200
+    reply = httpx.post(f"{url}/rerank", json=RERANK, headers=headers)
+    assert reply.status_code == 200
+    assert reply.headers["access-control-allow-origin"] == "https://app.example"
+    foreign = {"Origin": "https://other.example"}
+    assert httpx.post(f"{url}/rerank", json=RERANK, headers=foreign).status_code == 403

@@ -63,6 +63,9 @@ class Engine(Protocol):
     def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
         """Tokenise query and document pairs for the rerank model."""
 
+    def tokenizer(self, role: Role) -> Tokenizer:
+        """Return the tokenizer of a loaded model."""
+
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
         """Return one result per text, in order, every number of it finite.
 
@@ -148,6 +151,9 @@ class PackedEngine:
 
     def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
         return self._models["rerank"].tokenizer.encode_pairs(query, documents, max_length)
+
+    def tokenizer(self, role: Role) -> Tokenizer:
+        return self._models[role].tokenizer
 
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
         with out_of_memory_translated():

@@ -57,23 +57,24 @@ def apply_embed_heads(
 ) -> list[Embedding | None]:
     """hidden [T, D], or [N, D] if dense vectors are enough → the outputs of each text.
 
-    Dense and ColBERT vectors are L2-normalised, lexical weights are zero or more. None for a text
-    with a number that is not finite.
+    Dense (unless RAW) and ColBERT vectors are L2-normalised, lexical weights are zero or more.
+    None for a text with a number that is not finite.
     """
     lengths = batch.segments.lengths
     nothing: Sequence[Any] = [None] * len(lengths)
     dense_vectors = weights = colbert_vectors = nothing
     if Outputs.DENSE in outputs:
         first = _first_tokens(hidden, batch).float()  # [N, D]
-        dense_vectors = list(to_numpy(normalize(first, dim=-1)))
+        vectors = first if Outputs.RAW in outputs else normalize(first, dim=-1)
+        dense_vectors = list(to_numpy(vectors))
     if Outputs.SPARSE in outputs:
         lexical = heads.sparse.to(hidden.dtype)(hidden).squeeze(-1)  # [T]
         weights = split_rows(to_numpy(torch.relu(lexical.float())), lengths)
     if Outputs.COLBERT in outputs:
         rows = torch.from_numpy(rows_after_first(batch.segments)).to(hidden.device)
         projected = heads.colbert.to(hidden.dtype)(hidden[rows])  # [T − N, D]
-        vectors = to_numpy(normalize(projected.float(), dim=-1))
-        colbert_vectors = split_rows(vectors, [length - 1 for length in lengths])
+        rows_of_all = to_numpy(normalize(projected.float(), dim=-1))
+        colbert_vectors = split_rows(rows_of_all, [length - 1 for length in lengths])
     return [
         _embedding(*parts, special_ids)
         for parts in zip(dense_vectors, weights, colbert_vectors, ids, strict=True)

@@ -16,6 +16,7 @@ class Outputs(Flag):
     """The outputs a request wants. Texts of equal outputs may share a micro-batch."""
 
     DENSE = auto()
+    RAW = auto()  # with DENSE: the vector before normalisation
     SPARSE = auto()
     COLBERT = auto()
     RELEVANCE = auto()

@@ -80,6 +80,9 @@ class ReferenceEngine:
             for pair, document in zip(encoded, documents, strict=True)
         ]
 
+    def tokenizer(self, role: Role) -> Tokenizer:
+        return self._tokenizers[role]
+
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
         """See `Engine.run`. FlagEmbedding takes one `max_length` per call: one call for each."""
         sources = cast("Sequence[EncodedSource]", texts)
@@ -104,7 +107,9 @@ class ReferenceEngine:
             if not np.isfinite(logits).all():
                 raise NotFiniteError("a logit is not finite")
             return [float(logit) for logit in logits]
-        vectors = self._models["embed"].encode(
+        model = self._models["embed"]
+        model.model.normalize_embeddings = Outputs.RAW not in outputs
+        vectors = model.encode(
             list(sources),
             return_dense=Outputs.DENSE in outputs,
             return_sparse=Outputs.SPARSE in outputs,

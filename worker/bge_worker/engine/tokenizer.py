@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tokenizers import Tokenizer as FastTokenizer
 
@@ -31,6 +32,19 @@ class Encoded:
     @property
     def truncated(self) -> bool:
         return len(self.ids) < self.untruncated_length
+
+
+class Token(NamedTuple):
+    """A token, the vocabulary's spelling of it, and its characters `start` to `stop` in the text.
+
+    A special token has neither of its own: `start` and `stop` are 0.
+    """
+
+    id: int
+    string: str
+    start: int
+    stop: int
+    special: bool
 
 
 def open_tokenizer(path: Path) -> FastTokenizer:
@@ -96,8 +110,20 @@ class Tokenizer:
             for document_ids in documents_ids
         ]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        return str(self._fast.decode(list(ids)))
+    def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[Token]:
+        """Return all tokens of a text, never truncated."""
+        encoding = self._fast.encode(text, add_special_tokens=add_special_tokens)
+        parts = (encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask)
+        return [
+            Token(id, string, start, stop, bool(special))
+            for id, string, (start, stop), special in zip(*parts, strict=True)
+        ]
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        return [str(self._fast.id_to_token(id)) for id in ids]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return str(self._fast.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Ids without special tokens; in parallel and without the GIL."""

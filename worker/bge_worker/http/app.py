@@ -10,15 +10,16 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp
 
-from ..serving.openai import MODELS, models_reply
 from ..serving.requests import Reply
-from ..serving.validation import validate
+from ..serving.validation import names, unknown_fields, validate
 from ..settings import Settings
 from . import openapi
 from .jobs import Jobs
@@ -27,8 +28,8 @@ from .loading import LoadingService
 from .memory import HeldBytes
 from .metrics import CONTENT_TYPE, Metrics
 from .middleware import Middleware
-from .routes import cohere, native, openai, tei
-from .routes.route import Route
+from .routes import cohere, infinity, native, ollama, openai, tei, tei_info, vllm
+from .routes.route import InfoRoute, Route, TextRoute
 from .routes.runpod import RunPodRoutes
 from .routing import Endpoint, Router
 from .timeouts import Timeouts
@@ -36,7 +37,17 @@ from .timeouts import Timeouts
 if TYPE_CHECKING:  # imports torch, and /ping is answered before that
     from ..serving.service import Service
 
-ROUTES: tuple[Route, ...] = (*native.ROUTES, *openai.ROUTES, *cohere.ROUTES, *tei.ROUTES)
+DOCS_PAGE = Path(__file__).with_name("docs.html")  # loads nothing but openapi.json
+ROUTES: tuple[Route | TextRoute, ...] = (
+    *(*native.ROUTES, *openai.ROUTES, *cohere.ROUTES, *tei.ROUTES, *vllm.ROUTES, *infinity.ROUTES),
+    *(*ollama.ROUTES, *tei_info.ROUTES),
+)
+INFO_ROUTES = (
+    *openai.INFO_ROUTES,
+    *tei_info.INFO_ROUTES,
+    *infinity.INFO_ROUTES,
+    *ollama.INFO_ROUTES,
+)
 
 
 class Application:
@@ -56,41 +67,62 @@ class Application:
         self._json = JsonParser()
         timeouts, held = timeouts or Timeouts(), held or HeldBytes()
         jobs = RunPodRoutes(Jobs(self._service, self._json, held, settings), self._json, timeouts)
-        endpoints = [*self._inference_endpoints(), *job_endpoints(jobs), *self._state_endpoints()]
-        self.asgi: ASGIApp = Middleware(Router(endpoints), settings, metrics, held, timeouts)
+        endpoints = [*self._endpoints(), *job_endpoints(jobs)]
+        middleware = Middleware(Router(endpoints), settings, metrics, held, timeouts)
+        self.asgi: ASGIApp = middleware
+        if settings.cors_origins:
+            self.asgi = CORSMiddleware(
+                middleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "x-ignored-fields", "retry-after"],
+            )
 
-    def _inference_endpoints(self) -> list[Endpoint]:
-        endpoints = []
+    def _endpoints(self) -> list[Endpoint]:
+        endpoints = [
+            Endpoint("GET", "/ping", self._ping),
+            Endpoint("GET", "/metrics", self._get_metrics),
+            Endpoint("GET", "/openapi.json", self._get_openapi),
+            Endpoint("GET", "/docs", self._get_docs),
+            Endpoint("GET", "/", self._get_docs),
+        ]
         for path in {path: None for route in ROUTES for path in route.paths}:
             routes = [route for route in ROUTES if path in route.paths]
-            handle = partial(self._infer, routes)
+            handle = partial(self._answer, routes)
             endpoints.append(Endpoint("POST", path, handle, routes[0].dialect))
+        for info in INFO_ROUTES:
+            handle = partial(self._describe, info)
+            endpoints += [Endpoint("GET", path, handle, info.dialect) for path in info.paths]
         return endpoints
 
-    async def _infer(self, routes: Sequence[Route], request: Request) -> Response:
+    async def _answer(self, routes: Sequence[Route | TextRoute], request: Request) -> Response:
         """Answer with the first of `routes` whose key the body holds."""
         raw = await request.body()
         service = await self._service.wait()  # before parsing: while models load, bodies stay bytes
         body = await self._json.parse(raw)
-        fields = body if isinstance(body, dict) else {}
-        route = next((route for route in routes if route.key in fields), routes[0])
-        model = service.model(route.role)
-        inference = validate(body, route.body, "body").to_request(model, service.settings)
-        reply = await service.answer(inference)
-        if reply.is_small:
-            content = encode(route, reply)
+        route = next((route for route in routes if holds(body, route.key)), routes[-1])
+        if isinstance(route, TextRoute):
+            valid = validate(body, route.body, "body")
+            content = to_json(await asyncio.to_thread(valid.answer, service))
         else:
-            content = await asyncio.to_thread(encode, route, reply)
-        return Response(content, media_type="application/json")
+            content = await self._infer(route, body, service)
+        ignored = unknown_fields(body, route.body)
+        shown = names(ignored).replace("`", "").replace("…", "...")  # ASCII, for a header
+        headers = {"x-ignored-fields": shown} if ignored else None
+        return Response(content, headers=headers, media_type="application/json")
 
-    def _state_endpoints(self) -> list[Endpoint]:
-        return [
-            Endpoint("GET", "/ping", self._ping),
-            Endpoint("GET", "/metrics", self._get_metrics),
-            Endpoint("GET", MODELS, self._get_models, openai.OPENAI),
-            Endpoint("GET", "/openapi.json", self._get_openapi),
-            Endpoint("GET", "/docs", self._get_docs),
-        ]
+    async def _infer(self, route: Route, body: object, service: Service) -> bytes:
+        model = service.model(route.role)
+        valid = validate(body, route.body, "body")
+        reply = await service.answer(valid.to_request(model, service.settings))
+        if reply.is_small:
+            return encode(valid, reply)
+        return await asyncio.to_thread(encode, valid, reply)
+
+    async def _describe(self, info: InfoRoute, request: Request) -> Response:
+        description = info.build(await self._service.wait(), request.path_params)
+        return Response(to_json(description), media_type="application/json")
 
     async def _ping(self, request: Request) -> Response:
         if not self._service.is_loaded:
@@ -100,20 +132,17 @@ class Application:
     async def _get_metrics(self, request: Request) -> Response:
         return Response(self._metrics.text(), media_type=CONTENT_TYPE)
 
-    async def _get_models(self, request: Request) -> Response:
-        service = await self._service.wait()
-        reply = models_reply(service.models.values())
-        return Response(to_json(reply), media_type="application/json")
-
     async def _get_openapi(self, request: Request) -> Response:
         return Response(self._openapi, media_type="application/json")
 
     @cached_property
     def _openapi(self) -> bytes:
-        return to_json(openapi.describe(ROUTES, has_key=self._settings.api_key is not None))
+        return to_json(
+            openapi.describe(ROUTES, INFO_ROUTES, has_key=self._settings.api_key is not None)
+        )
 
     async def _get_docs(self, request: Request) -> Response:
-        return HTMLResponse(openapi.DOCS_PAGE)
+        return HTMLResponse(DOCS_PAGE.read_bytes())
 
 
 def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:
@@ -125,11 +154,22 @@ def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:
             ("POST", "/run", jobs.run),
             ("POST", "/runsync", jobs.runsync),
             ("GET", "/status/{job_id}", jobs.status),
+            ("GET", "/stream/{job_id}", jobs.stream),
             ("POST", "/cancel/{job_id}", jobs.cancel),
+            ("POST", "/purge-queue", jobs.purge_queue),
             ("GET", "/health", jobs.health),
         )
     ]
 
 
-def encode(route: Route, reply: Reply) -> bytes:
-    return to_json(route.build_reply(reply.body))
+def holds(body: object, key: str) -> bool:
+    """Return whether a body has a field; `key` may be a path such as `inputs.sentences`."""
+    field, _, rest = key.partition(".")
+    if not isinstance(body, dict) or field not in body:
+        return False
+    return not rest or holds(body[field], rest)
+
+
+def encode(body: Any, reply: Reply) -> bytes:
+    """Return the reply in the dialect of the request's body."""
+    return to_json(body.to_reply(reply.body))

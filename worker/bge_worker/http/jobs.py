@@ -106,6 +106,13 @@ class Jobs:
             job.task.cancel()
             self._end(job, CANCELLED)
 
+    def purge(self) -> int:
+        """Cancel the jobs in the queue and return their number."""
+        queued = [job for job in self._jobs.values() if job.status == IN_QUEUE]
+        for job in queued:
+            self.cancel(job)
+        return len(queued)
+
     def reply(self, job: Job) -> bytes:
         """Return RunPod's JSON object for the job in its present state."""
         body: dict[str, Any] = {"id": job.id, "status": job.status}

@@ -25,12 +25,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .. import errors
 from ..errors import OverloadedError, WorkerError
+from ..logs import FIELDS
 from ..settings import Settings
 from .memory import HeldBytes
 from .metrics import Metrics
-from .routes.native import NATIVE
 from .routes.route import Dialect
-from .routing import Endpoint, Router, dispatch
+from .routing import UNKNOWN_PATH, Endpoint, Router
 from .timeouts import Timeouts
 
 access_log = logging.getLogger("bge_worker.access")
@@ -40,6 +40,8 @@ MAX_BODY_BYTES, MAX_RUNSYNC_BYTES, MAX_RUN_BYTES = 30_000_000, 20_000_000, 10_00
 CHUNK_BYTES = 1 << 20  # of a reply, written at once
 CLIENT_CLOSED_REQUEST = 499  # for the log: the caller is gone
 OPEN_PATHS = ("/ping", "/health")  # without a key
+# Without a key, and without data: a browser cannot send a key when it opens a page.
+PAGE_PATHS = ("/", "/docs", "/openapi.json")
 UNLOGGED_PATHS = (*OPEN_PATHS, "/metrics")  # polled every few seconds
 
 
@@ -68,7 +70,7 @@ class Exchange:
 
     @property
     def dialect(self) -> Dialect:
-        return self.endpoint.dialect if self.endpoint else NATIVE
+        return self.endpoint.dialect if self.endpoint else UNKNOWN_PATH
 
 
 class Middleware:
@@ -86,6 +88,7 @@ class Middleware:
         self._key = None if settings.api_key is None else settings.api_key.encode()
         # Without a key, a web page in a browser could send requests to a loopback address.
         self._loopback_names_only = settings.api_key is None and not settings.insecure
+        self._cors_origins = settings.cors_origins
         self._max_in_flight = settings.max_queue
         self._in_flight = 0
         self._held = held
@@ -115,13 +118,15 @@ class Middleware:
         """Run the checks and the route; turn errors into replies of the dialect."""
         try:
             # Reads no body, computes nothing, and must work when the worker is full.
-            reads_no_body = scope["method"] != "POST" or "/cancel/" in exchange.route
+            reads_no_body = scope["method"] != "POST" or any(
+                part in exchange.route for part in ("/cancel/", "/purge-queue")
+            )
             exchange.is_read = scope["method"] != "POST"  # nothing to read
             self._check_site(scope)
             self._check_key(scope, exchange.route)
             if reads_no_body:
                 exchange.is_read = True  # uvicorn discards a body
-                await dispatch(exchange.endpoint, scope, receive, send)
+                await self._router.dispatch(exchange.endpoint, scope, receive, send)
                 return
             await self._pass_with_body(scope, receive, send, exchange)
         except WorkerError as error:
@@ -151,7 +156,7 @@ class Middleware:
     def _check_key(self, scope: Scope, route: str) -> None:
         """Raises UnauthorizedError if the route requires a key and this is not it."""
         # A POST there is none of its routes, and its body is not read without a key.
-        is_open = route in OPEN_PATHS and scope["method"] != "POST"
+        is_open = route in (*OPEN_PATHS, *PAGE_PATHS) and scope["method"] != "POST"
         if self._key is None or is_open:
             return
         header = _header(scope, b"authorization")
@@ -177,6 +182,8 @@ class Middleware:
         if self._key is not None or scope["method"] != "POST":
             return  # a page of another site does not have the key
         site, origin = _header(scope, b"sec-fetch-site"), _header(scope, b"origin")
+        if "*" in self._cors_origins or origin.decode("latin1") in self._cors_origins:
+            return
         is_same = site in (b"same-origin", b"none") if site else origin.partition(b"//")[2] == host
         if (site or origin) and not is_same:
             raise errors.ForbiddenError("cross-site requests of browsers are refused")
@@ -228,7 +235,9 @@ class Middleware:
         self, scope: Scope, body: bytes, receive: Receive, send: Send, exchange: Exchange
     ) -> None:
         """Run the route; cancel it if the caller disconnects first."""
-        route = asyncio.create_task(dispatch(exchange.endpoint, scope, _replay(body), send))
+        route = asyncio.create_task(
+            self._router.dispatch(exchange.endpoint, scope, _replay(body), send)
+        )
         disconnected = asyncio.create_task(_wait_for_disconnect(receive))
         try:
             await asyncio.wait({route, disconnected}, return_when=asyncio.FIRST_COMPLETED)
@@ -298,7 +307,7 @@ class Middleware:
         self._metrics.answered(exchange.route, exchange.status, seconds)
         if exchange.route in UNLOGGED_PATHS and exchange.status < 400:
             return
-        line = {
+        fields = {
             "id": exchange.id,
             "method": exchange.method,
             "route": exchange.route,
@@ -307,7 +316,7 @@ class Middleware:
             "received": exchange.received,
             "sent": exchange.sent,
         }
-        access_log.info("%s", orjson.dumps(line).decode())
+        access_log.info("request", extra={FIELDS: fields})
 
 
 @lru_cache(maxsize=16)  # few values in practice, and parsing takes as long as all of /ping
@@ -340,12 +349,13 @@ async def send_error(
 def error_response(error: WorkerError, dialect: Dialect) -> tuple[Message, bytes]:
     """Return the head and the body of an error's response."""
     body = orjson.dumps(dialect.error_body(error))
+    status = dialect.status(error)
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         *((name.encode(), value.encode()) for name, value in error.headers),
     ]
-    return {"type": "http.response.start", "status": error.status, "headers": headers}, body
+    return {"type": "http.response.start", "status": status, "headers": headers}, body
 
 
 def _max_bytes(route: str) -> int:

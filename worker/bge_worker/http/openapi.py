@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from .. import __version__
-from ..serving.openai import MODELS, OpenAIModelsReply
 from .metrics import CONTENT_TYPE
 from .middleware import OPEN_PATHS
 from .routes.native import NATIVE
-from .routes.openai import OPENAI
-from .routes.route import Dialect, Route
-from .routes.runpod import MAX_WAIT_MS, MIN_WAIT_MS, HealthReply, JobBody, JobReply
+from .routes.route import Dialect, InfoRoute, Route, TextRoute
+from .routes.runpod import (
+    MAX_WAIT_MS,
+    MIN_WAIT_MS,
+    HealthReply,
+    JobBody,
+    JobReply,
+    PurgeReply,
+    StreamReply,
+)
 
 Schema = dict[str, Any]
 ERRORS = {
@@ -29,23 +36,33 @@ ERRORS = {
 }
 
 
-def describe(routes: Sequence[Route], *, has_key: bool) -> Schema:
+def describe(
+    routes: Sequence[Route | TextRoute], infos: Sequence[InfoRoute], *, has_key: bool
+) -> Schema:
     """Return the OpenAPI document of the server."""
-    schemas = _Schemas(routes)
+    schemas = _Schemas(routes, infos)
     paths: dict[str, Schema] = {}
-    dialects: dict[str, Dialect] = {MODELS: OPENAI}
+    dialects: dict[str, Dialect] = {}
     for path in {path: None for route in routes for path in route.paths}:
         on_path = [route for route in routes if path in route.paths]
         dialects[path] = on_path[0].dialect
         bodies, replies = [route.body for route in on_path], [route.reply for route in on_path]
         paths[path] = {"post": schemas.post(bodies, replies, dialects[path])}
+        paths[path]["post"] |= _parameters_of(path)
+    for info in infos:
+        for path in info.paths:
+            dialects[path] = info.dialect
+            reply = schemas.content("The reply", info.reply)
+            operation = {"responses": {"200": reply}, **_parameters_of(path)}
+            if "{" in path:
+                operation["responses"]["404"] = schemas.content("Unknown", info.dialect.error_type)
+            paths.setdefault(path.replace(":path}", "}"), {})["get"] = operation
     for prefix in ("", "/v2/{endpoint}"):
         paths |= _job_paths(schemas, prefix)
     pings = {200: "The models are loaded", 204: "They load", 503: "Unhealthy"}
     metrics = {"description": "Metrics", "content": {CONTENT_TYPE: {}}}
     paths["/ping"] = {"get": {"responses": {str(c): {"description": d} for c, d in pings.items()}}}
     paths["/metrics"] = {"get": {"responses": {"200": metrics}}}
-    paths[MODELS] = {"get": {"responses": {"200": schemas.content("Models", OpenAIModelsReply)}}}
     components: Schema = {"schemas": schemas.components}
     if has_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -54,16 +71,17 @@ def describe(routes: Sequence[Route], *, has_key: bool) -> Schema:
             for operation in paths[path].values():
                 operation["security"] = [{"key": []}]
                 operation["responses"]["401"] = error
-    info = {"title": "bge-serverless", "version": __version__}
-    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": components}
+    title = {"title": "bge-serverless", "version": __version__}
+    return {"openapi": "3.1.0", "info": title, "paths": paths, "components": components}
 
 
 class _Schemas:
     """The JSON schema of every type, each named type as a component."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route | TextRoute], infos: Sequence[InfoRoute]) -> None:
         bodies: list[Any] = [JobBody, *(route.body for route in routes)]
-        replies: list[Any] = [JobReply, HealthReply, OpenAIModelsReply, NATIVE.error_type]
+        replies: list[Any] = [JobReply, StreamReply, PurgeReply, HealthReply, NATIVE.error_type]
+        replies += [info.reply for info in infos]
         for route in routes:
             replies += [route.reply, route.dialect.error_type]
         schemas, self.components = msgspec.json.schema_components(
@@ -80,7 +98,12 @@ class _Schemas:
         return {"description": description, "content": {"application/json": {"schema": schema}}}
 
     def post(self, bodies: Sequence[Any], replies: Sequence[Any], dialect: Dialect) -> Schema:
-        errors = {str(c): self.content(d, dialect.error_type) for c, d in ERRORS.items()}
+        errors = {
+            str(dialect.invalid_status if status == 422 else status): self.content(
+                description, dialect.error_type
+            )
+            for status, description in ERRORS.items()
+        }
         return {
             "requestBody": {"required": True, **self.content("The request", *bodies)},
             "responses": {"200": self.content("The reply", *replies), **errors},
@@ -91,7 +114,8 @@ def _allow_nulls(body: Schema) -> None:
     """A null is an absent field (`validation.without_nulls`)."""
     for name, field in body["properties"].items():
         if name not in body.get("required", ()) and field != {}:
-            body["properties"][name] = {"anyOf": [field, {"type": "null"}]}
+            examples = {"examples": field["examples"]} if "examples" in field else {}
+            body["properties"][name] = {"anyOf": [field, {"type": "null"}], **examples}
 
 
 def _job_paths(schemas: _Schemas, prefix: str) -> dict[str, Schema]:
@@ -104,25 +128,25 @@ def _job_paths(schemas: _Schemas, prefix: str) -> dict[str, Schema]:
         "200": schemas.content("The job", JobReply),
         "404": schemas.content("No such job", NATIVE.error_type),
     }
+    stream = {**job, "200": schemas.content("The outputs so far", StreamReply)}
+    purge = {"200": schemas.content("The number of cancelled jobs", PurgeReply)}
     health = {"200": schemas.content("Counts of jobs and workers", HealthReply)}
     return {
         f"{prefix}/run": {"post": {**submit, "parameters": endpoint}},
         f"{prefix}/runsync": {"post": {**submit, "parameters": [*endpoint, wait]}},
         f"{prefix}/status/{{job_id}}": {"get": {"parameters": by_id, "responses": {**job}}},
+        f"{prefix}/stream/{{job_id}}": {"get": {"parameters": by_id, "responses": {**stream}}},
+        f"{prefix}/purge-queue": {"post": {"parameters": endpoint, "responses": purge}},
         f"{prefix}/cancel/{{job_id}}": {"post": {"parameters": by_id, "responses": {**job}}},
         f"{prefix}/health": {"get": {"parameters": endpoint, "responses": health}},
     }
 
 
+def _parameters_of(path: str) -> Schema:
+    names = re.findall(r"\{(\w+)", path)
+    parameters = [_parameter(name, "path", {"type": "string"}) for name in names]
+    return {"parameters": parameters} if parameters else {}
+
+
 def _parameter(name: str, location: str, schema: Schema) -> Schema:
     return {"name": name, "in": location, "required": location == "path", "schema": schema}
-
-
-DOCS_PAGE = """<!doctype html>
-<meta charset="utf-8">
-<title>bge-serverless</title>
-<link rel="stylesheet" href="https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/swagger-ui.css">
-<div id="swagger-ui"></div>
-<script src="https://cdn.jsdelivr.net/npm/swagger-ui-dist@5/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#swagger-ui"})</script>
-"""

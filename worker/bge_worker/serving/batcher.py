@@ -333,11 +333,14 @@ class Batcher:
 
 def _failure_of_one_text(item: _BatchItem, error: BaseException) -> WorkerError:
     if isinstance(error, OutOfMemoryError):
+        request = item.job.request
+        windows = request.windows if isinstance(request, RerankRequest) else None
+        index = item.index if windows is None else windows.owners[item.index]
         return OutOfMemoryError(
-            f"`{item.job.request.field}[{item.index}]` has {len(item.text.ids)} tokens and does "
+            f"`{request.field}[{index}]` has {len(item.text.ids)} tokens and does "
             "not fit the device on its own",
-            field=item.job.request.field,
-            index=item.index,
+            field=request.field,
+            index=index,
         )
     return logged_inference_error(error)
 

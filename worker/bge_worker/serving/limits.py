@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from ..engine.tokenizer import Encoded
 
 FLOAT_BYTES = 12  # "-0.1234567, "
-DTYPE_BYTES = {"float32": 4, "float16": 2}
+INTEGER_BYTES = 5  # "-128,"
+TOKEN_BYTES = 72  # of a token in quotes: SentencePiece's pieces have at most 16 characters
+# Of one dimension.
+DTYPE_BITS = {"float32": 32, "float16": 16, "int8": 8, "uint8": 8, "binary": 1, "ubinary": 1}
 ENVELOPE_BYTES = 1024  # model, usage, timings, braces
 RESULT_BYTES = 72  # an index in `truncated`, and OpenAI's wrapping
 
@@ -120,6 +123,8 @@ def _embedding_bytes(request: EmbedRequest, text: Encoded, width: int) -> int:
         size += vector
     if Outputs.SPARSE in request.outputs:
         size += 32 + len(set(text.ids)) * (FLOAT_BYTES + 8)
+    if request.return_tokens:
+        size += 4 + tokens * TOKEN_BYTES
     if Outputs.COLBERT in request.outputs:
         size += 64 + (
             _vector_bytes(request, (tokens - 1) * width)
@@ -129,16 +134,18 @@ def _embedding_bytes(request: EmbedRequest, text: Encoded, width: int) -> int:
     return size
 
 
-def _vector_bytes(request: EmbedRequest, floats: int) -> int:
-    if request.encoding_format == "float":
-        return floats * FLOAT_BYTES
-    return 4 * -(-floats * DTYPE_BYTES[request.dtype] // 3)
+def _vector_bytes(request: EmbedRequest, dimensions: int) -> int:
+    size = -(-dimensions * DTYPE_BITS[request.dtype] // 8)  # as binary data
+    if request.encoding_format == "base64":
+        return 4 * -(-size // 3)
+    is_float = request.dtype in ("float32", "float16")
+    return dimensions * FLOAT_BYTES if is_float else size * INTEGER_BYTES
 
 
 def _ranking_bytes(request: RerankRequest) -> list[int]:
     """Return the maximum bytes of each of the `top_n` results, the largest documents first."""
-    sizes = [RESULT_BYTES] * len(request.texts)
+    sizes = [RESULT_BYTES] * len(request.documents)
     if request.return_documents:
-        texts = (json.dumps(text, ensure_ascii=False) for text in request.texts)
+        texts = (json.dumps(text, ensure_ascii=False) for text in request.documents)
         sizes = sorted((104 + len(text.encode()) for text in texts), reverse=True)
     return sizes[: request.top_n]

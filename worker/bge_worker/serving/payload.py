@@ -31,6 +31,8 @@ TextLength = Annotated[
 PairLength = Annotated[
     int, Meta(ge=requests.MIN_PAIR_LENGTH, le=requests.MAX_LENGTH, description="Tokens per pair")
 ]
+MaxChunks = Annotated[int, Meta(ge=1, le=1000, description="Windows of a long document")]
+Overlap = Annotated[int, Meta(ge=0, le=requests.MAX_LENGTH, description="Tokens of two windows")]
 TopN = Annotated[int, Meta(ge=1, description="All documents, unless given")]
 
 
@@ -43,6 +45,7 @@ class NativeEmbedBody(Body):
     truncate: bool = True
     encoding_format: requests.EncodingFormat = "float"
     dtype: requests.Dtype = "float32"
+    return_tokens: bool = False
 
     def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
         """Raises ValidationError: no output is wanted, or a limit of the settings is exceeded."""
@@ -63,20 +66,23 @@ class NativeEmbedBody(Body):
             truncate=self.truncate,
             encoding_format=self.encoding_format,
             dtype=self.dtype,
+            return_tokens=self.return_tokens,
         )
 
 
-class RerankBody(Body):
-    """The fields that native bodies and Cohere's have in common."""
-
+class NativeRerankBody(Body):
     query: validation.Query
     documents: validation.Documents
     top_n: TopN | None = None
     raw_scores: bool = False
     return_documents: bool = False
     max_length: PairLength = requests.DEFAULT_PAIR_LENGTH
+    truncate: bool = True
+    max_chunks_per_doc: MaxChunks = 1
+    overlap_tokens: Overlap = requests.DEFAULT_OVERLAP
 
-    def _request(self, settings: Settings, *, truncate: bool) -> RerankRequest:
+    def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
+        """Raises ValidationError: a limit of the settings is exceeded."""
         return RerankRequest(
             query=self.query,
             texts=validation.as_documents(
@@ -86,16 +92,10 @@ class RerankBody(Body):
             raw_scores=self.raw_scores,
             return_documents=self.return_documents,
             max_length=self.max_length,
-            truncate=truncate,
+            truncate=self.truncate,
+            max_chunks_per_doc=self.max_chunks_per_doc,
+            overlap_tokens=self.overlap_tokens,
         )
-
-
-class NativeRerankBody(RerankBody):
-    truncate: bool = True
-
-    def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
-        """Raises ValidationError: a limit of the settings is exceeded."""
-        return self._request(settings, truncate=self.truncate)
 
 
 class InfoBody(Body):
@@ -139,6 +139,7 @@ class NativeEmbedReply(NativeReply):
     dimensions: NotRequired[int]
     sparse_embeddings: NotRequired[list[SparseEmbedding]]
     colbert_embeddings: NotRequired[list[list[list[float]] | Base64Array]]
+    tokens: NotRequired[list[list[str]]]
 
 
 class ReplyDocument(TypedDict):
@@ -197,9 +198,9 @@ async def answer_payload(service: Service, payload: object) -> Reply:
             model = service.model("embed")
             openai_body = validate(body.openai_input, openai.OpenAIEmbedBody, "openai_input")
             reply = await service.answer(openai_body.to_request(model, service.settings))
-            return reply._replace(body=openai.embed_reply(reply.body))
+            return reply._replace(body=openai_body.to_reply(reply.body))
         case OpenAIPayload(openai_route=openai.MODELS):
-            return Reply(openai.models_reply(service.models.values()))
+            return Reply(openai.models_reply(service.models, service.settings))
         case OpenAIPayload():
             raise ValidationError(
                 f"`openai_route` must be {openai.EMBEDDINGS} or {openai.MODELS}. "

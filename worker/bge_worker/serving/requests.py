@@ -10,19 +10,22 @@ from ..engine.config import Role
 from ..engine.outputs import Outputs
 
 MAX_LENGTH = 8192  # tokens of a text
+DEFAULT_OVERLAP = 80  # tokens that two windows of a document share
 DEFAULT_PAIR_LENGTH = 1024  # tokens of a pair
 # A query of three quarters and the four special tokens leave the document at least one token.
 MIN_TEXT_LENGTH, MIN_PAIR_LENGTH = 3, 17
 
 EncodingFormat = Literal["float", "base64"]
-Dtype = Literal["float32", "float16"]
+# int8, uint8: x · 127 / max|x|, vector by vector. binary, ubinary: the sign, 8 dimensions a byte.
+Dtype = Literal["float32", "float16", "int8", "uint8", "binary", "ubinary"]
 
 
 @dataclass(frozen=True)
 class EmbedRequest:
     """Texts to embed. A text may also be token ids of the model's own tokenizer.
 
-    `field` is what the caller's dialect calls the texts, for error messages.
+    `field` is what the caller's dialect calls the texts, for error messages. Integer dtypes apply
+    to dense and ColBERT vectors in both encodings, float dtypes to base64 alone.
     """
 
     texts: Sequence[str | Sequence[int]]
@@ -31,14 +34,26 @@ class EmbedRequest:
     truncate: bool = True
     encoding_format: EncodingFormat = "float"
     dtype: Dtype = "float32"
+    return_tokens: bool = False
     field: str = "texts"
 
     role: ClassVar[Role] = "embed"
 
 
+class Windows(NamedTuple):
+    """Whole documents, the document of each window, and documents whose end is in no window."""
+
+    documents: Sequence[str]
+    owners: Sequence[int]
+    unread: Sequence[int]
+
+
 @dataclass(frozen=True)
 class RerankRequest:
-    """Documents (`texts`) to score against a query."""
+    """Documents (`texts`) to score against a query.
+
+    With `max_chunks_per_doc` above 1, `windows.split_documents` puts windows in their place.
+    """
 
     query: str
     texts: Sequence[str]
@@ -47,10 +62,17 @@ class RerankRequest:
     return_documents: bool = False
     max_length: int = DEFAULT_PAIR_LENGTH
     truncate: bool = True
+    max_chunks_per_doc: int = 1
+    overlap_tokens: int = DEFAULT_OVERLAP
+    windows: Windows | None = None
     field: str = "documents"
 
     role: ClassVar[Role] = "rerank"
     outputs: ClassVar[Outputs] = Outputs.RELEVANCE
+
+    @property
+    def documents(self) -> Sequence[str]:
+        return self.texts if self.windows is None else self.windows.documents
 
 
 InferenceRequest = EmbedRequest | RerankRequest

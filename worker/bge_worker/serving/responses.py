@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -11,30 +10,35 @@ from typing import Any
 import numpy as np
 
 from ..engine.config import ModelInfo
+from ..engine.engine import Engine
 from ..engine.heads import Array
 from ..engine.outputs import Embedding, Outputs, SparseVector
 from .batcher import Finished
 from .requests import EmbedRequest, InferenceRequest, RerankRequest
+from .vectors import DECIMALS, to_numbers
 
-DECIMALS = 7
 
-
-def build_reply(request: InferenceRequest, finished: Finished, model: ModelInfo) -> dict[str, Any]:
+def build_reply(
+    request: InferenceRequest, finished: Finished, model: ModelInfo, engine: Engine
+) -> dict[str, Any]:
     """Return a `payload.NativeEmbedReply` or `NativeRerankReply`."""
     if isinstance(request, EmbedRequest):
         outputs = _embed_outputs(request, finished, model)
+        if request.return_tokens:
+            strings = engine.tokenizer("embed").token_strings
+            outputs["tokens"] = [strings(text.ids) for text in finished.encoded]
     else:
         outputs = {"results": _ranking(request, finished)}
     tokens = sum(len(text.ids) for text in finished.encoded)
+    windows = request.windows if isinstance(request, RerankRequest) else None
+    truncated = [index for index, text in enumerate(finished.encoded) if text.truncated]
     return {
         "model": model.model,
         "fingerprint": model.fingerprint,
         **outputs,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "truncated": [index for index, text in enumerate(finished.encoded) if text.truncated],
-        "input_digest": input_digest(
-            [request.query, *request.texts] if isinstance(request, RerankRequest) else request.texts
-        ),
+        "truncated": truncated if windows is None else list(windows.unread),
+        "input_digest": input_digest(digested_texts(request)),
         "timings_ms": {name: round(ms, 3) for name, ms in asdict(finished.timings).items()},
     }
 
@@ -44,7 +48,9 @@ def _embed_outputs(request: EmbedRequest, finished: Finished, model: ModelInfo) 
     outputs: dict[str, Any] = {}
     if Outputs.DENSE in request.outputs:
         vectors = (result.dense for result in results if result.dense is not None)
-        outputs["embeddings"] = [_numbers(request, vector) for vector in vectors]
+        outputs["embeddings"] = [
+            to_numbers(vector, request.encoding_format, request.dtype) for vector in vectors
+        ]
         outputs["dimensions"] = model.width
     if Outputs.SPARSE in request.outputs:
         weights = (result.sparse for result in results if result.sparse is not None)
@@ -58,6 +64,9 @@ def _embed_outputs(request: EmbedRequest, finished: Finished, model: ModelInfo) 
 def _ranking(request: RerankRequest, finished: Finished) -> list[dict[str, Any]]:
     """Highest score first; equal scores in the order of the documents."""
     scores = np.array(finished.results, np.float64)
+    if request.windows is not None:  # the best window of each document
+        windows, scores = scores, np.full(len(request.documents), -np.inf)
+        np.maximum.at(scores, request.windows.owners, windows)
     if not request.raw_scores:
         scores = (1 + np.tanh(scores / 2)) / 2  # the sigmoid, without overflow
     best = np.argsort(-scores, kind="stable")[: request.top_n].tolist()
@@ -67,8 +76,14 @@ def _ranking(request: RerankRequest, finished: Finished) -> list[dict[str, Any]]
     ]
     if request.return_documents:
         for result in ranking:
-            result["document"] = {"text": request.texts[result["index"]]}
+            result["document"] = {"text": request.documents[result["index"]]}
     return ranking
+
+
+def digested_texts(request: InferenceRequest) -> Sequence[str | Sequence[int]]:
+    if isinstance(request, RerankRequest):
+        return [request.query, *request.documents]
+    return request.texts
 
 
 def input_digest(texts: Iterable[str | Sequence[int]]) -> str:
@@ -93,17 +108,9 @@ def _sparse(vector: SparseVector) -> dict[str, list[Any]]:
 
 def _colbert(request: EmbedRequest, vectors: Array) -> object:
     """vectors [t − 1, D]."""
-    numbers = _numbers(request, vectors)
+    numbers = to_numbers(vectors, request.encoding_format, request.dtype)
     if request.encoding_format == "base64":
-        return {"shape": list(vectors.shape), "data": numbers}
+        packed = request.dtype in ("binary", "ubinary")
+        width = -(-vectors.shape[1] // 8) if packed else vectors.shape[1]
+        return {"shape": [len(vectors), width], "data": numbers}
     return numbers
-
-
-def _numbers(request: EmbedRequest, array: Array) -> list[Any] | str:
-    """Return an array as nested lists of floats or as base64."""
-    if request.encoding_format == "base64":
-        little_endian = np.dtype(request.dtype).newbyteorder("<")
-        return base64.b64encode(array.astype(little_endian).tobytes()).decode("ascii")
-    # In fp64: rounded in fp32, a number would be printed with fp32's own digits.
-    rounded: list[Any] = np.round(array.astype(np.float64), DECIMALS).tolist()
-    return rounded

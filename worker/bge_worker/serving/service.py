@@ -16,8 +16,9 @@ from ..settings import Settings
 from . import golden_values
 from .batcher import Batcher, Finished
 from .limits import Limits
-from .requests import InferenceRequest, Reply, has_small_reply
+from .requests import InferenceRequest, Reply, RerankRequest, has_small_reply
 from .responses import build_reply
+from .windows import split_documents
 
 PACKAGES = ("torch", "tokenizers", "safetensors", "numpy")
 MODEL_SETTINGS: dict[Role, str] = {"embed": "BGE_EMBED_MODEL", "rerank": "BGE_RERANK_MODEL"}
@@ -47,12 +48,16 @@ class Service:
         """
         model = self.model(request.role)
         try:
+            if isinstance(request, RerankRequest) and request.max_chunks_per_doc > 1:
+                tokenizer = self.engine.tokenizer("rerank")
+                limits = (model.max_length, self.settings.max_request_tokens)
+                request = await asyncio.to_thread(split_documents, request, tokenizer, *limits)
             finished = await asyncio.wrap_future(self.batcher.submit(request))
             if self._observe is not None:
                 self._observe(finished)
             if has_small_reply(request, sum(len(text.ids) for text in finished.encoded)):
-                return Reply(build_reply(request, finished, model))
-            body = await asyncio.to_thread(build_reply, request, finished, model)
+                return Reply(build_reply(request, finished, model, self.engine))
+            body = await asyncio.to_thread(build_reply, request, finished, model, self.engine)
             return Reply(body, is_small=False)
         except WorkerError:
             raise

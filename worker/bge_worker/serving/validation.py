@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -45,6 +45,22 @@ Texts = Annotated[Text | TextList, EXAMPLES]
 class Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A request body. Of the outer object, null is an absent field; unknown fields are errors."""
 
+    def to_reply(self, reply: dict[str, Any]) -> object:
+        """Return the dialect's reply for a native one."""
+        return reply
+
+
+class ForeignBody(msgspec.Struct, kw_only=True):
+    """A request body of another API. A null is an absent field.
+
+    Its clients send fields that this server does not know: they are ignored, and named in the
+    response header `x-ignored-fields`. A field that would change the result is declared, and
+    honoured or refused by name: `FIXED` has the only value of a field, and the reason. A declared
+    field of type Any changes nothing here.
+    """
+
+    FIXED: ClassVar[Mapping[str, tuple[object, str]]] = {}
+
 
 class TextDocument(Body):
     text: Text
@@ -64,16 +80,19 @@ def validate(value: object, expected: type[T], name: str) -> T:
     if is_body:
         if not isinstance(value, Mapping):
             raise ValidationError(f"`{name}` must be an object. Given: {kind_of(value)}")
-        if issubclass(expected, Body):
+        if issubclass(expected, Body | ForeignBody):
             value = without_nulls(value)
         _check_fields(value, expected)
     try:
-        return msgspec.convert(value, expected)
+        converted = msgspec.convert(value, expected)
     except UnicodeEncodeError:
         given = "a lone surrogate in a field's name or a keyword"
         raise ValidationError(f"`{name}` must be valid Unicode. Given: {given}") from None
     except (msgspec.ValidationError, OverflowError) as error:
         raise _fault(str(error), value, expected, "" if is_body else name) from None
+    if isinstance(converted, ForeignBody):
+        _check_fixed(converted)
+    return converted
 
 
 def without_nulls(body: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -143,15 +162,32 @@ def check_text(text: str, field: str, index: int | None = None, member: str = ""
         raise ValidationError(f"`{name}` {fault}", field=field, index=index)
 
 
+def unknown_fields(body: object, expected: type[Any]) -> list[object]:
+    """Return the fields of a body that its type does not declare."""
+    known = {field.encode_name for field in msgspec.structs.fields(expected)}
+    return [field for field in body if field not in known] if isinstance(body, Mapping) else []
+
+
 def _check_fields(body: Mapping[Any, Any], expected: Any) -> None:
     """Raises ValidationError if a field is unknown or missing: msgspec does not list the known."""
     fields = {field.encode_name: field for field in msgspec.structs.fields(expected)}
-    unknown = [field for field in body if field not in fields]
+    unknown = unknown_fields(body, expected)
     if unknown and issubclass(expected, Body):
         raise ValidationError(f"unknown field {names(unknown)}. Known here: {names(fields)}")
     for name, field in fields.items():
         if field.required and name not in body:
             raise ValidationError(f"`{name}` is required", field=name)
+
+
+def _check_fixed(body: ForeignBody) -> None:
+    """Raises ValidationError for a field that would change the result and cannot be honoured."""
+    for field, (value, reason) in body.FIXED.items():
+        given = getattr(body, field)
+        if given is not None and (given != value or type(given) is not type(value)):
+            shown = kind_of(given) if isinstance(given, str | list | dict) else shortened(given)
+            raise ValidationError(
+                f"`{field}` must be {json.dumps(value)}: {reason}. Given: {shown}", field=field
+            )
 
 
 def _fault(message: str, value: Any, expected: Any, name: str) -> ValidationError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cohere
 import httpx
+import numpy as np
 import pytest
 
 from fakes.serving import KEY, QUERY, RERANK_MODEL, TEXTS
@@ -14,5 +15,31 @@ def test_cohere(url: str, ranking: list[tuple[int, float]]) -> None:
         client = cohere.ClientV2(api_key=KEY, base_url=url, httpx_client=transport)
         reply = client.rerank(model=RERANK_MODEL, query=QUERY, documents=TEXTS, top_n=2)
         assert [(r.index, r.relevance_score) for r in reply.results] == ranking
-        with pytest.raises(cohere.UnprocessableEntityError, match="`top_n` must be an integer"):
+        with pytest.raises(cohere.BadRequestError, match="`top_n` must be an integer"):
             client.rerank(model=RERANK_MODEL, query=QUERY, documents=TEXTS, top_n=0)
+
+
+@pytest.mark.parametrize("path", ["/v1/embed", "/v2/embed"])
+def test_every_embedding_type_is_a_view_of_the_same_vectors(
+    path: str, url: str, vectors: list[list[float]]
+) -> None:
+    types = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
+    body = {"texts": TEXTS, "input_type": "search_query", "embedding_types": types}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    embeddings = httpx.post(url + path, json=body, headers=headers).json()["embeddings"]
+    assert list(embeddings) == types
+    assert embeddings["float"] == vectors
+    vector = np.array(vectors[0])
+    np.testing.assert_allclose(
+        embeddings["int8"][0], vector * 127 / np.abs(vector).max(), atol=0.51
+    )
+    assert embeddings["ubinary"][0] == np.packbits(vector > 0).tolist()
+
+
+def test_cohere_embed(url: str, vectors: list[list[float]]) -> None:
+    with httpx.Client() as transport:
+        client = cohere.ClientV2(api_key=KEY, base_url=url, httpx_client=transport)
+        reply = client.embed(
+            model="bge-m3", texts=TEXTS, input_type="search_document", embedding_types=["float"]
+        )
+        assert reply.embeddings.float_ == vectors

@@ -26,10 +26,10 @@ NATIVE = Dialect(error_body, NativeError)
 ROUTES = (
     Route(
         ("/native/embed",), "texts", NATIVE, "embed",
-        payload.NativeEmbedBody, dict, payload.NativeEmbedReply,
+        payload.NativeEmbedBody, payload.NativeEmbedReply,
     ),
     Route(
         ("/native/rerank",), "query", NATIVE, "rerank",
-        payload.NativeRerankBody, dict, payload.NativeRerankReply,
+        payload.NativeRerankBody, payload.NativeRerankReply,
     ),
 )  # fmt: skip

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from ...errors import WorkerError
-from ...serving.openai import EMBEDDINGS, OpenAIEmbedBody, OpenAIEmbedReply, embed_reply
-from .route import Dialect, Route
+from ...errors import NotServedError, WorkerError
+from ...serving.openai import (
+    EMBEDDINGS,
+    MODELS,
+    OpenAIEmbedBody,
+    OpenAIEmbedReply,
+    OpenAIModel,
+    OpenAIModelsReply,
+    all_names,
+    model_object,
+    models_reply,
+)
+from ...serving.validation import names as quoted
+from .route import Dialect, InfoRoute, Route
+
+if TYPE_CHECKING:  # imports torch
+    from ...serving.service import Service
 
 
 class OpenAIErrorDetail(TypedDict):
@@ -31,10 +46,29 @@ def error_body(error: WorkerError) -> OpenAIError:
     }
 
 
-OPENAI = Dialect(error_body, OpenAIError)
+OPENAI = Dialect(error_body, OpenAIError, invalid_status=400)
+RUNPOD = "/v2/{endpoint}/openai"  # RunPod's path of a worker's OpenAI routes
 ROUTES = (
     Route(
-        (EMBEDDINGS, "/embeddings"), "input", OPENAI, "embed",
-        OpenAIEmbedBody, embed_reply, OpenAIEmbedReply,
+        (EMBEDDINGS, RUNPOD + EMBEDDINGS, "/embeddings"), "input", OPENAI, "embed",
+        OpenAIEmbedBody, OpenAIEmbedReply,
     ),
 )  # fmt: skip
+
+
+def list_models(service: Service, _: Mapping[str, str]) -> dict[str, Any]:
+    return models_reply(service.models, service.settings)
+
+
+def get_model(service: Service, parameters: Mapping[str, str]) -> OpenAIModel:
+    """Raises NotServedError: no model has this name."""
+    names = all_names(service.models, service.settings)
+    if parameters["model"] not in names:
+        raise NotServedError(f"no such model. Known: {quoted(names)}", field="model")
+    return model_object(parameters["model"])
+
+
+INFO_ROUTES = (
+    InfoRoute((MODELS, RUNPOD + MODELS), OPENAI, list_models, OpenAIModelsReply),
+    InfoRoute((MODELS + "/{model:path}",), OPENAI, get_model, OpenAIModel),
+)

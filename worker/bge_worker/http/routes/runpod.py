@@ -6,13 +6,14 @@ import asyncio
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
+import orjson
 from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ...errors import NotServedError, ValidationError
 from ...serving.validation import shortened, validate
-from ..jobs import Job, JobRequest, Jobs
+from ..jobs import COMPLETED, Job, JobRequest, Jobs
 from ..json_codec import JsonParser, to_json
 from ..timeouts import Timeouts
 
@@ -50,6 +51,20 @@ class JobReply(TypedDict):
     workerId: NotRequired[str]
 
 
+class StreamItem(TypedDict):
+    output: Any
+
+
+class StreamReply(TypedDict):
+    status: str
+    stream: list[StreamItem]
+
+
+class PurgeReply(TypedDict):
+    removed: int
+    status: str
+
+
 class HealthReply(TypedDict):
     jobs: dict[str, int]
     workers: dict[str, int]
@@ -82,6 +97,20 @@ class RunPodRoutes:
 
     async def status(self, request: Request) -> Response:
         return self._reply(self._job(request))
+
+    async def stream(self, request: Request) -> Response:
+        """Return the status and the outputs so far: this worker streams none, so one at the end."""
+        job = self._job(request)
+        output = job.output if job.status == COMPLETED else None
+        stream = [] if output is None else [{"output": orjson.Fragment(output)}]
+        body = orjson.dumps({"status": job.status, "stream": stream})
+        return Response(body, media_type="application/json")
+
+    async def purge_queue(self, request: Request) -> Response:
+        """Cancel the jobs that are not running yet."""
+        removed = self._jobs.purge()
+        body = to_json({"removed": removed, "status": "completed"})
+        return Response(body, media_type="application/json")
 
     async def cancel(self, request: Request) -> Response:
         job = self._job(request)

@@ -5,55 +5,74 @@ As in TEI, a text that is too long is an error unless `truncate` is true.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
 
+import msgspec
 from msgspec import Meta
 
 from ...engine.config import ModelInfo
 from ...engine.outputs import Outputs
 from ...errors import ValidationError
-from ...serving.openai import Dimensions, TextsOrIds, check_dimensions, texts_or_ids
+from ...serving.openai import NEUTRAL, Dimensions, TextsOrIds, check_dimensions, texts_or_ids
 from ...serving.requests import MAX_LENGTH, EmbedRequest, RerankRequest
-from ...serving.validation import Body, Documents, Query, as_documents
+from ...serving.validation import (
+    Documents,
+    ForeignBody,
+    Query,
+    TextList,
+    as_documents,
+    as_texts,
+)
 from ...settings import Settings
-from .cohere import COHERE
-from .route import Route
+from .route import PROVIDER, Route
 
 Direction = Literal["Right", "right", "Left", "left"]
-AlwaysTrue = Annotated[bool, Meta(extra_json_schema={"const": True})]
 
 
-class TeiEmbedBody(Body):
+class TeiEmbedBody(ForeignBody):
     inputs: TextsOrIds
     truncate: bool = False
     truncation_direction: Direction = "Right"
-    normalize: AlwaysTrue = True
+    normalize: bool = True
     dimensions: Dimensions | None = None
+    prompt_name: Any = None
 
-    outputs: ClassVar[Outputs] = Outputs.DENSE
+    FIXED: ClassVar[Mapping[str, tuple[object, str]]] = {
+        "prompt_name": (None, "the models have no prompts")
+    }
+    OUTPUTS: ClassVar[Outputs] = Outputs.DENSE
 
     def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
         """Raises ValidationError: an option cannot be honoured, or a limit is exceeded."""
         check_direction(self.truncation_direction)
         check_dimensions(self.dimensions, model)
-        if not self.normalize:
-            raise ValidationError(
-                "`normalize` must be true: vectors are of length one. Given: false"
-            )
         return EmbedRequest(
             texts=texts_or_ids(self.inputs, "inputs", model, settings),
-            outputs=self.outputs,
+            outputs=self.OUTPUTS if self.normalize else self.OUTPUTS | Outputs.RAW,
             truncate=self.truncate,
             field="inputs",
         )
 
+    def to_reply(self, reply: Mapping[str, Any]) -> Sequence[object]:
+        vectors: list[list[float]] = reply["embeddings"]
+        return vectors
+
 
 class TeiSparseBody(TeiEmbedBody):
-    outputs: ClassVar[Outputs] = Outputs.SPARSE
+    OUTPUTS: ClassVar[Outputs] = Outputs.SPARSE
+
+    def to_reply(self, reply: Mapping[str, Any]) -> Sequence[object]:
+        return [
+            [
+                {"index": i, "value": v}
+                for i, v in zip(vector["indices"], vector["values"], strict=True)
+            ]
+            for vector in reply["sparse_embeddings"]
+        ]
 
 
-class TeiRerankBody(Body):
+class TeiRerankBody(ForeignBody):
     query: Query
     texts: Documents
     raw_scores: bool = False
@@ -74,6 +93,16 @@ class TeiRerankBody(Body):
             field="texts",
         )
 
+    def to_reply(self, reply: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [
+            {
+                "index": result["index"],
+                "score": result["relevance_score"],
+                **result.get("document", {}),
+            }
+            for result in reply["results"]
+        ]
+
 
 def check_direction(direction: Direction) -> None:
     """Raises ValidationError: only the end of a text is truncated."""
@@ -92,32 +121,46 @@ class TeiRankedText(TypedDict):
     text: NotRequired[str]
 
 
-def embed_reply(reply: Mapping[str, Any]) -> list[list[float]]:
-    vectors: list[list[float]] = reply["embeddings"]
-    return vectors
+class SimilarityInputs(msgspec.Struct):
+    source_sentence: Query
+    sentences: TextList
 
 
-def sparse_reply(reply: Mapping[str, Any]) -> list[list[TeiSparseValue]]:
-    return [
-        [{"index": i, "value": v} for i, v in zip(vector["indices"], vector["values"], strict=True)]
-        for vector in reply["sparse_embeddings"]
+class TeiSimilarityBody(ForeignBody):
+    """Cosines of a text with others, as Hugging Face's client asks for them."""
+
+    inputs: Annotated[
+        SimilarityInputs, Meta(examples=[{"source_sentence": "море", "sentences": ["о море"]}])
     ]
+    parameters: NEUTRAL = None
 
+    def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
+        """Raises ValidationError: a limit is exceeded."""
+        texts = [self.inputs.source_sentence, *self.inputs.sentences]
+        return EmbedRequest(
+            texts=as_texts(texts, "inputs.sentences", settings.max_texts),
+            encoding_format="base64",
+            field="inputs.sentences",
+        )
 
-def rerank_reply(reply: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"index": result["index"], "score": result["relevance_score"], **result.get("document", {})}
-        for result in reply["results"]
-    ]
+    def to_reply(self, reply: Mapping[str, Any]) -> list[float]:
+        from ...serving.vectors import from_base64  # imports numpy
+
+        source, *sentences = from_base64(reply["embeddings"])
+        return [float(source @ sentence) for sentence in sentences]
 
 
 ROUTES = (
     Route(
-        ("/rerank",), "texts", COHERE, "rerank", TeiRerankBody, rerank_reply, list[TeiRankedText]
+        ("/rerank", "/reranker/rerank"), "texts", PROVIDER, "rerank",
+        TeiRerankBody, list[TeiRankedText],
     ),
-    Route(("/embed",), "inputs", COHERE, "embed", TeiEmbedBody, embed_reply, list[list[float]]),
     Route(
-        ("/embed_sparse",), "inputs", COHERE, "embed",
-        TeiSparseBody, sparse_reply, list[list[TeiSparseValue]],
+        ("/similarity", "/"), "inputs.source_sentence", PROVIDER, "embed",
+        TeiSimilarityBody, list[float],
+    ),
+    Route(("/embed", "/"), "inputs", PROVIDER, "embed", TeiEmbedBody, list[list[float]]),
+    Route(
+        ("/embed_sparse",), "inputs", PROVIDER, "embed", TeiSparseBody, list[list[TeiSparseValue]]
     ),
 )  # fmt: skip

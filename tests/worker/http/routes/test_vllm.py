@@ -1,0 +1,35 @@
+"""vLLM's score and tokenize."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from fakes.serving import KEY, QUERY, TEXTS
+
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("path", ["/score", "/v1/score"])
+def test_scores_keep_the_order_of_the_texts(
+    path: str, url: str, ranking: list[tuple[int, float]]
+) -> None:
+    body = {"text_1": [QUERY], "text_2": TEXTS}
+    data = httpx.post(url + path, json=body, headers=HEADERS).raise_for_status().json()["data"]
+    assert [(item["index"], item["score"]) for item in data] == sorted(ranking)
+
+
+def test_tokens_are_decoded_again(url: str) -> None:
+    body = {"prompt": TEXTS[0], "return_token_strs": True, "add_special_tokens": False}
+    reply = httpx.post(f"{url}/tokenize", json=body, headers=HEADERS).raise_for_status().json()
+    assert reply["count"] == len(reply["tokens"]) == len(reply["token_strs"])
+    body = {"tokens": reply["tokens"]}
+    text = httpx.post(f"{url}/detokenize", json=body, headers=HEADERS).json()["prompt"]
+    assert text == TEXTS[0].lower()  # the miniature's tokenizer lowers
+
+
+def test_several_queries_are_refused(url: str) -> None:
+    body = {"text_1": ["a", "b"], "text_2": ["c", "d"]}
+    reply = httpx.post(f"{url}/score", json=body, headers=HEADERS)
+    assert reply.status_code == 400
+    assert "`text_1` must be one text. Given: 2" in reply.json()["error"]["message"]

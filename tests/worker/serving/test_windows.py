@@ -1,0 +1,78 @@
+"""A long document is read in overlapping windows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bge_worker.engine.engine import Engine
+from bge_worker.errors import TooLargeError, ValidationError
+from bge_worker.serving.requests import RerankRequest
+from bge_worker.serving.service import Service
+from bge_worker.serving.windows import split_documents
+from fakes.serving import answer
+
+FILLER, ANSWER, QUERY = "данные и лекция ", "градиентный спуск ищет минимум", "минимум спуск"
+
+
+@given(length=st.integers(1, 400), chunks=st.integers(2, 6), overlap=st.integers(0, 20))
+def test_windows_cover_a_document_and_fit_the_pair(
+    length: int, chunks: int, overlap: int, packed: Engine
+) -> None:
+    tokenizer = packed.tokenizer("rerank")
+    words = [f"слово{index} " for index in range(length)]
+    request = RerankRequest(
+        "q", ["".join(words)], max_length=64, max_chunks_per_doc=chunks, overlap_tokens=overlap
+    )
+    split = split_documents(request, tokenizer, 8192, 10**6)
+    assert split.windows is not None
+    assert len(split.texts) <= chunks
+    assert set(split.windows.owners) == {0}
+    read = {word for text in split.texts for word in text.split()}
+    unread = [word for word in words if word.strip() not in read]
+    assert bool(unread) <= bool(split.windows.unread)
+    encoded = tokenizer.encode_pairs("q", split.texts, 64)
+    assert all(pair.untruncated_length <= 64 + 2 for pair in encoded)
+
+
+def test_a_document_whose_answer_is_far_behind_ranks_first(service: Service) -> None:
+    far = FILLER * 1000 + ANSWER + FILLER
+    body = {"query": QUERY, "documents": [FILLER * 1500, far, "море"], "return_documents": True}
+    near = answer(service, body)
+    whole = answer(service, {**body, "max_chunks_per_doc": 20})
+    assert near["truncated"] == [0, 1]
+    assert whole["truncated"] == []
+    assert whole["results"][0]["index"] == 1
+    assert whole["results"][0]["document"] == {"text": far}
+    assert [result["index"] for result in whole["results"]] != [r["index"] for r in near["results"]]
+    assert whole["usage"]["prompt_tokens"] > near["usage"]["prompt_tokens"]
+
+
+def test_windows_have_the_limit_of_a_requests_tokens(packed: Engine) -> None:
+    request = RerankRequest("q", [FILLER * 100] * 50, max_length=64, max_chunks_per_doc=9)
+    request = replace(request, overlap_tokens=0)
+    with pytest.raises(TooLargeError, match=r"at most 1000 tokens .* in the first 2 of 50"):
+        split_documents(request, packed.tokenizer("rerank"), 8192, 1000)
+
+
+def test_the_end_of_a_document_that_no_window_reads_is_reported(service: Service) -> None:
+    body = {"query": "q", "documents": ["a", FILLER * 1500], "max_chunks_per_doc": 2}
+    assert answer(service, body)["truncated"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"overlap_tokens": 500, "max_length": 100}, "`overlap_tokens` must be below 94"),
+        ({"truncate": False}, r"`documents\[0\]` has .* too many for `max_chunks_per_doc` 2"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(
+    packed: Engine, fields: dict[str, int], message: str
+) -> None:
+    request = RerankRequest("q", [FILLER * 1500], max_chunks_per_doc=2, **fields)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=message):
+        split_documents(request, packed.tokenizer("rerank"), 8192, 10**6)
