@@ -5,6 +5,7 @@ python tests/clients/cases.py    write the page
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -44,6 +45,11 @@ class Case:
         return self.script.partition("/")[0]
 
     @property
+    def anchor(self) -> str:
+        """The fragment of the script's heading on the page."""
+        return re.sub(r"[^\w-]", "", self.script)
+
+    @property
     def id(self) -> str:
         return "-".join([self.script.removesuffix(".py"), self.task, *self.model.split("/")[:-1]])
 
@@ -67,7 +73,6 @@ CASES = (
         "project/huggingface_hub_client.py",
         "",
         model="",
-        note="`/embed` is the same.",
     ),
     embed(
         "huggingface_hub `InferenceClient.feature_extraction`",
@@ -211,14 +216,56 @@ CASES = (
         note='Without `input_type="feature-extraction"` it looks the model up on huggingface.co.',
     ),
     rerank("litellm `huggingface/`", LITELLM, "", model="huggingface/bge-reranker-v2-m3"),
-    embed("litellm `cohere/`", LITELLM, "/v1/embed", model="cohere/bge-m3"),
-    rerank("litellm `cohere/`", LITELLM, "", model="cohere/bge-reranker-v2-m3"),
     embed(
-        "litellm `ollama/`",
+        "litellm `cohere/`",
         LITELLM,
-        "",
-        model="ollama/bge-m3",
-        note="Sends no key: only for a server without `BGE_API_KEY`.",
-        sends_key=False,
+        "/v1/embed",
+        model="cohere/bge-m3",
+        note="For embeddings `api_base` is the route's whole URL.",
     ),
+    rerank("litellm `cohere/`", LITELLM, "", model="cohere/bge-reranker-v2-m3"),
+    embed("litellm `ollama/`", LITELLM, "", model="ollama/bge-m3"),
 )
+
+INTRODUCTION = f"""# Clients
+
+Client packages that work unchanged against the HTTP server, here at `{SERVER}`. The API
+key is `BGE_API_KEY`. A model's name may be one that `/v1/models` lists, its last part, or an alias
+(`BGE_EMBED_ALIASES`, `BGE_RERANK_ALIASES`); clients without one get the model of the route's kind.
+
+Each row is a test: the vectors or scores are those of `/native/embed` or `/native/rerank`, and of a
+blank text the client shows the server's error message, unless the note says otherwise. The versions
+are in `tests/requirements.txt` and `tests/clients/requirements/`; `make test-clients` tests them.
+
+`/reranker` is a base URL for clients of text-embeddings-inference that ask `/info` first, such as
+Dify's: it describes the reranker. `/infinity` is Infinity's: documents come back as plain strings.
+
+"""
+CODE = """
+## Code
+
+The code of each test. `url` is the base URL of the table.
+"""
+
+
+def page() -> str:
+    rows = ["| client | base URL | model name | note |", "| --- | --- | --- | --- |"]
+    rows += [row(case) for case in CASES]
+    scripts = dict.fromkeys(case.script for case in CASES if not case.error)
+    sections = [
+        f"\n### {script}\n\n```python\n{(FOLDER / script).read_text('utf-8')}```\n"
+        for script in scripts
+    ]
+    return INTRODUCTION + "\n".join(rows) + "\n" + CODE + "".join(sections)
+
+
+def row(case: Case) -> str:
+    name = case.client if case.error else f"[{case.client}](#{case.anchor})"
+    model = f"`{case.model}`" if case.model else ""
+    hidden = "" if case.shows_errors else "Does not show the server's error message."
+    note = " ".join(filter(None, [case.note, hidden]))
+    return f"| {name} | `{SERVER}{case.path}` | {model} | {note} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")

@@ -20,7 +20,7 @@ import pytest
 
 from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
-from clients.cases import CASES, FOLDER, PROJECT, Case
+from clients.cases import CASES, FOLDER, PAGE, PROJECT, Case, page
 from conftest import ROOT
 from fakes.serving import KEY, serving
 
@@ -120,3 +120,12 @@ def check(case: Case, value: Any, server: Server) -> None:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         assert case.is_normalized == np.allclose(norms, 1, atol=1e-3)
         close(vectors / norms, server.vectors)
+
+
+def test_the_page_is_written_from_the_cases() -> None:
+    assert PAGE.read_text("utf-8") == page(), "run `python tests/clients/cases.py`"
+
+
+def test_every_script_has_a_case() -> None:
+    scripts = {str(path.relative_to(FOLDER)) for path in FOLDER.glob("*/*.py")}
+    assert scripts == {case.script for case in CASES}

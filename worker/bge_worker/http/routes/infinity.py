@@ -18,11 +18,9 @@ from ...serving.openai import (
     Dimensions,
     OpenAIEmbedBody,
     OpenAIEmbedReply,
-    OpenAIModel,
     Usage,
     all_names,
     check_dimensions,
-    model_object,
 )
 from ...serving.requests import EmbedRequest, RerankRequest
 from ...settings import Settings
@@ -114,7 +112,13 @@ class InfinityStats(TypedDict):
     batch_size: int
 
 
-class InfinityModel(OpenAIModel):
+class InfinityModel(TypedDict):
+    """infinity-client accepts no other `owned_by`."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: Literal["infinity"]
     stats: InfinityStats
     backend: Literal["torch"]
     capabilities: list[Literal["embed", "rerank"]]
@@ -137,14 +141,20 @@ def list_models(service: Service, _: Mapping[str, str]) -> InfinityModelsReply:
         "results_pending": depth,
         "batch_size": settings.max_texts,
     }
-    return {
-        "object": "list",
-        "data": [
-            {**model_object(name), "stats": stats, "backend": "torch", "capabilities": [role]}
-            for role, model in service.models.items()
-            for name in all_names({role: model}, settings)
-        ],
-    }
+    models: list[InfinityModel] = [
+        {
+            "id": name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "infinity",
+            "stats": stats,
+            "backend": "torch",
+            "capabilities": [role],
+        }
+        for role, model in service.models.items()
+        for name in all_names({role: model}, settings)
+    ]
+    return {"object": "list", "data": models}
 
 
 def get_health(service: Service, _: Mapping[str, str]) -> InfinityHealth:
@@ -162,6 +172,6 @@ ROUTES = (
     ),
 )  # fmt: skip
 INFO_ROUTES = (
-    InfoRoute(("/models", "/infinity/models"), INFINITY, list_models, InfinityModelsReply),
+    InfoRoute(("/infinity/models",), INFINITY, list_models, InfinityModelsReply),
     InfoRoute(("/infinity/health",), INFINITY, get_health, InfinityHealth),
 )
