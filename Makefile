@@ -23,7 +23,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index test-kill test-openapi load soak serve verify deploy image-test lint-images lock lock-torch clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index test-kill test-openapi test-clients load soak serve verify deploy image-test lint-images lock lock-torch clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -144,6 +144,16 @@ test-openapi: $(VENV)/setup-test ## Check requests to Qdrant against its publish
 	rm -f checkpoints/calls.jsonl
 	QDRANT_CALLS=$(CURDIR)/checkpoints/calls.jsonl $(PY) -m pytest -q tests/retrieval/test_store.py tests/retrieval/test_qdrant.py tests/fakes/test_qdrant_server.py
 	$(PY) tests/retrieval/qdrant_openapi.py checkpoints/calls.jsonl
+
+CLIENTS := $(basename $(notdir $(wildcard tests/clients/requirements/*.txt)))
+
+.venv-clients-%/done: tests/clients/requirements/%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+test-clients: $(VENV)/setup-test $(CLIENTS:%=.venv-clients-%/done) ## Test client packages, unchanged, each group in its own environment (1.5 GB of disk)
+	$(PY) -m pytest -q tests/clients --clients
 
 load: $(VENV)/setup-test models/miniature-packed/done ## Send 20,000 requests from 256 clients and check every reply; then overload the queue
 	$(PY) benchmarks/load.py load

@@ -28,6 +28,7 @@ MODELS = ("bge-m3", "bge-reranker-v2-m3")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--images", action="store_true", help="build and run the images")
+    parser.addoption("--clients", action="store_true", help="call the clients of .venv-clients-*")
     parser.addoption("--long", action="store_true", help="parity at 8,192 tokens for every shape")
 
 

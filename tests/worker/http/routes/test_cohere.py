@@ -34,12 +34,3 @@ def test_every_embedding_type_is_a_view_of_the_same_vectors(
         embeddings["int8"][0], vector * 127 / np.abs(vector).max(), atol=0.51
     )
     assert embeddings["ubinary"][0] == np.packbits(vector > 0).tolist()
-
-
-def test_cohere_embed(url: str, vectors: list[list[float]]) -> None:
-    with httpx.Client() as transport:
-        client = cohere.ClientV2(api_key=KEY, base_url=url, httpx_client=transport)
-        reply = client.embed(
-            model="bge-m3", texts=TEXTS, input_type="search_document", embedding_types=["float"]
-        )
-        assert reply.embeddings.float_ == vectors

@@ -27,9 +27,7 @@ def test_bodies_and_replies(url: str) -> None:
     assert ranked[0]["score"] > ranked[1]["score"]
 
 
-def test_huggingface_inference_client(url: str, vectors: list[list[float]]) -> None:
+def test_huggingface_inference_client_raises_its_own_errors(url: str) -> None:
     client = InferenceClient(model=f"{url}/embed", token=KEY)
-    (got,) = client.feature_extraction(TEXTS[0])
-    np.testing.assert_allclose(got, vectors[0], atol=1e-5)
     with pytest.raises(HfHubHTTPError, match="422"):
         client.feature_extraction(" ")

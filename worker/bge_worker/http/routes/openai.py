@@ -32,18 +32,23 @@ class OpenAIErrorDetail(TypedDict):
 
 
 class OpenAIError(TypedDict):
+    """OpenAI's clients read `error`, Jina's on the same path `detail`."""
+
     error: OpenAIErrorDetail
+    detail: str
+
+
+def error_detail(error: WorkerError) -> OpenAIErrorDetail:
+    return {
+        "message": str(error),
+        "type": "server_error" if error.status >= 500 else "invalid_request_error",
+        "param": error.field,
+        "code": type(error).__name__,
+    }
 
 
 def error_body(error: WorkerError) -> OpenAIError:
-    return {
-        "error": {
-            "message": str(error),
-            "type": "server_error" if error.status >= 500 else "invalid_request_error",
-            "param": error.field,
-            "code": type(error).__name__,
-        }
-    }
+    return {"error": error_detail(error), "detail": str(error)}
 
 
 OPENAI = Dialect(error_body, OpenAIError, invalid_status=400)
@@ -69,6 +74,6 @@ def get_model(service: Service, parameters: Mapping[str, str]) -> OpenAIModel:
 
 
 INFO_ROUTES = (
-    InfoRoute((MODELS, RUNPOD + MODELS), OPENAI, list_models, OpenAIModelsReply),
+    InfoRoute((MODELS, RUNPOD + MODELS, "/models"), OPENAI, list_models, OpenAIModelsReply),
     InfoRoute((MODELS + "/{model:path}",), OPENAI, get_model, OpenAIModel),
 )

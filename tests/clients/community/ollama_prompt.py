@@ -1,0 +1,6 @@
+from ollama import Client
+
+
+def embed(url, key, model, texts):
+    client = Client(host=url, headers={"Authorization": f"Bearer {key}"})
+    return [client.embeddings(model=model, prompt=text).embedding for text in texts]
