@@ -23,7 +23,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index test-kill test-openapi test-clients load soak serve verify deploy image-test lint-images lock lock-torch clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index test-kill test-openapi test-clients test-clients-node load soak serve verify deploy image-test lint-images lock lock-torch clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -170,6 +170,13 @@ bench-client: $(VENV)/setup-test models/miniature-packed/done ## Measure the cli
 
 bench-index: $(VENV)/setup-test models/miniature-packed/done ## Measure how busy `bge index` keeps a worker, and its memory at a million lines (20 minutes)
 	$(PY) benchmarks/indexing.py
+
+NODE_CLIENTS := tests/clients/node
+$(NODE_CLIENTS)/node_modules/.package-lock.json: $(NODE_CLIENTS)/package-lock.json
+	npm --prefix $(NODE_CLIENTS) ci --ignore-scripts --no-audit --no-fund
+
+test-clients-node: $(VENV)/setup-test $(NODE_CLIENTS)/node_modules/.package-lock.json ## Call the server with JavaScript clients and with the bodies of applications (Node 20, npm and network)
+	$(PY) -m pytest -q $(NODE_CLIENTS) tests/clients/bodies
 
 # The CUDA packages are dependencies of torch, which the hash locks leave out.
 NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl \

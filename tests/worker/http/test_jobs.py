@@ -35,10 +35,13 @@ def test_a_job_has_the_states_of_the_platform(
     assert (counts["inProgress"], counts["inQueue"], counts["completed"]) == (3, 1, 0)
     cancelled = submit(url, "/runsync?wait=1000")
     assert cancelled["status"] == "IN_QUEUE"
+    status_sync = f"{url}/v2/some-id/status-sync/{waiting['id']}"
+    assert httpx.get(f"{status_sync}?wait=1000").json()["status"] == "IN_QUEUE"
+    assert httpx.get(f"{status_sync}?wait=1").status_code == 422
     assert httpx.post(f"{url}/cancel/{cancelled['id']}").json()["status"] == "CANCELLED"
     engine.gate.set()
-    eventually(lambda: status(url, waiting)["status"] == "COMPLETED")
-    completed = status(url, waiting)
+    completed = httpx.get(status_sync).json()
+    assert completed["status"] == "COMPLETED"
     assert completed["output"]["results"][0]["index"] == 1  # "three" is longer than "one"
     assert completed.keys() == {
         *("id", "status", "output", "delayTime", "executionTime", "workerId")

@@ -154,6 +154,7 @@ def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:
             ("POST", "/run", jobs.run),
             ("POST", "/runsync", jobs.runsync),
             ("GET", "/status/{job_id}", jobs.status),
+            ("GET", "/status-sync/{job_id}", jobs.status_sync),
             ("GET", "/stream/{job_id}", jobs.stream),
             ("POST", "/cancel/{job_id}", jobs.cancel),
             ("POST", "/purge-queue", jobs.purge_queue),

@@ -128,6 +128,7 @@ def _job_paths(schemas: _Schemas, prefix: str) -> dict[str, Schema]:
         "200": schemas.content("The job", JobReply),
         "404": schemas.content("No such job", NATIVE.error_type),
     }
+    waited = {**job, "422": schemas.content("`wait` is out of range", NATIVE.error_type)}
     stream = {**job, "200": schemas.content("The outputs so far", StreamReply)}
     purge = {"200": schemas.content("The number of cancelled jobs", PurgeReply)}
     health = {"200": schemas.content("Counts of jobs and workers", HealthReply)}
@@ -135,6 +136,9 @@ def _job_paths(schemas: _Schemas, prefix: str) -> dict[str, Schema]:
         f"{prefix}/run": {"post": {**submit, "parameters": endpoint}},
         f"{prefix}/runsync": {"post": {**submit, "parameters": [*endpoint, wait]}},
         f"{prefix}/status/{{job_id}}": {"get": {"parameters": by_id, "responses": {**job}}},
+        f"{prefix}/status-sync/{{job_id}}": {
+            "get": {"parameters": [*by_id, wait], "responses": waited}
+        },
         f"{prefix}/stream/{{job_id}}": {"get": {"parameters": by_id, "responses": {**stream}}},
         f"{prefix}/purge-queue": {"post": {"parameters": endpoint, "responses": purge}},
         f"{prefix}/cancel/{{job_id}}": {"post": {"parameters": by_id, "responses": {**job}}},

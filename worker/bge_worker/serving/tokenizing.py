@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..engine.tokenizer import Token, Tokenizer
 from ..errors import TooLargeError
+
+if TYPE_CHECKING:
+    from ..engine.tokenizer import Token, Tokenizer
 
 MAX_TOKENS = 200_000  # of a reply: as objects some 100 MB
 MAX_CHARACTERS = 1_000_000  # of all texts: half a second of one core

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
@@ -86,10 +87,7 @@ class RunPodRoutes:
         wait_seconds = read_wait(request) / 1e3
         job = self._jobs.submit(await self._read(request), self._timeouts.runsync_result)
         try:
-            async with asyncio.timeout(wait_seconds):
-                await job.over.wait()
-        except TimeoutError:
-            pass  # the caller polls
+            await wait_for_end(job, wait_seconds)
         except asyncio.CancelledError:  # the caller is gone and never got the job's id
             self._jobs.cancel(job)
             raise
@@ -97,6 +95,13 @@ class RunPodRoutes:
 
     async def status(self, request: Request) -> Response:
         return self._reply(self._job(request))
+
+    async def status_sync(self, request: Request) -> Response:
+        """Wait for the end of the job, as RunPod's JavaScript client asks after `/runsync`."""
+        wait_seconds = read_wait(request) / 1e3
+        job = self._job(request)
+        await wait_for_end(job, wait_seconds)
+        return self._reply(job)
 
     async def stream(self, request: Request) -> Response:
         """Return the status and the outputs so far: this worker streams none, so one at the end."""
@@ -141,8 +146,15 @@ class RunPodRoutes:
         return Response(self._jobs.reply(job), media_type="application/json")
 
 
+async def wait_for_end(job: Job, seconds: float) -> None:
+    """Wait at most so long: the caller polls after that."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await job.over.wait()
+
+
 def read_wait(request: Request) -> int:
-    """Return the milliseconds that `/runsync` waits for the end of the job.
+    """Return the milliseconds that the caller waits for the end of the job.
 
     Raises ValidationError: `wait` is not an integer in its range.
     """
