@@ -15,10 +15,16 @@ from .calls import (
     Call,
     EmbedCall,
     RerankCall,
-    lazily_checked,
 )
 from .chunking import Chunks
-from .codec import Dtype, EmbedOptions, RerankOptions, checked_documents, checked_texts
+from .codec import (
+    Dtype,
+    EmbedOptions,
+    RerankOptions,
+    checked_documents,
+    checked_texts,
+    iter_checked,
+)
 from .deadline import Deadline
 from .protocol import fetch_health, fetch_info
 from .results import Embedding, EmbedResult, Health, Info, RerankResult, merge, merge_rankings
@@ -93,7 +99,7 @@ class AsyncClient(BaseClient):
 
     async def embed_iter(
         self,
-        texts: Iterable[str],
+        texts: str | Iterable[str],
         *,
         dense: bool = True,
         sparse: bool = False,
@@ -113,7 +119,7 @@ class AsyncClient(BaseClient):
         """
         options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
         call = EmbedCall(options, self._expect_fingerprint)
-        chunks = await self._chunks(call, lazily_checked(texts), self._deadline(timeout))
+        chunks = await self._chunks(call, iter_checked(texts, "texts"), self._deadline(timeout))
         tasks = call.lazy_tasks(chunks, self._deadlines(timeout))
         async with aclosing(run_each(self._transport, tasks, self._max_in_flight)) as results:
             async for result in results:

@@ -15,7 +15,6 @@ from .codec import (
     EmbedOptions,
     Reply,
     RerankOptions,
-    checked_text,
     embed_result,
     ranked_documents,
     reply_metadata,
@@ -85,10 +84,6 @@ class BaseClient:
                     return Limits()
                 self._limits = Limits()  # a worker without `info`
         return self._limits
-
-
-def lazily_checked(texts: Iterable[str]) -> Iterator[str]:
-    return (checked_text(text, "texts", index) for index, text in enumerate(texts))
 
 
 def _checked_timeout(timeout: float) -> float:

@@ -18,10 +18,16 @@ from .calls import (
     Call,
     EmbedCall,
     RerankCall,
-    lazily_checked,
 )
 from .chunking import Chunks
-from .codec import Dtype, EmbedOptions, RerankOptions, checked_documents, checked_texts
+from .codec import (
+    Dtype,
+    EmbedOptions,
+    RerankOptions,
+    checked_documents,
+    checked_texts,
+    iter_checked,
+)
 from .deadline import Deadline
 from .errors import ConfigurationError
 from .protocol import fetch_health, fetch_info
@@ -99,7 +105,7 @@ class Client(BaseClient):
 
     def embed_iter(
         self,
-        texts: Iterable[str],
+        texts: str | Iterable[str],
         *,
         dense: bool = True,
         sparse: bool = False,
@@ -119,7 +125,7 @@ class Client(BaseClient):
         """
         options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
         call = EmbedCall(options, self._expect_fingerprint)
-        chunks = self._chunks(call, lazily_checked(texts), self._deadline(timeout))
+        chunks = self._chunks(call, iter_checked(texts, "texts"), self._deadline(timeout))
         cancelled = threading.Event()
         tasks = call.lazy_tasks(chunks, self._deadlines(timeout, cancelled))
         results = run_each(self._transport, tasks, self._max_in_flight, cancelled)

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,17 +88,26 @@ def _optional(field: str, value: int | None) -> dict[str, Any]:
     return {} if value is None else {field: value}
 
 
-def checked_texts(texts: object, field: str) -> list[str]:
-    """Return a text or an iterable of texts as a list.
+def iter_checked(texts: object, field: str) -> Iterator[str]:
+    """Return an iterator over a text or an iterable of texts, which checks each when it is read.
 
     Raises:
-        ValidationError: there is no text, or one that a worker would refuse.
+        ValidationError: `texts` is neither, or holds a text that a worker would refuse.
     """
     items = [texts] if isinstance(texts, str) else texts
     if isinstance(items, Mapping | bytes) or not isinstance(items, Iterable):
         given = type(texts).__name__
         raise ValidationError(f"`{field}` must hold strings. Given: {given}", field=field)
-    text_list = [checked_text(text, field, index) for index, text in enumerate(items)]
+    return (checked_text(text, field, index) for index, text in enumerate(items))
+
+
+def checked_texts(texts: object, field: str) -> list[str]:
+    """Return a text or an iterable of texts as a list.
+
+    Raises:
+        ValidationError: as `iter_checked`, or there is no text.
+    """
+    text_list = list(iter_checked(texts, field))
     if not text_list:
         raise ValidationError(f"`{field}` must hold at least one text", field=field)
     return text_list

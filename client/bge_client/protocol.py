@@ -54,6 +54,7 @@ GRACE_SECONDS = 10.0  # on top of that, for the response to arrive
 MIN_POLL_PAUSE, MAX_POLL_PAUSE = 0.1, 1.0  # seconds between two polls of a job
 CANCEL_SECONDS = 2.0
 MIN_TTL_MS = 10_000  # the platform's minimum
+MAX_BODY_BYTES = 1 << 28  # decompressed; ColBERT vectors of one text take up to 45 MB
 UNFINISHED_STATUSES = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
 STATUSES = (*UNFINISHED_STATUSES, "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 JSONObject = dict[str, Any]
@@ -201,13 +202,22 @@ def _submission(deadline: Deadline, payload: JSONObject) -> Request:
 def _cancel(job: JSONObject) -> Exchange[None]:
     """Try to cancel a job."""
     try:
-        yield Request("POST", f"/cancel/{_job_id(job)}", b"{}", CANCEL_SECONDS, is_cleanup=True)
+        path = f"/cancel/{_job_id(job)}"
+        response = yield Request("POST", path, b"{}", CANCEL_SECONDS, is_cleanup=True)
+        if response.status // 100 != 2:
+            raise status_error(response)
         log.info("cancelled job %s", job["id"])
     except BGEError as error:
         log.warning("could not cancel job %s: %s", job.get("id"), error)
 
 
 # --------------------------------------------------------------------------------- replies
+
+
+def check_size(body: bytearray) -> None:
+    """Raise ProtocolError if a body is too large to be a reply, as a compressed one can become."""
+    if len(body) > MAX_BODY_BYTES:
+        raise ProtocolError(f"the response exceeds {MAX_BODY_BYTES} bytes")
 
 
 def parse_object(response: Response) -> JSONObject:

@@ -15,11 +15,11 @@ from requests.auth import AuthBase
 from .deadline import Deadline
 from .errors import TransportError
 from .fork import renew_after_fork
-from .protocol import Exchange, Pause, Request, Response, Step
+from .protocol import Exchange, Pause, Request, Response, Step, check_size
 
 CONNECT_SECONDS = 10.0
 MAX_CONNECTIONS = 64  # kept open, for threads that share a client
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 16
 LENGTH_HEADERS = ("Content-Length", "Transfer-Encoding")
 T = TypeVar("T")
 
@@ -101,6 +101,7 @@ class Transport:
                 # `read1` returns what has arrived; `read` would wait for the whole piece.
                 while piece := response.raw.read1(PIECE_BYTES, decode_content=True):
                     body += piece
+                    check_size(body)
                     if deadline.remaining == 0:  # a cancelled call reads on, for its job's id
                         raise deadline.error()
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
