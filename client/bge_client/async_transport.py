@@ -43,7 +43,6 @@ class AsyncTransport:
 
     async def run(self, exchange: Exchange[T], deadline: Deadline) -> T:
         """Return the result of an exchange, or raise its error."""
-        deadline.start()
         try:
             step = next(exchange)
             while True:

@@ -20,7 +20,7 @@ import json
 import logging
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from . import strict_json
 from .codec import input_digest
@@ -42,7 +42,6 @@ from .errors import (
     worker_error,
 )
 from .redaction import redact
-from .results import Health, Info
 from .retry import RETRIES, Retries
 
 log = logging.getLogger("bge_client")
@@ -58,6 +57,7 @@ MAX_BODY_BYTES = 1 << 28  # decompressed; ColBERT vectors of one text take up to
 UNFINISHED_STATUSES = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
 STATUSES = (*UNFINISHED_STATUSES, "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 JSONObject = dict[str, Any]
+INFO: JSONObject = {"info": True}  # the smallest job: the worker describes itself
 
 
 @dataclass(frozen=True)
@@ -121,18 +121,6 @@ def request_json(deadline: Deadline, request: Request) -> Exchange[JSONObject]:
             yield Pause(retries.pause(error))
 
 
-def fetch_health(deadline: Deadline) -> Exchange[Health]:
-    """Return RunPod's `/health`."""
-    response = yield from request_json(deadline, Request("GET", "/health"))
-    return cast(Health, response)
-
-
-def fetch_info(deadline: Deadline, max_retries: float = RETRIES) -> Exchange[Info]:
-    """Return the worker's description of itself, from the smallest job there is."""
-    output = yield from run_job(deadline, {"info": True}, max_retries)
-    return cast(Info, output)
-
-
 def run_job(
     deadline: Deadline, payload: JSONObject, max_retries: float = RETRIES
 ) -> Exchange[JSONObject]:
@@ -181,11 +169,10 @@ def _job_state(
     """Submit a job, or poll the one with this id, and return its state."""
     retries = Retries(deadline, max_retries)
     while True:
-        is_poll = job_id is not None
         poll = Request("GET", f"/status/{job_id}")
-        request = poll if is_poll else _submission(deadline, payload)
+        request = _submission(deadline, payload) if job_id is None else poll
         try:
-            return _parse_job((yield request), is_poll)
+            return _parse_job((yield request), is_poll=request is poll)
         except (TransportError, HTTPStatusError) as error:
             yield Pause(retries.pause(error))
 

@@ -195,7 +195,7 @@ def test_warm_up_outlasts_errors_that_end_other_calls() -> None:
     refusals = [errors.TransportError("refused")] * 20 + [job({}, 503)] * 20
     info = job({"id": "i", "status": "COMPLETED", "output": {"device": "cpu"}})
     driver = Driver([*refusals, job(QUEUED), info], 600)
-    output = driver.run(protocol.fetch_info(driver.deadline, max_retries=float("inf")))
+    output = driver.run(protocol.run_job(driver.deadline, protocol.INFO, float("inf")))
     assert output == {"device": "cpu"}
     assert len(driver.paths) == 42
 
