@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, chain
 from typing import NamedTuple
 
@@ -69,6 +70,10 @@ class EmbedResult:
     count: int
     provider: str = "bge"
 
+    @cached_property
+    def _truncated_set(self) -> frozenset[int]:
+        return frozenset(self.truncated)
+
     def __len__(self) -> int:
         return self.count
 
@@ -79,7 +84,7 @@ class EmbedResult:
             None if self.dense is None else self.dense[index],
             None if self.sparse is None else self.sparse[index],
             None if self.colbert is None else self.colbert[index],
-            index % self.count in self.truncated,
+            index % self.count in self._truncated_set,
             self.fingerprint,
         )
 

@@ -662,6 +662,16 @@ def test_deadlines_of_two_calls_are_independent(client: Client, endpoint: Script
 # --------------------------------------------------------------------------- the package
 
 
+def test_truncated_texts_do_not_slow_iteration_down() -> None:
+    count = 100_000
+    dense, usage = np.zeros((count, 1), np.float32), bge_client.Usage()
+    truncated = list(range(count))
+    result = bge_client.EmbedResult(dense, None, None, truncated, usage, "m", "f", count)
+    start = time.perf_counter()
+    assert all(embedding.truncated for embedding in result)
+    assert time.perf_counter() - start < 5  # a search in the list for each text takes 30 s
+
+
 def test_all_names_every_export_and_error() -> None:
     assert sorted(bge_client.__all__) == bge_client.__all__
     assert all(hasattr(bge_client, name) for name in bge_client.__all__)
