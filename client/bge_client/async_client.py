@@ -122,7 +122,7 @@ class AsyncClient(BaseClient):
         return merge_rankings(rankings, top_n)
 
     async def info(self, timeout: float | None = None) -> dict[str, Any]:
-        """Return the worker's models, device and limits: the contract's `info`."""
+        """See `Client.info`."""
         deadline = self._deadline(timeout)
         return await self._transport.run(run_job(deadline, INFO), deadline)
 
@@ -132,7 +132,7 @@ class AsyncClient(BaseClient):
         return await self._transport.run(run_job(deadline, INFO, math.inf), deadline)
 
     async def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, Any]:
-        """Return RunPod's `/health`: counts of `jobs` and `workers`. Starts no worker."""
+        """See `Client.health`."""
         deadline = self._deadline(timeout)
         exchange = request_json(deadline, Request("GET", "/health"))
         return await self._transport.run(exchange, deadline)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import closing
+from itertools import chain
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -69,24 +70,23 @@ class _Workers(Generic[Result]):
         self._cancelled = cancelled
         self._process_id = os.getpid()
         self._queue: SimpleQueue[tuple[Future[list[Result]], Task[Result]] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
         _open.add(self)
 
     def submit(self, task: Task[Result]) -> Future[list[Result]]:
         future: Future[list[Result]] = Future()
         self._queue.put((future, task))
-        if len(self._threads) < self._count:
+        if len(self.threads) < self._count:
             thread = threading.Thread(target=self._work, name="bge-client", daemon=True)
-            self._threads.append(thread)
             thread.start()
-            _threads.add(thread)
+            self.threads.append(thread)
         return future
 
     def close(self) -> None:
         """End all tasks. Does nothing in the child of a fork, which has no threads to end."""
         if os.getpid() == self._process_id:
             self._cancelled.set()
-            for _ in self._threads:
+            for _ in self.threads:
                 self._queue.put(None)
 
     def _work(self) -> None:
@@ -99,14 +99,14 @@ class _Workers(Generic[Result]):
 
 
 _open: weakref.WeakSet[_Workers[Any]] = weakref.WeakSet()
-_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 @atexit.register
 def _cancel_jobs_at_exit() -> None:
     """Cancel the jobs of calls that were abandoned, as far as their ids are known by now."""
-    for workers in list(_open):
+    calls = list(_open)  # running threads keep theirs in it
+    for workers in calls:
         workers.close()
     end_time = time.monotonic() + CANCEL_SECONDS
-    for thread in list(_threads):
+    for thread in chain.from_iterable(workers.threads for workers in calls):
         thread.join(max(0.0, end_time - time.monotonic()))

@@ -59,7 +59,7 @@ class BaseClient:
         self._url = base_url(endpoint_from(os.environ) if endpoint is None else endpoint)
         is_given = api_key is not None
         self._key = read_secret(api_key, "api_key") if is_given else key_from(os.environ, self._url)
-        self._timeout = _checked_timeout(timeout)
+        self._timeout = Deadline(timeout).seconds
         self._max_in_flight = max_in_flight
         self._expect_fingerprint = expect_fingerprint
         self._limits: Limits | None = None
@@ -70,7 +70,7 @@ class BaseClient:
     def _deadline(
         self, timeout: float | None = None, cancelled: threading.Event | None = None
     ) -> Deadline:
-        return Deadline(self._timeout if timeout is None else _checked_timeout(timeout), cancelled)
+        return Deadline(self._timeout if timeout is None else timeout, cancelled)
 
     def _split(
         self, call: Call[Result], texts: Iterable[str], deadline: Deadline
@@ -88,13 +88,6 @@ class BaseClient:
                     self._limits = Limits()  # a worker without `info`
         chunks.limits = self._limits or chunks.limits
         return chunks
-
-
-def _checked_timeout(timeout: float) -> float:
-    """Raises ConfigurationError if `timeout` is not a usable number of seconds."""
-    if not 0 < timeout < threading.TIMEOUT_MAX:
-        raise ConfigurationError(f"`timeout` must be above 0 seconds. Given: {timeout}")
-    return timeout
 
 
 # ----------------------------------------------------------------------------------- calls
