@@ -56,7 +56,7 @@ async def _run(
     transport: AsyncTransport, task: Task[Result], slots: asyncio.Semaphore
 ) -> list[Result]:
     async with slots:
-        return await transport.run(task.exchange, task.deadline)
+        return await transport.run(*task)
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .async_bulk import run_all, run_each
 from .async_transport import AsyncTransport
-from .calls import (
-    HEALTH_TIMEOUT_SECONDS,
-    BaseClient,
-    Call,
-    EmbedCall,
-    RerankCall,
-    lazily_checked,
+from .calls import HEALTH_TIMEOUT_SECONDS, BaseClient, Call, EmbedCall, RerankCall
+from .codec import (
+    Dtype,
+    EmbedOptions,
+    RerankOptions,
+    checked_documents,
+    checked_texts,
+    iter_checked,
 )
-from .chunking import Chunks
-from .codec import Dtype, EmbedOptions, RerankOptions, checked_documents, checked_texts
-from .deadline import Deadline
-from .protocol import fetch_health, fetch_info
-from .results import Embedding, EmbedResult, Health, Info, RerankResult, merge, merge_rankings
+from .protocol import INFO, Request, request_json, run_job
+from .results import Embedding, EmbedResult, RerankResult, merge, merge_rankings
 
 if TYPE_CHECKING:
     import httpx2
@@ -78,22 +76,14 @@ class AsyncClient(BaseClient):
         dtype: Dtype | None = None,
         timeout: float | None = None,
     ) -> EmbedResult:
-        """Return the vectors of `texts` in order.
-
-        `dtype` is the type on the wire. The default is float16 if `colbert` is true, which halves
-        a large reply, else float32. `dense` is always float32; `colbert` keeps the wire type.
-
-        Raises:
-            ValidationError: a text is empty, blank or no string, or too long if not `truncate`.
-            BGEError: see `errors.py`. The call returns all vectors or none.
-        """
+        """See `Client.embed`."""
         options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
         call = EmbedCall(options, self._expect_fingerprint)
         return merge(await self._run_call(call, checked_texts(texts, "texts"), timeout))
 
     async def embed_iter(
         self,
-        texts: Iterable[str],
+        texts: str | Iterable[str],
         *,
         dense: bool = True,
         sparse: bool = False,
@@ -103,18 +93,13 @@ class AsyncClient(BaseClient):
         dtype: Dtype | None = None,
         timeout: float | None = None,
     ) -> AsyncGenerator[Embedding, None]:
-        """Yield the vectors of each text in order, reading `texts` lazily.
-
-        Memory is bounded: at most twice `max_in_flight` requests are queued or in flight. `timeout`
-        applies to each request. Closing the iterator cancels the requests in flight.
-
-        Raises:
-            BGEError: as `embed`. The vectors of the texts before an invalid one are yielded first.
-        """
+        """See `Client.embed_iter`."""
         options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
         call = EmbedCall(options, self._expect_fingerprint)
-        chunks = await self._chunks(call, lazily_checked(texts), self._deadline(timeout))
-        tasks = call.lazy_tasks(chunks, self._deadlines(timeout))
+        deadline = self._deadline(timeout)
+        exchange = self._split(call, iter_checked(texts, "texts"), deadline)
+        chunks = await self._transport.run(exchange, deadline)
+        tasks = call.tasks(chunks, lambda: self._deadline(timeout))
         async with aclosing(run_each(self._transport, tasks, self._max_in_flight)) as results:
             async for result in results:
                 for embedding in result:
@@ -131,49 +116,32 @@ class AsyncClient(BaseClient):
         truncate: bool = True,
         timeout: float | None = None,
     ) -> RerankResult:
-        """Return the documents by descending relevance to `query`. Ties keep their input order.
-
-        A document is a string, or an object with a `text`.
-
-        Raises:
-            ConfigurationError: `top_n` is below 1.
-            ValidationError: `query` or a document is empty, blank or no string.
-            BGEError: see `errors.py`.
-        """
+        """See `Client.rerank`."""
         call = RerankCall(RerankOptions(query, top_n, raw_scores, max_length, truncate))
         rankings = await self._run_call(call, checked_documents(documents), timeout)
         return merge_rankings(rankings, top_n)
 
-    async def info(self, timeout: float | None = None) -> Info:
-        """Return the worker's models, device and limits: the contract's `info`."""
+    async def info(self, timeout: float | None = None) -> dict[str, Any]:
+        """See `Client.info`."""
         deadline = self._deadline(timeout)
-        return await self._transport.run(fetch_info(deadline), deadline)
+        return await self._transport.run(run_job(deadline, INFO), deadline)
 
-    async def warm_up(self, timeout: float | None = None) -> Info:
-        """Wait until a worker answers, however often that fails, and return its `info`.
-
-        Raises:
-            BGEError: no worker answers before the deadline, or the error is permanent.
-        """
+    async def warm_up(self, timeout: float | None = None) -> dict[str, Any]:
+        """See `Client.warm_up`."""
         deadline = self._deadline(timeout)
-        return await self._transport.run(fetch_info(deadline, max_retries=math.inf), deadline)
+        return await self._transport.run(run_job(deadline, INFO, math.inf), deadline)
 
-    async def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> Health:
-        """Return RunPod's `/health`: counts of `jobs` and `workers`. Starts no worker."""
+    async def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, Any]:
+        """See `Client.health`."""
         deadline = self._deadline(timeout)
-        return await self._transport.run(fetch_health(deadline), deadline)
+        exchange = request_json(deadline, Request("GET", "/health"))
+        return await self._transport.run(exchange, deadline)
 
     async def _run_call(
         self, call: Call[Result], texts: list[str], timeout: float | None
     ) -> list[Result]:
         """Send all texts, and return the results of their chunks in order."""
         deadline = self._deadline(timeout)
-        tasks = call.tasks(await self._chunks(call, texts, deadline), deadline)
+        chunks = await self._transport.run(self._split(call, texts, deadline), deadline)
+        tasks = list(call.tasks(chunks, lambda: deadline))
         return await run_all(self._transport, tasks, self._max_in_flight)
-
-    async def _chunks(self, call: Call[Result], texts: Iterable[str], deadline: Deadline) -> Chunks:
-        """Split texts by the worker's limits; by the default ones, if they fit one chunk."""
-        chunks = Chunks(texts, call.cost)
-        if not chunks.is_single():
-            chunks.limits = await self._transport.run(self._worker_limits(deadline), deadline)
-        return chunks

@@ -8,7 +8,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TypeVar
 
 from .deadline import Deadline
-from .protocol import Exchange, Pause, Request, Response, Step
+from .protocol import Exchange, Pause, Request, Response, Step, check_size
 from .transport import CONNECT_SECONDS, MAX_CONNECTIONS, transport_error
 
 try:
@@ -43,7 +43,6 @@ class AsyncTransport:
 
     async def run(self, exchange: Exchange[T], deadline: Deadline) -> T:
         """Return the result of an exchange, or raise its error."""
-        deadline.start()
         try:
             step = next(exchange)
             while True:
@@ -80,20 +79,24 @@ class AsyncTransport:
         """
         deadline.start()
         deadline.check()
+        body = bytearray()
         has_body = request.body is not None
         headers = self._headers | ({"Content-Type": "application/json"} if has_body else {})
         timeout = httpx2.Timeout(request.read_timeout, connect=CONNECT_SECONDS, pool=None)
         try:
             with anyio.move_on_after(deadline.remaining):
-                response = await self._session().request(
+                async with self._session().stream(
                     request.method,
                     self.url + request.path,
                     content=request.body,
                     headers=headers,
                     timeout=timeout,
                     follow_redirects=False,  # a redirected POST becomes a GET
-                )
-                return Response(response.status_code, response.headers, response.content)
+                ) as response:
+                    async for piece in response.aiter_bytes():
+                        body += piece
+                        check_size(body)
+                return Response(response.status_code, response.headers, bytes(body))
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             is_invalid = isinstance(error, (httpx2.InvalidURL, httpx2.UnsupportedProtocol))
             is_timeout = isinstance(error, httpx2.TimeoutException)

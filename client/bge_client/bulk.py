@@ -10,6 +10,8 @@ import weakref
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import closing
+from itertools import chain
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -26,9 +28,10 @@ def run_all(transport: Transport, tasks: list[Task[Result]], max_in_flight: int)
     The first failure, of whichever task, cancels the others and is raised. A single task needs no
     other thread.
     """
+    exchange, deadline = tasks[0]
     if len(tasks) == 1:
-        return transport.run(tasks[0].exchange, tasks[0].deadline)
-    with _Workers[Result](transport, max_in_flight, tasks[0].deadline.cancelled) as workers:
+        return transport.run(exchange, deadline)
+    with closing(_Workers[Result](transport, max_in_flight, deadline.cancelled)) as workers:
         futures = [workers.submit(task) for task in tasks]
         done = wait(futures, return_when=FIRST_EXCEPTION).done
         return [result for future in futures if future in done for result in future.result()]
@@ -45,7 +48,7 @@ def run_each(
     A failure, or closing the generator, sets `cancelled`, which ends all other tasks.
     """
     pending: deque[Future[list[Result]]] = deque()
-    with _Workers[Result](transport, max_in_flight, cancelled) as workers:
+    with closing(_Workers[Result](transport, max_in_flight, cancelled)) as workers:
         for task in tasks:
             while pending and (len(pending) >= 2 * max_in_flight or pending[0].done()):
                 yield from pending.popleft().result()
@@ -55,7 +58,7 @@ def run_each(
 
 
 class _Workers(Generic[Result]):
-    """Up to `count` threads that run tasks, until the end of a `with` block.
+    """Up to `count` threads that run tasks, until `close`.
 
     A thread may still wait for a response then, to cancel its job. Unlike an executor's, it does
     not keep the interpreter from exiting.
@@ -67,50 +70,43 @@ class _Workers(Generic[Result]):
         self._cancelled = cancelled
         self._process_id = os.getpid()
         self._queue: SimpleQueue[tuple[Future[list[Result]], Task[Result]] | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
         _open.add(self)
-
-    def __enter__(self) -> _Workers[Result]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
 
     def submit(self, task: Task[Result]) -> Future[list[Result]]:
         future: Future[list[Result]] = Future()
         self._queue.put((future, task))
-        if len(self._threads) < self._count:
+        if len(self.threads) < self._count:
             thread = threading.Thread(target=self._work, name="bge-client", daemon=True)
-            self._threads.append(thread)
             thread.start()
-            _threads.add(thread)
+            self.threads.append(thread)
         return future
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         """End all tasks. Does nothing in the child of a fork, which has no threads to end."""
         if os.getpid() == self._process_id:
             self._cancelled.set()
-            for _ in self._threads:
+            for _ in self.threads:
                 self._queue.put(None)
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             future, task = item
             try:
-                future.set_result(self._transport.run(task.exchange, task.deadline))
+                future.set_result(self._transport.run(*task))
             except BaseException as error:
                 future.set_exception(error)
 
 
 _open: weakref.WeakSet[_Workers[Any]] = weakref.WeakSet()
-_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 @atexit.register
 def _cancel_jobs_at_exit() -> None:
     """Cancel the jobs of calls that were abandoned, as far as their ids are known by now."""
-    for workers in list(_open):
-        workers.cancel()
+    calls = list(_open)  # running threads keep theirs in it
+    for workers in calls:
+        workers.close()
     end_time = time.monotonic() + CANCEL_SECONDS
-    for thread in list(_threads):
+    for thread in chain.from_iterable(workers.threads for workers in calls):
         thread.join(max(0.0, end_time - time.monotonic()))

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import repeat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from .chunking import RANKED_DOCUMENT_BYTES, Cost, Limits, estimate_reply_bytes, estimate_tokens
+from .chunking import (
+    RANKED_DOCUMENT_BYTES,
+    Chunks,
+    Cost,
+    Limits,
+    estimate_reply_bytes,
+    estimate_tokens,
+)
 from .codec import (
     EmbedOptions,
     Reply,
     RerankOptions,
-    checked_text,
     embed_result,
     ranked_documents,
     reply_metadata,
@@ -30,7 +34,7 @@ from .errors import (
     TooLargeError,
     WorkerError,
 )
-from .protocol import Exchange, fetch_info, run_job
+from .protocol import INFO, Exchange, run_job
 from .redaction import read_secret
 from .results import EmbedResult, RerankResult
 
@@ -55,7 +59,7 @@ class BaseClient:
         self._url = base_url(endpoint_from(os.environ) if endpoint is None else endpoint)
         is_given = api_key is not None
         self._key = read_secret(api_key, "api_key") if is_given else key_from(os.environ, self._url)
-        self._timeout = _checked_timeout(timeout)
+        self._timeout = Deadline(timeout).seconds
         self._max_in_flight = max_in_flight
         self._expect_fingerprint = expect_fingerprint
         self._limits: Limits | None = None
@@ -66,47 +70,31 @@ class BaseClient:
     def _deadline(
         self, timeout: float | None = None, cancelled: threading.Event | None = None
     ) -> Deadline:
-        return Deadline(self._timeout if timeout is None else _checked_timeout(timeout), cancelled)
+        return Deadline(self._timeout if timeout is None else timeout, cancelled)
 
-    def _deadlines(
-        self, timeout: float | None, cancelled: threading.Event | None = None
-    ) -> Iterator[Deadline]:
-        """Yield a new deadline for each request of a call."""
-        while True:
-            yield self._deadline(timeout, cancelled)
+    def _split(
+        self, call: Call[Result], texts: Iterable[str], deadline: Deadline
+    ) -> Exchange[Chunks]:
+        """Split texts by the worker's limits; by the default ones, if they fit one chunk.
 
-    def _worker_limits(self, deadline: Deadline) -> Exchange[Limits]:
-        """Return the worker's limits, or the contract's defaults if `info` fails."""
-        if self._limits is None:
+        The default ones apply too if `info` fails.
+        """
+        chunks = Chunks(texts, call.cost)
+        if self._limits is None and not chunks.is_single():
             try:
-                self._limits = Limits.of((yield from fetch_info(deadline)))
+                self._limits = Limits.of((yield from run_job(deadline, INFO)))
             except (WorkerError, JobError, ProtocolError) as error:
-                if error.retry:
-                    return Limits()
-                self._limits = Limits()  # a worker without `info`
-        return self._limits
-
-
-def lazily_checked(texts: Iterable[str]) -> Iterator[str]:
-    return (checked_text(text, "texts", index) for index, text in enumerate(texts))
-
-
-def _checked_timeout(timeout: float) -> float:
-    """Raises ConfigurationError if `timeout` is not a usable number of seconds."""
-    if not 0 < timeout < threading.TIMEOUT_MAX:
-        raise ConfigurationError(f"`timeout` must be above 0 seconds. Given: {timeout}")
-    return timeout
+                if not error.retry:
+                    self._limits = Limits()  # a worker without `info`
+        chunks.limits = self._limits or chunks.limits
+        return chunks
 
 
 # ----------------------------------------------------------------------------------- calls
 
 
-@dataclass
-class Task(Generic[Result]):
-    """The exchange that sends one chunk, and its deadline."""
-
-    exchange: Exchange[list[Result]]
-    deadline: Deadline
+# The exchange that sends one chunk, and its deadline: what the `run` of a transport takes.
+Task = tuple[Exchange[list[Result]], Deadline]
 
 
 class Call(ABC, Generic[Result]):
@@ -129,12 +117,8 @@ class Call(ABC, Generic[Result]):
     @abstractmethod
     def cost(self, text: str) -> Cost: ...
 
-    def tasks(self, chunks: Iterable[list[str]], deadline: Deadline) -> list[Task[Result]]:
-        """Return the tasks of all chunks, which share a deadline."""
-        return list(self.lazy_tasks(chunks, repeat(deadline)))
-
-    def lazy_tasks(
-        self, chunks: Iterable[list[str]], deadlines: Iterator[Deadline]
+    def tasks(
+        self, chunks: Iterable[list[str]], new_deadline: Callable[[], Deadline]
     ) -> Iterator[Task[Result]]:
         """Yield the task of each chunk. If reading the texts fails, the last task raises the error.
 
@@ -143,11 +127,11 @@ class Call(ABC, Generic[Result]):
         offset = 0
         try:
             for texts in chunks:
-                deadline = next(deadlines)
-                yield Task(self.send(deadline, texts, offset), deadline)
+                deadline = new_deadline()
+                yield self.send(deadline, texts, offset), deadline
                 offset += len(texts)
         except Exception as error:
-            yield Task(_raise(error), next(deadlines))
+            yield _raise(error), new_deadline()
 
     def send(self, deadline: Deadline, texts: list[str], offset: int) -> Exchange[list[Result]]:
         """Send a chunk, or its halves if it is too large. Errors count texts from the call's first.

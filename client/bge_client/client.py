@@ -7,25 +7,23 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import requests
 
 from .bulk import run_all, run_each
-from .calls import (
-    HEALTH_TIMEOUT_SECONDS,
-    BaseClient,
-    Call,
-    EmbedCall,
-    RerankCall,
-    lazily_checked,
+from .calls import HEALTH_TIMEOUT_SECONDS, BaseClient, Call, EmbedCall, RerankCall
+from .codec import (
+    Dtype,
+    EmbedOptions,
+    RerankOptions,
+    checked_documents,
+    checked_texts,
+    iter_checked,
 )
-from .chunking import Chunks
-from .codec import Dtype, EmbedOptions, RerankOptions, checked_documents, checked_texts
-from .deadline import Deadline
 from .errors import ConfigurationError
-from .protocol import fetch_health, fetch_info
-from .results import Embedding, EmbedResult, Health, Info, RerankResult, merge, merge_rankings
+from .protocol import INFO, Request, request_json, run_job
+from .results import Embedding, EmbedResult, RerankResult, merge, merge_rankings
 from .transport import Transport
 
 Result = TypeVar("Result")
@@ -99,7 +97,7 @@ class Client(BaseClient):
 
     def embed_iter(
         self,
-        texts: Iterable[str],
+        texts: str | Iterable[str],
         *,
         dense: bool = True,
         sparse: bool = False,
@@ -119,9 +117,11 @@ class Client(BaseClient):
         """
         options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
         call = EmbedCall(options, self._expect_fingerprint)
-        chunks = self._chunks(call, lazily_checked(texts), self._deadline(timeout))
+        deadline = self._deadline(timeout)
+        exchange = self._split(call, iter_checked(texts, "texts"), deadline)
+        chunks = self._transport.run(exchange, deadline)
         cancelled = threading.Event()
-        tasks = call.lazy_tasks(chunks, self._deadlines(timeout, cancelled))
+        tasks = call.tasks(chunks, lambda: self._deadline(timeout, cancelled))
         results = run_each(self._transport, tasks, self._max_in_flight, cancelled)
         process_id = os.getpid()
         with closing(results):
@@ -158,36 +158,31 @@ class Client(BaseClient):
         rankings = self._run_call(call, checked_documents(documents), timeout)
         return merge_rankings(rankings, top_n)
 
-    def info(self, timeout: float | None = None) -> Info:
+    def info(self, timeout: float | None = None) -> dict[str, Any]:
         """Return the worker's models, device and limits: the contract's `info`."""
         deadline = self._deadline(timeout)
-        return self._transport.run(fetch_info(deadline), deadline)
+        return self._transport.run(run_job(deadline, INFO), deadline)
 
-    def warm_up(self, timeout: float | None = None) -> Info:
+    def warm_up(self, timeout: float | None = None) -> dict[str, Any]:
         """Wait until a worker answers, however often that fails, and return its `info`.
 
         Raises:
             BGEError: no worker answers before the deadline, or the error is permanent.
         """
         deadline = self._deadline(timeout)
-        return self._transport.run(fetch_info(deadline, max_retries=math.inf), deadline)
+        return self._transport.run(run_job(deadline, INFO, math.inf), deadline)
 
-    def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> Health:
+    def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, Any]:
         """Return RunPod's `/health`: counts of `jobs` and `workers`. Starts no worker."""
         deadline = self._deadline(timeout)
-        return self._transport.run(fetch_health(deadline), deadline)
+        exchange = request_json(deadline, Request("GET", "/health"))
+        return self._transport.run(exchange, deadline)
 
     def _run_call(
         self, call: Call[Result], texts: list[str], timeout: float | None
     ) -> list[Result]:
         """Send all texts, and return the results of their chunks in order."""
         deadline = self._deadline(timeout)
-        tasks = call.tasks(self._chunks(call, texts, deadline), deadline)
+        chunks = self._transport.run(self._split(call, texts, deadline), deadline)
+        tasks = list(call.tasks(chunks, lambda: deadline))
         return run_all(self._transport, tasks, self._max_in_flight)
-
-    def _chunks(self, call: Call[Result], texts: Iterable[str], deadline: Deadline) -> Chunks:
-        """Split texts by the worker's limits; by the default ones, if they fit one chunk."""
-        chunks = Chunks(texts, call.cost)
-        if not chunks.is_single():
-            chunks.limits = self._transport.run(self._worker_limits(deadline), deadline)
-        return chunks

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,17 +88,26 @@ def _optional(field: str, value: int | None) -> dict[str, Any]:
     return {} if value is None else {field: value}
 
 
-def checked_texts(texts: object, field: str) -> list[str]:
-    """Return a text or an iterable of texts as a list.
+def iter_checked(texts: object, field: str) -> Iterator[str]:
+    """Return an iterator over a text or an iterable of texts, which checks each when it is read.
 
     Raises:
-        ValidationError: there is no text, or one that a worker would refuse.
+        ValidationError: `texts` is neither, or holds a text that a worker would refuse.
     """
     items = [texts] if isinstance(texts, str) else texts
     if isinstance(items, Mapping | bytes) or not isinstance(items, Iterable):
         given = type(texts).__name__
         raise ValidationError(f"`{field}` must hold strings. Given: {given}", field=field)
-    text_list = [checked_text(text, field, index) for index, text in enumerate(items)]
+    return (checked_text(text, field, index) for index, text in enumerate(items))
+
+
+def checked_texts(texts: object, field: str) -> list[str]:
+    """Return a text or an iterable of texts as a list.
+
+    Raises:
+        ValidationError: as `iter_checked`, or there is no text.
+    """
+    text_list = list(iter_checked(texts, field))
     if not text_list:
         raise ValidationError(f"`{field}` must hold at least one text", field=field)
     return text_list
@@ -151,9 +160,8 @@ def embed_result(reply: Reply, options: EmbedOptions, count: int) -> EmbedResult
     Raises:
         ProtocolError: the reply does not match the request or the contract.
     """
-    width = _positive_integer(reply, "dimensions") if options.dense else None
     return EmbedResult(
-        dense=_dense(_items(reply, "embeddings", count), width, options) if width else None,
+        dense=_dense(reply, options, count) if options.dense else None,
         sparse=[
             _sparse(item) for item in _items(reply, "sparse_embeddings", count)
         ] if options.sparse else None,
@@ -192,20 +200,21 @@ def _ranked_document(item: object, documents: Sequence[str]) -> RankedDocument:
     score: Any = item.get("relevance_score") if isinstance(item, dict) else None
     if type(index) is not int or not 0 <= index < len(documents):
         raise ProtocolError(f"`results` must hold an `index` below {len(documents)}")
-    try:
-        number = float(score) if type(score) in (float, int) else math.nan
-    except OverflowError:  # an integer of 400 digits
-        number = math.inf
-    if not math.isfinite(number):
+    # An integer of 400 digits is no float.
+    if type(score) not in (float, int) or not abs(score) <= sys.float_info.max:
         raise ProtocolError("`results` must hold a `relevance_score`")
-    return RankedDocument(index, number, documents[index])
+    return RankedDocument(index, float(score), documents[index])
 
 
-def _dense(items: list[Any], width: int, options: EmbedOptions) -> Floats:
+def _dense(reply: Reply, options: EmbedOptions, count: int) -> Floats:
+    width = reply.get("dimensions")
+    if type(width) is not int or width < 1:
+        raise ProtocolError("`dimensions` must be a positive integer")
+    items = _items(reply, "embeddings", count)
     vectors = [_floats(item, options.wire_dtype) for item in items]
-    size = next((len(vector) for vector in vectors if len(vector) != width), width)
-    if size != width:
-        raise ProtocolError(f"`embeddings` must have {width} dimensions each. Given: {size}")
+    for size in map(len, vectors):
+        if size != width:
+            raise ProtocolError(f"`embeddings` must have {width} dimensions each. Given: {size}")
     return np.stack(vectors).astype(np.float32, copy=False)
 
 
@@ -257,13 +266,6 @@ def _items(reply: Reply, field: str, count: int) -> list[Any]:
         actual = len(items) if isinstance(items, list) else type(items).__name__
         raise ProtocolError(f"`{field}` must hold {count} items. Given: {actual}")
     return items
-
-
-def _positive_integer(reply: Reply, field: str) -> int:
-    value = reply.get(field)
-    if type(value) is not int or value < 1:
-        raise ProtocolError(f"`{field}` must be a positive integer")
-    return value
 
 
 def _string(reply: Reply, field: str) -> str:

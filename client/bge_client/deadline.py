@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 
-from .errors import DeadlineError
+from .errors import ConfigurationError, DeadlineError
 
 
 class Deadline:
     """The end of a call on the monotonic clock. The clock starts with the call's first request.
 
     The requests of a call may share `cancelled`, an event that ends all of them.
+
+    Raises:
+        ConfigurationError: `seconds` is not a usable timeout.
     """
 
     def __init__(
@@ -21,6 +24,8 @@ class Deadline:
         cancelled: threading.Event | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        if not 0 < seconds < threading.TIMEOUT_MAX:
+            raise ConfigurationError(f"`timeout` must be above 0 seconds. Given: {seconds}")
         self.seconds = seconds
         self.cancelled = cancelled or threading.Event()
         self._clock = clock

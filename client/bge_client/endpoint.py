@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from .errors import ConfigurationError
 from .redaction import read_secret
@@ -44,34 +44,22 @@ def base_url(url: str) -> str:
     """Return the address of an endpoint without a trailing `/runsync`, `/run` or `/v1`.
 
     Raises:
-        ConfigurationError: it is not an http(s) address.
-    """
-    parts = split_url(url, "endpoint")
-    if parts.scheme not in ("http", "https"):
-        raise ConfigurationError(
-            "`endpoint` must be an http(s) address, like https://api.runpod.ai/v2/<id>"
-        )
-    path = parts.path.rstrip("/")
-    for suffix in SUFFIXES:
-        path = path.removesuffix(suffix)
-    return f"{parts.scheme}://{parts.netloc}{path}"
-
-
-def split_url(url: str, field: str) -> SplitResult:
-    """Split an address.
-
-    Raises:
-        ConfigurationError: it is invalid or holds credentials. The message does not quote it.
+        ConfigurationError: it is no http(s) address, or holds credentials. The message does not
+            quote it.
     """
     try:
         parts = urlsplit(url.strip())
-        is_valid = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", parts.netloc)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_valid = is_http and parts.port != 0 and not re.search(r"\s", parts.netloc)
     except ValueError:  # its message quotes the password
         is_valid = False
     if not is_valid:
         raise ConfigurationError(
-            f"`{field}` must be an http(s) address, like http://127.0.0.1:8000"
+            "`endpoint` must be an http(s) address, like https://api.runpod.ai/v2/<id>"
         )
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError(f"`{field}` must hold neither a user, a query nor a fragment")
-    return parts
+        raise ConfigurationError("`endpoint` must hold neither a user, a query nor a fragment")
+    path = parts.path.rstrip("/")
+    for suffix in SUFFIXES:
+        path = path.removesuffix(suffix)
+    return f"{parts.scheme}://{parts.netloc}{path}"

@@ -20,7 +20,7 @@ import json
 import logging
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from . import strict_json
 from .codec import input_digest
@@ -42,7 +42,6 @@ from .errors import (
     worker_error,
 )
 from .redaction import redact
-from .results import Health, Info
 from .retry import RETRIES, Retries
 
 log = logging.getLogger("bge_client")
@@ -54,9 +53,11 @@ GRACE_SECONDS = 10.0  # on top of that, for the response to arrive
 MIN_POLL_PAUSE, MAX_POLL_PAUSE = 0.1, 1.0  # seconds between two polls of a job
 CANCEL_SECONDS = 2.0
 MIN_TTL_MS = 10_000  # the platform's minimum
+MAX_BODY_BYTES = 1 << 28  # decompressed; ColBERT vectors of one text take up to 45 MB
 UNFINISHED_STATUSES = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
 STATUSES = (*UNFINISHED_STATUSES, "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 JSONObject = dict[str, Any]
+INFO: JSONObject = {"info": True}  # the smallest job: the worker describes itself
 
 
 @dataclass(frozen=True)
@@ -120,18 +121,6 @@ def request_json(deadline: Deadline, request: Request) -> Exchange[JSONObject]:
             yield Pause(retries.pause(error))
 
 
-def fetch_health(deadline: Deadline) -> Exchange[Health]:
-    """Return RunPod's `/health`."""
-    response = yield from request_json(deadline, Request("GET", "/health"))
-    return cast(Health, response)
-
-
-def fetch_info(deadline: Deadline, max_retries: float = RETRIES) -> Exchange[Info]:
-    """Return the worker's description of itself, from the smallest job there is."""
-    output = yield from run_job(deadline, {"info": True}, max_retries)
-    return cast(Info, output)
-
-
 def run_job(
     deadline: Deadline, payload: JSONObject, max_retries: float = RETRIES
 ) -> Exchange[JSONObject]:
@@ -180,11 +169,10 @@ def _job_state(
     """Submit a job, or poll the one with this id, and return its state."""
     retries = Retries(deadline, max_retries)
     while True:
-        is_poll = job_id is not None
         poll = Request("GET", f"/status/{job_id}")
-        request = poll if is_poll else _submission(deadline, payload)
+        request = _submission(deadline, payload) if job_id is None else poll
         try:
-            return _parse_job((yield request), is_poll)
+            return _parse_job((yield request), is_poll=request is poll)
         except (TransportError, HTTPStatusError) as error:
             yield Pause(retries.pause(error))
 
@@ -201,13 +189,22 @@ def _submission(deadline: Deadline, payload: JSONObject) -> Request:
 def _cancel(job: JSONObject) -> Exchange[None]:
     """Try to cancel a job."""
     try:
-        yield Request("POST", f"/cancel/{_job_id(job)}", b"{}", CANCEL_SECONDS, is_cleanup=True)
+        path = f"/cancel/{_job_id(job)}"
+        response = yield Request("POST", path, b"{}", CANCEL_SECONDS, is_cleanup=True)
+        if response.status // 100 != 2:
+            raise status_error(response)
         log.info("cancelled job %s", job["id"])
     except BGEError as error:
         log.warning("could not cancel job %s: %s", job.get("id"), error)
 
 
 # --------------------------------------------------------------------------------- replies
+
+
+def check_size(body: bytearray) -> None:
+    """Raise ProtocolError if a body is too large to be a reply, as a compressed one can become."""
+    if len(body) > MAX_BODY_BYTES:
+        raise ProtocolError(f"the response exceeds {MAX_BODY_BYTES} bytes")
 
 
 def parse_object(response: Response) -> JSONObject:

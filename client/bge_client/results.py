@@ -4,35 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, chain
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 WireFloats = NDArray[np.float32] | NDArray[np.float16]
-
-
-class Info(TypedDict, total=False):
-    """What a worker reports of itself."""
-
-    models: dict[str, dict[str, str | int]]  # by role: embed, rerank
-    engine: str
-    device: str
-    dtype: str
-    attention: str
-    attention_reason: str
-    max_batch_tokens: int
-    limits: dict[str, int]
-    versions: dict[str, str]
-
-
-class Health(TypedDict, total=False):
-    """RunPod's `/health`: the number of jobs and of workers in each state."""
-
-    jobs: dict[str, int]
-    workers: dict[str, int]
 
 
 class SparseVector(NamedTuple):
@@ -90,6 +70,10 @@ class EmbedResult:
     count: int
     provider: str = "bge"
 
+    @cached_property
+    def _truncated_set(self) -> frozenset[int]:
+        return frozenset(self.truncated)
+
     def __len__(self) -> int:
         return self.count
 
@@ -100,7 +84,7 @@ class EmbedResult:
             None if self.dense is None else self.dense[index],
             None if self.sparse is None else self.sparse[index],
             None if self.colbert is None else self.colbert[index],
-            index % self.count in self.truncated,
+            index % self.count in self._truncated_set,
             self.fingerprint,
         )
 

@@ -120,7 +120,8 @@ class Router:
         """
         env = os.environ if env is None else env
         urls = {kind: endpoint_of(env, kind) for kind in ("EMBEDDINGS", "RERANKER")}
-        key = read_secret(env.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
+        keys = (read_secret(env.get(name), name) for name in ("RUNPOD_API_KEY", "BGE_API_KEY"))
+        key = next(filter(None, keys), "")  # "": the client reads no other environment
 
         def route(kind: str, name: str) -> Route:
             url = urls[kind] or urls["EMBEDDINGS"] or urls["RERANKER"]

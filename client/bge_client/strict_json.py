@@ -21,20 +21,14 @@ def loads(text: str | bytes) -> Any:
         raise ValueError(error.msg) from None
     except RecursionError:
         raise ValueError(TOO_DEEP) from None
-    if _brackets(text) > MAX_DEPTH and _is_deep(value):
+    data = text.encode(errors="replace") if isinstance(text, str) else text
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deep(value):  # counting is fast
         raise ValueError(TOO_DEEP)
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
-
-
-def _brackets(text: str | bytes) -> int:
-    """Count the opening brackets, an upper bound of the depth."""
-    if isinstance(text, bytes):
-        return text.count(b"[") + text.count(b"{")
-    return text.count("[") + text.count("{")
 
 
 def _is_deep(value: Any) -> bool:

@@ -10,16 +10,15 @@ from typing import Any, TypeVar
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
 
 from .deadline import Deadline
 from .errors import TransportError
 from .fork import renew_after_fork
-from .protocol import Exchange, Pause, Request, Response, Step
+from .protocol import Exchange, Pause, Request, Response, Step, check_size
 
 CONNECT_SECONDS = 10.0
 MAX_CONNECTIONS = 64  # kept open, for threads that share a client
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 16
 LENGTH_HEADERS = ("Content-Length", "Transfer-Encoding")
 T = TypeVar("T")
 
@@ -34,7 +33,7 @@ class Transport:
 
     def __init__(self, url: str, key: str | None, session: requests.Session | None = None) -> None:
         self.url = url
-        self._auth = _BearerAuth(key)
+        self._key = key
         self._owns_session = session is None
         self._session = session or new_session()
         self._is_closed = False
@@ -51,7 +50,6 @@ class Transport:
 
     def run(self, exchange: Exchange[T], deadline: Deadline) -> T:
         """Return the result of an exchange, or raise its error."""
-        deadline.start()
         try:
             step = next(exchange)
             while True:
@@ -93,7 +91,7 @@ class Transport:
                 self.url + request.path,
                 data=request.body,
                 headers={"Content-Type": "application/json"} if request.body is not None else {},
-                auth=self._auth,
+                auth=self._authorize,
                 timeout=(min(CONNECT_SECONDS, remaining), min(request.read_timeout, remaining)),
                 allow_redirects=False,  # a redirected POST becomes a GET
                 stream=True,
@@ -101,6 +99,7 @@ class Transport:
                 # `read1` returns what has arrived; `read` would wait for the whole piece.
                 while piece := response.raw.read1(PIECE_BYTES, decode_content=True):
                     body += piece
+                    check_size(body)
                     if deadline.remaining == 0:  # a cancelled call reads on, for its job's id
                         raise deadline.error()
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
@@ -114,14 +113,8 @@ class Transport:
             raise TransportError(f"no response from {self.url}: its head is incomplete")
         return Response(response.status_code, response.headers, bytes(body))
 
-
-class _BearerAuth(AuthBase):
-    """Sends the key as a bearer token. Any `auth` object keeps requests from reading ~/.netrc."""
-
-    def __init__(self, key: str | None) -> None:
-        self._key = key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Send the key as a bearer token. Any `auth` keeps requests from reading ~/.netrc."""
         if self._key:
             request.headers["Authorization"] = f"Bearer {self._key}"
         return request

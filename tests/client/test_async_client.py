@@ -63,7 +63,6 @@ def test_methods_are_those_of_the_blocking_client(method: str) -> None:
         )
     ]
     assert parameters[0] == parameters[1]
-    assert inspect.getdoc(blocking) == inspect.getdoc(asynchronous)
     returned = inspect.signature(blocking).return_annotation
     returned = returned.replace(
         "Generator[Embedding, None, None]", "AsyncGenerator[Embedding, None]"

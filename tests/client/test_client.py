@@ -25,6 +25,7 @@ from fakes.scripted import (
     completed,
     completed_for,
     completed_with,
+    compressed,
     failed,
     gzipped,
     half_body,
@@ -110,6 +111,16 @@ def test_compressed_reply_is_read_and_its_cookie_dropped(
     check_vectors(client.embed(TEXTS), TEXTS)
     assert "gzip" in endpoint.seen[0].headers["Accept-Encoding"]
     assert "Cookie" not in endpoint.seen[1].headers
+
+
+def test_body_is_bounded_after_decompression(
+    client: Client, endpoint: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_BODY_BYTES", 1_000_000)
+    endpoint.on(SYNC, compressed(b" " * 50_000_000))
+    with pytest.raises(errors.ProtocolError, match="the response exceeds 1000000 bytes"):
+        client.embed(TEXTS)
+    assert len(endpoint.seen) == 1
 
 
 def test_connection_is_used_again(client: Client, endpoint: Scripted) -> None:
@@ -611,6 +622,14 @@ def test_embed_iter_reads_and_sends_lazily(client: Client, endpoint: Scripted) -
     assert len(endpoint.seen) == before
 
 
+def test_embed_iter_takes_a_string_as_one_text(client: Client) -> None:
+    (embedding,) = client.embed_iter("море")
+    np.testing.assert_array_equal(embedding.dense, vector_of("море"))
+    for texts in ({"море": 1}, b"a", None):
+        with pytest.raises(errors.ValidationError, match="`texts` must hold strings"):
+            next(client.embed_iter(texts))  # type: ignore[arg-type]
+
+
 def test_embed_iter_yields_the_texts_before_an_invalid_one(client: Client) -> None:
     vectors = client.embed_iter([*MANY, " "])
     for text in MANY:
@@ -641,6 +660,16 @@ def test_deadlines_of_two_calls_are_independent(client: Client, endpoint: Script
 
 
 # --------------------------------------------------------------------------- the package
+
+
+def test_truncated_texts_do_not_slow_iteration_down() -> None:
+    count = 100_000
+    dense, usage = np.zeros((count, 1), np.float32), bge_client.Usage()
+    truncated = list(range(count))
+    result = bge_client.EmbedResult(dense, None, None, truncated, usage, "m", "f", count)
+    start = time.perf_counter()
+    assert all(embedding.truncated for embedding in result)
+    assert time.perf_counter() - start < 5  # a search in the list for each text takes 30 s
 
 
 def test_all_names_every_export_and_error() -> None:

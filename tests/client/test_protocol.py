@@ -135,10 +135,15 @@ def test_interrupted_submission_has_nothing_to_cancel() -> None:
     assert driver.paths == ["/runsync"]
 
 
-def test_failed_cancellation_raises_the_interruption(caplog: pytest.LogCaptureFixture) -> None:
-    _, error = run_job(job(QUEUED), KeyboardInterrupt(), errors.TransportError("reset"))
+@pytest.mark.parametrize(
+    ("reply", "reason"), [(errors.TransportError("reset"), "reset"), (job({}, 500), "HTTP 500")]
+)
+def test_failed_cancellation_raises_the_interruption(
+    reply: Reply, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, error = run_job(job(QUEUED), KeyboardInterrupt(), reply)
     assert isinstance(error, KeyboardInterrupt)
-    assert "could not cancel job job-1: reset" in caplog.text
+    assert f"could not cancel job job-1: {reason}" in caplog.text
 
 
 def test_closed_exchange_requests_nothing() -> None:
@@ -190,7 +195,7 @@ def test_warm_up_outlasts_errors_that_end_other_calls() -> None:
     refusals = [errors.TransportError("refused")] * 20 + [job({}, 503)] * 20
     info = job({"id": "i", "status": "COMPLETED", "output": {"device": "cpu"}})
     driver = Driver([*refusals, job(QUEUED), info], 600)
-    output = driver.run(protocol.fetch_info(driver.deadline, max_retries=float("inf")))
+    output = driver.run(protocol.run_job(driver.deadline, protocol.INFO, float("inf")))
     assert output == {"device": "cpu"}
     assert len(driver.paths) == 42
 

@@ -198,6 +198,18 @@ def test_variables_of_the_contract_are_read(endpoint: Scripted) -> None:
     assert {seen.headers["Authorization"] for seen in endpoint.seen} == {"Bearer k3y"}
 
 
+def test_mapping_is_the_whole_environment(
+    endpoint: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", "of-the-process")
+    env = {"BGE_EMBEDDINGS_ENDPOINT": endpoint.url}
+    for variables in (env, env | {"BGE_API_KEY": "k3y"}):
+        with Router.from_env(variables) as router:
+            router.embed("море")
+    headers = [seen.headers.get("Authorization") for seen in endpoint.seen]
+    assert headers == [None, "Bearer k3y"]
+
+
 def test_on_rerank_gets_the_result_and_its_errors_are_logged_by_type(
     endpoint: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -158,9 +158,12 @@ def slow_body(exchange: Exchange) -> None:
 def gzipped(exchange: Exchange) -> None:
     """Answer like `completed`, compressed, with a cookie."""
     body = {"id": "job-1", "status": "COMPLETED", "output": output_of(exchange.payload)}
-    headers = {"Content-Encoding": "gzip", "Set-Cookie": "session=1; Path=/"}
-    compressed = gzip.compress(json.dumps(body).encode())
-    exchange.reply(200, compressed, headers | {"Content-Length": str(len(compressed))})
+    compressed(json.dumps(body).encode(), {"Set-Cookie": "session=1; Path=/"})(exchange)
+
+
+def compressed(body: bytes, headers: dict[str, str] | None = None) -> Action:
+    encoding = {"Content-Encoding": "gzip"}
+    return lambda exchange: exchange.reply(200, gzip.compress(body), encoding | (headers or {}))
 
 
 # --------------------------------------------------------------------------------- server
