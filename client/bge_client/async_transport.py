@@ -8,6 +8,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TypeVar
 
 from .deadline import Deadline
+from .errors import ConfigurationError
 from .protocol import Exchange, Pause, Request, Response, Step, check_size
 from .transport import CONNECT_SECONDS, MAX_CONNECTIONS, transport_error
 
@@ -30,7 +31,10 @@ class AsyncTransport:
         self.url = url
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._passed_session = session
-        self._tls = httpx2.create_ssl_context() if session is None else None
+        try:
+            self._tls = httpx2.create_ssl_context() if session is None else None
+        except OSError as error:
+            raise ConfigurationError(f"the TLS certificates cannot be read: {error}") from None
         self._sessions: list[httpx2.AsyncClient] = []  # the last one is in use
         self._owner: tuple[object, int] | None = None  # their event loop and process
 

@@ -12,7 +12,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from .deadline import Deadline
-from .errors import TransportError
+from .errors import ConfigurationError, DeadlineError, TransportError
 from .fork import renew_after_fork
 from .protocol import Exchange, Pause, Request, Response, Step, check_size
 
@@ -80,6 +80,7 @@ class Transport:
         Raises:
             TransportError: no response, or an incomplete one.
             DeadlineError: the deadline has passed.
+            ConfigurationError: there are no TLS certificates at the configured path.
         """
         deadline.start()
         deadline.check()
@@ -107,6 +108,10 @@ class Transport:
             is_timeout = isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError))
             is_invalid = isinstance(error, requests.exceptions.InvalidURL)
             raise transport_error(self.url, error, is_timeout, is_invalid) from None
+        except DeadlineError:  # an OSError too
+            raise
+        except OSError as error:  # of requests itself: a file named by the environment
+            raise ConfigurationError(f"the TLS certificates cannot be read: {error}") from None
         has_length = any(name in response.headers for name in LENGTH_HEADERS)
         if response.status_code == 200 and not body and not has_length:
             deadline.check()

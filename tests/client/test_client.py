@@ -157,6 +157,15 @@ def test_invalid_argument_of_the_client_is_named(
     assert "secret" not in str(caught.value)
 
 
+def test_missing_certificates_are_a_configuration_error(
+    connect: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        monkeypatch.setenv(name, "/missing.pem")
+    with pytest.raises(errors.ConfigurationError, match="TLS certificates cannot be read"):
+        connect("https://127.0.0.1:9").info()
+
+
 def test_invalid_argument_of_a_call_is_named(client: Client) -> None:
     with pytest.raises(errors.ConfigurationError, match="at least one of `dense`"):
         client.embed("a", dense=False)
