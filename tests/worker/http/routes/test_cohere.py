@@ -43,3 +43,23 @@ def test_cohere_embed(url: str, vectors: list[list[float]]) -> None:
             model="bge-m3", texts=TEXTS, input_type="search_document", embedding_types=["float"]
         )
         assert reply.embeddings.float_ == vectors
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        (
+            "/v2/embed",
+            {"texts": ["a"], "embedding_types": ["x"]},
+            "`embedding_types[0]` must be one",
+        ),
+        ("/embeddings", {"input": "a", "embedding_type": "x"}, "`embedding_type` must be one of"),
+        ("/rerank", {"query": "q", "documents": ["a"], "return_documents": "x"}, '"true", "false"'),
+    ],
+)
+def test_an_unknown_keyword_is_refused(
+    path: str, body: dict[str, object], reason: str, url: str
+) -> None:
+    reply = httpx.post(url + path, json=body, headers={"Authorization": f"Bearer {KEY}"})
+    assert reply.status_code in (400, 422)
+    assert reason in reply.text.replace("\\", "")
