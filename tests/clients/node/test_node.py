@@ -10,24 +10,17 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
 from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
+from fakes.native import QUERY, TEXTS, TOLERANCE, Native, native_replies
 from fakes.serving import KEY, serving
 
 FOLDER = Path(__file__).parent
-QUERY = "как найти минимум функции"
-TEXTS = [
-    "A transaction is all or nothing.",
-    "Градиентный спуск ищет минимум функции.",
-    "Море шумит у берега.",
-]
-TOLERANCE = 1e-5  # of a text alone and in a batch
 NAMES = ["miniature/bge-m3", "bge-m3"]
 RERANKER_NAMES = ["miniature/bge-reranker-v2-m3", "bge-reranker-v2-m3"]
 
@@ -39,23 +32,10 @@ pytestmark = [
 ]
 
 
-class Server(NamedTuple):
-    """A server with a key, and what its native routes reply to the texts of the tests."""
-
-    url: str
-    vectors: np.ndarray
-    ranking: list[tuple[int, float]]
-
-
 @pytest.fixture(scope="module")
-def server(packed: Engine) -> Iterator[Server]:
+def server(packed: Engine) -> Iterator[Native]:
     with serving(packed, Settings(api_key=KEY)) as url:
-        headers = {"Authorization": f"Bearer {KEY}"}
-        with httpx.Client(base_url=f"{url}/native", headers=headers) as client:
-            embedded = client.post("/embed", json={"texts": TEXTS}).json()
-            reranked = client.post("/rerank", json={"query": QUERY, "documents": TEXTS}).json()
-        ranking = [(r["index"], r["relevance_score"]) for r in reranked["results"]]
-        yield Server(url, np.array(embedded["embeddings"]), ranking)
+        yield native_replies(url, KEY)
 
 
 def call(client: str, function: str, url: str, *values: Any, key: str = KEY) -> dict[str, Any]:
@@ -88,7 +68,7 @@ def call(client: str, function: str, url: str, *values: Any, key: str = KEY) -> 
         ("runpod-sdk", "embedQueued"),
     ],
 )
-def test_embed(client: str, function: str, server: Server) -> None:
+def test_embed(client: str, function: str, server: Native) -> None:
     result = call(client, function, server.url, TEXTS)
     assert "error" not in result, result
     np.testing.assert_allclose(result["value"], server.vectors, atol=TOLERANCE)
@@ -103,13 +83,13 @@ def test_embed(client: str, function: str, server: Server) -> None:
         ("runpod-sdk", "rerank"),
     ],
 )
-def test_rerank(client: str, function: str, server: Server) -> None:
+def test_rerank(client: str, function: str, server: Native) -> None:
     result = call(client, function, server.url, QUERY, TEXTS)
     assert "error" not in result, result
     assert [tuple(item) for item in result["value"]] == server.ranking
 
 
-def test_similarity(server: Server) -> None:
+def test_similarity(server: Native) -> None:
     result = call("huggingface", "similarity", server.url, TEXTS[0], TEXTS[1:])
     cosines = server.vectors[1:] @ server.vectors[0]
     np.testing.assert_allclose(result["value"], cosines, atol=TOLERANCE)
@@ -119,17 +99,17 @@ def test_similarity(server: Server) -> None:
     "client",
     ["openai", "langchain-openai", "cohere-ai", "huggingface", "ollama", "runpod-sdk"],
 )
-def test_clients_show_the_reason_of_a_refusal(client: str, server: Server) -> None:
+def test_clients_show_the_reason_of_a_refusal(client: str, server: Native) -> None:
     result = call(client, "embed", server.url, ["a", " "])
     assert "must not be empty or blank" in result["error"]
 
 
-def test_models(server: Server) -> None:
+def test_models(server: Native) -> None:
     assert call("openai", "models", server.url)["value"] == [*NAMES, *RERANKER_NAMES]
     tagged = [f"{name}:latest" for name in NAMES]
     assert call("ollama", "models", server.url)["value"] == tagged
 
 
-def test_runpod_health(server: Server) -> None:
+def test_runpod_health(server: Native) -> None:
     health = call("runpod-sdk", "health", server.url)["value"]
     assert health["workers"]["idle"] + health["workers"]["running"] >= 1

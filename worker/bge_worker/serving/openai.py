@@ -66,8 +66,9 @@ class OpenAIEmbedBody(validation.ForeignBody):
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
     add_special_tokens: Any = None
     priority: NEUTRAL = None
-    # Infinity's
+    # Infinity's, RAGFlow's
     modality: Any = None
+    drop_params: NEUTRAL = None
 
     FIXED: ClassVar[Mapping[str, tuple[object, str]]] = {
         "late_chunking": (False, "texts are embedded one by one"),

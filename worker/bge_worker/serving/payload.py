@@ -31,7 +31,8 @@ TextLength = Annotated[
 PairLength = Annotated[
     int, Meta(ge=requests.MIN_PAIR_LENGTH, le=requests.MAX_LENGTH, description="Tokens per pair")
 ]
-MaxChunks = Annotated[int, Meta(ge=1, le=1000, description="Windows of a long document")]
+MAX_CHUNKS = 1000
+MaxChunks = Annotated[int, Meta(ge=1, le=MAX_CHUNKS, description="Windows of a long document")]
 Overlap = Annotated[int, Meta(ge=0, le=requests.MAX_LENGTH, description="Tokens of two windows")]
 TopN = Annotated[int, Meta(ge=1, description="All documents, unless given")]
 

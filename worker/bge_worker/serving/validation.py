@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
@@ -210,17 +210,22 @@ def _fault(message: str, value: Any, expected: Any, name: str) -> ValidationErro
 def _describe(reason: str, value: Any, expected: Any, name: str) -> str:
     given = shortened(value) if type(value) is int else kind_of(value)
     if reason.startswith("Invalid enum"):
-        choices = next(
-            get_args(field.type)
-            for field in msgspec.structs.fields(expected)
-            if field.encode_name == name
-        )
+        fields = msgspec.structs.fields(expected)
+        (kind,) = (f.type for f in fields if f.encode_name == name.partition("[")[0])
+        choices = _keywords(kind)
         return f"`{name}` must be one of {json.dumps(choices)[1:-1]}. Given: {shortened(value)}"
     if not reason.startswith("Expected"):  # a nested object with a missing or an unknown field
         return f"`{name}`: {reason[0].lower()}{reason[1:100]}"
     types, _, limit = reason.removeprefix("Expected `").partition(", got ")[0].partition("`")
     kinds = " or ".join(KINDS[kind] for kind in types.split(" | ") if kind != "null")
     return f"`{name}` must be {kinds}{limit}. Given: {given}"
+
+
+def _keywords(kind: Any) -> list[str]:
+    """Return the values of the Literals in a type."""
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    return [keyword for argument in get_args(kind) for keyword in _keywords(argument)]
 
 
 def kind_of(value: object) -> str:

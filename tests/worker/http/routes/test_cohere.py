@@ -34,3 +34,23 @@ def test_every_embedding_type_is_a_view_of_the_same_vectors(
         embeddings["int8"][0], vector * 127 / np.abs(vector).max(), atol=0.51
     )
     assert embeddings["ubinary"][0] == np.packbits(vector > 0).tolist()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        (
+            "/v2/embed",
+            {"texts": ["a"], "embedding_types": ["x"]},
+            "`embedding_types[0]` must be one",
+        ),
+        ("/embeddings", {"input": "a", "embedding_type": "x"}, "`embedding_type` must be one of"),
+        ("/rerank", {"query": "q", "documents": ["a"], "return_documents": "x"}, '"true", "false"'),
+    ],
+)
+def test_an_unknown_keyword_is_refused(
+    path: str, body: dict[str, object], reason: str, url: str
+) -> None:
+    reply = httpx.post(url + path, json=body, headers={"Authorization": f"Bearer {KEY}"})
+    assert reply.status_code in (400, 422)
+    assert reason in reply.text.replace("\\", "")

@@ -20,7 +20,7 @@ from ...errors import ValidationError
 from ...serving import requests
 from ...serving.model_names import check_model
 from ...serving.openai import NEUTRAL, Dimensions, Usage, check_dimensions
-from ...serving.payload import MaxChunks, Overlap, RankedDocument
+from ...serving.payload import MAX_CHUNKS, Overlap, RankedDocument
 from ...serving.requests import EmbedRequest, RerankRequest
 from ...serving.validation import (
     EXAMPLES,
@@ -35,6 +35,7 @@ from ...settings import Settings
 from .route import PROVIDER, Route
 
 TokensPerDocument = Annotated[int, Meta(ge=1, description="Tokens of query and document together")]
+Flag = bool | Literal["true", "false"]  # RAGFlow sends strings
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 
 
@@ -45,16 +46,17 @@ class CohereRerankBody(ForeignBody):
     documents: Documents
     model: str | None = None
     top_n: Annotated[int, Meta(ge=1)] | None = None
-    return_documents: bool = False
+    return_documents: Flag = False
     max_tokens_per_doc: TokensPerDocument | None = None
-    max_chunks_per_doc: MaxChunks = 1
+    max_chunks_per_doc: Annotated[int, Meta(ge=1)] = 1
     overlap_tokens: Overlap = requests.DEFAULT_OVERLAP
     rank_fields: Any = None
     priority: NEUTRAL = None
-    # this server's own, Infinity's, Jina's
+    # this server's own, Infinity's, Jina's, vLLM's
     raw_scores: bool = False
     max_length: TokensPerDocument | None = None
     truncation: bool = True
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
     return_embeddings: Any = None
     # Xinference's, RAGFlow's
     return_len: NEUTRAL = None
@@ -68,16 +70,19 @@ class CohereRerankBody(ForeignBody):
     def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
         """Raises ValidationError for a limit of the settings, NotServedError for another model."""
         check_model(self.model, model, settings.rerank_aliases)
-        max_length = self.max_tokens_per_doc or self.max_length or requests.DEFAULT_PAIR_LENGTH
+        max_length = self.max_tokens_per_doc or self.max_length or self.truncate_prompt_tokens
+        if max_length == -1:  # vLLM's: the model's own
+            max_length = requests.MAX_LENGTH
+        max_length = max_length or requests.DEFAULT_PAIR_LENGTH
         return RerankRequest(
             query=self.query,
             texts=as_documents(self.query, self.documents, "documents", settings.max_texts),
             top_n=self.top_n,
             raw_scores=self.raw_scores,
-            return_documents=self.return_documents,
+            return_documents=self.return_documents in (True, "true"),
             max_length=min(requests.MAX_LENGTH, max(requests.MIN_PAIR_LENGTH, max_length)),
             truncate=self.truncation,
-            max_chunks_per_doc=self.max_chunks_per_doc,
+            max_chunks_per_doc=min(self.max_chunks_per_doc, MAX_CHUNKS),
             overlap_tokens=self.overlap_tokens,
         )
 
@@ -207,5 +212,6 @@ ROUTES = (
     ),
     Route(("/rerank",), "documents", PROVIDER, "rerank", CohereRerankBody, CohereRerankReply),
     Route(("/v2/embed",), "texts", COHERE, "embed", CohereEmbedBody, CohereEmbedReply),
+    Route(("/embed",), "texts", PROVIDER, "embed", CohereV1EmbedBody, CohereEmbedReply),
     Route(("/v1/embed",), "texts", COHERE, "embed", CohereV1EmbedBody, CohereEmbedReply),
 )  # fmt: skip

@@ -18,6 +18,7 @@ from ...serving.openai import NEUTRAL, Dimensions, all_names, check_dimensions
 from ...serving.requests import EmbedRequest
 from ...serving.validation import ForeignBody, Query, Texts, as_texts
 from ...settings import Settings
+from .cohere import CohereRerankBody, CohereRerankReply
 from .route import Dialect, InfoRoute, Route
 
 if TYPE_CHECKING:  # imports torch
@@ -139,6 +140,8 @@ def get_version(service: Service, _: Mapping[str, str]) -> OllamaVersion:
 OLLAMA = Dialect(error_body, OllamaError, invalid_status=400)
 ROUTES = (
     Route(("/api/embed",), "input", OLLAMA, "embed", OllamaEmbedBody, OllamaEmbedReply),
+    # not Ollama's own: Dify sends it
+    Route(("/api/rerank",), "documents", OLLAMA, "rerank", CohereRerankBody, CohereRerankReply),
     Route(("/api/embeddings",), "prompt", OLLAMA, "embed", OllamaPromptBody, OllamaPromptReply),
 )
 INFO_ROUTES = (

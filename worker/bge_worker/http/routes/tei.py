@@ -37,6 +37,7 @@ class TeiEmbedBody(ForeignBody):
     normalize: bool = True
     dimensions: Dimensions | None = None
     prompt_name: Any = None
+    options: NEUTRAL = None  # Weaviate's: to wait for the model, to cache
 
     FIXED: ClassVar[Mapping[str, tuple[object, str]]] = {
         "prompt_name": (None, "the models have no prompts")
