@@ -30,13 +30,19 @@ BODIES: dict[str, Any] = {
     "/v1/embeddings": {"input": [TEXT], "model": "miniature/bge-m3", "dimensions": 512},
     "/rerank": {"query": TEXT, "documents": [TEXT], "return_documents": True},
     "/embed": {"inputs": TEXT, "truncate": True},
+    "/v2/embed": {"texts": [TEXT], "embedding_types": ["int8", "float"], "truncate": "END"},
+    "/api/embed": {"input": [TEXT], "model": "bge-m3:latest", "options": {}},
+    "/score": {"text_1": TEXT, "text_2": [TEXT, "a"], "truncate_prompt_tokens": 20},
+    "/tokenize": {"inputs": [TEXT], "add_special_tokens": True},
+    "/decode": {"ids": [[0, 5, 2]], "skip_special_tokens": True},
+    "/similarity": {"inputs": {"source_sentence": TEXT, "sentences": [TEXT, "a"]}},
     "/runsync": {
         "input": {"texts": [TEXT], "return_dense": True},
         "policy": {"ttl": 10_000, "executionTimeout": 10_000},
     },
     "/run": {"input": {"openai_route": "/v1/embeddings", "openai_input": {"input": TEXT}}},
 }
-DOCUMENTED = {200, 404, 408, 413, 422, 429}
+DOCUMENTED = {200, 400, 404, 408, 413, 422, 429}
 
 
 @pytest.fixture(scope="module")
