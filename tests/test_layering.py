@@ -63,7 +63,7 @@ RETRIEVAL_EXTRAS = {
     "cli": {"click", "tqdm", "pydantic", "rich"},
 }
 # Of the client, what retrieval may import from: modules whose names are public and stay.
-PUBLIC_CLIENT = {"", "cli", "codec", "redaction", "results", "strict_json"}
+PUBLIC_CLIENT = {"", "cli", "codec", "deadline", "redaction", "results", "retry", "strict_json"}
 
 
 def modules(package: Path) -> list[str]:

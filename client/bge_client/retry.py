@@ -8,16 +8,20 @@ import random
 from .deadline import Deadline
 from .errors import BGEError
 
-log = logging.getLogger("bge_client")
-
 RETRIES = 6  # of one HTTP request, and of one job; rate limits are retried until the deadline
 MIN_PAUSE, MAX_PAUSE = 0.25, 10.0  # seconds before a retry, before the jitter
 
 
 class Retries:
-    """The failed attempts of one request or job. `limit` of them may be repeated."""
+    """The failed attempts of one request or job. `limit` of them may be repeated.
 
-    def __init__(self, deadline: Deadline, limit: float = RETRIES) -> None:
+    `logger` names the package that repeats them.
+    """
+
+    def __init__(
+        self, deadline: Deadline, limit: float = RETRIES, *, logger: str = "bge_client"
+    ) -> None:
+        self._log = logging.getLogger(logger)
         self._deadline = deadline
         self._limit = limit
         self._attempts = self._failures = 0
@@ -34,7 +38,7 @@ class Retries:
         is_last = self._failures > self._limit or seconds >= self._deadline.remaining
         if is_last or not error.retry:
             raise error
-        log.warning("%s; retrying in %.1f s", error, seconds)
+        self._log.warning("%s; retrying in %.1f s", error, seconds)
         return seconds
 
 

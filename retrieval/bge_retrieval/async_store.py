@@ -14,8 +14,7 @@ from bge_client import HTTPStatusError
 
 from .connection import connect
 from .qdrant_errors import QDRANT_ERRORS, bge_error, unknown_collection
-from .retry import Retries
-from .store import RETRY_SECONDS, query_arguments
+from .store import RETRY_SECONDS, query_arguments, started_retries
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -35,13 +34,13 @@ def _request(
     async def send(
         store: AsyncStore, /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Result:
-        retries = Retries(store._retry_seconds)
+        retries = started_retries(store._retry_seconds)
         while True:
             try:
                 return await method(store, *args, **kwargs)
             except QDRANT_ERRORS as error:
-                pause = retries.pause(bge_error(error, name, is_local=store._is_local))
-            await asyncio.sleep(pause)
+                failure = bge_error(error, name, is_local=store._is_local)
+            await asyncio.sleep(retries.pause(failure))
 
     return send
 

@@ -26,11 +26,12 @@ from bge_client import (
     TooLargeError,
     TransportError,
 )
+from bge_client.deadline import Deadline
+from bge_client.retry import Retries
 
 from . import fork
 from .connection import connect, open_folder
 from .qdrant_errors import QDRANT_ERRORS, bge_error, unknown_collection
-from .retry import Retries
 
 MIN_VERSION = (1, 17)  # weights in RRF; collection metadata needs 1.16
 RETRY_SECONDS = 120.0
@@ -58,7 +59,7 @@ def _request(
 
     @wraps(method)
     def send(store: Store, /, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        retries = Retries(store._retry_seconds)
+        retries = started_retries(store._retry_seconds)
         while True:
             try:
                 with store._local_lock():
@@ -66,8 +67,8 @@ def _request(
             except BGEError:  # of `client`; a ConfigurationError is a ValueError too
                 raise
             except QDRANT_ERRORS as error:
-                pause = retries.pause(bge_error(error, name, is_local=store._is_local))
-            time.sleep(pause)
+                failure = bge_error(error, name, is_local=store._is_local)
+            time.sleep(retries.pause(failure))
 
     return send
 
@@ -408,6 +409,13 @@ class Store:
     @_request
     def delete(self, collection: str, ids: list[PointId]) -> None:
         self.client.delete(collection, models.PointIdsList(points=ids), wait=True)
+
+
+def started_retries(seconds: float) -> Retries:
+    """Return the retries of one request, which may be repeated for so many seconds."""
+    deadline = Deadline(seconds)
+    deadline.start()
+    return Retries(deadline, logger="bge_retrieval")
 
 
 def query_arguments(request: models.QueryRequest) -> dict[str, Any]:

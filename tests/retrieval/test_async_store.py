@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from qdrant_client import AsyncQdrantClient
 
-from bge_client import AuthenticationError, HTTPStatusError, ProtocolError, TransportError
-from bge_retrieval import AsyncStore, retry
+from bge_client import AuthenticationError, HTTPStatusError, ProtocolError, TransportError, retry
+from bge_retrieval import AsyncStore
 from fakes.qdrant_server import QdrantServer, busy, cut, refusing
 from fakes.scripted import raw
 

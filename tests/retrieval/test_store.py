@@ -22,6 +22,7 @@ from bge_client import (
     RateLimitError,
     TooLargeError,
     TransportError,
+    retry,
 )
 from bge_retrieval import (
     HybridSearch,
@@ -30,7 +31,6 @@ from bge_retrieval import (
     Store,
     add_in_place,
     index,
-    retry,
     sync,
 )
 from fakes.qdrant_server import (
