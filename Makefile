@@ -88,7 +88,7 @@ INFINITY := .venv-infinity/bin/infinity_emb
 	touch $@
 
 test: $(VENV)/setup-test ## Run the tests: a few minutes, no network, no GPU
-	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(PY) -m pytest -q -n auto --dist loadfile
 
 check: lint types ## Lint and check types
 
