@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from .async_bulk import run_all, run_each
 from .async_transport import AsyncTransport
@@ -121,17 +121,17 @@ class AsyncClient(BaseClient):
         rankings = await self._run_call(call, checked_documents(documents), timeout)
         return merge_rankings(rankings, top_n)
 
-    async def info(self, timeout: float | None = None) -> dict[str, Any]:
+    async def info(self, timeout: float | None = None) -> dict[str, object]:
         """See `Client.info`."""
         deadline = self._deadline(timeout)
         return await self._transport.run(run_job(deadline, INFO), deadline)
 
-    async def warm_up(self, timeout: float | None = None) -> dict[str, Any]:
+    async def warm_up(self, timeout: float | None = None) -> dict[str, object]:
         """See `Client.warm_up`."""
         deadline = self._deadline(timeout)
         return await self._transport.run(run_job(deadline, INFO, math.inf), deadline)
 
-    async def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, Any]:
+    async def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, object]:
         """See `Client.health`."""
         deadline = self._deadline(timeout)
         exchange = request_json(deadline, Request("GET", "/health"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .codec import EmbedOptions
 
@@ -30,7 +30,7 @@ class Limits:
     max_reply_bytes: int = 9_500_000
 
     @classmethod
-    def of(cls, info: Mapping[str, Any]) -> Limits:
+    def of(cls, info: Mapping[str, object]) -> Limits:
         """Read the limits in a worker's `info`. Invalid or missing ones get their defaults."""
         limits = info.get("limits")
         limits = limits if isinstance(limits, dict) else {}

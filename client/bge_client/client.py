@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import requests
 
@@ -158,12 +158,12 @@ class Client(BaseClient):
         rankings = self._run_call(call, checked_documents(documents), timeout)
         return merge_rankings(rankings, top_n)
 
-    def info(self, timeout: float | None = None) -> dict[str, Any]:
+    def info(self, timeout: float | None = None) -> dict[str, object]:
         """Return the worker's models, device and limits: the contract's `info`."""
         deadline = self._deadline(timeout)
         return self._transport.run(run_job(deadline, INFO), deadline)
 
-    def warm_up(self, timeout: float | None = None) -> dict[str, Any]:
+    def warm_up(self, timeout: float | None = None) -> dict[str, object]:
         """Wait until a worker answers, however often that fails, and return its `info`.
 
         Raises:
@@ -172,7 +172,7 @@ class Client(BaseClient):
         deadline = self._deadline(timeout)
         return self._transport.run(run_job(deadline, INFO, math.inf), deadline)
 
-    def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, Any]:
+    def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, object]:
         """Return RunPod's `/health`: counts of `jobs` and `workers`. Starts no worker."""
         deadline = self._deadline(timeout)
         exchange = request_json(deadline, Request("GET", "/health"))

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from .client import Client
 from .errors import (
@@ -46,7 +46,7 @@ AnyClient = TypeVar("AnyClient", bound=Client | JinaClient)
 OnRerank = Callable[[str, Sequence[str], RerankResult, float], object]
 
 
-def is_available(health: Mapping[str, Any]) -> bool:
+def is_available(health: Mapping[str, object]) -> bool:
     """Return whether the endpoint can answer: it has no workers yet, or one that is healthy.
 
     Raises:

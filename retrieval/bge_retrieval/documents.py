@@ -29,7 +29,7 @@ class Document(NamedTuple):
 
 
 def parse_documents(
-    items: Iterable[Mapping[str, Any] | str], fields: Sequence[str]
+    items: Iterable[Mapping[str, object] | str], fields: Sequence[str]
 ) -> Iterator[Document]:
     """Yield a document for each mapping and for each line of JSON. Skips blank lines.
 
@@ -63,13 +63,13 @@ def parse_document(value: object, fields: Sequence[str], label: str) -> Document
     return Document(id, text, payload, payload_uuid(payload))
 
 
-def id_in(payload: Mapping[str, Any]) -> Any:
+def id_in(payload: Mapping[str, object]) -> object:
     """Return the `_id` of a payload, else its `id`. Null is no id."""
     document_id = payload.get("_id")
     return payload.get("id") if document_id is None else document_id
 
 
-def payload_uuid(payload: Mapping[str, Any]) -> str | None:
+def payload_uuid(payload: Mapping[str, object]) -> str | None:
     """Return the `_id` or `id` of a payload as written, if it is a UUID."""
     document_id = id_in(payload)
     return document_id if isinstance(document_id, str) and _canonical_uuid(document_id) else None
@@ -86,7 +86,7 @@ def check_uuid_notation(document: Document, other_uuid: str | None) -> None:
         )
 
 
-def _normalized(value: Mapping[str, Any], label: str) -> dict[str, Any]:
+def _normalized(value: Mapping[str, object], label: str) -> dict[str, Any]:
     """Return the payload as Qdrant stores it. Refuses what Qdrant would silently change."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -126,7 +126,7 @@ def _canonical_uuid(text: str) -> str | None:
         return None
 
 
-def text_at(payload: Mapping[str, Any], paths: Sequence[str]) -> str | None:
+def text_at(payload: Mapping[str, object], paths: Sequence[str]) -> str | None:
     """Return the texts at these paths (`page.content`, `chunks.0.text`), joined by line breaks.
 
     Return None if no path leads to a string that is not blank.
@@ -136,7 +136,7 @@ def text_at(payload: Mapping[str, Any], paths: Sequence[str]) -> str | None:
     return text or None
 
 
-def usable_text(payload: Mapping[str, Any], paths: Sequence[str]) -> tuple[str | None, str]:
+def usable_text(payload: Mapping[str, object], paths: Sequence[str]) -> tuple[str | None, str]:
     """Return the text at these paths, or None and the reason why the worker would refuse it."""
     text = text_at(payload, paths)
     if text is None:
@@ -149,7 +149,7 @@ def usable_text(payload: Mapping[str, Any], paths: Sequence[str]) -> tuple[str |
         return None, str(error)
 
 
-def value_at(payload: Mapping[str, Any], path: str) -> Any:
+def value_at(payload: Mapping[str, object], path: str) -> Any:
     """Return the value at `page.content` or `chunks.0.text`, or None."""
     if path in payload:  # a key may contain a dot
         return payload[path]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bge_client import Client, ConfigurationError
 
@@ -29,7 +28,7 @@ def index(
     store: Store,
     client: Client,
     collection: str,
-    documents: Iterable[Mapping[str, Any] | str],
+    documents: Iterable[Mapping[str, object] | str],
     *,
     text_fields: Sequence[str] | None = None,
     schema: Schema | None = None,

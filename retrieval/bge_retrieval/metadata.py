@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 from qdrant_client import models
 
@@ -40,12 +39,26 @@ class CollectionMetadata:
     late: tuple[str, ...] = ()
 
     @classmethod
-    def probe(cls, client: Client, **options: Any) -> CollectionMetadata:
+    def probe(
+        cls,
+        client: Client,
+        *,
+        colbert: bool = False,
+        max_length: int | None = None,
+        text_fields: tuple[str, ...] = ("text",),
+    ) -> CollectionMetadata:
         """Return the metadata for the model that an endpoint serves."""
         result = client.embed("fingerprint")
         if result.dense is None:
             raise AssertionError("the result has no dense vectors. This is a bug.")
-        return cls(result.fingerprint, result.model, int(result.dense.shape[1]), **options)
+        return cls(
+            result.fingerprint,
+            result.model,
+            int(result.dense.shape[1]),
+            colbert=colbert,
+            max_length=max_length,
+            text_fields=text_fields,
+        )
 
     @classmethod
     def load(cls, store: Store, collection: str) -> CollectionMetadata:
@@ -65,8 +78,9 @@ class CollectionMetadata:
             raise FingerprintError(
                 f"collection `{collection}` has no metadata that names the model of its vectors. "
                 f"If they are another model's, run `bge migrate {collection} NEW` to build a "
-                f"collection of BGE vectors from its texts. If they are bge-m3's, run `bge migrate "
-                f"{collection} --in-place` to check them and add sparse vectors"
+                f"collection of BGE vectors from its texts, or with --in-place --add-dense bge-m3 "
+                f"instead of NEW to add them beside the others. If they are bge-m3's, run "
+                f"`bge migrate {collection} --in-place` to check them and add sparse vectors"
             )
         # A later version may have stored more fields.
         names = {field.name for field in fields(cls)} & stored.keys()
@@ -88,7 +102,7 @@ class CollectionMetadata:
                 f"or run `bge migrate {collection} NEW` to build a collection for this one"
             )
 
-    def check_options(self, collection: str, **options: Any) -> None:
+    def check_options(self, collection: str, **options: object) -> None:
         """Raises ConfigurationError if the collection was created with another value.
 
         None means that the caller has no preference.
@@ -101,7 +115,7 @@ class CollectionMetadata:
                     f"Given: {value!r}"
                 )
 
-    def as_metadata(self) -> dict[str, Any]:
+    def as_metadata(self) -> dict[str, object]:
         lists = {"text_fields": list(self.text_fields), "late": list(self.late)}
         return {METADATA: {**asdict(self), **lists}}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from qdrant_client import models
 
@@ -15,6 +15,13 @@ from .schema import COLBERT, SPARSE, max_colbert_vectors, present, sparse_vector
 
 FUSED, RERANK = "fused", "rerank"
 Fusion = Literal["rrf", "dbsf"]
+
+
+class EmbedOptions(TypedDict):
+    dense: bool
+    sparse: bool
+    colbert: bool
+    dtype: Literal["float32"]
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,11 @@ class Plan:
         return self.dense and self.sparse
 
     @property
-    def embed_options(self) -> dict[str, Any]:
+    def embed_options(self) -> EmbedOptions:
         """Return the arguments of `embed` for a query."""
-        vectors = {"dense": self.dense, "sparse": self.sparse, "colbert": self.colbert}
-        return {**vectors, "dtype": "float32"}
+        return EmbedOptions(
+            dense=self.dense, sparse=self.sparse, colbert=self.colbert, dtype="float32"
+        )
 
 
 def stage_requests(

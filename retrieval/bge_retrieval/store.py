@@ -36,7 +36,7 @@ from .qdrant_errors import QDRANT_ERRORS, bge_error, unknown_collection
 MIN_VERSION = (1, 17)  # weights in RRF; collection metadata needs 1.16
 RETRY_SECONDS = 120.0
 SNAPSHOT_SECONDS, SNAPSHOT_PAUSE = 3600.0, 0.5  # seconds
-Payload = Mapping[str, Any]
+Payload = Mapping[str, object]
 PointId = int | str | UUID
 Vectors = models.VectorParams | Mapping[str, models.VectorParams]
 Arguments = ParamSpec("Arguments")

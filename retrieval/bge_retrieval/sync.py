@@ -65,7 +65,7 @@ class SyncReport:
     truncated: IdSummary = field(default_factory=IdSummary)
     colbert_cut: IdSummary = field(default_factory=IdSummary)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 from rich.console import Console
@@ -19,7 +18,7 @@ NOT_PASSED = 7  # exit code
 CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
 
 
-def print_json(report: dict[str, Any]) -> None:
+def print_json(report: Mapping[str, object]) -> None:
     """Print an object as one line of JSON."""
     click.echo(json.dumps(report, ensure_ascii=False, default=str))
 

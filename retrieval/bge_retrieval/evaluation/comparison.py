@@ -105,7 +105,7 @@ class Report:
     date: str  # UTC
     versions: dict[str, str]
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return the report as JSON-serializable values."""
         return asdict(self)
 

@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
@@ -196,7 +197,8 @@ class Migration:
             "max_length": self._max_length,
             "text_fields": self._fields,
         }
-        metadata = CollectionMetadata.probe(self._client, migrated_from=self.source, **options)
+        probed = CollectionMetadata.probe(self._client, **options)
+        metadata = replace(probed, migrated_from=self.source)
         if not self._store.exists(self._target):
             self._check_sample_has_text()
         stored = self._schema.ensure(self._store, self._target, metadata, self._config.config)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from ..store import PointId
 from ..sync import IdSummary, SyncReport
@@ -42,5 +41,5 @@ class Estimate:
     seconds: float
     dollars: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)

@@ -27,7 +27,7 @@ class ShadowedSearch(Generic[Result]):
         shadow: Shadow,
         *,
         names: Names = ("bge", "jina"),
-        ids: Callable[[Any], Ranking] | None = None,
+        ids: Callable[[Result], Ranking] | None = None,
     ) -> None:
         self._live, self._candidate, self._shadow = live, candidate, shadow
         self._names, self._ids = names, ids
@@ -45,7 +45,7 @@ class ShadowedSearch(Generic[Result]):
         )
         return result
 
-    def _live_ranking(self, result: Any) -> Ranking:
+    def _live_ranking(self, result: Result) -> Ranking:
         """Raises TypeError if reading the result might exhaust it for the caller."""
         if isinstance(result, Iterator) or not (self._ids or isinstance(result, Sequence)):
             raise TypeError("the result must be a sequence, or `ids` must be set")

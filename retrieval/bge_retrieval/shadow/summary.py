@@ -72,7 +72,7 @@ class ShadowSummary:
     pairs: list[Pair]
     since: str | None = None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
