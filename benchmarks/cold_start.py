@@ -39,7 +39,7 @@ from bge_worker.settings import Settings
 engine = PackedEngine(Settings.from_env(os.environ))
 engine.run(Outputs.DENSE, engine.encode_texts(["море"], max_length=8192))
 print("answered", flush=True)
-engine.run(Outputs.RELEVANCE, engine.encode_pairs("море", ["суша"], max_length=1024))
+engine.run(Outputs.RELEVANCE, engine.encode_pairs(["море"], ["суша"], max_length=1024))
 print("answered", flush=True)
 """
 IMPORT_TORCH = "import gc; gc.disable(); import torch; print('answered', flush=True)"

@@ -78,7 +78,7 @@ class Reference:
         return np.stack(vectors)
 
     def score(self, texts: list[str]) -> np.ndarray:
-        pairs = self._engine.encode_pairs(QUERY, texts, DEFAULT_PAIR_LENGTH)
+        pairs = self._engine.encode_pairs([QUERY], texts, DEFAULT_PAIR_LENGTH)
         logits = self._engine.run(Outputs.RELEVANCE, pairs)
         return np.array(1 / (1 + np.exp(-np.array(logits))))
 

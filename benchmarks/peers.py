@@ -60,7 +60,7 @@ class Packed:
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
         from bge_worker.engine.outputs import Outputs
 
-        encoded = self._engine.encode_pairs(query, documents, max_length=1024)
+        encoded = self._engine.encode_pairs([query], documents, max_length=1024)
         return np.array(self._run(Outputs.RELEVANCE, encoded))
 
     def _run(self, outputs: Any, waiting: list[Any]) -> list[Any]:

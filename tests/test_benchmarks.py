@@ -53,7 +53,7 @@ def test_the_counted_operations_are_those_of_the_forward_pass(
     kind: str, outputs: Outputs, engine: PackedEngine
 ) -> None:
     encoded = (
-        engine.encode_pairs("вопрос", TEXTS, max_length=1024)
+        engine.encode_pairs(["вопрос"], TEXTS, max_length=1024)
         if kind == "rerank"
         else engine.encode_texts(TEXTS, max_length=8192)
     )

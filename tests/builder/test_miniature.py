@@ -41,7 +41,7 @@ class Scores:
         return np.array([[match(query, d) for d in document_vectors] for query in query_vectors])
 
     def logits(self, query: str, documents: list[str]) -> list[Any]:
-        pairs = self.engine.encode_pairs(query, documents, DEFAULT_PAIR_LENGTH)
+        pairs = self.engine.encode_pairs([query], documents, DEFAULT_PAIR_LENGTH)
         return list(self.engine.run(Outputs.RELEVANCE, pairs))
 
     def vectors(self, mode: str, texts: list[str]) -> list[Any]:

@@ -49,7 +49,9 @@ class FakeEngine:
     def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
         return [EncodedText([0] * len(text), len(text), str(text)) for text in texts]
 
-    def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
+    def encode_pairs(
+        self, queries: list[str], documents: Sequence[str], max_length: int
+    ) -> list[Encoded]:
         return self.encode_texts(documents, max_length)
 
     def tokenizer(self, role: Role) -> Tokenizer:

@@ -116,7 +116,7 @@ class Bench:
     def score(self, texts: Sequence[str], max_length: int) -> list[float]:
         results: list[Any] = []
         for start in range(0, len(texts), 20):
-            encoded = self.engine.encode_pairs(QUERY, texts[start : start + 20], max_length)
+            encoded = self.engine.encode_pairs([QUERY], texts[start : start + 20], max_length)
             results += self.engine.run(Outputs.RELEVANCE, encoded)
         return results
 

@@ -128,7 +128,7 @@ def test_a_result_that_is_not_finite_in_fp32_is_an_error(
     with pytest.raises(NotFiniteError):
         embed(packed, Outputs.DENSE)
     with pytest.raises(NotFiniteError):
-        packed.run(Outputs.RELEVANCE, packed.encode_pairs("море", ["суша"], 1024))
+        packed.run(Outputs.RELEVANCE, packed.encode_pairs(["море"], ["суша"], 1024))
 
 
 @pytest.mark.parametrize(

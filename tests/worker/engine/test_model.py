@@ -69,7 +69,7 @@ def test_half_precision_stays_close_to_single(
         assert single.dense @ half.dense > 0.9999
         assert (single.colbert * half.colbert).sum(axis=1).min() > 0.9999
     logits = [
-        engine.run(Outputs.RELEVANCE, engine.encode_pairs("минимум функции", texts, 512))
+        engine.run(Outputs.RELEVANCE, engine.encode_pairs(["минимум функции"], texts, 512))
         for engine in engines
     ]
     np.testing.assert_allclose(*logits, rtol=0, atol=0.02)

@@ -48,7 +48,7 @@ def test_pairs_equal_flagembedding(bench: Any, max_length: int) -> None:
     try:
         compared = 0
         for text in bench.texts:
-            (pair,) = bench.engine.encode_pairs(QUERY, [text], max_length)
+            (pair,) = bench.engine.encode_pairs([QUERY], [text], max_length)
             query, document = ids_of(QUERY, max_length * 3 // 4), ids_of(text, max_length)
             assert pair.ids == join(query, document, max_length=max_length)["input_ids"]
             if survive_decoding(query) and survive_decoding(document):

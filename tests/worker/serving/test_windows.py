@@ -37,7 +37,7 @@ def test_windows_cover_a_document_and_fit_the_pair(
         assert not document[end:start].strip()
         end = start + len(text)
     assert split.windows.unread or not document[end:].strip()
-    encoded = tokenizer.encode_pairs("q", split.texts, 64)
+    encoded = tokenizer.encode_pairs(["q"], split.texts, 64)
     assert all(pair.untruncated_length <= 64 + 2 for pair in encoded)
 
 

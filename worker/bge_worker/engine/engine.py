@@ -60,8 +60,10 @@ class Engine(Protocol):
     def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
         """Tokenise texts, or frame token ids, for the embedding model."""
 
-    def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
-        """Tokenise query and document pairs for the rerank model."""
+    def encode_pairs(
+        self, queries: list[str], documents: Sequence[str], max_length: int
+    ) -> list[Encoded]:
+        """Tokenise pairs for the rerank model. There is one query, or one for each document."""
 
     def tokenizer(self, role: Role) -> Tokenizer:
         """Return the tokenizer of a loaded model."""
@@ -149,8 +151,10 @@ class PackedEngine:
     def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
         return self._models["embed"].tokenizer.encode_texts(texts, max_length)
 
-    def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
-        return self._models["rerank"].tokenizer.encode_pairs(query, documents, max_length)
+    def encode_pairs(
+        self, queries: list[str], documents: Sequence[str], max_length: int
+    ) -> list[Encoded]:
+        return self._models["rerank"].tokenizer.encode_pairs(queries, documents, max_length)
 
     def tokenizer(self, role: Role) -> Tokenizer:
         return self._models[role].tokenizer

@@ -72,12 +72,16 @@ class ReferenceEngine:
             for text, source in zip(encoded, sources, strict=True)
         ]
 
-    def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
+    def encode_pairs(
+        self, queries: list[str], documents: Sequence[str], max_length: int
+    ) -> list[Encoded]:
         max_length = min(max_length, self.models["rerank"].max_length)
-        encoded = self._tokenizers["rerank"].encode_pairs(query, documents, max_length)
+        encoded = self._tokenizers["rerank"].encode_pairs(queries, documents, max_length)
+        of_documents = queries if len(queries) > 1 else queries * len(documents)
+        sources = zip(of_documents, documents, strict=True)
         return [
-            EncodedSource(pair.ids, pair.untruncated_length, (query, document), max_length)
-            for pair, document in zip(encoded, documents, strict=True)
+            EncodedSource(pair.ids, pair.untruncated_length, source, max_length)
+            for pair, source in zip(encoded, sources, strict=True)
         ]
 
     def tokenizer(self, role: Role) -> Tokenizer:

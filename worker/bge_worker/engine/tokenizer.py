@@ -92,23 +92,27 @@ class Tokenizer:
             encoded.append(Encoded(self._single(ids[: max_length - 2]), len(ids) + 2))
         return encoded
 
-    def encode_pairs(self, query: str, documents: Sequence[str], max_length: int) -> list[Encoded]:
+    def encode_pairs(
+        self, queries: list[str], documents: Sequence[str], max_length: int
+    ) -> list[Encoded]:
         """Encode each pair as `<s> query </s></s> document </s>`.
 
-        The query keeps at most three quarters of `max_length`; the rest is the document's
-        (FlagEmbedding's `BaseReranker`, which tokenises the two separately).
+        There is one query for all documents, or one for each. It keeps at most three quarters of
+        `max_length`; the rest is the document's (FlagEmbedding's `BaseReranker`, which tokenises
+        the two separately).
         """
         max_length = min(max_length, self._max_length)
-        query_ids, *documents_ids = self._encode([query, *documents])
-        kept_query = query_ids[: max_length * 3 // 4]
-        document_length = max_length - PAIR_SPECIALS - len(kept_query)
-        return [
-            Encoded(
-                self._pair(kept_query, document_ids[:document_length]),
-                len(query_ids) + len(document_ids) + PAIR_SPECIALS,
-            )
-            for document_ids in documents_ids
-        ]
+        ids = self._encode([*queries, *documents])
+        queries_ids, documents_ids = ids[: len(queries)], ids[len(queries) :]
+        if len(queries) == 1:
+            queries_ids *= len(documents)
+        pairs = []
+        for query_ids, document_ids in zip(queries_ids, documents_ids, strict=True):
+            kept_query = query_ids[: max_length * 3 // 4]
+            kept_document = document_ids[: max_length - PAIR_SPECIALS - len(kept_query)]
+            untruncated_length = len(query_ids) + len(document_ids) + PAIR_SPECIALS
+            pairs.append(Encoded(self._pair(kept_query, kept_document), untruncated_length))
+        return pairs
 
     def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[Token]:
         """Return all tokens of a text, never truncated."""

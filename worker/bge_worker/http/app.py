@@ -28,7 +28,18 @@ from .loading import LoadingService
 from .memory import HeldBytes
 from .metrics import CONTENT_TYPE, Metrics
 from .middleware import Middleware
-from .routes import cohere, infinity, native, ollama, openai, tei, tei_info, vllm
+from .routes import (
+    cohere,
+    infinity,
+    native,
+    ollama,
+    openai,
+    rerank,
+    tei,
+    tei_info,
+    tei_rerank,
+    vllm,
+)
 from .routes.route import InfoRoute, Route, TextRoute
 from .routes.runpod import RunPodRoutes
 from .routing import Endpoint, Router
@@ -39,8 +50,8 @@ if TYPE_CHECKING:  # imports torch, and /ping is answered before that
 
 DOCS_PAGE = Path(__file__).with_name("docs.html")  # loads nothing but openapi.json
 ROUTES: tuple[Route | TextRoute, ...] = (
-    *(*native.ROUTES, *openai.ROUTES, *cohere.ROUTES, *tei.ROUTES, *vllm.ROUTES, *infinity.ROUTES),
-    *(*ollama.ROUTES, *tei_info.ROUTES),
+    *(*native.ROUTES, *openai.ROUTES, *cohere.ROUTES, *rerank.ROUTES, *tei.ROUTES),
+    *(*tei_rerank.ROUTES, *vllm.ROUTES, *infinity.ROUTES, *ollama.ROUTES, *tei_info.ROUTES),
 )
 INFO_ROUTES = (
     *openai.INFO_ROUTES,
@@ -65,6 +76,7 @@ class Application:
         self._metrics = metrics
         self._service = LoadingService(service)
         self._json = JsonParser()
+        self._docs_page = DOCS_PAGE.read_bytes()
         timeouts, held = timeouts or Timeouts(), held or HeldBytes()
         jobs = RunPodRoutes(Jobs(self._service, self._json, held, settings), self._json, timeouts)
         endpoints = [*self._endpoints(), *job_endpoints(jobs)]
@@ -90,7 +102,7 @@ class Application:
         for path in {path: None for route in ROUTES for path in route.paths}:
             routes = [route for route in ROUTES if path in route.paths]
             handle = partial(self._answer, routes)
-            endpoints.append(Endpoint("POST", path, handle, routes[0].dialect))
+            endpoints.append(Endpoint("POST", path, handle, routes[0].dialect, reads_body=True))
         for info in INFO_ROUTES:
             handle = partial(self._describe, info)
             endpoints += [Endpoint("GET", path, handle, info.dialect) for path in info.paths]
@@ -142,13 +154,13 @@ class Application:
         )
 
     async def _get_docs(self, request: Request) -> Response:
-        return HTMLResponse(DOCS_PAGE.read_bytes())
+        return HTMLResponse(self._docs_page)
 
 
 def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:
     """RunPod's API: at the root, and under the id of an endpoint."""
     return [
-        Endpoint(method, prefix + path, handle)
+        Endpoint(method, prefix + path, handle, reads_body=path in ("/run", "/runsync"))
         for prefix in ("", "/v2/{endpoint}")
         for method, path, handle in (
             ("POST", "/run", jobs.run),

@@ -117,15 +117,12 @@ class Middleware:
     async def _pass(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         """Run the checks and the route; turn errors into replies of the dialect."""
         try:
-            # Reads no body, computes nothing, and must work when the worker is full.
-            reads_no_body = scope["method"] != "POST" or any(
-                part in exchange.route for part in ("/cancel/", "/purge-queue")
-            )
             exchange.is_read = scope["method"] != "POST"  # nothing to read
             self._check_site(scope)
             self._check_key(scope, exchange.route)
-            if reads_no_body:
+            if exchange.endpoint is not None and not exchange.endpoint.reads_body:
                 exchange.is_read = True  # uvicorn discards a body
+            if exchange.endpoint is None or not exchange.endpoint.reads_body:
                 await self._router.dispatch(exchange.endpoint, scope, receive, send)
                 return
             await self._pass_with_body(scope, receive, send, exchange)

@@ -17,12 +17,16 @@ from .routes.route import Dialect
 
 
 class Endpoint(NamedTuple):
-    """`path` may have parameters in braces; `dialect` is that of its errors."""
+    """`path` may have parameters in braces; `dialect` is that of its errors.
+
+    An endpoint that reads no body runs at once, even if the server is full.
+    """
 
     method: str
     path: str
     handle: Callable[[Request], Awaitable[Response]]
     dialect: Dialect = NATIVE
+    reads_body: bool = False
 
 
 class UnknownPathError(TypedDict):

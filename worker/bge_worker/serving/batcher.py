@@ -247,8 +247,8 @@ class Batcher:
     def _encode(self, request: InferenceRequest, start: int, end: int) -> list[Encoded]:
         if isinstance(request, EmbedRequest):
             return self._engine.encode_texts(request.texts[start:end], request.max_length)
-        documents = request.texts[start:end]
-        return self._engine.encode_pairs(request.query, documents, request.max_length)
+        queries = request.queries if len(request.queries) == 1 else request.queries[start:end]
+        return self._engine.encode_pairs(queries, request.texts[start:end], request.max_length)
 
     # ----------------------------------------------------------------- inference thread
 
@@ -351,8 +351,10 @@ def slice_end(request: InferenceRequest, start: int) -> int:
     max_characters = SLICE_CHARACTERS
     if isinstance(request, RerankRequest):
         # Or tokenising the query again would take most of the slice.
-        max_characters = max(max_characters, len(request.query))
+        max_characters = max(max_characters, len(request.queries[0]))
     while end < len(request.texts) and characters < max_characters:
         characters += len(request.texts[end])
+        if isinstance(request, RerankRequest) and len(request.queries) > 1:
+            characters += len(request.queries[end])
         end += 1
     return end

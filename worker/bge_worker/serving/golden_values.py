@@ -100,7 +100,7 @@ def _embed(engine: Engine) -> list[Embedding]:
 def _score(engine: Engine) -> list[float]:
     logits: list[float] = []
     for query, documents in PAIRS:
-        encoded = engine.encode_pairs(query, documents, DEFAULT_PAIR_LENGTH)
+        encoded = engine.encode_pairs([query], documents, DEFAULT_PAIR_LENGTH)
         logits += cast("Sequence[float]", engine.run(Outputs.RELEVANCE, encoded))
     return logits
 

@@ -50,12 +50,12 @@ class Windows(NamedTuple):
 
 @dataclass(frozen=True)
 class RerankRequest:
-    """Documents (`texts`) to score against a query.
+    """Documents (`texts`) to score against a query, or each against its own of `query`.
 
     With `max_chunks_per_doc` above 1, `windows.split_documents` puts windows in their place.
     """
 
-    query: str
+    query: str | list[str]
     texts: Sequence[str]
     top_n: int | None = None
     raw_scores: bool = False
@@ -69,6 +69,11 @@ class RerankRequest:
 
     role: ClassVar[Role] = "rerank"
     outputs: ClassVar[Outputs] = Outputs.RELEVANCE
+
+    @property
+    def queries(self) -> list[str]:
+        """One query, or one for each document."""
+        return [self.query] if isinstance(self.query, str) else self.query
 
     @property
     def documents(self) -> Sequence[str]:

@@ -82,7 +82,7 @@ def _ranking(request: RerankRequest, finished: Finished) -> list[dict[str, Any]]
 
 def digested_texts(request: InferenceRequest) -> Sequence[str | Sequence[int]]:
     if isinstance(request, RerankRequest):
-        return [request.query, *request.documents]
+        return [*request.queries, *request.documents]
     return request.texts
 
 

@@ -12,7 +12,7 @@ from .requests import RerankRequest, Windows
 def split_documents(
     request: RerankRequest, tokenizer: Tokenizer, model_length: int, max_tokens: int
 ) -> RerankRequest:
-    """Return the request with windows in place of documents.
+    """Return a request of one query with windows in place of documents.
 
     A window has the tokens that `max_length` leaves beside the query; the next begins
     `overlap_tokens` before its end. A document has at most `max_chunks_per_doc` windows, all have
@@ -24,7 +24,7 @@ def split_documents(
         TooLargeError: there are too many tokens.
     """
     max_length = min(request.max_length, model_length)
-    query_tokens = len(tokenizer.tokenize(request.query, add_special_tokens=False))
+    query_tokens = len(tokenizer.tokenize(request.queries[0], add_special_tokens=False))
     size = max_length - PAIR_SPECIALS - min(query_tokens, max_length * 3 // 4)
     step = size - request.overlap_tokens
     if step < 1:

@@ -28,8 +28,19 @@ def test_tokens_are_decoded_again(url: str) -> None:
     assert text == TEXTS[0].lower()  # the miniature's tokenizer lowers
 
 
-def test_several_queries_are_refused(url: str) -> None:
-    body = {"text_1": ["a", "b"], "text_2": ["c", "d"]}
+def test_as_many_queries_as_texts_are_scored_pair_by_pair(url: str) -> None:
+    def scores(queries: list[str], texts: list[str]) -> list[float]:
+        body = {"text_1": queries, "text_2": texts}
+        reply = httpx.post(f"{url}/score", json=body, headers=HEADERS).raise_for_status()
+        return [item["score"] for item in reply.json()["data"]]
+
+    expected = scores([QUERY], TEXTS)[:1] + scores(["о суше"], TEXTS)[1:]
+    assert scores([QUERY, *["о суше"] * (len(TEXTS) - 1)], TEXTS) == pytest.approx(expected)
+
+
+def test_other_numbers_of_queries_are_refused(url: str) -> None:
+    body = {"text_1": ["a", "b"], "text_2": ["c", "d", "e"]}
     reply = httpx.post(f"{url}/score", json=body, headers=HEADERS)
     assert reply.status_code == 400
-    assert "`text_1` must be one text. Given: 2" in reply.json()["error"]["message"]
+    message = reply.json()["error"]["message"]
+    assert "`text_1` must be one text, or as many as `text_2`: 3. Given: 2" in message

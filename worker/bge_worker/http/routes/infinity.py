@@ -25,7 +25,7 @@ from ...serving.openai import (
 from ...serving.requests import EmbedRequest, RerankRequest
 from ...settings import Settings
 from . import openai
-from .cohere import CohereRerankBody
+from .rerank import RerankBody
 from .route import Dialect, InfoRoute, Route
 
 if TYPE_CHECKING:  # imports torch
@@ -69,9 +69,9 @@ class InfinityEmbedBody(OpenAIEmbedBody):
         return super().to_request(model, settings)
 
 
-class InfinityRerankBody(CohereRerankBody):
+class InfinityRerankBody(RerankBody):
     def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
-        """Raises as `CohereRerankBody.to_request`."""
+        """Raises as `RerankBody.to_request`."""
         self.model = named_model(self.model)
         return super().to_request(model, settings)
 

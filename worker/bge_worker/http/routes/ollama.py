@@ -18,7 +18,7 @@ from ...serving.openai import NEUTRAL, Dimensions, all_names, check_dimensions
 from ...serving.requests import EmbedRequest
 from ...serving.validation import ForeignBody, Query, Texts, as_texts
 from ...settings import Settings
-from .cohere import CohereRerankBody, CohereRerankReply
+from .rerank import RerankBody, RerankReply
 from .route import Dialect, InfoRoute, Route
 
 if TYPE_CHECKING:  # imports torch
@@ -141,7 +141,7 @@ OLLAMA = Dialect(error_body, OllamaError, invalid_status=400)
 ROUTES = (
     Route(("/api/embed",), "input", OLLAMA, "embed", OllamaEmbedBody, OllamaEmbedReply),
     # not Ollama's own: Dify sends it
-    Route(("/api/rerank",), "documents", OLLAMA, "rerank", CohereRerankBody, CohereRerankReply),
+    Route(("/api/rerank",), "documents", OLLAMA, "rerank", RerankBody, RerankReply),
     Route(("/api/embeddings",), "prompt", OLLAMA, "embed", OllamaPromptBody, OllamaPromptReply),
 )
 INFO_ROUTES = (

@@ -6,7 +6,7 @@ As in TEI, a text that is too long is an error unless `truncate` is true.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, ClassVar, Literal, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -15,15 +15,8 @@ from ...engine.config import ModelInfo
 from ...engine.outputs import Outputs
 from ...errors import ValidationError
 from ...serving.openai import NEUTRAL, Dimensions, TextsOrIds, check_dimensions, texts_or_ids
-from ...serving.requests import MAX_LENGTH, EmbedRequest, RerankRequest
-from ...serving.validation import (
-    Documents,
-    ForeignBody,
-    Query,
-    TextList,
-    as_documents,
-    as_texts,
-)
+from ...serving.requests import EmbedRequest
+from ...serving.validation import ForeignBody, Query, TextList, as_texts
 from ...settings import Settings
 from .route import PROVIDER, Route
 
@@ -73,38 +66,6 @@ class TeiSparseBody(TeiEmbedBody):
         ]
 
 
-class TeiRerankBody(ForeignBody):
-    query: Query
-    texts: Documents
-    raw_scores: bool = False
-    return_text: bool = False
-    truncate: bool = False
-    truncation_direction: Direction = "Right"
-
-    def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
-        """Raises ValidationError: an option cannot be honoured, or a limit is exceeded."""
-        check_direction(self.truncation_direction)
-        return RerankRequest(
-            query=self.query,
-            texts=as_documents(self.query, self.texts, "texts", settings.max_texts),
-            raw_scores=self.raw_scores,
-            return_documents=self.return_text,
-            max_length=MAX_LENGTH,
-            truncate=self.truncate,
-            field="texts",
-        )
-
-    def to_reply(self, reply: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return [
-            {
-                "index": result["index"],
-                "score": result["relevance_score"],
-                **result.get("document", {}),
-            }
-            for result in reply["results"]
-        ]
-
-
 def check_direction(direction: Direction) -> None:
     """Raises ValidationError: only the end of a text is truncated."""
     if direction.lower() == "left":
@@ -114,12 +75,6 @@ def check_direction(direction: Direction) -> None:
 class TeiSparseValue(TypedDict):
     index: int
     value: float
-
-
-class TeiRankedText(TypedDict):
-    index: int
-    score: float
-    text: NotRequired[str]
 
 
 class SimilarityInputs(msgspec.Struct):
@@ -152,10 +107,6 @@ class TeiSimilarityBody(ForeignBody):
 
 
 ROUTES = (
-    Route(
-        ("/rerank", "/reranker/rerank"), "texts", PROVIDER, "rerank",
-        TeiRerankBody, list[TeiRankedText],
-    ),
     Route(
         ("/similarity", "/"), "inputs.source_sentence", PROVIDER, "embed",
         TeiSimilarityBody, list[float],

@@ -14,6 +14,7 @@ from ...serving.tokenizing import tokenize_texts
 from ...serving.validation import ForeignBody, Texts, as_texts
 from .route import PROVIDER, InfoRoute, TextRoute
 from .tei import TeiEmbedBody
+from .tei_rerank import LABEL
 
 if TYPE_CHECKING:  # imports torch
     from ...serving.service import Service
@@ -91,7 +92,7 @@ def get_reranker_info(service: Service, _: Mapping[str, str]) -> TeiInfo:
 def describe(service: Service, role: Role) -> TeiInfo:
     """Describe one model: TEI serves one, and its clients look at the first `model_type`."""
     model, settings, runtime = service.model(role), service.settings, service.engine.runtime
-    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    labels = {"id2label": {"0": LABEL}, "label2id": {LABEL: 0}}
     is_embedder = role == "embed"
     return {
         "model_id": model.model,

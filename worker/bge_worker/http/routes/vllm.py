@@ -17,7 +17,7 @@ from ...serving.model_names import check_model
 from ...serving.openai import NEUTRAL, Usage
 from ...serving.requests import DEFAULT_PAIR_LENGTH, MAX_LENGTH, MIN_PAIR_LENGTH, RerankRequest
 from ...serving.tokenizing import tokenize_texts
-from ...serving.validation import ForeignBody, Query, Texts, as_documents
+from ...serving.validation import ForeignBody, Query, Texts, as_texts
 from ...settings import Settings
 from .openai import OPENAI
 from .route import Route, TextRoute
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # imports torch
 
 
 class ScoreBody(ForeignBody):
-    """Scores of `text_1` with each of `text_2`; `text_1` is one text."""
+    """Scores of one `text_1` with each of `text_2`, or of as many, pair by pair."""
 
     text_1: Annotated[
         Query | Annotated[list[Query], Meta(min_length=1)], Meta(examples=["как найти минимум"])
@@ -43,16 +43,20 @@ class ScoreBody(ForeignBody):
     }
 
     def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
-        """Raises ValidationError: there are several `text_1`, or a limit is exceeded."""
+        """Raises ValidationError: the numbers of texts differ, or a limit is exceeded."""
         check_model(self.model, model, settings.rerank_aliases)
-        queries = [self.text_1] if isinstance(self.text_1, str) else self.text_1
-        if len(queries) > 1:
-            raise ValidationError(f"`text_1` must be one text. Given: {len(queries)}")
-        documents = [self.text_2] if isinstance(self.text_2, str) else self.text_2
+        queries = as_texts(self.text_1, "text_1", settings.max_texts)
+        documents = as_texts(self.text_2, "text_2", settings.max_texts)
+        if len(queries) not in (1, len(documents)):
+            raise ValidationError(
+                f"`text_1` must be one text, or as many as `text_2`: {len(documents)}. "
+                f"Given: {len(queries)}",
+                field="text_1",
+            )
         limit = self.truncate_prompt_tokens or DEFAULT_PAIR_LENGTH
         return RerankRequest(
-            query=queries[0],
-            texts=as_documents(queries[0], [*documents], "text_2", settings.max_texts),
+            query=queries,
+            texts=documents,
             max_length=MAX_LENGTH if limit == -1 else min(MAX_LENGTH, max(MIN_PAIR_LENGTH, limit)),
             field="text_2",
         )
