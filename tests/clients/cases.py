@@ -6,6 +6,7 @@ python tests/clients/cases.py    write the page
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ Task = Literal["embed", "rerank", "sparse", "similarity"]
 
 @dataclass(frozen=True)
 class Case:
-    """A client, and the function `task` of the script that calls it.
+    """A client, and the function of the script that calls it: `function`, or else `task`.
 
     `script` is a path below this folder: its folder is the group, whose packages are in
     `requirements/<group>.txt`. `path` follows the server's address in the base URL. A client that
@@ -39,6 +40,7 @@ class Case:
     is_normalized: bool = True
     sends_key: bool = True
     shows_errors: bool = True  # the message of the server
+    function: str = ""
 
     @property
     def group(self) -> str:
@@ -51,7 +53,8 @@ class Case:
 
     @property
     def id(self) -> str:
-        return "-".join([self.script.removesuffix(".py"), self.task, *self.model.split("/")[:-1]])
+        name = self.script.rpartition(".")[0]
+        return "-".join([name, self.function or self.task, *self.model.split("/")[:-1]])
 
 
 def embed(client: str, script: str, path: str, **fields: object) -> Case:
@@ -227,6 +230,37 @@ CASES = (
     embed("litellm `ollama/`", LITELLM, "", model="ollama/bge-m3"),
 )
 
+NODE = "node/clients/"
+NODE_CASES = (
+    embed("openai `OpenAI`", f"{NODE}openai.mjs", "/v1"),
+    embed("@langchain/openai `OpenAIEmbeddings`", f"{NODE}langchain-openai.mjs", "/v1"),
+    embed("cohere-ai `CohereClientV2.embed`", f"{NODE}cohere-ai.mjs", ""),
+    embed("cohere-ai `CohereClient.embed`", f"{NODE}cohere-ai.mjs", "", function="embedV1"),
+    rerank("cohere-ai `CohereClientV2.rerank`", f"{NODE}cohere-ai.mjs", ""),
+    rerank("cohere-ai `CohereClient.rerank`", f"{NODE}cohere-ai.mjs", "", function="rerankV1"),
+    embed("@langchain/cohere `CohereEmbeddings`", f"{NODE}langchain-cohere.mjs", ""),
+    rerank("@langchain/cohere `CohereRerank`", f"{NODE}langchain-cohere.mjs", ""),
+    embed("@huggingface/inference `featureExtraction`", f"{NODE}huggingface.mjs", "/", model=""),
+    embed(
+        "@huggingface/inference `featureExtraction`",
+        f"{NODE}huggingface.mjs",
+        "/embed",
+        model="",
+        function="embedPath",
+    ),
+    embed("ollama `embed`", f"{NODE}ollama.mjs", ""),
+    embed("ollama `embeddings`", f"{NODE}ollama.mjs", "", function="embedPrompts"),
+    embed("runpod-sdk `runSync`", f"{NODE}runpod-sdk.mjs", "/v2", model=""),
+    embed(
+        "runpod-sdk `run`, `stream`, `status`",
+        f"{NODE}runpod-sdk.mjs",
+        "/v2",
+        model="",
+        function="embedQueued",
+    ),
+    rerank("runpod-sdk `runSync`", f"{NODE}runpod-sdk.mjs", "/v2", model=""),
+)
+
 INTRODUCTION = f"""# Clients
 
 Client packages that work unchanged against the HTTP server, here at `{SERVER}`. The API
@@ -235,7 +269,8 @@ key is `BGE_API_KEY`. A model's name may be one that `/v1/models` lists, its las
 
 Each row is a test: the vectors or scores are those of `/native/embed` or `/native/rerank`, and of a
 blank text the client shows the server's error message, unless the note says otherwise. The versions
-are in `tests/requirements.txt` and `tests/clients/requirements/`; `make test-clients` tests them.
+are in `tests/requirements.txt` and `tests/clients/requirements/`, those of JavaScript in
+`tests/clients/node/package.json`; `make test-clients` and `make test-clients-node` test them.
 
 `/reranker` is a base URL for clients of text-embeddings-inference that ask `/info` first, such as
 Dify's: it describes the reranker. `/infinity` is Infinity's: documents come back as plain strings.
@@ -244,19 +279,24 @@ Dify's: it describes the reranker. `/infinity` is Infinity's: documents come bac
 CODE = """
 ## Code
 
-The code of each test. `url` is the base URL of the table.
+The code of each test. `url` is the base URL of the table, in JavaScript the server's address.
 """
 
 
 def page() -> str:
-    rows = ["| client | base URL | model name | note |", "| --- | --- | --- | --- |"]
-    rows += [row(case) for case in CASES]
-    scripts = dict.fromkeys(case.script for case in CASES if not case.error)
-    sections = [
-        f"\n### {script}\n\n```python\n{(FOLDER / script).read_text('utf-8')}```\n"
-        for script in scripts
-    ]
-    return INTRODUCTION + "\n".join(rows) + "\n" + CODE + "".join(sections)
+    scripts = dict.fromkeys(case.script for case in (*CASES, *NODE_CASES) if not case.error)
+    tables = f"## Python\n\n{table(CASES)}\n## JavaScript\n\n{table(NODE_CASES)}"
+    return INTRODUCTION + tables + CODE + "".join(map(section, scripts))
+
+
+def table(cases: Iterable[Case]) -> str:
+    head = ["| client | base URL | model name | note |", "| --- | --- | --- | --- |"]
+    return "".join(f"{line}\n" for line in [*head, *map(row, cases)])
+
+
+def section(script: str) -> str:
+    language = "python" if script.endswith(".py") else "javascript"
+    return f"\n### {script}\n\n```{language}\n{(FOLDER / script).read_text('utf-8')}```\n"
 
 
 def row(case: Case) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
+from clients.cases import NODE_CASES, Case
 from fakes.native import QUERY, TEXTS, TOLERANCE, Native, native_replies
 from fakes.serving import KEY, serving
 
@@ -52,41 +53,27 @@ def call(client: str, function: str, url: str, *values: Any, key: str = KEY) -> 
     return dict(json.loads(process.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize(
-    ("client", "function"),
-    [
-        ("openai", "embed"),
-        ("langchain-openai", "embed"),
-        ("cohere-ai", "embed"),
-        ("cohere-ai", "embedV1"),
-        ("langchain-cohere", "embed"),
-        ("huggingface", "embed"),
-        ("huggingface", "embedPath"),
-        ("ollama", "embed"),
-        ("ollama", "embedPrompts"),
-        ("runpod-sdk", "embed"),
-        ("runpod-sdk", "embedQueued"),
-    ],
-)
-def test_embed(client: str, function: str, server: Native) -> None:
-    result = call(client, function, server.url, TEXTS)
+def call_case(case: Case, url: str, *values: Any) -> Any:
+    module = Path(case.script).stem
+    result = call(module, case.function or case.task, url, *values)
     assert "error" not in result, result
-    np.testing.assert_allclose(result["value"], server.vectors, atol=TOLERANCE)
+    return result["value"]
 
 
-@pytest.mark.parametrize(
-    ("client", "function"),
-    [
-        ("cohere-ai", "rerank"),
-        ("cohere-ai", "rerankV1"),
-        ("langchain-cohere", "rerank"),
-        ("runpod-sdk", "rerank"),
-    ],
-)
-def test_rerank(client: str, function: str, server: Native) -> None:
-    result = call(client, function, server.url, QUERY, TEXTS)
-    assert "error" not in result, result
-    assert [tuple(item) for item in result["value"]] == server.ranking
+def of_task(task: str) -> list[Any]:
+    return [pytest.param(case, id=case.id) for case in NODE_CASES if case.task == task]
+
+
+@pytest.mark.parametrize("case", of_task("embed"))
+def test_embed(case: Case, server: Native) -> None:
+    vectors = call_case(case, server.url, TEXTS)
+    np.testing.assert_allclose(vectors, server.vectors, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", of_task("rerank"))
+def test_rerank(case: Case, server: Native) -> None:
+    ranking = call_case(case, server.url, QUERY, TEXTS)
+    assert [tuple(item) for item in ranking] == server.ranking
 
 
 def test_similarity(server: Native) -> None:
@@ -95,10 +82,7 @@ def test_similarity(server: Native) -> None:
     np.testing.assert_allclose(result["value"], cosines, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize(
-    "client",
-    ["openai", "langchain-openai", "cohere-ai", "huggingface", "ollama", "runpod-sdk"],
-)
+@pytest.mark.parametrize("client", sorted({Path(case.script).stem for case in NODE_CASES}))
 def test_clients_show_the_reason_of_a_refusal(client: str, server: Native) -> None:
     result = call(client, "embed", server.url, ["a", " "])
     assert "must not be empty or blank" in result["error"]
