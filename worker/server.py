@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 from bge_worker.errors import StartError, WorkerError
 from bge_worker.http.app import Application
 from bge_worker.http.connections import connection_limits
+from bge_worker.http.draining import Drain
 from bge_worker.http.metrics import Metrics
 from bge_worker.http.server import (
     StoppableServer,
@@ -103,9 +104,9 @@ def serve(settings: Settings, listeners: list[socket.socket]) -> None:
     """Serve until a signal. Raises StartError if the models cannot be loaded."""
     metrics = Metrics()
     service: Future[Service] = Future()
-    timeouts = Timeouts()
-    app = Application(settings, metrics, service, timeouts).asgi
-    server = StoppableServer(configuration(app, connection_limits(), timeouts), service)
+    timeouts, drain = Timeouts(), Drain()
+    app = Application(settings, metrics, service, timeouts, drain=drain).asgi
+    server = StoppableServer(configuration(app, connection_limits(), timeouts), service, drain)
 
     def stop_if_failed(loaded: Future[Service]) -> None:
         if loaded.exception() is not None:  # never reset to False: a signal may have set it

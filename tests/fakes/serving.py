@@ -81,12 +81,12 @@ def listening(
     app: ASGIApp,
     listener: socket.socket,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
-    grace_seconds: int = 1,
+    close_seconds: int = 1,
     max_connections: int = 1000,
 ) -> Iterator[str]:
     """Yield the base URL of an application in the server's own configuration."""
     limits = ConnectionLimits(max_connections)
-    server = uvicorn.Server(configuration(app, limits, timeouts, grace_seconds))
+    server = uvicorn.Server(configuration(app, limits, timeouts, close_seconds))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -57,6 +57,10 @@ def test_requests_in_flight_finish_after_a_signal(
         while b"bge_queue_depth 4.0" not in httpx.get(f"{server.url}/metrics").content:
             assert not any(future.done() for future in in_flight)
         server.process.send_signal(name)
+        refused = httpx.post(route, json={"texts": "море"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "this worker is stopping" in refused.json()["error"]
+        assert server.ping() == 503  # a load balancer sends no more requests
         replies = [future.result() for future in in_flight]
         assert [len(reply.json()["embeddings"]) for reply in replies] == [40] * 4
         assert server.process.wait(timeout=10) == 0

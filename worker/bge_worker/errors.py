@@ -5,7 +5,7 @@
             ─ engine ────── OutOfMemoryError, InferenceError
     HTTP    ─ connections ─ MalformedError, HeadTooLargeError, OverloadedError
             ─ middleware ── UnauthorizedError, ForbiddenError, SlowBodyError, TooLargeError,
-                            OverloadedError
+                            OverloadedError, StoppingError
 
 A message goes to the caller unchanged: it names the field in backticks, the limit and what was
 given, and never holds a text, a path or a traceback.
@@ -75,6 +75,12 @@ class OverloadedError(WorkerError):
     status = 429
     retry = True
     headers = (("retry-after", "1"),)
+
+
+class StoppingError(OverloadedError):
+    """This server stops; another may answer. A load balancer takes 503 for that."""
+
+    status = 503
 
 
 class OutOfMemoryError(WorkerError):

@@ -115,7 +115,7 @@ def test_requests_unfinished_at_the_end_of_the_grace_period_are_refused(engine: 
             unfinished = pool.submit(httpx.post, f"{url}/rerank", json=RERANK, timeout=SOON)
             eventually(lambda: metric(url, "bge_queue_depth") == 1)
             unfinished.add_done_callback(lambda _: engine.gate.set())
-        assert unfinished.result().status_code == 429
+        assert unfinished.result().status_code == 503
         assert "this worker is stopping" in unfinished.result().json()["error"]
 
 

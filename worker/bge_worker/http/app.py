@@ -22,6 +22,7 @@ from ..serving.requests import Reply
 from ..serving.validation import names, unknown_fields, validate
 from ..settings import Settings
 from . import openapi
+from .draining import Drain
 from .jobs import Jobs
 from .json_codec import JsonParser, to_json
 from .loading import LoadingService
@@ -71,6 +72,7 @@ class Application:
         service: Future[Service],
         timeouts: Timeouts | None = None,
         held: HeldBytes | None = None,
+        drain: Drain | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -78,9 +80,10 @@ class Application:
         self._json = JsonParser()
         self._docs_page = DOCS_PAGE.read_bytes()
         timeouts, held = timeouts or Timeouts(), held or HeldBytes()
+        self._drain = drain or Drain()
         jobs = RunPodRoutes(Jobs(self._service, self._json, held, settings), self._json, timeouts)
         endpoints = [*self._endpoints(), *job_endpoints(jobs)]
-        middleware = Middleware(Router(endpoints), settings, metrics, held, timeouts)
+        middleware = Middleware(Router(endpoints), settings, metrics, held, timeouts, self._drain)
         self.asgi: ASGIApp = middleware
         if settings.cors_origins:
             self.asgi = CORSMiddleware(
@@ -139,7 +142,8 @@ class Application:
     async def _ping(self, request: Request) -> Response:
         if not self._service.is_loaded:
             return Response(status_code=204)
-        return Response(status_code=200 if self._service.is_healthy else 503)
+        is_ready = self._service.is_healthy and not self._drain.is_stopping
+        return Response(status_code=200 if is_ready else 503)
 
     async def _get_metrics(self, request: Request) -> Response:
         return Response(self._metrics.text(), media_type=CONTENT_TYPE)

@@ -27,6 +27,7 @@ from .. import errors
 from ..errors import OverloadedError, WorkerError
 from ..logs import FIELDS
 from ..settings import Settings
+from .draining import Drain
 from .memory import HeldBytes
 from .metrics import Metrics
 from .routes.route import Dialect
@@ -83,6 +84,7 @@ class Middleware:
         metrics: Metrics,
         held: HeldBytes,
         timeouts: Timeouts,
+        drain: Drain,
     ) -> None:
         self._router = router
         self._key = None if settings.api_key is None else settings.api_key.encode()
@@ -90,7 +92,7 @@ class Middleware:
         self._loopback_names_only = settings.api_key is None and not settings.insecure
         self._cors_origins = settings.cors_origins
         self._max_in_flight = settings.max_queue
-        self._in_flight = 0
+        self._drain = drain
         self._held = held
         self._metrics = metrics
         self._timeouts = timeouts
@@ -108,7 +110,7 @@ class Middleware:
             exchange.status = CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:  # the server stops and waits no longer
             if exchange.status == 0:
-                error = OverloadedError("this worker is stopping")
+                error = errors.StoppingError("this worker is stopping")
                 await send_error(error, exchange.dialect, send)
         finally:
             self._held.give_back(exchange.held)
@@ -143,12 +145,12 @@ class Middleware:
         if expected > limit:
             raise _too_large(limit, expected)
         self._check_slot(expected)
-        self._in_flight += 1
+        self._drain.in_flight += 1
         try:
             body = await self._read_body(receive, exchange, limit)
             await self._run_route(scope, body, receive, send, exchange)
         finally:
-            self._in_flight -= 1
+            self._drain.in_flight -= 1
 
     def _check_key(self, scope: Scope, route: str) -> None:
         """Raises UnauthorizedError if the route requires a key and this is not it."""
@@ -186,10 +188,13 @@ class Middleware:
             raise errors.ForbiddenError("cross-site requests of browsers are refused")
 
     def _check_slot(self, expected: int) -> None:
-        """Raises OverloadedError if another request of `expected` bytes exceeds a limit."""
-        if self._in_flight >= self._max_in_flight:
+        """Raises OverloadedError if another request of `expected` bytes exceeds a limit,
+        StoppingError if the server stops."""
+        if self._drain.is_stopping:
+            raise errors.StoppingError("this worker is stopping")
+        if self._drain.in_flight >= self._max_in_flight:
             raise OverloadedError(
-                f"{self._in_flight} requests are in flight (`BGE_MAX_QUEUE`); try again later"
+                f"{self._drain.in_flight} requests are in flight (`BGE_MAX_QUEUE`); try again later"
             )
         self._held.check(expected)
 

@@ -32,7 +32,7 @@ ERRORS = {
     422: "The body is not valid; names the field, the limit and what was given",
     429: "The queue is full; see `Retry-After`",
     500: "The log has the cause under the id in the message",
-    503: "A single text does not fit the device",
+    503: "A single text does not fit the device, or the server is stopping",
 }
 
 
@@ -59,7 +59,7 @@ def describe(
             paths.setdefault(path.replace(":path}", "}"), {})["get"] = operation
     for prefix in ("", "/v2/{endpoint}"):
         paths |= _job_paths(schemas, prefix)
-    pings = {200: "The models are loaded", 204: "They load", 503: "Unhealthy"}
+    pings = {200: "The models are loaded", 204: "They load", 503: "Unhealthy, or stopping"}
     metrics = {"description": "Metrics", "content": {CONTENT_TYPE: {}}}
     paths["/ping"] = {"get": {"responses": {str(c): {"description": d} for c, d in pings.items()}}}
     paths["/metrics"] = {"get": {"responses": {"200": metrics}}}

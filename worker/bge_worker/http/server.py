@@ -17,13 +17,14 @@ from ..errors import StartError
 from ..serving.validation import shortened
 from ..settings import Settings
 from .connections import Connection, ConnectionLimits
+from .draining import Drain
 from .middleware import is_loopback
 from .timeouts import Timeouts
 
 if TYPE_CHECKING:  # imports torch
     from ..serving.service import Service
 
-GRACE_SECONDS = 30  # for requests in flight when the server stops
+CLOSE_SECONDS = 5  # for connections when the requests in flight have ended
 # After this the kernel drops a caller who stops reading, or whose machine is gone.
 STALLED_SECONDS = 60
 
@@ -70,25 +71,33 @@ def listen(host: str, port: int, stalled_seconds: float = STALLED_SECONDS) -> so
 
 
 class StoppableServer(uvicorn.Server):
-    """A signal lets requests in flight finish. While the models load, it ends the process at once:
-    loading cannot be interrupted, and no request has been accepted.
+    """A signal starts the drain; a second one stops the server without waiting for its end.
+
+    While the models load, a signal ends the process at once: loading cannot be interrupted, and no
+    request has been accepted.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Future[Service]) -> None:
+    def __init__(self, config: uvicorn.Config, service: Future[Service], drain: Drain) -> None:
         super().__init__(config)
         self._service = service
+        self._drain = drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self._service.done():
             os._exit(0)
-        super().handle_exit(sig, frame)
+        if self._drain.is_stopping:
+            super().handle_exit(sig, frame)
+        else:
+            self._drain.start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop. uvicorn asks ten times a second."""
+        self.should_exit = self.should_exit or self._drain.is_over
+        return await super().on_tick(counter)
 
 
 def configuration(
-    app: ASGIApp,
-    limits: ConnectionLimits,
-    timeouts: Timeouts,
-    grace_seconds: int = GRACE_SECONDS,
+    app: ASGIApp, limits: ConnectionLimits, timeouts: Timeouts, close_seconds: int = CLOSE_SECONDS
 ) -> uvicorn.Config:
     return uvicorn.Config(
         app,
@@ -99,5 +108,5 @@ def configuration(
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=grace_seconds,
+        timeout_graceful_shutdown=close_seconds,
     )
