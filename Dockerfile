@@ -75,6 +75,16 @@ ENV PATH=/opt/venv/bin:$PATH \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     NVIDIA_REQUIRE_CUDA="cuda>=13.0"
+# Thresholds of the RunPod SDK's checks, which run before the first job and end a worker that fails:
+#   RUNPOD_SKIP_GPU_CHECK      its own allocations on every GPU and two runs of nvidia-smi: the models
+#                              are on the device by then, and the golden values were computed there
+#   RUNPOD_MIN_MEMORY_GB       4 by default: the weights are loaded already; requests hold up to 0.5 GB
+#   RUNPOD_MIN_DISK_PERCENT    10 by default: the worker writes nothing, and a full host is not its fault
+#   RUNPOD_MIN_CUDA_VERSION    11.8 by default: torch needs 13
+ENV RUNPOD_SKIP_GPU_CHECK=true \
+    RUNPOD_MIN_MEMORY_GB=2 \
+    RUNPOD_MIN_DISK_PERCENT=1 \
+    RUNPOD_MIN_CUDA_VERSION=13.0
 WORKDIR /app
 USER 10001:10001
 EXPOSE 8000
