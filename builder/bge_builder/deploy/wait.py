@@ -9,6 +9,7 @@ not ready            nothing has failed, but the time is over: exit code 4
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,8 +18,9 @@ from .probes import Probe
 from .settings import DeployError
 
 POLL_SECONDS = 3.0  # below `idleTimeout`, so that no state is missed
-UNHEALTHY_SECONDS = 30.0  # that a worker may fail its health checks
-MAX_FAILED_STARTS = 3  # of all workers
+UNHEALTHY_SECONDS = 60.0  # that a worker may fail its health checks: its server may not listen yet
+MAX_FAILED_STARTS = 3  # of one worker, or of workers that have been replaced
+REPLACED = "replaced workers"
 
 
 class WorkerFailedError(DeployError):
@@ -39,7 +41,7 @@ class History:
 
     workers: Sequence[Worker] = ()
     stages: list[tuple[str, float]] = field(default_factory=list)
-    failed_starts: int = 0
+    failed_starts: Counter[str] = field(default_factory=Counter)
     was_ready: bool = False
     _unhealthy_since: dict[str, float] = field(default_factory=dict)
 
@@ -51,8 +53,10 @@ class History:
         lines += [f"worker {worker_id}: gone" for worker_id in before if worker_id not in after]
         if not workers and (before or not self.stages):
             lines.append("no worker")
-        self.failed_starts += sum(
-            has_started_in_vain(worker, after.get(worker.id)) for worker in before.values()
+        self.failed_starts.update(
+            f"worker {worker.id}" if worker.id in after else REPLACED
+            for worker in before.values()
+            if has_started_in_vain(worker, after.get(worker.id))
         )
         self.workers = workers
         self.was_ready |= any(worker.is_ready for worker in self.current)
@@ -87,8 +91,9 @@ class History:
         """Describe why waiting is in vain, or return None."""
         if any(worker.is_ready for worker in self.current):
             return None
-        if self.failed_starts >= MAX_FAILED_STARTS:
-            return f"workers have started {self.failed_starts} times in vain"
+        for name, starts in self.failed_starts.items():
+            if starts >= MAX_FAILED_STARTS:
+                return f"{name} started {starts} times in vain"
         for worker_id, since in self._unhealthy_since.items():
             if now - since >= UNHEALTHY_SECONDS:
                 return f"worker {worker_id} fails its health checks since {now - since:.0f} s"
@@ -103,7 +108,10 @@ class History:
 
 
 def has_started_in_vain(before: Worker, after: Worker | None) -> bool:
-    """Whether the start that `before` shows has ended without a ready worker."""
+    """Whether the start that `before` shows has ended without a ready worker.
+
+    RunPod does not say when it restarts a container: `startedAt` is taken to show it.
+    """
     if before.started_at is None or before.is_ready or before.is_stale:
         return False
     return after is None or after.started_at != before.started_at

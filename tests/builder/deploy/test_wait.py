@@ -115,7 +115,7 @@ def restarts() -> list[list[dict[str, Any]]]:
     ("workers", "reason"),
     [
         ([[worker("w1", "UNHEALTHY", **STARTED)]], "worker w1 fails its health checks since"),
-        (restarts(), "workers have started 3 times in vain"),
+        (restarts(), "worker w1 started 3 times in vain"),
     ],
 )
 def test_a_failing_image_ends_the_wait_with_the_release_and_the_log(
@@ -232,7 +232,7 @@ def test_replaced_workers_count_only_if_they_had_started() -> None:
     assert history.failure(9) is None
     for number in range(4):
         history.update([Worker(f"s{number}", "INITIALIZING", started_at="12:00")], 10 + number)
-    assert history.failure(14) == "workers have started 3 times in vain"
+    assert history.failure(14) == "replaced workers started 3 times in vain"
 
 
 def test_the_rest_of_a_fleet_may_fail_while_a_worker_is_ready() -> None:
