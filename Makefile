@@ -23,7 +23,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index bench-quantization test-kill test-openapi test-clients test-clients-node load soak serve verify deploy image-test lint-images lock lock-torch clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index bench-quantization test-kill test-openapi test-clients test-clients-node load soak serve verify deploy undeploy image-test lint-images lock lock-torch clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -198,9 +198,17 @@ COMPILE = $(UV) --custom-compile-command 'make lock' $(NOT_LOCKED:%=--no-emit-pa
 # torch and its dependencies, by build: a Dockerfile's TORCH names one.
 COMPILE_TORCH = grep '^torch==' worker/requirements.txt | sed 's/$$/$(1)/' | $(UV) -c worker/requirements.lock -
 
-deploy: $(VENV)/setup ## IMAGE=… [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]: create or update an endpoint on RunPod, then send a request
-	@test -n "$(IMAGE)" || { echo "make deploy IMAGE=registry/name:tag [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1]"; exit 2; }
-	$(PY) -m bge_builder deploy "$(IMAGE)" $(if $(ENDPOINT),--endpoint "$(ENDPOINT)") $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(DRY_RUN),--dry-run)
+BUILDER = $(PY) -m bge_builder
+TARGET = $(if $(TYPE),--type "$(TYPE)") $(if $(ENDPOINT),--endpoint "$(ENDPOINT)")
+DEPLOY_OPTIONS = $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(DRY_RUN),--dry-run) $(if $(WAIT),--wait "$(WAIT)")
+DEPLOY_USAGE := make deploy IMAGE=registry/name:tag [TYPE=lb] [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1] [WAIT=seconds], or STATUS=1
+
+deploy: $(VENV)/setup ## IMAGE=… [TYPE=lb] [DRY_RUN=1]: create or update an endpoint on RunPod, wait for its first vector; or STATUS=1
+	@test -n "$(IMAGE)$(STATUS)" || { echo "$(DEPLOY_USAGE)"; exit 2; }
+	@$(BUILDER) $(if $(STATUS),status,deploy "$(IMAGE)" $(DEPLOY_OPTIONS)) $(TARGET)
+
+undeploy: $(VENV)/setup ## [TYPE=lb] [ENDPOINT=id] [YES=1]: delete an endpoint on RunPod
+	@$(BUILDER) undeploy $(TARGET) $(if $(YES),--yes)
 
 image-test: $(VENV)/setup-test ## Build both images with buildah, run them with podman (Debian, as root; 20 minutes)
 	tests/images/stand_in.sh

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The image's entry point. The first argument selects:
 #
-#   (none)            the queue worker on RunPod, otherwise the HTTP server
+#   (none)            $BGE_MODE; without it, the queue worker on RunPod, otherwise the HTTP server
 #   queue             the queue worker
 #   serve [options]   the HTTP server on every address of the container; see --help
 #   test [payload]    answer test_input.json, or the payload, and exit
@@ -10,8 +10,9 @@ set -eu
 cd "$(dirname "$0")/.."
 
 if [ "$#" -eq 0 ]; then
-    # RunPod sets this variable for its queue workers.
-    if [ -n "${RUNPOD_WEBHOOK_GET_JOB:-}" ]; then set -- queue; else set -- serve; fi
+    # RunPod sets this variable for its queue workers. Its Hub can set variables, but no arguments.
+    set -- "${BGE_MODE:-${RUNPOD_WEBHOOK_GET_JOB:+queue}}"
+    set -- "${1:-serve}"
 fi
 mode="$1"
 shift

@@ -1,4 +1,4 @@
-"""python -m bge_builder fetch | convert | miniature | bake | verify | deploy"""
+"""python -m bge_builder fetch | convert | miniature | bake | verify | deploy | status | undeploy"""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from bge_client import BGEError, Client, ConfigurationError
-from bge_client.redaction import read_secret, redact
+from bge_client import ConfigurationError
+from bge_client.redaction import redact
 from bge_worker.errors import StartError
 
 from .convert import convert
@@ -18,6 +19,7 @@ from .errors import BuilderError, as_text
 from .miniature import build
 from .pins import PINS
 
+MAX_WAIT_SECONDS = 86_400
 EXAMPLES = """examples:
   python -m bge_builder miniature --to checkpoints/miniature
   python -m bge_builder fetch --to checkpoints
@@ -28,17 +30,19 @@ fetch honours HF_ENDPOINT (a mirror of the Hub) and HF_TOKEN."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. An expected failure prints one line on stderr and returns 1."""
+    """Run one command. An expected failure prints one line on stderr and returns its code, or 1."""
     options = vars(make_parser().parse_args(arguments))
     run: Callable[..., int | None] = options.pop("run")
     try:
         return run(**options) or 0
-    except (BuilderError, ConfigurationError, StartError) as error:
-        message = str(error)
+    except BuilderError as error:
+        message, code = str(error), error.exit_code
+    except (ConfigurationError, StartError) as error:
+        message, code = str(error), 1
     except OSError as error:  # no space, no permission
-        message = as_text(error)
+        message, code = as_text(error), 1
     print(f"error: {redact(message)}", file=sys.stderr)
-    return 1
+    return code
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -76,18 +80,53 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--to", type=Path, default=Path("models"), metavar="FOLDER")
     command.set_defaults(run=run_bake)
 
-    command = commands.add_parser("deploy", help="create or update an endpoint (deploy.toml)")
-    command.add_argument("image", help="its name and tag in a registry")
-    command.add_argument("--endpoint", metavar="ID", help="update the endpoint with this id")
-    command.add_argument("--registry", help="name or id of the credential for a private image")
-    command.add_argument("--dry-run", action="store_true", help="show the changes and stop")
-    command.add_argument("--no-smoke", action="store_true", help="do not send a first request")
-    command.set_defaults(run=run_deploy)
+    add_endpoint_commands(commands)
 
     command = commands.add_parser("verify", help="check runtime folders and published values")
     command.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
     command.set_defaults(run=run_verify)
     return parser
+
+
+def add_endpoint_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    endpoint = argparse.ArgumentParser(add_help=False)
+    types = ["queue", "lb"]
+    endpoint.add_argument("--type", dest="endpoint_type", default="queue", choices=types)
+    endpoint.add_argument("--endpoint", metavar="ID", help="an endpoint, whatever its name")
+
+    description = """Exit codes: 1 RunPod refuses, 3 the image does not start, 4 no worker is ready
+    in time, 130 interrupted."""
+    command = commands.add_parser(
+        "deploy",
+        parents=[endpoint],
+        help="create or update an endpoint (deploy.toml)",
+        description=description,
+    )
+    command.add_argument("image", help="its name and tag in a registry")
+    command.add_argument("--registry", help="name or id of the credential for a private image")
+    command.add_argument("--dry-run", action="store_true", help="show the changes and stop")
+    command.add_argument(
+        "--wait",
+        type=seconds,
+        default=600.0,
+        metavar="SECONDS",
+        help="limit of the wait for a worker and the first vector; 0: do not wait (%(default)s)",
+    )
+    command.set_defaults(run=run_deploy)
+
+    command = commands.add_parser("status", parents=[endpoint], help="show an endpoint")
+    command.set_defaults(run=run_status)
+
+    command = commands.add_parser("undeploy", parents=[endpoint], help="delete an endpoint")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.set_defaults(run=run_undeploy)
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MAX_WAIT_SECONDS:
+        raise argparse.ArgumentTypeError(f"must be 0 to {MAX_WAIT_SECONDS}. Given: {text[:20]}")
+    return value
 
 
 def run_fetch(model: str, to: Path) -> None:
@@ -132,41 +171,22 @@ def run_bake(models: str, engine: str, to: Path) -> None:
             run_convert(checkpoints / pin.name, to / pin.name, "float16", engine, name)
 
 
-def run_deploy(
-    image: str, endpoint: str | None, registry: str | None, dry_run: bool, no_smoke: bool
-) -> None:
-    from . import deploy
+def run_deploy(**options: Any) -> int:
+    from .deploy.command import run_deploy  # only these commands need an HTTP client
 
-    key = read_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
-    if key is None:
-        if not dry_run:
-            raise deploy.DeployError("`RUNPOD_API_KEY` is not set")
-        print("\n".join(deploy.plan(None, image, None, registry).lines()))
-        print("not compared with RunPod: `RUNPOD_API_KEY` is not set; nothing was changed")
-        return
-    with deploy.RunPod(key) as runpod:
-        change = deploy.plan(runpod, image, endpoint, registry)
-        print(redact("\n".join(change.lines())))
-        if dry_run:
-            print("nothing was changed")
-            return
-        result = runpod.apply(change)
-    for name, url in deploy.table(result, "requestUrls").items():
-        print(redact(f"  {name}: {url}"))
-    url = f"{deploy.ENDPOINTS}/{result['id']}"
-    print(f"endpoint: {url}")
-    if not no_smoke:
-        send_first_request(url, key)
+    return run_deploy(**options)
 
 
-def send_first_request(url: str, key: str) -> None:
-    """Embed a text; the request waits for the endpoint's cold start."""
-    try:
-        with Client(url, key, timeout=900) as client:
-            vectors = client.embed(["fitness"])
-    except BGEError as error:
-        raise BuilderError(f"the endpoint does not answer: {error}") from None
-    print(f"the endpoint answers: {vectors.model}, fingerprint {vectors.fingerprint}")
+def run_status(**options: Any) -> None:
+    from .deploy.command import run_status
+
+    run_status(**options)
+
+
+def run_undeploy(**options: Any) -> int:
+    from .deploy.command import run_undeploy
+
+    return run_undeploy(**options)
 
 
 def run_verify(folders: Sequence[Path]) -> int:

@@ -1,15 +1,20 @@
 """Errors that a command reports in one line.
 
 BuilderError
-├── ConvertError    convert.py, config.py
-├── FetchError      fetch.py
-├── DeployError     deploy.py
-└── LockedError     folders.py
+├── ConvertError            convert.py, config.py
+├── FetchError              fetch.py
+├── DeployError             deploy/settings.py
+│   ├── UnavailableError    deploy/api.py
+│   ├── WorkerFailedError   deploy/wait.py, exit code 3
+│   └── NotReadyError       deploy/wait.py, exit code 4
+└── LockedError             folders.py
 """
 
 
 class BuilderError(Exception):
-    """`python -m bge_builder` prints the message and exits with code 1."""
+    """`python -m bge_builder` prints the message and exits with `exit_code`."""
+
+    exit_code = 1
 
 
 class ConvertError(BuilderError):

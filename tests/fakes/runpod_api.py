@@ -1,9 +1,8 @@
-"""A fake of RunPod's REST API, version 2: serverless endpoints and registry credentials.
+"""A fake of RunPod's REST API, version 2: serverless endpoints, their workers, releases and costs.
 
 It stores created endpoints and records each write in `writes`. It validates requests as RunPod's
-OpenAPI document does: `CREATE_ENDPOINT` and `UPDATE_ENDPOINT` are JSON Schemas, which
-`tests/fakes/test_runpod_api.py` compares with the document. `conflicts` has the rules that the
-document states in prose.
+OpenAPI document does, with the fields in `runpod_api_fields.json`. `conflicts` has the rules that
+the document states in prose.
 """
 
 from __future__ import annotations
@@ -11,132 +10,32 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 from fakes.loopback import LoopbackServer
+from fakes.runpod_fields import read_fields, violations
 
 KEY = "rpa_a-key"
-Schema = dict[str, Any]
-
-# -------------------------------------------------------------------- the fields of a request
-
-TEXT: Schema = {"type": "string"}
-NAME = TEXT | {"minLength": 1}
-TEXTS: Schema = {"type": "array", "items": TEXT}
-INTEGER: Schema = {"type": "integer"}
-POSITIVE = INTEGER | {"minimum": 1}
-NATURAL = INTEGER | {"minimum": 0}
-VERSION = r"^\d+\.\d+$"
-
-
-def choice(*values: str) -> Schema:
-    return TEXT | {"enum": list(values)}
-
-
-def record(required: str = "", **properties: Schema) -> Schema:
-    """Return the schema of an object with these fields and no others."""
-    return {"type": "object", "properties": properties, "required": required.split()}
-
-
-EXCLUDED = {"type": "array", "items": TEXT | {"pattern": r"^\s*[^-\s]"}, "uniqueItems": True}
-CUDA_VERSIONS = {"type": "array", "items": TEXT | {"pattern": VERSION}}
-GPU = {
-    "pools": TEXTS | {"minItems": 1},
-    "excludedTypes": EXCLUDED,
-    "count": POSITIVE,
-    "allowedCudaVersions": CUDA_VERSIONS,
-}
-CPU = record("id vcpuCount", id=NAME, vcpuCount=INTEGER | {"minimum": 2})
-QUEUE_DELAY = record(
-    "type queueDelay",
-    type=choice("QUEUE_DELAY"),
-    queueDelay={"type": "number", "minimum": 0.5},
-)
-REQUEST_COUNT = record("type requestCount", type=choice("REQUEST_COUNT"), requestCount=POSITIVE)
-ENDPOINT = {
-    "args": TEXT,
-    "disk": POSITIVE,
-    "env": {"type": "object", "additionalProperties": TEXT},
-    "image": TEXT,
-    "ports": TEXTS,
-    "registry": {"type": ["string", "null"]},
-    "cpu": {"type": "array", "items": CPU, "minItems": 1, "uniqueItems": True},
-    "dataCenterIds": TEXTS,
-    "flashboot": choice("OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"),
-    "name": NAME,
-    "networkVolumes": TEXTS,
-    "scaling": {"oneOf": [QUEUE_DELAY, REQUEST_COUNT]},
-    "timeout": INTEGER,
-    "workers": record(min=NATURAL, max=NATURAL, idleTimeout=POSITIVE | {"maximum": 3600}),
-}
-CREATE_ENDPOINT = record(
-    "name scaling type",
-    **ENDPOINT,
-    gpu=record("pools", **GPU, minCudaVersion=TEXT | {"pattern": VERSION}),
-    templateId=NAME,
-    type=choice("QUEUE", "LOAD_BALANCER"),
-)
-UPDATE_ENDPOINT = record(
-    **ENDPOINT,
-    gpu=record(**GPU, minCudaVersion=TEXT | {"pattern": f"^$|{VERSION}"}),
-    templateId=TEXT,
-)
-TYPES: dict[str, type | tuple[type, ...]] = {
-    "array": list,
-    "integer": int,
-    "null": type(None),
-    "number": (int, float),
-    "object": dict,
-    "string": str,
-}
-
-
-def violations(schema: Schema, value: Any, path: str = "$") -> Iterator[str]:
-    """Yield each violation of the schema in `value`."""
-    if "oneOf" in schema:
-        if not any(not [*violations(option, value)] for option in schema["oneOf"]):
-            yield f"{path}: matches none of the variants"
-        return
-    names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-    if isinstance(value, bool) or not any(isinstance(value, TYPES[name]) for name in names):
-        yield f"{path}: got {type(value).__name__}, want {' or '.join(names)}"
-        return
-    minimum, maximum = schema.get("minimum", value), schema.get("maximum", value)
-    length = len(value) if isinstance(value, str | list) else 0
-    if isinstance(value, int | float) and not minimum <= value <= maximum:
-        yield f"{path}: {value} is out of range"
-    if length < schema.get("minLength", 0) or length < schema.get("minItems", 0):
-        yield f"{path}: too short"
-    if value not in schema.get("enum", [value]):
-        yield f"{path}: value must be one of {schema['enum']}"
-    if "pattern" in schema and not re.search(schema["pattern"], value):
-        yield f"{path}: does not match {schema['pattern']}"
-    if schema.get("uniqueItems") and len({json.dumps(item) for item in value}) < length:
-        yield f"{path}: items are not unique"
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from violations(schema["items"], item, f"{path}[{index}]")
-    if isinstance(value, dict):
-        yield from field_violations(schema, value, path)
-
-
-def field_violations(schema: Schema, value: dict[str, Any], path: str) -> Iterator[str]:
-    properties, additional = schema.get("properties", {}), schema.get("additionalProperties")
-    for name in schema.get("required", ()):
-        if name not in value:
-            yield f"{path}: missing property '{name}'"
-    for name, field in value.items():
-        if field_schema := properties.get(name, additional):
-            yield from violations(field_schema, field, f"{path}.{name}")
-        else:
-            yield f"{path}: additional properties '{name}' not allowed"
+FIELDS = read_fields()
+CREATE_ENDPOINT = FIELDS["schemas"]["CreateEndpointRequest"]
+UPDATE_ENDPOINT = FIELDS["schemas"]["UpdateEndpointRequest"]
+LOGS_PATH, BILLING_PATH = sorted(FIELDS["queries"], reverse=True)
+OPEN_SECONDS = 5.0  # that the stream of a log stays open without a line
 
 
 def conflicts(body: dict[str, Any], existing: dict[str, Any] | None) -> Iterator[str]:
     """Yield violations of the rules stated in prose. `existing` is the endpoint to update."""
     gpu = body.get("gpu", {})
+    endpoint = (existing or {}) | body
+    kind, scaling = endpoint.get("type"), endpoint.get("scaling", {}).get("type")
+    if (kind, scaling) == ("LOAD_BALANCER", "QUEUE_DELAY"):
+        yield "a load balancer scales by REQUEST_COUNT"
+    if (kind, scaling) == ("QUEUE", "REQUEST_COUNT") and "idleTimeout" in body.get("workers", {}):
+        yield "workers.idleTimeout does not apply to a queue that scales by REQUEST_COUNT"
     cuda = (existing or {}).get("gpu", {}) | gpu
     if cuda.get("minCudaVersion") and cuda.get("allowedCudaVersions"):
         yield "gpu.minCudaVersion and gpu.allowedCudaVersions are mutually exclusive"
@@ -145,8 +44,6 @@ def conflicts(body: dict[str, Any], existing: dict[str, Any] | None) -> Iterator
             yield "exactly one of gpu and cpu"
         if not {"image", "templateId"} & body.keys():
             yield "image is required"
-        if (body["type"], body["scaling"]["type"]) == ("LOAD_BALANCER", "QUEUE_DELAY"):
-            yield "a load balancer scales by REQUEST_COUNT"
     else:
         if "excludedTypes" in gpu and "pools" not in gpu:
             yield "gpu.excludedTypes requires gpu.pools"
@@ -158,7 +55,6 @@ def conflicts(body: dict[str, Any], existing: dict[str, Any] | None) -> Iterator
 
 
 # ------------------------------------------------------------------------------- the account
-
 
 DEFAULTS: dict[str, Any] = {
     "args": "",
@@ -183,25 +79,113 @@ class Answer(NamedTuple):
     location: str | None = None
 
 
+def worker(worker_id: str = "w1", status: str = "IDLE", **fields: Any) -> dict[str, Any]:
+    """Return a worker as RunPod shows it, on no machine yet unless `fields` says so."""
+    return {"id": worker_id, "status": status, "gpuCount": 1, "isStale": False} | fields
+
+
 class RunPodApi(LoopbackServer):
-    """An initially empty account. `answers` maps "METHOD /path" to faults."""
+    """An initially empty account. `answers` maps "METHOD /path" to faults.
+
+    `workers` has the workers of each look at them; the last one repeats. `logs` maps their ids to
+    lines. `costs` maps endpoints' ids to dollars a day.
+    """
 
     def __init__(self) -> None:
         super().__init__(_Handler)
         self.endpoints: dict[str, dict[str, Any]] = {}
+        self.releases: dict[str, list[dict[str, Any]]] = {}
+        self.workers: list[list[dict[str, Any]]] = [[]]
+        self.logs: dict[str, list[str]] = {}
+        self.costs: dict[str, float] = {}
         self.registries: list[dict[str, Any]] = []
         self.writes: list[tuple[str, dict[str, Any]]] = []
+        self.deleted: list[str] = []
         self.answers: dict[str, Answer] = {}
         self.url = f"{self.base}/v2"
+        self.stopped = threading.Event()
         self._numbers = itertools.count(1)
 
-    def get(self, path: str) -> tuple[int, Any]:
+    def __exit__(self, *exception: object) -> None:
+        self.stopped.set()
+        super().__exit__(*exception)
+
+    def get(self, path: str, query: dict[str, Any]) -> tuple[int, Any]:
         if path == "/serverless":
             return 200, {"endpoints": [*self.endpoints.values()]}
         if path == "/registries":
             return 200, {"registries": self.registries}
-        endpoint = self.endpoints.get(path.removeprefix("/serverless/"))
-        return (200, endpoint) if endpoint else problem(404, "Not Found", "endpoint not found")
+        if path == "/billing/serverless":
+            return self.billing(query)
+        endpoint_id, _, part = path.removeprefix("/serverless/").partition("/")
+        if endpoint_id not in self.endpoints:
+            return problem(404, "Not Found", "endpoint not found")
+        if part == "workers":
+            return 200, self.list_workers(endpoint_id)
+        if part == "releases":
+            return 200, self.list_releases(endpoint_id)
+        return 200, self.endpoints[endpoint_id]
+
+    def list_workers(self, endpoint_id: str) -> dict[str, Any]:
+        workers = self.workers.pop(0) if len(self.workers) > 1 else self.workers[0]
+        statuses = ("running", "idle", "initializing", "throttled", "unhealthy")
+        counts = {s: sum(w["status"] == s.upper() for w in workers) for s in statuses}
+        return {
+            "workers": workers,
+            "summary": counts | {"total": len(workers)},
+            "endpointVersion": len(self.releases.get(endpoint_id, ())),
+        }
+
+    def list_releases(self, endpoint_id: str) -> dict[str, Any]:
+        latest = sum(not worker["isStale"] for worker in self.workers[0])
+        total = len(self.workers[0])
+        return {
+            "endpointVersion": len(self.releases.get(endpoint_id, ())),
+            "rollout": {
+                "inProgress": latest < total,
+                "workersOnLatest": latest,
+                "workersTotal": total,
+                "percentOnLatest": 100 * latest // total if total else 0,
+            },
+            "releases": self.releases.get(endpoint_id, [])[::-1],
+        }
+
+    def billing(self, query: dict[str, Any]) -> tuple[int, Any]:
+        if errors := [*violations(FIELDS["queries"][BILLING_PATH], query)]:
+            return problem(422, "Unprocessable Entity", "Request validation failed.", errors)
+        if "lastN" in query and {"startTime", "endTime"} & query.keys():
+            return problem(400, "Bad Request", "lastN excludes startTime and endTime")
+        window = {"startTime": "2026-11-01T00:00:00Z", "endTime": "2026-11-02T00:00:00Z"}
+        ids = [i for i in self.costs if query.get("serverlessId", i) == i]
+        records = [amounts(self.costs[i]) | window | {"serverlessId": i} for i in ids]
+        metadata = {
+            "query": {**window, "bucketSize": query.get("bucketSize", "day")},
+            "recordCount": len(records),
+            "uniqueServerlessCount": len(records),
+            "totals": amounts(sum(self.costs[i] for i in ids)),
+        }
+        return 200, {"records": records, "metadata": metadata}
+
+    def delete(self, endpoint_id: str) -> tuple[int, Any]:
+        if self.endpoints.pop(endpoint_id, None) is None:
+            return problem(404, "Not Found", "endpoint not found")
+        self.deleted.append(endpoint_id)
+        return 204, None
+
+    def _release(self, endpoint_id: str, body: dict[str, Any], before: dict[str, Any]) -> None:
+        releases = self.releases.setdefault(endpoint_id, [])
+        diff = [{"field": n, "old": before.get(n), "new": v} for n, v in body.items()]
+        version = len(releases) + 1
+        releases.append(
+            {
+                "id": f"rel{version}",
+                "version": version,
+                "source": "MANUAL",
+                "createdAt": DEFAULTS["createdAt"],
+                "workerCount": 0,
+                "diff": diff,
+            }
+        )
 
     def create(self, body: dict[str, Any]) -> tuple[int, Any]:
         if errors := [*violations(CREATE_ENDPOINT, body)]:
@@ -214,11 +198,12 @@ class RunPodApi(LoopbackServer):
             **DEFAULTS,
             **body,
             "id": endpoint_id,
-            "requestUrls": request_urls(endpoint_id),
+            "requestUrls": request_urls(endpoint_id, body["type"]),
             "workers": workers,
         }
         gpu = {"count": 1, "allowedCudaVersions": [], "minCudaVersion": None}
         self._set_gpu(endpoint_id, body, gpu)
+        self._release(endpoint_id, body, {})
         self.writes.append((endpoint_id, body))
         return 201, self.endpoints[endpoint_id]
 
@@ -236,6 +221,7 @@ class RunPodApi(LoopbackServer):
             gpu = {name: value for name, value in gpu.items() if name != "excludedTypes"}
         self.endpoints[endpoint_id] = {**existing, **body, "workers": workers}
         self._set_gpu(endpoint_id, body, gpu)
+        self._release(endpoint_id, body, existing)
         self.writes.append((endpoint_id, body))
         return 200, self.endpoints[endpoint_id]
 
@@ -256,7 +242,15 @@ def problem(
     return status, body | ({"errors": errors} if errors else {})
 
 
-def request_urls(endpoint_id: str) -> dict[str, str]:
+def amounts(total: float) -> dict[str, float]:
+    parts = dict.fromkeys(("cpuAmount", "diskAmount", "feeAmount"), 0.0)
+    return parts | {"totalAmount": total, "gpuAmount": total}
+
+
+def request_urls(endpoint_id: str, endpoint_type: str) -> dict[str, str]:
+    if endpoint_type == "LOAD_BALANCER":
+        base = f"https://{endpoint_id}.api.runpod.ai"
+        return {"base": base, "health": f"{base}/ping"}
     base = f"https://api.runpod.ai/v2/{endpoint_id}"
     return {
         **{name: f"{base}/{name}" for name in ("run", "health")},
@@ -266,36 +260,67 @@ def request_urls(endpoint_id: str) -> dict[str, str]:
     }
 
 
+def is_documented(method: str, path: str) -> bool:
+    return any(
+        re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), f"/v2{path}")
+        and method.lower() in operations
+        for template, operations in FIELDS["paths"].items()
+    )
+
+
+def query_values(text: str) -> dict[str, Any]:
+    return {name: int(v) if v.isdecimal() else v for name, v in parse_qsl(text)}
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: RunPodApi
 
     def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def do_PATCH(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        path = self.path.removeprefix("/v2")
+        path, _, text = self.path.removeprefix("/v2").partition("?")
+        query = query_values(text)
         if fault := self.server.answers.get(f"{self.command} {path}"):
             self._send(*fault)
         elif self.headers.get("Authorization") != f"Bearer {KEY}":
             self._reply(*problem(401, "Unauthorized", "missing bearer token"))
-        elif self.command == "GET":
-            self._reply(*self.server.get(path))
-        elif self.command == "POST" and path == "/serverless":
-            self._reply(*self.server.create(json.loads(body)))
+        elif not is_documented(self.command, path):
+            self._reply(*problem(405, "Method Not Allowed", f"{self.command} {path}"))
+        elif log := re.fullmatch("/serverless/[^/]+/workers/([^/]+)/logs", path):
+            self._stream(log[1], query)
         else:
-            endpoint_id = path.removeprefix("/serverless/")
-            self._reply(*self.server.update(endpoint_id, json.loads(body)))
+            self._reply(*self._answer(path, query, body))
+
+    do_POST = do_PATCH = do_PUT = do_DELETE = do_GET
+
+    def _answer(self, path: str, query: dict[str, Any], body: bytes) -> tuple[int, Any]:
+        endpoint_id = path.removeprefix("/serverless/")
+        if self.command == "GET":
+            return self.server.get(path, query)
+        if self.command == "DELETE":
+            return self.server.delete(endpoint_id)
+        if path == "/serverless":
+            return self.server.create(json.loads(body))
+        return self.server.update(endpoint_id, json.loads(body))
+
+    def _stream(self, worker_id: str, query: dict[str, Any]) -> None:
+        """Send the last lines of a log, then wait for new ones, which never come."""
+        if errors := [*violations(FIELDS["queries"][LOGS_PATH], query)]:
+            return self._reply(*problem(422, "Unprocessable Entity", "invalid query", errors))
+        if worker_id not in self.server.logs:
+            return self._reply(*problem(404, "Not Found", "worker not found"))
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for line in self.server.logs[worker_id][-query.get("tail", 100) :]:
+            ts = DEFAULTS["createdAt"]
+            data = json.dumps({"source": "container", "line": line, "ts": ts})
+            self.wfile.write(f"id: {ts}\ndata: {data}\n\n".encode())
+        self.server.stopped.wait(OPEN_SECONDS)
+        return None
 
     def _reply(self, status: int, body: object) -> None:
         kind = "application/json" if status < 400 else "application/problem+json"
-        self._send(status, json.dumps(body), kind, None)
+        self._send(status, "" if body is None else json.dumps(body), kind, None)
 
     def _send(self, status: int, body: str, content_type: str, location: str | None) -> None:
         content = body.encode()

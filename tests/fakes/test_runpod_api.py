@@ -5,23 +5,53 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx2
 import pytest
 
 from conftest import ROOT
-from fakes.runpod_api import CREATE_ENDPOINT, UPDATE_ENDPOINT, RunPodApi, Schema
+from fakes.runpod_api import KEY, RunPodApi, worker
+from fakes.runpod_fields import extracted, read_fields, violations
 
 DOCUMENT = ROOT.parent / "shared" / "runpod-rest-v2.openapi.json"
-KEYWORDS = {"type", "enum", "pattern", "minimum", "maximum", "minLength", "minItems", "uniqueItems"}
+FIELDS = read_fields()
 
 
 @pytest.mark.skipif(not DOCUMENT.exists(), reason="needs RunPod's OpenAPI document")
+def test_fields_are_those_of_the_document() -> None:
+    """If this fails, run `python tests/fakes/runpod_fields.py DOCUMENT`."""
+    assert extracted(json.loads(DOCUMENT.read_bytes())) == FIELDS
+
+
 @pytest.mark.parametrize(
-    ("name", "fake"),
-    [("CreateEndpointRequest", CREATE_ENDPOINT), ("UpdateEndpointRequest", UPDATE_ENDPOINT)],
+    ("path", "query", "schema"),
+    [
+        ("/serverless", {}, "ListEndpointsResponse"),
+        ("/serverless/ep00000001", {}, "Endpoint"),
+        ("/serverless/ep00000002", {}, "Endpoint"),
+        ("/serverless/ep00000001/workers", {}, "ListEndpointWorkersResponse"),
+        ("/serverless/ep00000001/releases", {}, "ListEndpointReleasesResponse"),
+        ("/serverless/nowhere/releases", {}, "ErrorResponse"),
+        ("/registries", {}, "ListRegistriesResponse"),
+        ("/billing/serverless", {"lastN": 7, "bucketSize": "day"}, "ListServerlessBillingResponse"),
+        ("/billing/serverless", {"lastN": 7, "endTime": "2026-11-01T00:00:00Z"}, "ErrorResponse"),
+        ("/billing/serverless", {"lastN": 0}, "ErrorResponse"),
+    ],
 )
-def test_fake_has_the_documented_fields(name: str, fake: Schema) -> None:
-    schemas = json.loads(DOCUMENT.read_bytes())["components"]["schemas"]
-    assert sorted_fields(resolved(schemas[name], schemas)) == sorted_fields(fake)
+def test_replies_have_the_documented_fields(path: str, query: dict[str, Any], schema: str) -> None:
+    with RunPodApi() as api:
+        api.create(MINIMAL)
+        api.create(MINIMAL | LOAD_BALANCER)
+        api.workers = [[worker(), worker("w2", "THROTTLED", gpuTypeId=None)]]
+        api.costs = {"ep00000001": 1.5}
+        status, reply = api.get(path, query)
+        assert [*violations(FIELDS["schemas"][schema], reply)] == []
+        assert (status < 400) == (schema != "ErrorResponse")
+
+
+def test_an_undocumented_operation_is_refused() -> None:
+    with RunPodApi() as api:
+        reply = httpx2.put(f"{api.url}/serverless", headers={"Authorization": f"Bearer {KEY}"})
+        assert reply.status_code == 405
 
 
 MINIMAL = {
@@ -30,6 +60,11 @@ MINIMAL = {
     "image": "x",
     "scaling": {"type": "QUEUE_DELAY", "queueDelay": 4},
     "gpu": {"pools": ["ADA_24"]},
+}
+LOAD_BALANCER = {
+    "type": "LOAD_BALANCER",
+    "scaling": {"type": "REQUEST_COUNT", "requestCount": 32},
+    "workers": {"idleTimeout": 5},
 }
 BOTH = {"pools": ["ADA_24"], "minCudaVersion": "13.0", "allowedCudaVersions": ["13.0"]}
 
@@ -55,6 +90,8 @@ BOTH = {"pools": ["ADA_24"], "minCudaVersion": "13.0", "allowedCudaVersions": ["
         ({"gpu": BOTH}, 400),
         ({"gpu": BOTH | {"allowedCudaVersions": []}}, 201),
         ({"type": "LOAD_BALANCER"}, 400),
+        (LOAD_BALANCER, 201),
+        (LOAD_BALANCER | {"type": "QUEUE"}, 400),
         ({"cpu": [{"id": "cpu5c", "vcpuCount": 2}]}, 400),
     ],
 )
@@ -81,38 +118,3 @@ def test_update_accepts_only_what_the_document_allows(fields: dict[str, Any], st
         endpoint = api.create(MINIMAL | {"gpu": gpu})[1]
         assert api.update(endpoint["id"], fields)[0] == status
         assert api.update("nowhere", fields)[0] == 404
-
-
-def resolved(schema: Any, schemas: dict[str, Any]) -> Schema:
-    """Resolve references and compositions, and drop prose."""
-    if reference := schema.get("$ref"):
-        return resolved(schemas[reference.rpartition("/")[2]], schemas)
-    if options := schema.get("oneOf"):
-        return {"oneOf": [resolved(option, schemas) for option in options]}
-    result: Schema = {name: schema[name] for name in KEYWORDS & schema.keys()}
-    required, properties = {*schema.get("required", ())}, {}
-    for part in schema.get("allOf", ()):
-        merged = resolved(part, schemas)
-        required |= {*merged.pop("required", ())}
-        properties |= merged.pop("properties", {})
-        result |= merged
-    for field, content in schema.get("properties", {}).items():
-        properties[field] = properties.get(field, {}) | resolved(content, schemas)
-    if properties:
-        result |= {"properties": properties, "required": [*required]}
-    if "items" in schema:
-        result["items"] = resolved(schema["items"], schemas)
-    if isinstance(schema.get("additionalProperties"), dict):
-        result["additionalProperties"] = resolved(schema["additionalProperties"], schemas)
-    return result
-
-
-def sorted_fields(schema: Schema) -> Schema:
-    """Sort the fields and the `required` lists, for comparison."""
-    return json.loads(
-        json.dumps(schema, sort_keys=True),
-        object_hook=lambda part: {
-            key: sorted(value) if key == "required" and isinstance(value, list) else value
-            for key, value in part.items()
-        },
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 from itertools import pairwise
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bge_worker.serving.payload import read_payload
 from bge_worker.settings import Settings
 from conftest import ROOT
 
@@ -110,21 +108,6 @@ def test_the_example_s_commented_values_are_the_defaults() -> None:
     assert Settings.from_env(defaults) == Settings()
 
 
-def test_the_runpod_hub_files_match_the_worker() -> None:
-    """Fields as in docs.runpod.io, "Runpod Hub publishing guide"."""
-    hub, tests = (
-        json.loads((ROOT / ".runpod" / f"{n}.json").read_text()) for n in ("hub", "tests")
-    )
-    assert hub.keys() == {"title", "description", "type", "category", "config"}
-    config = hub["config"]
-    assert (config["runsOn"], hub["type"]) == ("GPU", "serverless")
-    Settings.from_env({v["key"]: str(v["input"]["default"]) for v in config["env"]})
-    assert config["allowedCudaVersions"] == tests["config"]["allowedCudaVersions"]
-    for test in tests["tests"]:
-        assert test.keys() == {"name", "input", "timeout"}
-        read_payload(test["input"])
-
-
 # ------------------------------------------------------------------------------ the entry
 
 
@@ -151,6 +134,12 @@ def run_entrypoint(folder: Path, *arguments: str, **env: str) -> subprocess.Comp
     [
         ((), {}, "worker/server.py|--host|0.0.0.0|"),
         ((), {"RUNPOD_WEBHOOK_GET_JOB": "https://x"}, "worker/handler.py|"),
+        ((), {"RUNPOD_WEBHOOK_GET_JOB": "https://x", "BGE_MODE": ""}, "worker/handler.py|"),
+        (
+            (),
+            {"RUNPOD_WEBHOOK_GET_JOB": "x", "BGE_MODE": "serve"},
+            "worker/server.py|--host|0.0.0.0|",
+        ),
         (("queue",), {}, "worker/handler.py|"),
         (("serve", "--port", "80"), {}, "worker/server.py|--host|0.0.0.0|--port|80|"),
         (("test",), {}, "worker/handler.py|"),

@@ -4,42 +4,24 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bge_builder.__main__ import main
-from bge_builder.deploy import SETTINGS
+from bge_builder.deploy.settings import SETTINGS, merged, read_settings
+from bge_worker.http.server import check_exposed, read_ports
+from bge_worker.settings import Settings
 from fakes.runpod_api import KEY, Answer, RunPodApi
-from fakes.scripted import Scripted, completed, failed
 
 IMAGE = "registry.example/bge-serverless:0.1.0"
 CANARY = "rpa_CANARY0123456789"
 
 
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunPodApi]:
-    with RunPodApi() as api:
-        monkeypatch.setattr("bge_builder.deploy.API", api.url)
-        monkeypatch.setenv("RUNPOD_API_KEY", KEY)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        yield api
-
-
-@pytest.fixture
-def deployed(api: RunPodApi, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """The endpoint of a first run; its writes and output are cleared."""
-    assert deploy() == 0
-    api.writes.clear()
-    capsys.readouterr()
-    (endpoint,) = api.endpoints.values()
-    return endpoint
-
-
 def deploy(*arguments: str, image: str = IMAGE) -> int:
-    return main(["deploy", image, "--no-smoke", *arguments])
+    return main(["deploy", image, "--wait", "0", *arguments])
 
 
 def test_an_empty_account_gets_an_endpoint(
@@ -47,13 +29,35 @@ def test_an_empty_account_gets_an_endpoint(
 ) -> None:
     assert deploy() == 0
     ((endpoint_id, sent),) = api.writes
-    assert sent == tomllib.loads(SETTINGS.read_text("utf-8"))["endpoint"] | {"image": IMAGE}
+    document = tomllib.loads(SETTINGS.read_text("utf-8"))
+    assert sent == merged(document["endpoint"], document["queue"]) | {"image": IMAGE}
     assert (sent["type"], sent["flashboot"], sent["workers"]["min"]) == ("QUEUE", "FLASHBOOT", 0)
     output = capsys.readouterr().out
-    assert output.startswith('+ endpoint bge-serverless\n    name = "bge-serverless"\n')
+    assert output.startswith("+ endpoint bge-serverless\n    disk = 20\n")
     assert '    gpu.pools = ["AMPERE_24", "ADA_24"]\n' in output
     assert f"  runSync: https://api.runpod.ai/v2/{endpoint_id}/runsync\n" in output
     assert output.endswith(f"endpoint: https://api.runpod.ai/v2/{endpoint_id}\n")
+
+
+def test_both_types_live_beside_each_other(
+    api: RunPodApi, deployed: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert deploy("--type", "lb") == 0
+    ((endpoint_id, sent),) = api.writes
+    assert (sent["name"], sent["type"]) == ("bge-serverless-lb", "LOAD_BALANCER")
+    assert sent["scaling"] == {"type": "REQUEST_COUNT", "requestCount": 32}
+    assert f"{sent['env']['PORT']}/http" in sent["ports"]
+    assert capsys.readouterr().out.endswith(f"endpoint: https://{endpoint_id}.api.runpod.ai\n")
+    assert deploy("--type", "lb") == deploy() == 0
+    assert len(api.writes) == 1
+
+
+def test_the_image_of_a_load_balancer_starts_the_server_without_a_key() -> None:
+    settings = read_settings("lb")
+    assert settings["args"] == "serve"  # of entrypoint.sh
+    worker = Settings.from_env(settings["env"])
+    check_exposed("0.0.0.0", worker)
+    assert read_ports(None, settings["env"]) == [8000]
 
 
 def test_a_second_run_changes_nothing(
@@ -133,7 +137,7 @@ def test_a_dry_run_without_a_key_needs_no_network(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
-    monkeypatch.setattr("bge_builder.deploy.API", "http://127.0.0.1:9/v2")
+    monkeypatch.setattr("bge_builder.deploy.api.API", "http://127.0.0.1:9/v2")
     assert deploy("--dry-run") == 0
     output = capsys.readouterr().out
     assert output.startswith("+ endpoint bge-serverless\n")
@@ -238,7 +242,7 @@ def test_a_failure_is_a_one_line_error(
         kind = {"type": "LOAD_BALANCER"} if failure == "load balancer" else {"cpu": [{}]}
         api.endpoints = {"e1": {"id": "e1", "name": "bge-serverless", **kind}}
     if failure == "down":
-        monkeypatch.setattr("bge_builder.deploy.API", "http://127.0.0.1:9/v2")
+        monkeypatch.setattr("bge_builder.deploy.api.API", "http://127.0.0.1:9/v2")
     if failure == "proxy":
         monkeypatch.setenv("HTTP_PROXY", "gopher://user:pass@127.0.0.1")
     assert deploy(*(("--endpoint", "no/where") if failure == "id" else ())) == 1
@@ -269,7 +273,7 @@ def test_invalid_settings_are_a_one_line_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "deploy.toml").write_text(text)
-    monkeypatch.setattr("bge_builder.deploy.SETTINGS", tmp_path / "deploy.toml")
+    monkeypatch.setattr("bge_builder.deploy.settings.SETTINGS", tmp_path / "deploy.toml")
     assert deploy() == 1
     assert capsys.readouterr().err.startswith("error: `deploy.toml` ")
 
@@ -310,20 +314,3 @@ def test_white_space_around_the_key_is_stripped(
 ) -> None:
     monkeypatch.setenv("RUNPOD_API_KEY", KEY + white_space)
     assert deploy() == 0
-
-
-def test_a_first_request_is_sent_after_deployment(
-    api: RunPodApi, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with Scripted() as endpoint:
-        base = endpoint.url.removesuffix("/some-id")
-        monkeypatch.setattr("bge_builder.deploy.ENDPOINTS", base)
-        deploy()
-        (deployed,) = api.endpoints.values()
-        api.endpoints = {"some-id": deployed | {"id": "some-id"}}
-        endpoint.on("POST /runsync", completed)
-        assert main(["deploy", IMAGE]) == 0
-        assert "the endpoint answers: m, fingerprint f" in capsys.readouterr().out
-        endpoint.on("POST /runsync", failed("NotServedError: no model"))
-        assert main(["deploy", IMAGE]) == 1
-        assert "the endpoint does not answer: no model" in capsys.readouterr().err
