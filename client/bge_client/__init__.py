@@ -24,6 +24,7 @@ from .errors import (
     JobTimedOutError,
     MixedUpReplyError,
     NotServedError,
+    NoWorkerError,
     OutOfMemoryError,
     OverloadedError,
     ProtocolError,
@@ -38,6 +39,7 @@ from .jina import JinaClient
 from .redaction import RedactingFilter as _RedactingFilter
 from .results import Embedding, EmbedResult, RankedDocument, RerankResult, SparseVector, Usage
 from .router import Route, Router
+from .state import EndpointState, endpoint_state
 
 if _TYPE_CHECKING:
     from .async_client import AsyncClient
@@ -54,6 +56,7 @@ __all__ = [
     "DeadlineError",
     "EmbedResult",
     "Embedding",
+    "EndpointState",
     "FingerprintError",
     "HTTPStatusError",
     "InferenceError",
@@ -62,6 +65,7 @@ __all__ = [
     "JobError",
     "JobTimedOutError",
     "MixedUpReplyError",
+    "NoWorkerError",
     "NotServedError",
     "OutOfMemoryError",
     "OverloadedError",
@@ -78,6 +82,7 @@ __all__ = [
     "Usage",
     "ValidationError",
     "WorkerError",
+    "endpoint_state",
 ]
 
 

@@ -18,8 +18,9 @@ from .codec import (
     checked_texts,
     iter_checked,
 )
-from .protocol import INFO, Request, request_json, run_job
+from .protocol import INFO
 from .results import Embedding, EmbedResult, RerankResult, merge, merge_rankings
+from .retry import RETRIES
 
 if TYPE_CHECKING:
     import httpx2
@@ -78,7 +79,7 @@ class AsyncClient(BaseClient):
     ) -> EmbedResult:
         """See `Client.embed`."""
         options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
-        call = EmbedCall(options, self._expect_fingerprint)
+        call = EmbedCall(options, self._infer, self._expect_fingerprint)
         return merge(await self._run_call(call, checked_texts(texts, "texts"), timeout))
 
     async def embed_iter(
@@ -95,7 +96,7 @@ class AsyncClient(BaseClient):
     ) -> AsyncGenerator[Embedding, None]:
         """See `Client.embed_iter`."""
         options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
-        call = EmbedCall(options, self._expect_fingerprint)
+        call = EmbedCall(options, self._infer, self._expect_fingerprint)
         deadline = self._deadline(timeout)
         exchange = self._split(call, iter_checked(texts, "texts"), deadline)
         chunks = await self._transport.run(exchange, deadline)
@@ -117,25 +118,25 @@ class AsyncClient(BaseClient):
         timeout: float | None = None,
     ) -> RerankResult:
         """See `Client.rerank`."""
-        call = RerankCall(RerankOptions(query, top_n, raw_scores, max_length, truncate))
+        options = RerankOptions(query, top_n, raw_scores, max_length, truncate)
+        call = RerankCall(options, self._infer)
         rankings = await self._run_call(call, checked_documents(documents), timeout)
         return merge_rankings(rankings, top_n)
 
     async def info(self, timeout: float | None = None) -> dict[str, object]:
         """See `Client.info`."""
         deadline = self._deadline(timeout)
-        return await self._transport.run(run_job(deadline, INFO), deadline)
+        return await self._transport.run(self._infer(deadline, INFO, RETRIES), deadline)
 
     async def warm_up(self, timeout: float | None = None) -> dict[str, object]:
         """See `Client.warm_up`."""
         deadline = self._deadline(timeout)
-        return await self._transport.run(run_job(deadline, INFO, math.inf), deadline)
+        return await self._transport.run(self._infer(deadline, INFO, math.inf), deadline)
 
     async def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, object]:
         """See `Client.health`."""
         deadline = self._deadline(timeout)
-        exchange = request_json(deadline, Request("GET", "/health"))
-        return await self._transport.run(exchange, deadline)
+        return await self._transport.run(self._request_health(deadline), deadline)
 
     async def _run_call(
         self, call: Call[Result], texts: list[str], timeout: float | None

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
+from .balanced import balanced_health, run_request
 from .chunking import (
     RANKED_DOCUMENT_BYTES,
     Chunks,
@@ -25,7 +26,7 @@ from .codec import (
     reply_metadata,
 )
 from .deadline import Deadline
-from .endpoint import base_url, endpoint_from, key_from
+from .endpoint import base_url, endpoint_from, is_load_balancer, key_from
 from .errors import (
     ConfigurationError,
     FingerprintError,
@@ -34,13 +35,16 @@ from .errors import (
     TooLargeError,
     WorkerError,
 )
-from .protocol import INFO, Exchange, run_job
+from .protocol import INFO, Exchange, JSONObject, job_health, run_job
 from .redaction import read_secret
 from .results import EmbedResult, RerankResult
+from .retry import RETRIES
 
 HEALTH_TIMEOUT_SECONDS = 10.0
 RERANK_LENGTH = 1024  # tokens of a query and a document, the contract's default
 Result = TypeVar("Result")
+# The exchange that gets the reply to a payload; the last argument is the number of retries.
+Infer = Callable[[Deadline, JSONObject, float], Exchange[JSONObject]]
 
 
 class BaseClient:
@@ -59,6 +63,9 @@ class BaseClient:
         self._url = base_url(endpoint_from(os.environ) if endpoint is None else endpoint)
         is_given = api_key is not None
         self._key = read_secret(api_key, "api_key") if is_given else key_from(os.environ, self._url)
+        is_balanced = is_load_balancer(self._url)
+        self._infer: Infer = run_request if is_balanced else run_job
+        self._request_health = balanced_health if is_balanced else job_health
         self._timeout = Deadline(timeout).seconds
         self._max_in_flight = max_in_flight
         self._expect_fingerprint = expect_fingerprint
@@ -82,7 +89,7 @@ class BaseClient:
         chunks = Chunks(texts, call.cost)
         if self._limits is None and not chunks.is_single():
             try:
-                self._limits = Limits.of((yield from run_job(deadline, INFO)))
+                self._limits = Limits.of((yield from self._infer(deadline, INFO, RETRIES)))
             except (WorkerError, JobError, ProtocolError) as error:
                 if not error.retry:
                     self._limits = Limits()  # a worker without `info`
@@ -104,9 +111,13 @@ class Call(ABC, Generic[Result]):
     """
 
     def __init__(
-        self, options: EmbedOptions | RerankOptions, expect_fingerprint: str | None = None
+        self,
+        options: EmbedOptions | RerankOptions,
+        infer: Infer,
+        expect_fingerprint: str | None = None,
     ) -> None:
         self._payload = options.payload
+        self._infer = infer
         self._fingerprint = expect_fingerprint
         self._dimensions: int | None = None
         self._lock = threading.Lock()
@@ -140,7 +151,7 @@ class Call(ABC, Generic[Result]):
             BGEError: the last error.
         """
         try:
-            reply = yield from run_job(deadline, self._payload(texts))
+            reply = yield from self._infer(deadline, self._payload(texts), RETRIES)
             return [self.decode(reply, texts)]
         except WorkerError as error:
             if not isinstance(error, TooLargeError) or len(texts) == 1:
@@ -173,8 +184,8 @@ def _raise(error: Exception) -> Exchange[list[Result]]:
 
 
 class EmbedCall(Call[EmbedResult]):
-    def __init__(self, options: EmbedOptions, expect_fingerprint: str | None) -> None:
-        super().__init__(options, expect_fingerprint)
+    def __init__(self, options: EmbedOptions, infer: Infer, expect_fingerprint: str | None) -> None:
+        super().__init__(options, infer, expect_fingerprint)
         self._options = options
 
     def decode(self, reply: Reply, texts: Sequence[str]) -> EmbedResult:
@@ -189,8 +200,8 @@ class EmbedCall(Call[EmbedResult]):
 
 
 class RerankCall(Call[RerankResult]):
-    def __init__(self, options: RerankOptions) -> None:
-        super().__init__(options)
+    def __init__(self, options: RerankOptions, infer: Infer) -> None:
+        super().__init__(options, infer)
         self._max_length = options.max_length or RERANK_LENGTH
         self._query_tokens = estimate_tokens(options.query, self._max_length)
 

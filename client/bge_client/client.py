@@ -22,8 +22,9 @@ from .codec import (
     iter_checked,
 )
 from .errors import ConfigurationError
-from .protocol import INFO, Request, request_json, run_job
+from .protocol import INFO
 from .results import Embedding, EmbedResult, RerankResult, merge, merge_rankings
+from .retry import RETRIES
 from .transport import Transport
 
 Result = TypeVar("Result")
@@ -92,7 +93,7 @@ class Client(BaseClient):
             BGEError: see `errors.py`. The call returns all vectors or none.
         """
         options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
-        call = EmbedCall(options, self._expect_fingerprint)
+        call = EmbedCall(options, self._infer, self._expect_fingerprint)
         return merge(self._run_call(call, checked_texts(texts, "texts"), timeout))
 
     def embed_iter(
@@ -116,7 +117,7 @@ class Client(BaseClient):
             BGEError: as `embed`. The vectors of the texts before an invalid one are yielded first.
         """
         options = EmbedOptions(dense, sparse, colbert, max_length, truncate, dtype)
-        call = EmbedCall(options, self._expect_fingerprint)
+        call = EmbedCall(options, self._infer, self._expect_fingerprint)
         deadline = self._deadline(timeout)
         exchange = self._split(call, iter_checked(texts, "texts"), deadline)
         chunks = self._transport.run(exchange, deadline)
@@ -154,14 +155,15 @@ class Client(BaseClient):
             ValidationError: `query` or a document is empty, blank or no string.
             BGEError: see `errors.py`.
         """
-        call = RerankCall(RerankOptions(query, top_n, raw_scores, max_length, truncate))
+        options = RerankOptions(query, top_n, raw_scores, max_length, truncate)
+        call = RerankCall(options, self._infer)
         rankings = self._run_call(call, checked_documents(documents), timeout)
         return merge_rankings(rankings, top_n)
 
     def info(self, timeout: float | None = None) -> dict[str, object]:
         """Return the worker's models, device and limits: the contract's `info`."""
         deadline = self._deadline(timeout)
-        return self._transport.run(run_job(deadline, INFO), deadline)
+        return self._transport.run(self._infer(deadline, INFO, RETRIES), deadline)
 
     def warm_up(self, timeout: float | None = None) -> dict[str, object]:
         """Wait until a worker answers, however often that fails, and return its `info`.
@@ -170,13 +172,12 @@ class Client(BaseClient):
             BGEError: no worker answers before the deadline, or the error is permanent.
         """
         deadline = self._deadline(timeout)
-        return self._transport.run(run_job(deadline, INFO, math.inf), deadline)
+        return self._transport.run(self._infer(deadline, INFO, math.inf), deadline)
 
     def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, object]:
         """Return RunPod's `/health`: counts of `jobs` and `workers`. Starts no worker."""
         deadline = self._deadline(timeout)
-        exchange = request_json(deadline, Request("GET", "/health"))
-        return self._transport.run(exchange, deadline)
+        return self._transport.run(self._request_health(deadline), deadline)
 
     def _run_call(
         self, call: Call[Result], texts: list[str], timeout: float | None

@@ -17,6 +17,8 @@ ENDPOINT_VARIABLES = (
     "BGE_RERANKER_ENDPOINT",
 )
 KEY_VARIABLES = ("BGE_API_KEY", "RUNPOD_API_KEY")
+# Of load-balancing endpoints: `<id>.api.runpod.ai`. Every other address takes jobs.
+LOAD_BALANCER_DOMAIN = ".api.runpod.ai"
 RUNPOD_DOMAINS = (".runpod.ai", ".runpod.net")
 # What addresses of the endpoint's routes and of OpenAI's clients end with.
 SUFFIXES = ("/runsync", "/run", "/openai/v1", "/v1")
@@ -38,6 +40,11 @@ def key_from(env: Mapping[str, str], url: str) -> str | None:
     names = KEY_VARIABLES[::-1] if is_runpod else KEY_VARIABLES
     keys = (read_secret(env.get(name), name) for name in names)
     return next((key for key in keys if key), None)
+
+
+def is_load_balancer(url: str) -> bool:
+    """Return whether an address is that of a load-balancing endpoint, which has no queue."""
+    return (urlsplit(url).hostname or "").endswith(LOAD_BALANCER_DOMAIN)
 
 
 def base_url(url: str) -> str:

@@ -4,6 +4,7 @@
     ├── ConfigurationError        an invalid endpoint, setting or argument (also a ValueError)
     ├── TransportError            no response: refused, reset, incomplete, unknown host     retried
     ├── DeadlineError             the deadline has passed (also a TimeoutError)
+    │   └── NoWorkerError         and the endpoint had no worker for the request
     ├── HTTPStatusError           an unsuccessful HTTP status; 408, 429 and 5xx are         retried
     │   ├── AuthenticationError   401, 403
     │   └── RateLimitError        429                                                       retried
@@ -92,6 +93,10 @@ class TransportError(BGEError):
 
 class DeadlineError(BGEError, TimeoutError):
     """The deadline of the call has passed."""
+
+
+class NoWorkerError(DeadlineError):
+    """The deadline has passed, and the endpoint had no worker for the request."""
 
 
 class HTTPStatusError(BGEError):

@@ -28,10 +28,12 @@ from .deadline import Deadline
 from .errors import (
     AuthenticationError,
     BGEError,
+    DeadlineError,
     HTTPStatusError,
     JobCancelledError,
     JobTimedOutError,
     MixedUpReplyError,
+    NoWorkerError,
     ProtocolError,
     RateLimitError,
     ResultExpiredError,
@@ -43,6 +45,7 @@ from .errors import (
 )
 from .redaction import redact
 from .retry import RETRIES, Retries
+from .state import EndpointState, endpoint_state
 
 log = logging.getLogger("bge_client")
 
@@ -113,12 +116,14 @@ def request_json(deadline: Deadline, request: Request) -> Exchange[JSONObject]:
     retries = Retries(deadline)
     while True:
         try:
-            response = yield request
-            if response.status // 100 != 2:
-                raise status_error(response)
-            return parse_object(response)
+            return parse_reply((yield request))
         except (TransportError, HTTPStatusError, WorkerError) as error:
             yield Pause(retries.pause(error))
+
+
+def job_health(deadline: Deadline) -> Exchange[JSONObject]:
+    """Return the counts of jobs and workers."""
+    return request_json(deadline, Request("GET", "/health"))
 
 
 def run_job(
@@ -129,18 +134,22 @@ def run_job(
     Raises:
         BGEError: the last error.
     """
-    digest = input_digest(payload)
     retries = Retries(deadline, max_retries)
     while True:
         try:
             job = yield from _job_state(deadline, payload, None, max_retries)
             output = job_output((yield from _follow(deadline, job, max_retries)))
-            if output.get("input_digest") in (None, digest):  # older workers send none
-                return output
-            yield DropConnections()
-            raise MixedUpReplyError("the reply belongs to another request: `input_digest` differs")
+            return (yield from checked_reply(payload, output))
         except (WorkerError, ResultExpiredError, MixedUpReplyError) as error:
             yield Pause(retries.pause(error))
+
+
+def checked_reply(payload: JSONObject, reply: JSONObject) -> Exchange[JSONObject]:
+    """Return `reply`. Raises MixedUpReplyError if it is not that to `payload`."""
+    if reply.get("input_digest") in (None, input_digest(payload)):  # older workers send none
+        return reply
+    yield DropConnections()
+    raise MixedUpReplyError("the reply belongs to another request: `input_digest` differs")
 
 
 def _follow(deadline: Deadline, job: JSONObject, max_retries: float) -> Exchange[JSONObject]:
@@ -157,10 +166,25 @@ def _follow(deadline: Deadline, job: JSONObject, max_retries: float) -> Exchange
             job = yield from _job_state(deadline, {}, _job_id(job), max_retries)
     except (ResultExpiredError, GeneratorExit):
         raise
-    except BaseException:
+    except BaseException as error:
         yield from _cancel(job)
+        is_late = isinstance(error, DeadlineError) and deadline.remaining == 0
+        if is_late and job["status"] == "IN_QUEUE":
+            yield from _check_workers(deadline)
         raise
     return job
+
+
+def _check_workers(deadline: Deadline) -> Exchange[None]:
+    """Raises NoWorkerError if the endpoint has no worker for a job that was left in the queue."""
+    try:
+        response = yield Request("GET", "/health", read_timeout=CANCEL_SECONDS, is_cleanup=True)
+        state = endpoint_state(parse_reply(response) | {"jobs": {"inQueue": 1}})
+    except BGEError:
+        return  # the reason stays unknown
+    if state in (EndpointState.NO_WORKER, EndpointState.BROKEN):
+        waited = f"no worker took the job within {deadline.seconds:g} seconds"
+        raise NoWorkerError(f"{waited}: the endpoint is {state.value}")
 
 
 def _job_state(
@@ -207,6 +231,13 @@ def check_size(body: bytearray) -> None:
         raise ProtocolError(f"the response exceeds {MAX_BODY_BYTES} bytes")
 
 
+def parse_reply(response: Response) -> JSONObject:
+    """Return the JSON object of a successful response. Raises BGEError."""
+    if response.status // 100 != 2:
+        raise status_error(response)
+    return parse_object(response)
+
+
 def parse_object(response: Response) -> JSONObject:
     """Parse the body. Raises ProtocolError if it is not one strict JSON object."""
     try:
@@ -223,7 +254,7 @@ def parse_object(response: Response) -> JSONObject:
 
 def status_error(response: Response) -> BGEError:
     """Return the error of an unsuccessful response: the worker's, if the body holds one."""
-    text, details = _error_message(response)
+    text, details = error_message(response)
     error = worker_error(text, details) or _http_error(response.status, text)
     # A date is ignored: it would depend on two clocks.
     seconds = response.headers.get("Retry-After", "")
@@ -240,7 +271,7 @@ def _http_error(status: int, text: str) -> BGEError:
     return (RateLimitError if status == 429 else HTTPStatusError)(summary, status)
 
 
-def _error_message(response: Response) -> tuple[str, JSONObject]:
+def error_message(response: Response) -> tuple[str, JSONObject]:
     """Return the message in an error body, or "", and the object that holds it.
 
     Knows the bodies of RunPod, this project's server, Jina and OpenAI.

@@ -2,7 +2,8 @@
 
     bge    the BGE endpoint; with fallback, Jina if it fails
     jina   Jina
-    auto   the BGE endpoint if its /health reports it available, else Jina
+    auto   the BGE endpoint if it answers or starts when needed; Jina if all its workers are down,
+           or requests have waited for two minutes and it has no worker
 
 Vectors of two models must never be mixed in one index: every result has its provider and
 fingerprint, every switch to Jina is logged as a warning, and `expect_fingerprint` makes vectors
@@ -23,13 +24,13 @@ from .errors import (
     BGEError,
     ConfigurationError,
     FingerprintError,
-    ProtocolError,
     TooLargeError,
     ValidationError,
 )
 from .jina import InputType, JinaClient
 from .redaction import read_secret
 from .results import EmbedResult, RerankResult
+from .state import EndpointState, endpoint_state
 
 log = logging.getLogger("bge_client")
 
@@ -38,26 +39,13 @@ PROVIDERS = ("bge", "jina", "auto")
 JINA_PREFIX = "jina/"  # prefix of its fingerprints
 HEALTH_TTL_SECONDS = 60.0
 HEALTH_TIMEOUT_SECONDS = 5.0
+NO_WORKER_SECONDS = 120.0  # that requests wait without a worker before Jina answers them
 # Jina would refuse the request too, or its vectors must not be used.
 NO_FALLBACK_ERRORS = (ValidationError, TooLargeError, ConfigurationError, FingerprintError)
 Result = TypeVar("Result", EmbedResult, RerankResult)
 AnyClient = TypeVar("AnyClient", bound=Client | JinaClient)
 # Called with query, documents, result and the seconds it took.
 OnRerank = Callable[[str, Sequence[str], RerankResult, float], object]
-
-
-def is_available(health: Mapping[str, object]) -> bool:
-    """Return whether the endpoint can answer: it has no workers yet, or one that is healthy.
-
-    Raises:
-        ProtocolError: `health` is not a `/health` response.
-    """
-    workers = health.get("workers")
-    if not isinstance(workers, dict) or any(type(n) is not int for n in workers.values()):
-        raise ProtocolError("the response of /health has no valid `workers`")
-    down = ("unhealthy", "throttled")
-    states = {state for state, count in workers.items() if count > 0}
-    return not states or bool(states - set(down))
 
 
 @dataclass(frozen=True)
@@ -103,6 +91,7 @@ class Router:
         self._bge_only = bge_only
         self._on_rerank = on_rerank
         self._health: dict[str, tuple[float, bool]] = {}
+        self._no_worker_since: dict[str, float] = {}
 
     @classmethod
     def from_env(
@@ -221,7 +210,9 @@ class Router:
             log.warning("%s come from Jina: the endpoint is not healthy", route.name)
             return jina(self._jina)
         try:
-            return bge(route.bge)
+            result = bge(route.bge)
+            self._no_worker_since.pop(repr(route.bge), None)
+            return result
         except BGEError as error:
             if not route.fallback or isinstance(error, NO_FALLBACK_ERRORS):
                 raise
@@ -232,17 +223,26 @@ class Router:
                 raise jina_error from error
 
     def _is_healthy(self, client: Client) -> bool:
-        """Return whether `/health` reports the endpoint available, cached for a minute."""
+        """Return whether `/health` shows an endpoint worth waiting for, cached for a minute."""
         key = repr(client)
         checked_at, is_healthy = self._health.get(key, (-HEALTH_TTL_SECONDS, False))
         if time.monotonic() - checked_at >= HEALTH_TTL_SECONDS:
             try:
-                is_healthy = is_available(client.health(timeout=HEALTH_TIMEOUT_SECONDS))
+                state = endpoint_state(client.health(timeout=HEALTH_TIMEOUT_SECONDS))
+                is_healthy = not self._is_hopeless(key, state)
             except BGEError as error:
                 log.warning("/health of %r failed: %s", client, error)
                 is_healthy = False
             self._health[key] = time.monotonic(), is_healthy
         return is_healthy
+
+    def _is_hopeless(self, key: str, state: EndpointState) -> bool:
+        """Return whether the endpoint is broken, or has been without a worker for too long."""
+        if state is not EndpointState.NO_WORKER:
+            self._no_worker_since.pop(key, None)
+            return state is EndpointState.BROKEN
+        since = self._no_worker_since.setdefault(key, time.monotonic())
+        return time.monotonic() - since >= NO_WORKER_SECONDS
 
 
 def _required(client: AnyClient | None) -> AnyClient:

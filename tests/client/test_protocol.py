@@ -250,7 +250,7 @@ def test_chunk_is_halved_until_it_fits_and_errors_count_from_the_first_text(
             return failed(f"ValidationError: `texts[{chunk.index(texts[bad])}]` has 9 tokens")
         return job({"id": "j", "status": "COMPLETED", "output": output_of(payload)})
 
-    exchange = EmbedCall(EmbedOptions(), None).send(Deadline(60), texts, offset)
+    exchange = EmbedCall(EmbedOptions(), protocol.run_job, None).send(Deadline(60), texts, offset)
     step = next(exchange)
     try:
         while True:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
-from bge_client import BGEError, EmbedResult, jina, router
+from bge_client import BGEError, EmbedResult, EndpointState, endpoint_state, jina
 from bge_client.chunking import Limits
 from bge_client.codec import EmbedOptions, embed_result, ranked_documents, reply_metadata
 from bge_client.errors import job_error
@@ -127,7 +127,7 @@ def check_errors_health_and_limits(error: Any, health: Any, limits: Any) -> None
     assert Limits.of({"limits": limits}).max_texts > 0
     if isinstance(health, dict):
         with suppress(BGEError):
-            assert router.is_available(health) in (True, False)
+            assert endpoint_state(health) in EndpointState
 
 
 @fuzz_settings()

@@ -14,8 +14,9 @@ import click
 from .. import __version__
 from ..redaction import RedactingFilter
 from .command import connected, exit_codes, refuse_unused
+from .endpoint import health, info, warm_up
 from .group import CommandGroup
-from .texts import bench, embed, health, info, rerank
+from .texts import bench, embed, rerank
 
 __all__ = ["bge", "connected", "exit_codes", "refuse_unused"]
 
@@ -49,5 +50,5 @@ def bge(verbose: bool) -> None:
     logging.basicConfig(level=level, format="bge: %(message)s", handlers=[handler])
 
 
-for command in (embed, rerank, info, health, bench):
+for command in (embed, rerank, info, health, warm_up, bench):
     bge.add_command(command)

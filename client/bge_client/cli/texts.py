@@ -1,4 +1,4 @@
-"""`bge embed`, `rerank`, `info`, `health`, `bench`: commands that need only the endpoint."""
+"""`bge embed`, `rerank`, `bench`: commands that send texts to the endpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from ..client import Client
 from ..errors import ConfigurationError, FingerprintError
 from ..files import OutputOptions, ResumePoint, Text, encode, locked, read_texts, resume, write_npz
 from ..results import Embedding
-from ..router import is_available
 from .command import UTF8, connected
 
 Result = TypeVar("Result")
@@ -197,28 +196,6 @@ def rerank(
             click.echo(json.dumps(line | {"document": text.text}, ensure_ascii=False))
         else:
             click.echo(f"{ranked.relevance_score:8.4f}  {text.line + 1:6}  {text.text}")
-
-
-# --------------------------------------------------------------------------- info, health
-
-
-@click.command()
-@click.option("--reranker", is_flag=True, help="Use the endpoint for reranking.")
-@connected("EMBEDDINGS")
-def info(client: Client, reranker: bool) -> None:
-    """Print the models and limits of the endpoint. Starts a worker."""
-    click.echo(json.dumps(client.info(), indent=2, ensure_ascii=False))
-
-
-@click.command()
-@click.option("--reranker", is_flag=True, help="Use the endpoint for reranking.")
-@connected("EMBEDDINGS")
-def health(client: Client, reranker: bool) -> None:
-    """Print jobs and workers of the endpoint. Exit code 4 if it cannot answer."""
-    response = client.health()
-    click.echo(json.dumps(response, indent=2))
-    if not is_available(response):
-        sys.exit(4)
 
 
 # ---------------------------------------------------------------------------------- bench

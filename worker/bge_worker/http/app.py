@@ -55,6 +55,7 @@ ROUTES: tuple[Route | TextRoute, ...] = (
     *(*tei_rerank.ROUTES, *vllm.ROUTES, *infinity.ROUTES, *ollama.ROUTES, *tei_info.ROUTES),
 )
 INFO_ROUTES = (
+    *native.INFO_ROUTES,
     *openai.INFO_ROUTES,
     *tei_info.INFO_ROUTES,
     *infinity.INFO_ROUTES,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from ...errors import WorkerError
 from ...serving import payload
-from .route import Dialect, Route
+from .route import Dialect, InfoRoute, Route
+
+if TYPE_CHECKING:  # imports torch
+    from ...serving.service import Service
 
 
 class NativeError(TypedDict):
@@ -16,6 +20,24 @@ class NativeError(TypedDict):
     field: NotRequired[str]
     index: NotRequired[int]
     limit: NotRequired[int]
+
+
+class NativeInfo(TypedDict):
+    """The reply to `{"info": true}`; `models` by role."""
+
+    models: dict[str, dict[str, Any]]
+    engine: str
+    device: str
+    dtype: str
+    attention: str
+    attention_reason: str
+    max_batch_tokens: int
+    limits: dict[str, int]
+    versions: dict[str, str]
+
+
+def get_info(service: Service, _: Mapping[str, str]) -> Mapping[str, Any]:
+    return service.info().body
 
 
 def error_body(error: WorkerError) -> dict[str, Any]:
@@ -33,3 +55,4 @@ ROUTES = (
         payload.NativeRerankBody, payload.NativeRerankReply,
     ),
 )  # fmt: skip
+INFO_ROUTES = (InfoRoute(("/native/info",), NATIVE, get_info, NativeInfo),)
