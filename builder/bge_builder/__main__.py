@@ -1,4 +1,5 @@
-"""python -m bge_builder fetch | convert | miniature | bake | verify | deploy | status | undeploy"""
+"""python -m bge_builder fetch | convert | miniature | bake | verify | deploy | status | undeploy |
+field-report"""
 
 from __future__ import annotations
 
@@ -81,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=run_bake)
 
     add_endpoint_commands(commands)
+    add_field_report(commands)
 
     command = commands.add_parser("verify", help="check runtime folders and published values")
     command.add_argument("folders", type=Path, nargs="+", metavar="FOLDER")
@@ -120,6 +122,24 @@ def add_endpoint_commands(commands: argparse._SubParsersAction[argparse.Argument
     command = commands.add_parser("undeploy", parents=[endpoint], help="delete an endpoint")
     command.add_argument("--yes", action="store_true", help="do not ask")
     command.set_defaults(run=run_undeploy)
+
+
+def add_field_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    description = """Measure what only a RunPod key, a card and the real weights can show, and write
+    field-reports/DATE-CARD.json. A run that ends early goes on with the same command. Exit codes: 1
+    a step failed, 130 interrupted."""
+    command = commands.add_parser(
+        "field-report", help="an hour of checks on RunPod or a GPU", description=description
+    )
+    command.add_argument("--image", help="default: the one that the repository publishes")
+    command.add_argument("--registry", help="name or id of the credential for a private image")
+    command.add_argument("--max-dollars", type=float, default=5.0, help="%(default)s")
+    command.add_argument("--models", type=Path, default=Path("models"), help="with --local")
+    mode = command.add_mutually_exclusive_group()
+    mode.add_argument("--local", dest="is_local", action="store_true", help="on this machine's GPU")
+    mode.add_argument("--clean", action="store_true", help="delete what killed runs have left")
+    mode.add_argument("--table", action="store_true", help="print the table of all reports")
+    command.set_defaults(run=run_field_report)
 
 
 def seconds(text: str) -> float:
@@ -187,6 +207,14 @@ def run_undeploy(**options: Any) -> int:
     from .deploy.command import run_undeploy
 
     return run_undeploy(**options)
+
+
+def run_field_report(clean: bool, table: bool, **options: Any) -> int:
+    from .field_report import command
+
+    if clean:
+        return command.run_clean()
+    return command.run_table() if table else command.run_field_report(**options)
 
 
 def run_verify(folders: Sequence[Path]) -> int:

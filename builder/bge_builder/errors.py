@@ -7,6 +7,8 @@ BuilderError
 │   ├── UnavailableError    deploy/api.py
 │   ├── WorkerFailedError   deploy/wait.py, exit code 3
 │   └── NotReadyError       deploy/wait.py, exit code 4
+├── ReportError             field_report/record.py
+│   └── BudgetError         field_report/budget.py
 └── LockedError             folders.py
 """
 

@@ -81,12 +81,13 @@ class RunPod:
         """Raises DeployError if there is no endpoint with that id."""
         return self._with_id(self._request("GET", endpoint_path(endpoint_id)))
 
+    def endpoints(self) -> list[Fields]:
+        return self._list("/serverless", "endpoints")
+
     def endpoint_by_name(self, name: str) -> Fields | None:
         """Raises DeployError if several endpoints have that name."""
         endpoints = [
-            endpoint
-            for endpoint in self._list("/serverless", "endpoints")
-            if base_name(endpoint.get("name")) == name
+            endpoint for endpoint in self.endpoints() if base_name(endpoint.get("name")) == name
         ]
         if len(endpoints) > 1:
             ids = ", ".join(endpoint["id"] for endpoint in endpoints)

@@ -79,12 +79,11 @@ def golden_values(engine: Engine) -> list[GoldenValue]:
         first = _embed(engine)
         _check_dense(first, _embed(engine))
         if is_published(engine.models["embed"]):
-            values += _embed_values(first)
+            values += embed_values(first)
     if "rerank" in engine.models:
         logits = _score(engine)
         if is_published(engine.models["rerank"]):
-            pairs = zip(LOGITS, logits, strict=True)
-            values += [GoldenValue("logit", published, logit) for published, logit in pairs]
+            values += score_values(logits)
     return values
 
 
@@ -113,8 +112,8 @@ def _check_dense(first: Sequence[Embedding], second: Sequence[Embedding]) -> Non
         raise RuntimeError("a dense vector is not of length one")
 
 
-def _embed_values(results: Sequence[Any]) -> Iterator[GoldenValue]:
-    """`results` are the embeddings of `TEXTS`, with all outputs."""
+def embed_values(results: Sequence[Any]) -> Iterator[GoldenValue]:
+    """Compare embeddings of `TEXTS`, with all outputs, with the published values."""
     q0, q1, p0, p1, hi = results
     for question, passage, cosine in (
         (q0, p0, 0.6265),
@@ -129,6 +128,12 @@ def _embed_values(results: Sequence[Any]) -> Iterator[GoldenValue]:
     yield GoldenValue("colbert score", 0.4620, _colbert_score(q0.colbert, p1.colbert))
     weights = dict(zip(*hi.sparse, strict=True))
     yield GoldenValue("weight of token 2673", 0.26711, float(weights.get(2673, 0.0)))
+
+
+def score_values(logits: Sequence[float]) -> list[GoldenValue]:
+    """Compare logits of `PAIRS` with the published values."""
+    pairs = zip(LOGITS, logits, strict=True)
+    return [GoldenValue("logit", published, logit) for published, logit in pairs]
 
 
 def _lexical_score(query: SparseVector, passage: SparseVector) -> float:

@@ -1,0 +1,51 @@
+"""The cap on what a run may cost, by its own estimate."""
+
+from __future__ import annotations
+
+import time
+
+from .record import Record, ReportError
+
+# Dollars per second of one worker, by pool: RunPod's list prices of 2026-08, flex.
+PRICES = {
+    "AMPERE_16": 0.00016,
+    "AMPERE_24": 0.00019,
+    "ADA_24": 0.00031,
+    "AMPERE_48": 0.00034,
+    "ADA_48_PRO": 0.00053,
+    "AMPERE_80": 0.00076,
+    "ADA_80_PRO": 0.00116,
+    "HOPPER_141": 0.00155,
+}
+MAX_WORKERS = 1  # of each endpoint of a run
+
+
+class BudgetError(ReportError):
+    """The next step could exceed the cap."""
+
+
+class Budget:
+    """Counts every second from an endpoint's creation to its deletion as paid.
+
+    That is the upper bound: a worker that has scaled to zero costs nothing.
+    """
+
+    def __init__(self, max_dollars: float, pools: list[str]) -> None:
+        """Raises ReportError: the price of a pool is not known."""
+        if unknown := [pool for pool in pools if pool not in PRICES]:
+            raise ReportError(f"`gpu.pools` must be of {', '.join(PRICES)}. Given: {unknown[0]}")
+        self.max_dollars = max_dollars
+        self.price = max(PRICES[pool] for pool in pools) * MAX_WORKERS
+
+    def spent(self, record: Record) -> float:
+        """Return the dollars that the run's endpoints have cost at most."""
+        return self.price * sum(lease.seconds(time.time()) for lease in record.leases)
+
+    def check(self, record: Record, step: str, seconds: float) -> None:
+        """Raises BudgetError if the run with a step of so many seconds could exceed the cap."""
+        total = self.spent(record) + self.price * seconds
+        if total > self.max_dollars:
+            raise BudgetError(
+                f"step `{step}` could bring the cost to ${total:.2f}, above `MAX_DOLLARS` "
+                f"{self.max_dollars:.2f}. Raise it, or read the report of the steps that ran"
+            )
