@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -213,6 +212,24 @@ def test_a_log_that_cannot_be_read_hides_nothing(
     assert error.startswith("error: worker w1 fails its health checks")
 
 
+@pytest.mark.parametrize(
+    ("part", "body"),
+    [
+        ("releases", '{"releases": [{"diff": [7]}], "rollout": 7}'),
+        ("releases", '{"releases": [7]}'),
+        ("releases", "[]"),
+        ("workers", '{"workers": [{"id": "w1", "status": 7, "gpuTypeId": {}}]}'),
+    ],
+)
+def test_odd_replies_end_no_report_with_a_traceback(
+    part: str, body: str, api: RunPodApi, endpoint: Scripted, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer_first_job(endpoint, "IN_QUEUE")
+    api.answers[f"GET /serverless/ep00000001/{part}"] = Answer(200, body)
+    assert deploy("--wait", "0.05") == 4
+    assert "endpoint ep00000001 remains" in capsys.readouterr().out
+
+
 def test_secrets_of_other_variables_are_masked_in_a_log(
     api: RunPodApi, endpoint: Scripted, deployed: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,9 +260,10 @@ def test_the_rest_of_a_fleet_may_fail_while_a_worker_is_ready() -> None:
     assert history.failure(1000) is None
 
 
-def test_every_request_and_reply_is_json(api: RunPodApi, endpoint: Scripted) -> None:
-    """The wake-up job expires by itself if nobody withdraws it."""
+def test_the_job_that_starts_a_worker_expires_with_the_wait(
+    api: RunPodApi, endpoint: Scripted
+) -> None:
     answer_first_job(endpoint, "COMPLETED")
     assert deploy("--wait", "60") == 0
     body = {"input": {"info": True}, "policy": {"ttl": 60_000}}
-    assert json.dumps(endpoint.seen[0].body) == json.dumps(body)
+    assert endpoint.seen[0].body == body
