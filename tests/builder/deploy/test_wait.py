@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -50,8 +51,9 @@ def test_states_are_printed_as_they_change(
         f"worker w1: running, {placed}",
     ]
     assert states[-3:-1] == ["a worker answers", "the endpoint answers: m, fingerprint f"]
-    assert output[-1].startswith("stages: no worker 0 s, throttled 0 s, initializing 0 s, running")
-    assert ", first vector 0." in output[-1]
+    assert re.sub(r"[\d.]+ s", "n s", output[-1]) == (
+        "stages: no worker n s, throttled n s, initializing n s, running n s, first vector n s"
+    )
 
 
 def test_a_load_balancer_is_ready_when_its_ping_is(
