@@ -263,8 +263,8 @@ def request_urls(endpoint_id: str, endpoint_type: str) -> dict[str, str]:
 def is_documented(method: str, path: str) -> bool:
     return any(
         re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), f"/v2{path}")
-        and method.lower() in operations
-        for template, operations in FIELDS["paths"].items()
+        and method.lower() in methods
+        for template, methods in FIELDS["paths"].items()
     )
 
 

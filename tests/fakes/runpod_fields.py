@@ -42,16 +42,12 @@ Schema = dict[str, Any]
 
 
 def extracted(document: Schema) -> Schema:
-    """Return the schemas by name, the operations of each path, and the queries of some paths."""
+    """Return the schemas by name, the methods of each path, and the queries of some paths."""
     schemas = document["components"]["schemas"]
     paths = {path: content for path, content in document["paths"].items() if is_used(path)}
     return {
         "paths": {
-            path: {
-                method: sorted(operation["responses"])
-                for method, operation in content.items()
-                if method != "parameters"
-            }
+            path: [method for method in content if method != "parameters"]
             for path, content in paths.items()
         },
         "queries": {path: query(paths[path]["get"], document) for path in QUERIES},

@@ -10,7 +10,6 @@ import json
 import re
 import time
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -30,8 +29,8 @@ READY = ("RUNNING", "IDLE")
 LOG_LINES = 20
 MAX_LOG_CHARACTERS = 300  # of a line
 # RunPod keeps the stream of a log open. Its past is over after a silence.
-LOG_SILENCE_SECONDS = 2.0
-MAX_LOG_SECONDS = 10.0
+LOG_SILENCE_SECONDS = 5.0
+MAX_LOG_SECONDS = 15.0
 
 
 class UnavailableError(DeployError):
@@ -132,9 +131,9 @@ class RunPod:
                 id=worker["id"],
                 status=str(worker.get("status")),
                 is_stale=bool(worker.get("isStale")),
-                started_at=worker.get("startedAt"),
-                gpu=worker.get("gpuTypeId"),
-                data_center=worker.get("dataCenterId"),
+                started_at=text_or_none(worker.get("startedAt")),
+                gpu=text_or_none(worker.get("gpuTypeId")),
+                data_center=text_or_none(worker.get("dataCenterId")),
             )
             for worker in self._list(f"{endpoint_path(endpoint_id)}/workers", "workers")
         ]
@@ -154,16 +153,20 @@ class RunPod:
         end = time.monotonic() + MAX_LOG_SECONDS
         lines: deque[str] = deque(maxlen=LOG_LINES)
         query = {"tail": LOG_LINES}
-        with (
-            suppress(httpx2.HTTPError),
-            self._http.stream("GET", path, params=query, timeout=LOG_SILENCE_SECONDS) as response,
-        ):
-            if not response.is_success:
-                raise DeployError(f"GET {path}: HTTP {response.status_code}")
-            for event in response.iter_lines():
-                lines += log_lines(event)
-                if time.monotonic() > end:
-                    break
+        try:
+            with self._http.stream(
+                "GET", path, params=query, timeout=LOG_SILENCE_SECONDS
+            ) as response:
+                if not response.is_success:
+                    raise DeployError(f"GET {path}: HTTP {response.status_code}")
+                for event in response.iter_lines():
+                    lines += log_lines(event)
+                    if time.monotonic() > end:
+                        break
+        except httpx2.ReadTimeout:
+            pass
+        except httpx2.HTTPError as error:
+            raise UnavailableError(f"GET {path}: no response from RunPod ({error})") from None
         return [*lines]
 
     def _list(self, path: str, key: str) -> list[Fields]:
@@ -230,6 +233,10 @@ def log_lines(event: str) -> list[str]:
     # A terminal would obey control characters.
     printable = "".join(c if c.isprintable() else " " for c in text)
     return [printable[:MAX_LOG_CHARACTERS].rstrip()]
+
+
+def text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def json_of(response: httpx2.Response) -> Any:

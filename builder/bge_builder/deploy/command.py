@@ -16,21 +16,8 @@ from ..errors import BuilderError
 from .api import RunPod
 from .plan import plan
 from .probes import TIMEOUT, make_probe, url_of
-from .settings import (
-    DeployError,
-    EndpointType,
-    Fields,
-    read_settings,
-    register_secrets,
-    table,
-)
-from .wait import (
-    History,
-    failure_report,
-    release_lines,
-    show,
-    wait_for_worker,
-)
+from .settings import DeployError, EndpointType, Fields, read_settings, register_secrets, table
+from .wait import History, failure_report, release_lines, show, wait_for_worker
 
 INTERRUPTED = 130  # as a shell reports SIGINT
 MIN_REQUEST_SECONDS = 30.0  # for the first request, once a worker answers
@@ -94,7 +81,7 @@ def first_vector(
             send_first_request(url, key, history, ready, max(seconds - ready, MIN_REQUEST_SECONDS))
         except BuilderError:
             for line in failure_report(runpod, endpoint_id, history.workers):
-                print(line)
+                print(redact(line))
             print(remains(endpoint_id))
             raise
         except KeyboardInterrupt:

@@ -20,7 +20,11 @@ TABLES = ("env", "gpu", "scaling", "workers")
 
 Fields = dict[str, Any]
 EndpointType = Literal["queue", "lb"]
-SECTIONS: dict[EndpointType, str] = {"queue": "queue", "lb": "load_balancer"}
+# The section of each type, and RunPod's name of it.
+SECTIONS: dict[EndpointType, tuple[str, str]] = {
+    "queue": ("queue", "QUEUE"),
+    "lb": ("load_balancer", "LOAD_BALANCER"),
+}
 
 
 class DeployError(BuilderError):
@@ -33,9 +37,9 @@ class DeployError(BuilderError):
 def read_settings(endpoint_type: EndpointType) -> Fields:
     """Return [endpoint] with the section of that type, whose tables are merged.
 
-    Raises DeployError if the file is not TOML or the endpoint lacks its name or a table.
+    Raises DeployError if the file is not TOML or the endpoint lacks its name, type or a table.
     """
-    section = SECTIONS[endpoint_type]
+    section, runpod_type = SECTIONS[endpoint_type]
     try:
         document = tomllib.loads(SETTINGS.read_text("utf-8"))
         json.dumps(document, allow_nan=False)
@@ -44,6 +48,8 @@ def read_settings(endpoint_type: EndpointType) -> Fields:
     settings = merged(table(document, "endpoint"), table(document, section))
     if not isinstance(settings.get("name"), str):
         raise DeployError(f"`{SETTINGS.name}` must have `name` in [{section}]")
+    if settings.get("type") != runpod_type:
+        raise DeployError(f'`{SETTINGS.name}` must have `type = "{runpod_type}"` in [{section}]')
     for name in TABLES:
         if not isinstance(settings.get(name), dict):
             raise DeployError(f"`{SETTINGS.name}` must have a table [endpoint.{name}]")

@@ -182,7 +182,8 @@ def release_lines(releases: dict[str, object]) -> Iterator[str]:
     if isinstance(items, list) and items and isinstance(items[0], dict):
         diff = items[0].get("diff")
         entries = diff if isinstance(diff, list) else []
-        fields = ", ".join(str(entry.get("field")) for entry in entries) or "no field"
+        names = [str(entry.get("field")) for entry in entries if isinstance(entry, dict)]
+        fields = ", ".join(names) or "no field"
         version, created = items[0].get("version"), items[0].get("createdAt")
         yield f"release {version} of {created} changed {fields}"
     if isinstance(rollout, dict):
