@@ -23,7 +23,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index bench-quantization test-kill test-openapi test-clients test-clients-node load soak serve verify deploy undeploy image-test lint-images lock lock-torch clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index bench-quantization test-kill test-openapi test-clients test-clients-node load soak serve verify deploy undeploy field-report test-field-report image-test lint-images lock lock-torch clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -209,6 +209,14 @@ deploy: $(VENV)/setup ## IMAGE=… [TYPE=lb] [DRY_RUN=1]: create or update an en
 
 undeploy: $(VENV)/setup ## [TYPE=lb] [ENDPOINT=id] [YES=1]: delete an endpoint on RunPod
 	@$(BUILDER) undeploy $(TARGET) $(if $(YES),--yes)
+
+FIELD_OPTIONS = $(if $(IMAGE),--image "$(IMAGE)") $(if $(REGISTRY),--registry "$(REGISTRY)") \
+	$(if $(MAX_DOLLARS),--max-dollars "$(MAX_DOLLARS)") $(if $(LOCAL),--local) $(if $(CLEAN),--clean) $(if $(TABLE),--table)
+field-report: $(VENV)/setup-test ## [IMAGE=…] [MAX_DOLLARS=5] | LOCAL=1 | CLEAN=1 | TABLE=1: an hour of checks on RunPod or a GPU
+	@$(BUILDER) field-report $(FIELD_OPTIONS)
+
+test-field-report: $(VENV)/setup-test ## Rehearse the field report on stand-ins of RunPod, with the real worker
+	$(PY) -m pytest -q tests/builder/field_report --long
 
 image-test: $(VENV)/setup-test ## Build both images with buildah, run them with podman (Debian, as root; 20 minutes)
 	tests/images/stand_in.sh

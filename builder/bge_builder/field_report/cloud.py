@@ -157,10 +157,14 @@ def drain(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
 
 
 def billing(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
-    """Return RunPod's own figure so far, which may come hours late."""
+    """Return RunPod's own figure so far, which may come hours late, and the seconds at most."""
     reply = context.runpod.billing(context.endpoint(endpoint_type)["id"], BILLED_DAYS)
     metadata = reply.get("metadata")
-    return {"totals": metadata.get("totals") if isinstance(metadata, dict) else None}
+    totals = metadata.get("totals") if isinstance(metadata, dict) else None
+    return {
+        "totals": totals,
+        "seconds_at_most": round(context.record.leases[-1].seconds(time.time())),
+    }
 
 
 COLD_SECONDS = len(FLASHBOOTS) * (START_SECONDS + COLD_STARTS * (IDLE_SECONDS + 120.0))

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from bge_client import BGEError
-from bge_client.redaction import read_secret
+from bge_client.redaction import read_secret, redact
 
 from ..deploy import api
 from ..deploy.api import RunPod
@@ -86,7 +86,7 @@ def run_step(context: Context, step: cloud.Step) -> None:
     except (BudgetError, DeployError):
         raise
     except (BGEError, ReportError) as error:
-        result = {"agree": False, "failed": f"{type(error).__name__}: {error}"}
+        result = failure(error)
     keep(context.record, step.name, result, time.monotonic() - start)
     context.save()
 
@@ -155,7 +155,7 @@ def run_local(models: Path) -> int:
             try:
                 result = step.run(server)
             except BGEError as error:
-                result = {"agree": False, "failed": f"{type(error).__name__}: {error}"}
+                result = failure(error)
             keep(record, step.name, result, time.monotonic() - start)
             record.save(path)
     except KeyboardInterrupt:
@@ -172,6 +172,10 @@ def run_local(models: Path) -> int:
 def is_done(record: Record, name: str) -> bool:
     """Whether a step has a result. One that failed runs again."""
     return name in record.results and "failed" not in record.results[name]
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    return {"agree": False, "failed": redact(f"{type(error).__name__}: {error}")}
 
 
 def keep(record: Record, name: str, result: dict[str, Any], seconds: float) -> None:

@@ -15,9 +15,9 @@ from bge_client.redaction import redact
 from ..errors import BuilderError
 from .record import FORMAT, Record
 
-HEAD = (
-    "| date | card | ran | golden values | fp16 against fp32 | clients | lone query, p50 | tokens/s "
-    "| cold start |"
+COLUMNS = (
+    *("date", "card", "ran", "golden values", "fp16 against fp32", "clients", "lone query, p50"),
+    *("tokens/s", "cold start"),
 )
 NO_REPORT = (
     "No field report yet: nothing here has run on RunPod, on a GPU or with the real weights."

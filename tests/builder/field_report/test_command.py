@@ -83,9 +83,10 @@ def test_a_run_stops_before_the_step_that_could_exceed_the_cap(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("bge_builder.field_report.budget.PRICES", {"AMPERE_24": 1, "ADA_24": 1})
-    assert report("--max-dollars", "611") == 0  # 10 s of a step, 600 of a start
-    assert report("--max-dollars", "600") == 1
+    assert report("--max-dollars", "609") == 1  # 10 s of a step, 600 of a start
     assert "step `queue: a` could bring the cost to $610.00, above" in capsys.readouterr().err
+    assert fake_steps.ran == []
+    assert report("--max-dollars", "620") == 0
     assert api.endpoints == {}
 
 

@@ -11,6 +11,7 @@ from bge_builder.errors import BuilderError
 from bge_builder.field_report.record import Lease, Record
 from bge_builder.field_report.report import NO_REPORT, status_table, write_report
 from bge_client.redaction import read_secret
+from conftest import ROOT
 
 RESULTS = {
     "queue: golden values": {"agree": True},
@@ -21,6 +22,14 @@ RESULTS = {
     "lb: throughput": {"tokens_per_second": 61234},
     "queue: cold starts": {"FLASHBOOT": [{"seconds": 3.21}, {"seconds": 9.5}], "OFF": []},
 }
+
+
+def test_the_readme_has_the_table_of_the_reports_in_the_repository() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    section = readme.partition("<!-- field-reports -->\n")[2].partition("\n<!-- end -->")[0]
+    assert " ".join(section.split()) == " ".join(status_table(ROOT / "field-reports").split())
+
+
 RECORD = Record("run", "image:1", 0.0, RESULTS, [Lease("queue", 0.0, 60.0)], "NVIDIA L4")
 
 
