@@ -25,7 +25,7 @@ from fakes.native import QUERY, TEXTS
 from fakes.serving import eventually
 
 LONG = ["море и суша " * 300] * 50  # seconds of work
-MANY = [f"текст {number} " * 20 for number in range(600)]
+MANY = [f"текст {number} " * 10 for number in range(400)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +37,7 @@ def _addresses() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bge_client.chunking.MAX_CHUNK_TEXTS", 50)
+    monkeypatch.setattr("bge_client.chunking.MAX_CHUNK_TEXTS", 25)
     monkeypatch.setattr("bge_client.protocol.RUNSYNC_WAIT_SECONDS", 0.1)
     monkeypatch.setattr("bge_client.balanced.NO_WORKER_PAUSE", 0.1)
 
@@ -169,7 +169,7 @@ def test_draining_and_killed_workers_lose_nothing(
 @pytest.mark.parametrize("driver", CLIENTS)
 def test_deadline_ends_the_request_in_the_worker(driver: str, running: Any) -> None:
     endpoint: BalancedEndpoint = running("balancer")
-    (worker,) = endpoint.balancer._workers
+    (worker,) = endpoint.balancer.workers
     before = cancelled_requests(worker)
     client = CLIENTS[driver](endpoint.url, KEY, timeout=0.5)
     with client, pytest.raises(errors.DeadlineError, match="not done within"):
@@ -179,7 +179,7 @@ def test_deadline_ends_the_request_in_the_worker(driver: str, running: Any) -> N
 
 def test_ctrl_c_ends_the_request_in_the_worker(running: Any) -> None:
     endpoint: BalancedEndpoint = running("balancer")
-    (worker,) = endpoint.balancer._workers
+    (worker,) = endpoint.balancer.workers
     before = cancelled_requests(worker)
 
     def interrupt() -> None:
