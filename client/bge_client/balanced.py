@@ -67,7 +67,7 @@ def balanced_health(deadline: Deadline) -> Exchange[JSONObject]:
     The platform may hold the request for two minutes before that, so the deadline means the same.
     """
     try:
-        response = yield Request("GET", "/health")
+        response = yield Request("GET", "/health", None, READ_TIMEOUT_SECONDS)
     except DeadlineError:
         return {"error": NO_WORKERS}
     return {"error": NO_WORKERS} if _lacks_worker(response) else parse_reply(response)

@@ -33,7 +33,8 @@ Result = TypeVar("Result")
 class Client(BaseClient):
     """A client of one endpoint: on RunPod, or of your own `worker/server.py`.
 
-    `endpoint` is the base address, with or without `/runsync` or `/v1`; the default is that of
+    `endpoint` is the base address, with or without `/runsync` or `/v1`; one at
+    `<id>.api.runpod.ai` is a load-balancing endpoint. The default is that of
     `BGE_EMBEDDINGS_ENDPOINT` or `BGE_RERANKER_ENDPOINT` (`RUNPOD_…` takes precedence). `api_key`
     is RunPod's, or the server's `BGE_API_KEY`; the default is that of `RUNPOD_API_KEY` or
     `BGE_API_KEY`. `timeout` limits a call in seconds, including cold start, retries and splitting;
@@ -175,7 +176,11 @@ class Client(BaseClient):
         return self._transport.run(self._infer(deadline, INFO, math.inf), deadline)
 
     def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, object]:
-        """Return RunPod's `/health`: counts of `jobs` and `workers`. Starts no worker."""
+        """Return counts of `jobs` and `workers`. `endpoint_state` says what they mean.
+
+        Starts no worker, except on a load-balancing endpoint: there a worker answers, and if there
+        is none until the timeout, the result is the platform's `error`.
+        """
         deadline = self._deadline(timeout)
         return self._transport.run(self._request_health(deadline), deadline)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -25,7 +26,7 @@ from fakes.native import QUERY, TEXTS
 from fakes.serving import eventually
 
 LONG = ["море и суша " * 300] * 50  # seconds of work
-MANY = [f"текст {number} " * 20 for number in range(600)]
+MANY = [f"текст {number} " * 10 for number in range(250)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,7 +38,7 @@ def _addresses() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bge_client.chunking.MAX_CHUNK_TEXTS", 50)
+    monkeypatch.setattr("bge_client.chunking.MAX_CHUNK_TEXTS", 25)
     monkeypatch.setattr("bge_client.protocol.RUNSYNC_WAIT_SECONDS", 0.1)
     monkeypatch.setattr("bge_client.balanced.NO_WORKER_PAUSE", 0.1)
 
@@ -151,8 +152,8 @@ def test_deadline_without_a_worker_says_what_to_do(driver: str, endpoint: Endpoi
 def test_draining_and_killed_workers_lose_nothing(
     endpoint: Endpoint[Any], clients: list[Client], running: Any
 ) -> None:
-    draining, killed, _ = (endpoint.start() for _ in range(3))
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
+        draining, killed, _ = pool.map(lambda _: endpoint.start(), range(3))
         receiving = [pool.submit(lambda c=c: list(c.embed_iter(MANY))) for c in clients]
         eventually(lambda: bool(endpoint.in_flight(killed)))
         endpoint.kill(killed)
@@ -169,7 +170,7 @@ def test_draining_and_killed_workers_lose_nothing(
 @pytest.mark.parametrize("driver", CLIENTS)
 def test_deadline_ends_the_request_in_the_worker(driver: str, running: Any) -> None:
     endpoint: BalancedEndpoint = running("balancer")
-    (worker,) = endpoint.balancer._workers
+    (worker,) = endpoint.balancer.workers
     before = cancelled_requests(worker)
     client = CLIENTS[driver](endpoint.url, KEY, timeout=0.5)
     with client, pytest.raises(errors.DeadlineError, match="not done within"):
@@ -177,19 +178,23 @@ def test_deadline_ends_the_request_in_the_worker(driver: str, running: Any) -> N
     eventually(lambda: cancelled_requests(worker) > before and not endpoint.in_flight(worker))
 
 
+ONE_CHUNK = """
+import socket, sys
+from bge_client import Client
+resolve = socket.getaddrinfo
+socket.getaddrinfo = lambda host, *args, **options: resolve("127.0.0.1", *args, **options)
+Client(sys.argv[1], sys.argv[2]).embed(["море и суша " * 300] * 50)
+"""
+
+
 def test_ctrl_c_ends_the_request_in_the_worker(running: Any) -> None:
     endpoint: BalancedEndpoint = running("balancer")
-    (worker,) = endpoint.balancer._workers
+    (worker,) = endpoint.balancer.workers
     before = cancelled_requests(worker)
-
-    def interrupt() -> None:
+    command = [sys.executable, "-c", ONE_CHUNK, endpoint.url, KEY]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as caller:
         eventually(lambda: endpoint.in_flight(worker) > 0)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with Client(endpoint.url, KEY) as client, ThreadPoolExecutor(1) as pool:
-        pool.submit(interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            client.embed(LONG)
+        caller.send_signal(signal.SIGINT)
     eventually(lambda: cancelled_requests(worker) > before and not endpoint.in_flight(worker))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,59 +14,14 @@ from bge_client import errors, protocol, retry
 from bge_client.calls import EmbedCall
 from bge_client.codec import EmbedOptions, input_digest
 from bge_client.deadline import Deadline
-from bge_client.protocol import DropConnections, Exchange, Pause, Request, Response, Step
+from bge_client.protocol import DropConnections, Pause, Request, Response, Step
+from fakes.driver import Driver, Reply, job
 from fakes.scripted import output_of
 
 PAYLOAD = {"texts": ["море"]}
 DONE = {"id": "job-1", "status": "COMPLETED", "output": {"input_digest": input_digest(PAYLOAD)}}
 QUEUED = {"id": "job-1", "status": "IN_QUEUE"}
-Reply = Response | BaseException
-
-
-class Driver:
-    """Answers each request with the next reply. `unfinished` is whether a job is known to run."""
-
-    def __init__(self, replies: Iterable[Reply], seconds: float = 60.0) -> None:
-        self.now = 0.0
-        self.deadline = Deadline(seconds, clock=lambda: self.now)
-        self.deadline.start()
-        self.steps: list[Step] = []
-        self.unfinished = False
-        self._replies = iter(replies)
-
-    def run(self, exchange: Exchange[Any]) -> Any:
-        try:
-            step = next(exchange)
-            while True:
-                self.steps.append(step)
-                result: Any = self._perform(step)
-                is_error = isinstance(result, BaseException)
-                step = exchange.throw(result) if is_error else exchange.send(result)
-        except StopIteration as stop:
-            return stop.value
-
-    def _perform(self, step: Step) -> Reply | None:
-        if isinstance(step, Pause):
-            self.now += step.seconds
-            return None if self.deadline.remaining else self.deadline.error()
-        if isinstance(step, DropConnections):
-            return None
-        reply = next(self._replies, None) or self.deadline.error()
-        if isinstance(reply, Response) and not step.is_cleanup:
-            state = reply.body.decode()
-            if '"status"' in state:
-                self.unfinished = "IN_" in state
-            elif reply.status == 404:
-                self.unfinished = False
-        return reply
-
-    @property
-    def paths(self) -> list[str]:
-        return [step.path.split("?")[0] for step in self.steps if isinstance(step, Request)]
-
-    @property
-    def pauses(self) -> list[float]:
-        return [step.seconds for step in self.steps if isinstance(step, Pause)]
+NO_WORKER = "no worker took the job within 0.5 seconds: the endpoint is"
 
 
 def run_job(*replies: Reply, seconds: float = 60.0) -> tuple[Driver, Any]:
@@ -76,11 +31,6 @@ def run_job(*replies: Reply, seconds: float = 60.0) -> tuple[Driver, Any]:
         return driver, driver.run(protocol.run_job(driver.deadline, PAYLOAD))
     except BaseException as error:
         return driver, error
-
-
-def job(state: Any, status: int = 200, **headers: str) -> Response:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Response(status, named, json.dumps(state).encode())
 
 
 def failed(error: str) -> Response:
@@ -198,6 +148,22 @@ def test_warm_up_outlasts_errors_that_end_other_calls() -> None:
     output = driver.run(protocol.run_job(driver.deadline, protocol.INFO, float("inf")))
     assert output == {"device": "cpu"}
     assert len(driver.paths) == 42
+
+
+@pytest.mark.parametrize(
+    ("workers", "message"),
+    [
+        ({"idle": 0}, f"{NO_WORKER} without a worker"),
+        ({"throttled": 1}, f"{NO_WORKER} broken"),
+        ({"running": 1}, "not done within 0.5 seconds"),
+        ("none", "not done within 0.5 seconds"),
+    ],
+)
+def test_deadline_of_a_queued_job_names_the_lack_of_a_worker(workers: Any, message: str) -> None:
+    driver, error = run_job(*[job(QUEUED)] * 4, job({}), job({"workers": workers}), seconds=0.5)
+    assert driver.paths[-2:] == ["/cancel/job-1", "/health"]
+    assert isinstance(error, errors.DeadlineError)
+    assert str(error).startswith(message)
 
 
 # ------------------------------------------------------------------------------ properties

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from fakes.scripted import Scripted, completed, failed, status, vector_of
 TEXTS = ["море", "суша"]
 JINA = "jina/jina-embeddings-v3/8"
 HEALTHY = status(200, {"jobs": {}, "workers": {"idle": 0, "unhealthy": 0}})
+NO_WORKER = status(200, {"jobs": {"inQueue": 1}, "workers": {"idle": 0}})
 BROKEN = status(200, {"jobs": {}, "workers": {"idle": 0, "unhealthy": 2}})
 
 
@@ -144,6 +146,25 @@ def test_auto_checks_health_once_a_minute(
     assert auto.embed(TEXTS).provider == "jina"
     endpoint.on("GET /health", status(404))
     assert auto.rerank("q", TEXTS).provider == "jina"
+
+
+def test_auto_gives_up_on_an_endpoint_that_stays_without_a_worker(
+    route: Any, endpoint: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(router, "HEALTH_TTL_SECONDS", 0)
+    endpoint.on("GET /health", NO_WORKER)
+    auto = route(provider="auto")
+    assert auto.embed(TEXTS).provider == "bge"
+    monkeypatch.setattr(router, "NO_WORKER_SECONDS", 0.01)
+    time.sleep(0.02)
+    assert auto.embed(TEXTS).provider == "bge"  # the answer before ended the wait
+    endpoint.on("POST /runsync", status(400), completed)
+    with pytest.raises(errors.HTTPStatusError):
+        auto.embed(TEXTS)
+    time.sleep(0.02)
+    assert auto.embed(TEXTS).provider == "jina"
+    endpoint.on("GET /health", HEALTHY)  # scaled to zero
+    assert auto.embed(TEXTS).provider == "bge"
 
 
 def test_vectors_of_an_unexpected_model_are_refused(route: Any, endpoint: Scripted) -> None:

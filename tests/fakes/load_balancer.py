@@ -60,7 +60,7 @@ class LoadBalancer(LoopbackServer):
         self.refused = 0  # requests without a worker
         self.abandoned = 0  # requests whose caller closed the connection
         self.statuses: Counter[int] = Counter()
-        self._workers: list[BalancedWorker] = []
+        self.workers: list[BalancedWorker] = []
         self._in_flight: Counter[int] = Counter()  # by the port of the worker
         self._lock = threading.Lock()
         self._is_closed = threading.Event()
@@ -81,7 +81,7 @@ class LoadBalancer(LoopbackServer):
         """Ignore the connections that callers close."""
 
     def add(self, worker: BalancedWorker) -> None:
-        self._workers.append(worker)
+        self.workers.append(worker)
 
     def in_flight(self, worker: BalancedWorker | None = None) -> int:
         with self._lock:
@@ -91,7 +91,7 @@ class LoadBalancer(LoopbackServer):
         """Keep the set of workers that may get requests."""
         with httpx.Client(timeout=1) as client:
             while not self._is_closed.wait(POLL_SECONDS):
-                for worker in list(self._workers):
+                for worker in list(self.workers):
                     try:
                         response = client.get(f"http://127.0.0.1:{worker.health_port}/ping")
                         is_healthy = response.status_code == 200

@@ -26,6 +26,14 @@ def test_the_plan_s_own_calls(packed: Engine, vectors: list[list[float]]) -> Non
         assert httpx.get(f"{url}/health").status_code == 200
 
 
+def test_info_is_that_of_the_payload(url: str) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    info = httpx.get(f"{url}/native/info", headers=headers).raise_for_status().json()
+    job = httpx.post(f"{url}/runsync", json={"input": {"info": True}}, headers=headers).json()
+    assert info == job["output"]
+    assert httpx.get(f"{url}/native/info").status_code == 401
+
+
 @pytest.mark.parametrize(
     ("body", "details"),
     [
