@@ -39,7 +39,12 @@ class UnknownPathError(TypedDict):
 
 def unknown_path_body(error: WorkerError) -> UnknownPathError:
     message = str(error)
-    details = {"message": message, "type": "invalid_request_error", "code": type(error).__name__}
+    details = {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": None,
+        "code": type(error).__name__,
+    }
     return {"error": details, "detail": message, "message": message}
 
 
