@@ -84,3 +84,9 @@ def test_slashes_are_ignored_and_an_unknown_path_is_told_the_nearest(url: str) -
     message = "NotServedError: no such route. The nearest is `/v1/embeddings`"
     body = reply.json()
     assert body["error"]["message"] == body["detail"] == body["message"] == message
+
+
+def test_a_model_name_with_a_newline_is_refused_as_openai_refuses(url: str) -> None:
+    response = httpx.get(f"{url}/v1/models/%0A")
+    assert response.status_code == 404
+    assert {"message", "type", "param", "code"} <= response.json()["error"].keys()
