@@ -273,6 +273,19 @@ def test_exit_codes(arguments: tuple[str, ...], answer: Any, code: int, bge: Bge
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.parametrize("kind", ["EMBEDDINGS", "RERANKER"])
+def test_one_endpoint_serves_both_models_and_gets_its_own_key(kind: str) -> None:
+    keys = {"RUNPOD_API_KEY": "k3y", "BGE_API_KEY": "own"}
+    with Scripted() as endpoint:
+        endpoint.on("POST /runsync", completed)
+        env = os.environ | {"BGE_EMBEDDINGS_ENDPOINT": "", f"BGE_{kind}_ENDPOINT": endpoint.url}
+        for arguments in (["embed"], ["rerank", "q"]):
+            command = [sys.executable, "-m", "bge_client", *arguments]
+            run = subprocess.run(command, input="море\n", env=env | keys, text=True, timeout=60)
+            assert run.returncode == 0
+    assert [seen.headers["Authorization"] for seen in endpoint.seen] == ["Bearer own"] * 2
+
+
 def test_missing_extra_is_named() -> None:
     hide = "import sys; sys.modules['tqdm'] = None; from bge_client.__main__ import main; main()"
     env = environment("")

@@ -17,7 +17,7 @@ import pytest
 import bge_client
 from bge_client import Client, errors, protocol, retry
 from bge_client.chunking import MAX_CHUNK_TEXTS
-from bge_client.endpoint import ENDPOINT_VARIABLES, KEY_VARIABLES
+from bge_client.endpoint import KEY_VARIABLES
 from fakes.clients import CLIENTS
 from fakes.scripted import (
     Action,
@@ -42,6 +42,9 @@ from fakes.scripted import (
 
 NAN = base64.b64encode(np.full(8, np.nan, np.float32).tobytes()).decode()
 KEY = "a-secret-key"
+ENDPOINT_VARIABLES = [
+    f"{owner}_{kind}_ENDPOINT" for kind in ("EMBEDDINGS", "RERANKER") for owner in ("RUNPOD", "BGE")
+]
 TEXTS = ["море", "суша"]
 PAYLOAD = {"texts": TEXTS}
 UNUSED = status(404)

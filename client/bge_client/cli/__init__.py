@@ -27,7 +27,7 @@ copy differs from its source, 7 an evaluation that did not pass, 130 interrupted
 
 \b
 Environment: BGE_EMBEDDINGS_ENDPOINT and BGE_RERANKER_ENDPOINT (RUNPOD_… takes
-precedence), RUNPOD_API_KEY; QDRANT_URL, QDRANT_API_KEY."""
+precedence), RUNPOD_API_KEY or BGE_API_KEY; QDRANT_URL, QDRANT_API_KEY."""
 
 
 @click.group(cls=CommandGroup, epilog=EPILOG, context_settings={"max_content_width": 88})

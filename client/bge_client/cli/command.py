@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from ..client import Client
+from ..endpoint import endpoint_from
 from ..errors import (
     AuthenticationError,
     BGEError,
@@ -22,8 +23,7 @@ from ..errors import (
     FingerprintError,
     ProtocolError,
 )
-from ..redaction import read_secret, redact
-from ..router import endpoint_of
+from ..redaction import redact
 
 # The first match applies. Any other error is its `exit_code`, or 4 if it is transient, else 1.
 EXIT_CODES: list[tuple[type[BGEError], int]] = [
@@ -56,12 +56,10 @@ def connected(
         @wraps(command)
         def run(endpoint: str | None, timeout: float, in_flight: int, **options: Any) -> None:
             def connect(kind: str) -> Client:
-                url = endpoint or endpoint_of(os.environ, kind)
-                url = url or endpoint_of(os.environ, "EMBEDDINGS")
+                url = endpoint or endpoint_from(os.environ, kind)
                 if url is None:
                     raise ConfigurationError(f"pass --endpoint, or set BGE_{kind}_ENDPOINT")
-                key = read_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
-                client = Client(url, key, timeout=timeout, max_in_flight=in_flight)
+                client = Client(url, timeout=timeout, max_in_flight=in_flight)
                 return stack.enter_context(client)
 
             with exit_codes(), ExitStack() as stack:
