@@ -27,7 +27,8 @@ import numpy as np
 from fakes.loopback import LoopbackServer
 
 WIDTH = 8
-Action = Callable[["Exchange"], None]
+END = b"\r\n\r\n{}"  # of a head, and a body
+Action = Callable[["Exchange"], object]
 
 
 def vector_of(text: str) -> np.ndarray[Any, Any]:
@@ -126,6 +127,11 @@ def half_body(exchange: Exchange) -> None:
 def half_head(exchange: Exchange) -> None:
     exchange.handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Le")
     exchange.handler.close_connection = True
+
+
+def malformed_head(header: bytes) -> Action:
+    """Return an action that answers with this header, and leaves the connection open."""
+    return lambda exchange: exchange.handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + header + END)
 
 
 def silence(exchange: Exchange) -> None:
