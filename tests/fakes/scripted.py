@@ -220,7 +220,7 @@ class Queue:
         self.submitted: set[str] = set()
         self._endpoint = endpoint
         self._completed_text = completed_text
-        endpoint.on("POST /runsync", self._submit)
+        endpoint.on("POST /runsync", self.submit)
         endpoint.on("GET /status/*", lambda exchange: self._reply(exchange, exchange.path))
         endpoint.on("POST /cancel/*", lambda exchange: self._reply(exchange, exchange.path))
 
@@ -236,7 +236,7 @@ class Queue:
         paths = [exchange.path for exchange in self._endpoint.seen]
         return {path.removeprefix(route) for path in paths if path.startswith(route)}
 
-    def _submit(self, exchange: Exchange) -> None:
+    def submit(self, exchange: Exchange) -> None:
         texts = exchange.payload.get("texts")
         if texts is None or self._completed_text in texts:
             while texts and not self.submitted:

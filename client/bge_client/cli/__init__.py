@@ -13,11 +13,11 @@ import click
 
 from .. import __version__
 from ..redaction import RedactingFilter
-from .command import connected, exit_codes, refuse_unused
+from .command import connected, exit_codes, plain, refuse_unused
 from .group import CommandGroup
 from .texts import bench, embed, health, info, rerank
 
-__all__ = ["bge", "connected", "exit_codes", "refuse_unused"]
+__all__ = ["bge", "connected", "exit_codes", "plain", "refuse_unused"]
 
 EPILOG = """\b
 Exit codes: 0 success, 1 the request was refused or failed, 2 invalid usage or an

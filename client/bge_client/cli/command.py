@@ -33,6 +33,7 @@ EXIT_CODES: list[tuple[type[BGEError], int]] = [
     (ProtocolError, 5),
     (FingerprintError, 5),
 ]
+CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
 CLICK_ERRORS = (click.ClickException, click.exceptions.Exit, click.Abort)
 Command = TypeVar("Command", bound=Callable[..., Any])
 UTF8 = click.File("r", encoding="utf-8-sig")
@@ -52,7 +53,13 @@ def connected(
         @click.option(
             "--timeout", default=300.0, show_default=True, help="Seconds for one request."
         )
-        @click.option("--in-flight", default=8, show_default=True, help="Concurrent requests.")
+        @click.option(
+            "--in-flight",
+            default=8,
+            show_default=True,
+            type=click.IntRange(1),
+            help="Concurrent requests.",
+        )
         @wraps(command)
         def run(endpoint: str | None, timeout: float, in_flight: int, **options: Any) -> None:
             def connect(kind: str) -> Client:
@@ -81,6 +88,11 @@ def refuse_unused(allowed: Iterable[str], condition: str) -> None:
         is_given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
         if is_given and parameter.name not in allowed:
             raise ConfigurationError(f"{parameter.opts[0]} means nothing {condition}")
+
+
+def plain(text: str) -> str:
+    """Return a text as one line without control characters, which could command the terminal."""
+    return " ".join(text.split()).translate(CONTROL_CHARACTERS)
 
 
 def _exit(message: str, code: int) -> NoReturn:

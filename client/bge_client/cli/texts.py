@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import chain, count
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 import numpy as np
 from tqdm import tqdm
 
+from ..bulk import run_each
+from ..calls import EmbedCall, RerankCall, Task
 from ..client import Client
+from ..codec import EmbedOptions, RerankOptions
 from ..errors import ConfigurationError, FingerprintError
 from ..files import OutputOptions, ResumePoint, Text, encode, locked, read_texts, resume, write_npz
+from ..protocol import Exchange
 from ..results import Embedding
 from ..router import is_available
-from .command import UTF8, connected
+from .command import UTF8, connected, plain
 
 Result = TypeVar("Result")
 
@@ -72,6 +77,8 @@ def embed(
     options = OutputOptions(outputs, max_length, exact or npz is not None)
     is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
     texts = read_texts(source, jsonl=is_jsonl, field=field)
+    if npz and npz.is_dir():
+        raise ConfigurationError(f"{npz} is a folder")
     if output == "-":
         append(client, source, texts, options, sys.stdout.buffer, ResumePoint())
         return
@@ -196,7 +203,8 @@ def rerank(
             line = {"line": text.line, "id": text.id, "relevance_score": ranked.relevance_score}
             click.echo(json.dumps(line | {"document": text.text}, ensure_ascii=False))
         else:
-            click.echo(f"{ranked.relevance_score:8.4f}  {text.line + 1:6}  {text.text}")
+            words = plain(text.text)
+            click.echo(f"{ranked.relevance_score:8.4f}  {text.line + 1:6}  {words}")
 
 
 # --------------------------------------------------------------------------- info, health
@@ -241,19 +249,13 @@ def bench(
     """
     batches = ([words_of(words, n * texts + i) for i in range(texts)] for n in range(requests))
 
-    def time_request(batch: list[str]) -> float:
-        start = time.perf_counter()
-        if reranker:
-            client.rerank(words_of(words, 0), batch)
-        else:
-            client.embed(batch)
-        return time.perf_counter() - start
-
-    time_request(words_of(1, 0).split())  # excludes the cold start
+    call: EmbedCall | RerankCall = EmbedCall(EmbedOptions(), None)
+    if reranker:
+        call = RerankCall(RerankOptions(words_of(words, 0)))
+    list(timed_requests(client, call, iter([[words_of(1, 0)]]), 1))  # excludes the cold start
     start = time.perf_counter()
-    with ThreadPoolExecutor(concurrency) as pool:
-        bar = tqdm(pool.map(time_request, batches), total=requests, unit="request", disable=None)
-        seconds = np.array(list(bar))
+    with closing(timed_requests(client, call, batches, concurrency)) as results:
+        seconds = np.array(list(tqdm(results, total=requests, unit="request", disable=None)))
     wall = time.perf_counter() - start
     p50, p99 = (float(np.percentile(seconds, p)) for p in (50, 99))
     rate = requests * texts / wall
@@ -261,6 +263,22 @@ def bench(
     click.echo(f"p50 {p50 * 1e3:.1f} ms   p99 {p99 * 1e3:.1f} ms   {rate:.1f} texts/s")
     result = {"p50_ms": p50 * 1e3, "p99_ms": p99 * 1e3, "texts_per_second": rate}
     click.echo(json.dumps({name: round(value, 2) for name, value in result.items()}))
+
+
+def timed_requests(
+    client: Client, call: EmbedCall | RerankCall, batches: Iterator[list[str]], concurrency: int
+) -> Generator[float, None, None]:
+    """Send the batches and yield the seconds each took. Closing it cancels those in flight."""
+    cancelled = threading.Event()
+    tasks: Iterator[Task[Any]] = call.tasks(batches, lambda: client._deadline(None, cancelled))
+    timed = ((_timed(exchange), deadline) for exchange, deadline in tasks)
+    return run_each(client._transport, timed, concurrency, cancelled)
+
+
+def _timed(exchange: Exchange[Any]) -> Exchange[list[float]]:
+    start = time.perf_counter()
+    yield from exchange
+    return [time.perf_counter() - start]
 
 
 WORDS = ("градиент", "function", "минимум", "course", "данные", "vector", "поиск", "lesson")

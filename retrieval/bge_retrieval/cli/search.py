@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from qdrant_client import models
 
 from bge_client import Client, ConfigurationError
-from bge_client.cli import connected
+from bge_client.cli import connected, plain
 
 from .. import HybridSearch, Plan, SearchResult, Store
 from .options import json_option, with_store
@@ -96,7 +96,7 @@ def print_hits(result: SearchResult) -> None:
     for rank, hit in enumerate(result, 1):
         hit_stages = (hit.stages.get(name) for name in stages)
         cells = (f"{stage.rank}. {stage.score:.4f}" if stage else "-" for stage in hit_stages)
-        text = " ".join((hit.text or "").split())[:MAX_TEXT_CHARACTERS]
+        text = plain(hit.text or "")[:MAX_TEXT_CHARACTERS]
         rows.append([f"{rank}", f"{hit.score:.4f}", *cells, hit.document_id, text])
     print_table(["", "score", *stages, "document", "text"], rows, left=("document", "text"))
     times = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in result.seconds.items())
