@@ -403,8 +403,10 @@ class Store:
 
     @_request
     def set_payload(self, collection: str, ids: list[PointId], payload: Payload) -> None:
-        """Set these keys of the points' payloads, and keep the other keys."""
-        self.client.set_payload(collection, dict(payload), ids, wait=True)
+        """Set these keys of the payloads of the points that exist, and keep the other keys."""
+        # Ids by themselves would make a deleted point an error.
+        existing = models.Filter(must=[models.HasIdCondition(has_id=ids)])
+        self.client.set_payload(collection, dict(payload), existing, wait=True)
 
     @_request
     def delete(self, collection: str, ids: list[PointId]) -> None:

@@ -359,6 +359,13 @@ def test_repeatedly_mixed_up_replies_are_refused(client: Client, endpoint: Scrip
         client.rerank(TEXTS[1], TEXTS[:1] * 2)
 
 
+def test_results_are_sliced_and_compared_by_identity(client: Client) -> None:
+    result = client.embed(TEXTS)
+    assert [item.fingerprint for item in result[-1:]] == ["f"]
+    np.testing.assert_array_equal([item.dense for item in result[::-1]], result.dense[::-1])
+    assert {result} != {client.embed(TEXTS)}
+
+
 # -------------------------------------------------------------------------- environment
 
 
