@@ -87,7 +87,9 @@ def refuse_unused(allowed: Iterable[str], condition: str) -> None:
     for parameter in context.command.params:
         is_given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
         if is_given and parameter.name not in allowed:
-            raise ConfigurationError(f"{parameter.opts[0]} means nothing {condition}")
+            is_argument = isinstance(parameter, click.Argument)
+            name = parameter.human_readable_name if is_argument else parameter.opts[0]
+            raise ConfigurationError(f"{name} means nothing {condition}")
 
 
 def plain(text: str) -> str:

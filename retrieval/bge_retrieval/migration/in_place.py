@@ -80,8 +80,8 @@ def add_in_place(
     """
     if add_dense is not None and (dense is not None or add_dense in ("", SPARSE, COLBERT)):
         raise ConfigurationError(
-            f"`add_dense` must be a name other than `{SPARSE}` and `{COLBERT}`, and given without "
-            f"`dense`. Given: `{add_dense}`"
+            f"`add_dense` (--add-dense) must be a name other than `{SPARSE}` and `{COLBERT}`, and "
+            f"given without `dense` (--dense-name). Given: `{add_dense}`"
         )
     collection = store.resolve(collection)
     stored = stored_metadata(store, collection)
