@@ -21,7 +21,6 @@ from commands import COURSE, EXAMPLES, Run
         (["search", "x", "--collection", "c", "--path", "/nope"], 2, "no collections in /nope"),
         (["search", " ", "--collection", "course", "--path", "{}"], 1, "`query` must not be"),
         (["evaluate"], 2, "pass DATASET or --shadow"),
-        (["evaluate", str(COURSE), "--shadow", __file__], 2, "DATASET means nothing with --shadow"),
         (["migrate", "course", "--in-place", "--add-dense", "sparse", "--path", "{}"], 2,
          "`add_dense` (--add-dense) must be a name other than `sparse`"),
         (["evaluate", str(COURSE), "--path", "{}", "--systems", "bm25@x"], 2,
