@@ -301,18 +301,6 @@ class Store:
         """Return the payloads of the points that exist."""
         return {record.id: record.payload or {} for record in self.retrieve(collection, ids)}
 
-    def query(
-        self,
-        collection: str,
-        *,
-        query: models.QueryInterface,
-        using: str | None = None,
-        limit: int = 10,
-    ) -> list[models.ScoredPoint]:
-        """Return the best points, with payloads."""
-        request = models.QueryRequest(query=query, using=using, limit=limit, with_payload=True)
-        return self.query_points(collection, request)
-
     @_request
     def query_points(
         self, collection: str, request: models.QueryRequest

@@ -30,6 +30,19 @@ from .command import UTF8, connected, plain
 
 Result = TypeVar("Result")
 
+jsonl_option = click.option(
+    "--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]"
+)
+field_option = click.option(
+    "--field", default="text", show_default=True, help="JSONL field with the text."
+)
+
+
+def _texts(source: IO[str], jsonl: bool | None, field: str) -> Iterator[Text]:
+    is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
+    return read_texts(source, jsonl=is_jsonl, field=field)
+
+
 # ---------------------------------------------------------------------------------- embed
 
 
@@ -42,8 +55,8 @@ Result = TypeVar("Result")
     help="A .jsonl or .npz file, or - for stdout (the default). An interrupted run is resumed "
     "from its file.",
 )
-@click.option("--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]")
-@click.option("--field", default="text", show_default=True, help="JSONL field with the text.")
+@jsonl_option
+@field_option
 @click.option("--dense/--no-dense", default=True, show_default=True)
 @click.option("--sparse", is_flag=True)
 @click.option("--colbert", is_flag=True)
@@ -75,8 +88,7 @@ def embed(
     outputs = frozenset(name for name in requested if requested[name])
     npz = Path(output) if output.endswith(".npz") else None
     options = OutputOptions(outputs, max_length, exact or npz is not None)
-    is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
-    texts = read_texts(source, jsonl=is_jsonl, field=field)
+    texts = _texts(source, jsonl, field)
     if npz and npz.is_dir():
         raise ConfigurationError(f"{npz} is a folder")
     if output == "-":
@@ -173,8 +185,8 @@ def progress(results: Iterator[Result], source: IO[str], done: int) -> Iterator[
 @click.argument("source", type=UTF8, default="-")
 @click.option("--top-n", type=click.IntRange(1), help="Print only the best N.")
 @click.option("--raw-scores", is_flag=True, help="Logits instead of scores from 0 to 1.")
-@click.option("--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]")
-@click.option("--field", default="text", show_default=True, help="JSONL field with the text.")
+@jsonl_option
+@field_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of columns.")
 @connected("RERANKER")
 def rerank(
@@ -192,8 +204,7 @@ def rerank(
     \b
       bge rerank "как найти минимум функции" passages.txt --top-n 5
     """
-    is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
-    texts = list(read_texts(source, jsonl=is_jsonl, field=field))
+    texts = list(_texts(source, jsonl, field))
     if not texts:
         raise ConfigurationError("SOURCE holds no text")
     documents = [text.text for text in texts]
