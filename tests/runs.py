@@ -32,7 +32,6 @@ def make_run(
     return Run(
         system,
         dict(texts or {query_id: f"text of {query_id}" for query_id in rankings}),
-        100,
         answers,
     )
 

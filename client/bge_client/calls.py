@@ -60,7 +60,12 @@ class BaseClient:
     ) -> None:
         if max_in_flight < 1:
             raise ConfigurationError(f"`max_in_flight` must be at least 1. Given: {max_in_flight}")
-        self._url = base_url(endpoint_from(os.environ) if endpoint is None else endpoint)
+        address = endpoint_from(os.environ) if endpoint is None else endpoint
+        if address is None:
+            raise ConfigurationError(
+                "pass an `endpoint`, or set `BGE_EMBEDDINGS_ENDPOINT` or `BGE_RERANKER_ENDPOINT`"
+            )
+        self._url = base_url(address)
         is_given = api_key is not None
         self._key = read_secret(api_key, "api_key") if is_given else key_from(os.environ, self._url)
         is_balanced = is_load_balancer(self._url)
@@ -68,7 +73,7 @@ class BaseClient:
         self._request_health = balanced_health if is_balanced else job_health
         self._timeout = Deadline(timeout).seconds
         self._max_in_flight = max_in_flight
-        self._expect_fingerprint = expect_fingerprint
+        self._expect_fingerprint = checked_fingerprint(expect_fingerprint)
         self._limits: Limits | None = None
 
     def __repr__(self) -> str:
@@ -95,6 +100,13 @@ class BaseClient:
                     self._limits = Limits()  # a worker without `info`
         chunks.limits = self._limits or chunks.limits
         return chunks
+
+
+def checked_fingerprint(fingerprint: str | None) -> str | None:
+    """Return the expected fingerprint. Raises ConfigurationError if it is empty."""
+    if fingerprint == "":
+        raise ConfigurationError("`expect_fingerprint` must not be empty. Pass None to expect none")
+    return fingerprint
 
 
 # ----------------------------------------------------------------------------------- calls

@@ -9,13 +9,7 @@ from urllib.parse import urlsplit
 from .errors import ConfigurationError
 from .redaction import read_secret
 
-# In order of precedence. One endpoint usually serves both models.
-ENDPOINT_VARIABLES = (
-    "RUNPOD_EMBEDDINGS_ENDPOINT",
-    "BGE_EMBEDDINGS_ENDPOINT",
-    "RUNPOD_RERANKER_ENDPOINT",
-    "BGE_RERANKER_ENDPOINT",
-)
+KINDS = ("EMBEDDINGS", "RERANKER")
 KEY_VARIABLES = ("BGE_API_KEY", "RUNPOD_API_KEY")
 # Of load-balancing endpoints: `<id>.api.runpod.ai`. Every other address takes jobs.
 LOAD_BALANCER_DOMAIN = ".api.runpod.ai"
@@ -24,13 +18,13 @@ RUNPOD_DOMAINS = (".runpod.ai", ".runpod.net")
 SUFFIXES = ("/runsync", "/run", "/openai/v1", "/v1")
 
 
-def endpoint_from(env: Mapping[str, str]) -> str:
-    """Return the address of the endpoint. Raises ConfigurationError if no variable names one."""
-    address = next((env[name] for name in ENDPOINT_VARIABLES if env.get(name)), None)
-    if address is None:
-        names = " or ".join(f"`{name}`" for name in ENDPOINT_VARIABLES[1::2])
-        raise ConfigurationError(f"pass an `endpoint`, or set {names}")
-    return address
+def endpoint_from(env: Mapping[str, str], kind: str = "EMBEDDINGS") -> str | None:
+    """Return the address for one of KINDS, else for the other. One endpoint usually serves both.
+
+    `RUNPOD_…` takes precedence.
+    """
+    names = [f"{owner}_{k}_ENDPOINT" for k in (kind, *KINDS) for owner in ("RUNPOD", "BGE")]
+    return next((env[name] for name in names if env.get(name)), None)
 
 
 def key_from(env: Mapping[str, str], url: str) -> str | None:

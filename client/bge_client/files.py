@@ -48,7 +48,7 @@ class OutputOptions(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A text, its line number in the input (from 0), and the `id` of its JSON object."""
+    """A text, its line number in the input (from 0), and the `_id` or `id` of its JSON object."""
 
     line: int
     text: str
@@ -84,7 +84,9 @@ def _parse_line(line: str, number: int, field: str) -> tuple[Any, Any]:
         return value, None
     if field not in value:
         raise ValidationError(f"line {number + 1} has no field `{field}`")
-    text_id = value.get("id")
+    text_id = value.get("_id")
+    if text_id is None:
+        text_id = value.get("id")
     try:
         json.dumps(text_id, ensure_ascii=False, allow_nan=False).encode()
     except ValueError:  # a lone surrogate, or a number as large as 1e999

@@ -7,13 +7,13 @@ Dense vectors only: Jina has no sparse vectors, and ColBERT vectors only from a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
 import requests
 
-from .codec import checked_text, checked_texts, ranked_documents
+from .codec import RerankOptions, checked_documents, checked_texts, ranked_documents
 from .deadline import Deadline
 from .endpoint import base_url
 from .errors import ConfigurationError, ProtocolError
@@ -64,23 +64,27 @@ class JinaClient:
         Raises:
             BGEError: see `errors.py`.
         """
-        text_list = checked_texts(texts, "texts")
+        text_list, task = checked_texts(texts, "texts"), task_of(input_type)
         batches = [text_list[i : i + BATCH_SIZE] for i in range(0, len(text_list), BATCH_SIZE)]
         deadline = Deadline(self._timeout)
-        return merge([self._embed(deadline, batch, input_type) for batch in batches])
+        return merge([self._embed(deadline, batch, task) for batch in batches])
 
     def rerank(
-        self, query: str, documents: Sequence[str], *, top_n: int | None = None
+        self,
+        query: str,
+        documents: Iterable[str | Mapping[str, object]],
+        *,
+        top_n: int | None = None,
     ) -> RerankResult:
-        """Return the documents, best first.
+        """Return the documents, best first. A document is a string, or an object with a `text`.
 
         Raises:
             BGEError: see `errors.py`.
         """
-        texts = checked_texts(documents, "documents")
+        options, texts = RerankOptions(query, top_n), checked_documents(documents)
         payload: dict[str, Any] = {
             "model": self._rerank_model,
-            "query": checked_text(query, "query"),
+            "query": options.query,
             "documents": texts,
             "return_documents": False,
         }
@@ -96,10 +100,10 @@ class JinaClient:
             provider="jina",
         )
 
-    def _embed(self, deadline: Deadline, batch: list[str], input_type: InputType) -> EmbedResult:
+    def _embed(self, deadline: Deadline, batch: list[str], task: str) -> EmbedResult:
         payload = {
             "model": self._embedding_model,
-            "task": TASKS[input_type],
+            "task": task,
             "truncate": True,
             "input": batch,
         }
@@ -120,6 +124,14 @@ class JinaClient:
     def _post(self, deadline: Deadline, path: str, payload: JSONObject) -> JSONObject:
         request = Request("POST", path, json.dumps(payload, ensure_ascii=False).encode())
         return self._transport.run(request_json(deadline, request), deadline)
+
+
+def task_of(input_type: InputType) -> str:
+    """Return Jina's name of a kind of texts. Raises ConfigurationError if it is invalid."""
+    if input_type not in TASKS:
+        kinds = " or ".join(TASKS)
+        raise ConfigurationError(f"`input_type` must be {kinds}. Given: {input_type!r}")
+    return TASKS[input_type]
 
 
 def _dense(reply: dict[str, Any], count: int) -> Floats:

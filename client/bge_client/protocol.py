@@ -265,6 +265,8 @@ def status_error(response: Response) -> BGEError:
 def _http_error(status: int, text: str) -> BGEError:
     if status == 413:
         return TooLargeError(text or "the request exceeds the server's size limit")
+    if status // 100 == 3:
+        text = "redirects are not followed"
     summary = f"HTTP {status}" + (f": {text}" if text else "")
     if status in (401, 403):
         return AuthenticationError(f"the key is missing or not accepted ({summary})", status)

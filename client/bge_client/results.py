@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, chain
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +52,9 @@ class Usage(NamedTuple):
     total_tokens: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EmbedResult:
-    """The vectors of N texts in order; a sequence of `Embedding`.
+    """The vectors of N texts in order; a sequence of `Embedding`, compared by identity.
 
     `dense` is float32 [N, D]. `colbert` has one array [tokens - 1, D] for each text, by default
     float16. `truncated` holds the indices of truncated texts. Vectors not requested are None.
@@ -77,7 +77,13 @@ class EmbedResult:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Embedding:
+    @overload
+    def __getitem__(self, index: int) -> Embedding: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Embedding]: ...
+    def __getitem__(self, index: int | slice) -> Embedding | list[Embedding]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(self.count)[index]]
         if not -self.count <= index < self.count:
             raise IndexError(index)
         return Embedding(

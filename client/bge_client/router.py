@@ -19,7 +19,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from .calls import checked_fingerprint
 from .client import Client
+from .codec import checked_documents, checked_texts
+from .endpoint import endpoint_from, key_from
 from .errors import (
     BGEError,
     ConfigurationError,
@@ -27,7 +30,7 @@ from .errors import (
     TooLargeError,
     ValidationError,
 )
-from .jina import InputType, JinaClient
+from .jina import InputType, JinaClient, task_of
 from .redaction import read_secret
 from .results import EmbedResult, RerankResult
 from .state import EndpointState, endpoint_state
@@ -87,7 +90,7 @@ class Router:
         if bge_only and embeddings.provider == "jina":
             raise ConfigurationError("Jina's vectors cannot have the `expect_fingerprint` given")
         self._embeddings, self._reranker, self._jina = embeddings, reranker, jina
-        self._expect_fingerprint = expect_fingerprint
+        self._expect_fingerprint = checked_fingerprint(expect_fingerprint)
         self._bge_only = bge_only
         self._on_rerank = on_rerank
         self._health: dict[str, tuple[float, bool]] = {}
@@ -108,17 +111,17 @@ class Router:
             ConfigurationError: a variable is missing or invalid. The message names it.
         """
         env = os.environ if env is None else env
-        urls = {kind: endpoint_of(env, kind) for kind in ("EMBEDDINGS", "RERANKER")}
-        keys = (read_secret(env.get(name), name) for name in ("RUNPOD_API_KEY", "BGE_API_KEY"))
-        key = next(filter(None, keys), "")  # "": the client reads no other environment
 
         def route(kind: str, name: str) -> Route:
-            url = urls[kind] or urls["EMBEDDINGS"] or urls["RERANKER"]
+            url = endpoint_from(env, kind)
             provider = _choice(env, f"{kind}_PROVIDER", PROVIDERS)
             if provider != "jina" and url is None:
                 raise ConfigurationError(f"`BGE_{kind}_ENDPOINT` is not set")
             fallback = _choice(env, f"{kind}_FALLBACK_TO_JINA", ("false", "true")) == "true"
-            client = Client(url, key, timeout=timeout) if url and provider != "jina" else None
+            client = None
+            if url is not None and provider != "jina":
+                key = key_from(env, url) or ""  # "": the client reads no other environment
+                client = Client(url, key, timeout=timeout)
             return Route(name, client, provider, fallback)  # type: ignore[arg-type]
 
         jina_key = read_secret(env.get("JINA_API_KEY"), "JINA_API_KEY")
@@ -155,10 +158,12 @@ class Router:
         `expect_fingerprint` is that of a BGE model.
 
         Raises:
+            ValidationError, ConfigurationError: an argument is invalid.
             FingerprintError: the vectors do not have the `expect_fingerprint`.
             BGEError: see `errors.py`.
         """
-        text_list = [texts] if isinstance(texts, str) else list(texts)
+        text_list = checked_texts(texts, "texts")
+        task_of(input_type)
         bge_only = self._bge_only or sparse or colbert
         if bge_only and self._embeddings.provider == "jina":
             raise ConfigurationError("Jina has neither `sparse` nor `colbert` vectors")
@@ -175,22 +180,29 @@ class Router:
         return result
 
     def rerank(
-        self, query: str, documents: Sequence[str], *, top_n: int | None = None
+        self,
+        query: str,
+        documents: Iterable[str | Mapping[str, object]],
+        *,
+        top_n: int | None = None,
     ) -> RerankResult:
         """Return the documents, best first. Scores of two providers are not comparable.
+
+        A document is a string, or an object with a `text`.
 
         Raises:
             BGEError: see `errors.py`.
         """
+        texts = checked_documents(documents)
         start = time.perf_counter()
         result = self._answer(
             self._reranker,
-            lambda client: client.rerank(query, documents, top_n=top_n),
-            lambda client: client.rerank(query, documents, top_n=top_n),
+            lambda client: client.rerank(query, texts, top_n=top_n),
+            lambda client: client.rerank(query, texts, top_n=top_n),
         )
         if self._on_rerank is not None:
             try:
-                self._on_rerank(query, documents, result, time.perf_counter() - start)
+                self._on_rerank(query, texts, result, time.perf_counter() - start)
             except Exception as error:  # its message may quote a document
                 log.warning("on_rerank failed: %s", type(error).__name__)
         return result
@@ -249,11 +261,6 @@ def _required(client: AnyClient | None) -> AnyClient:
     if client is None:
         raise AssertionError("checked in `__init__`. This is a bug.")
     return client
-
-
-def endpoint_of(env: Mapping[str, str], kind: str) -> str | None:
-    """Return the address for `EMBEDDINGS` or `RERANKER`. `RUNPOD_…` takes precedence."""
-    return env.get(f"RUNPOD_{kind}_ENDPOINT") or env.get(f"BGE_{kind}_ENDPOINT") or None
 
 
 def _choice(env: Mapping[str, str], name: str, choices: Sequence[str]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
+from collections.abc import Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from .protocol import Exchange, Pause, Request, Response, Step, check_size
 CONNECT_SECONDS = 10.0
 MAX_CONNECTIONS = 64  # kept open, for threads that share a client
 PIECE_BYTES = 1 << 16
+LENGTH = re.compile(r"[0-9]+( *, *[0-9]+)*")
 LENGTH_HEADERS = ("Content-Length", "Transfer-Encoding")
 T = TypeVar("T")
 
@@ -97,6 +100,7 @@ class Transport:
                 allow_redirects=False,  # a redirected POST becomes a GET
                 stream=True,
             ) as response:
+                self._check_head(response.headers)
                 # `read1` returns what has arrived; `read` would wait for the whole piece.
                 while piece := response.raw.read1(PIECE_BYTES, decode_content=True):
                     body += piece
@@ -117,6 +121,12 @@ class Transport:
             deadline.check()
             raise TransportError(f"no response from {self.url}: its head is incomplete")
         return Response(response.status_code, response.headers, bytes(body))
+
+    def _check_head(self, headers: Mapping[str, str]) -> None:
+        """Raises TransportError if the head is malformed. httpx2 checks that, requests does not."""
+        length = headers.get("Content-Length", "0")
+        if not LENGTH.fullmatch(length) or any("\0" in value for value in headers.values()):
+            raise TransportError(f"no response from {self.url}: its head is malformed")
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Send the key as a bearer token. Any `auth` keeps requests from reading ~/.netrc."""

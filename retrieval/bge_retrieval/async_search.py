@@ -59,7 +59,7 @@ class AsyncHybridSearch:
             BGEError: see `errors.py`.
         """
         target = await self._current_target()
-        run = SearchRun(self._plan, limit, filter, explain)
+        run = SearchRun(self._plan, query, limit, filter, explain)
         run.add_embeddings(await self._client.embed(query, **self._plan.embed_options))
         try:
             points = await self._query(target, run)

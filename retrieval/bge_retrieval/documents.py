@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from bge_client.codec import checked_text
 from .store import PointId
 
 NAMESPACE = uuid.UUID("8f2f2b9e-5c0e-5d52-9d0d-6f1a6d1c3b11")  # for UUIDs derived from other ids
+HEX = "[0-9a-fA-F]"  # `int` also takes underscores, spaces and other digits
+UUID = re.compile(rf"(urn:uuid:)?\{{?{HEX}{{8}}(-?{HEX}{{4}}){{3}}-?{HEX}{{12}}\}}?")
 MAX_CHARACTERS = 1_000_000  # the worker's limit for one text
 MAX_ID = 2**64 - 1
 MAX_INDEX_DIGITS = 20  # `int` raises above 4,300 digits
@@ -120,10 +123,7 @@ def point_id(document_id: object, label: str = "the id") -> PointId:
 
 def _canonical_uuid(text: str) -> str | None:
     """Return a UUID in Qdrant's notation, or None if `text` is not a UUID."""
-    try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        return None
+    return str(uuid.UUID(text)) if UUID.fullmatch(text) else None
 
 
 def text_at(payload: Mapping[str, object], paths: Sequence[str]) -> str | None:

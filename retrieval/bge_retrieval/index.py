@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ def index(
         ConfigurationError: the collection was created with other options.
         BGEError: see `errors.py`. Written points stay; run it again to resume.
     """
+    if isinstance(documents, str | bytes | os.PathLike):
+        raise ConfigurationError("`documents` must be an iterable of documents, not a path")
     start = time.monotonic()
     collection = store.resolve(collection)
     schema = schema or Schema()

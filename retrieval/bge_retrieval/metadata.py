@@ -24,7 +24,8 @@ class CollectionMetadata:
     """The model and options a collection was created with. `dense` names its dense vector.
 
     The target of a migration also records its source (`migrated_from`), whether an alias has
-    pointed to it (`in_use`), and the source points that changed at the cutover (`late`).
+    pointed to it (`in_use`), and the source points that changed at the cutover: their number
+    (`late_count`) and the ids of the first (`late`).
     """
 
     fingerprint: str
@@ -37,6 +38,7 @@ class CollectionMetadata:
     migrated_from: str | None = None
     in_use: bool = False
     late: tuple[str, ...] = ()
+    late_count: int = 0
 
     @classmethod
     def probe(

@@ -56,10 +56,12 @@ class Plan:
                 raise ConfigurationError(
                     f"`{name}` must be at least {minimum}. Given: {getattr(self, name)}"
                 )
-        is_valid = len(self.weights) == 2 and all(map(math.isfinite, self.weights))
+        if len(self.weights) != 2:
+            raise ConfigurationError(f"`weights` must be two numbers. Given: {len(self.weights)}")
+        is_valid = all(map(math.isfinite, self.weights))
         if not is_valid or min(self.weights) < 0 or sum(self.weights) == 0:
             raise ConfigurationError(
-                f"`weights` must be two numbers of at least 0, not both 0. Given: {self.weights}"
+                f"`weights` must be numbers of at least 0, not both 0. Given: {self.weights}"
             )
 
     @property

@@ -29,6 +29,7 @@ from bge_client.redaction import redact
 
 MAX_ERROR_CHARACTERS = 300
 CLOSED = "client has been closed"  # in the message of httpx
+LOCAL_CLOSED = "instance is closed"  # in that of local mode
 QDRANT_ERRORS = (
     UnexpectedResponse,
     ResponseHandlingException,
@@ -37,7 +38,7 @@ QDRANT_ERRORS = (
     KeyError,
     ValueError,
     AssertionError,
-    RecursionError,
+    RuntimeError,
 )
 
 
@@ -56,6 +57,8 @@ def bge_error(error: Exception, request: str, *, is_local: bool) -> BGEError:
             return ConfigurationError(f"Qdrant's client was closed before {request}")
         case ResponseHandlingException():
             return TransportError(f"no response from Qdrant to {request}: {_cause(error)}")
+        case RuntimeError() if LOCAL_CLOSED in str(error):
+            return ConfigurationError(f"Qdrant's client was closed before {request}")
         case sqlite3.Error():
             return _disk_error(error)
     if not is_local:  # a body that could not be encoded or decoded

@@ -130,17 +130,12 @@ def max_colbert_vectors(dimensions: int) -> int:
 
 
 def point_vectors(embedding: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
-    """Return all vectors of a point, by name.
+    """Return all vectors of a point, by name. Drops the ColBERT vectors that exceed the limit.
 
     Raises:
         ProtocolError: a vector is not finite. Qdrant would store it.
     """
-    return {metadata.dense: _rounded(embedding.dense), **extra_vectors(embedding, metadata)}
-
-
-def extra_vectors(embedding: Embedding, metadata: CollectionMetadata) -> dict[str, Any]:
-    """Return all vectors but the dense one. Drops the ColBERT vectors that exceed the limit."""
-    vectors: dict[str, Any] = {SPARSE: sparse_vector(embedding)}
+    vectors = {metadata.dense: _rounded(embedding.dense), SPARSE: sparse_vector(embedding)}
     if metadata.colbert:
         limit = max_colbert_vectors(metadata.dimensions)
         vectors[COLBERT] = _rounded(embedding.colbert, limit)

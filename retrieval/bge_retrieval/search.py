@@ -87,7 +87,7 @@ class HybridSearch:
             BGEError: see `errors.py`.
         """
         target = self._current_target()
-        run = SearchRun(self._plan, limit, filter, explain)
+        run = SearchRun(self._plan, query, limit, filter, explain)
         run.add_embeddings(self._client.embed(query, **self._plan.embed_options))
         try:
             points = self._query(target, run)

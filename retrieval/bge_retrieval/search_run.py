@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from qdrant_client import models
 
 from bge_client import ConfigurationError, EmbedResult, RerankResult
+from bge_client.codec import checked_text
 
 from .documents import text_at
 from .metadata import CollectionMetadata
@@ -43,7 +44,15 @@ class SearchTarget:
 class SearchRun:
     """One search: the next request from the responses so far. Does no I/O itself."""
 
-    def __init__(self, plan: Plan, limit: int, filter: models.Filter | None, explain: bool) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        query: str,
+        limit: int,
+        filter: models.Filter | None,
+        explain: bool,
+    ) -> None:
+        checked_text(query, "query")
         if limit < 1:
             raise ConfigurationError(f"`limit` must be at least 1. Given: {limit}")
         self._plan, self._limit = plan, limit

@@ -301,18 +301,6 @@ class Store:
         """Return the payloads of the points that exist."""
         return {record.id: record.payload or {} for record in self.retrieve(collection, ids)}
 
-    def query(
-        self,
-        collection: str,
-        *,
-        query: models.QueryInterface,
-        using: str | None = None,
-        limit: int = 10,
-    ) -> list[models.ScoredPoint]:
-        """Return the best points, with payloads."""
-        request = models.QueryRequest(query=query, using=using, limit=limit, with_payload=True)
-        return self.query_points(collection, request)
-
     @_request
     def query_points(
         self, collection: str, request: models.QueryRequest
@@ -403,8 +391,10 @@ class Store:
 
     @_request
     def set_payload(self, collection: str, ids: list[PointId], payload: Payload) -> None:
-        """Set these keys of the points' payloads, and keep the other keys."""
-        self.client.set_payload(collection, dict(payload), ids, wait=True)
+        """Set these keys of the payloads of the points that exist, and keep the other keys."""
+        # Ids by themselves would make a deleted point an error.
+        existing = models.Filter(must=[models.HasIdCondition(has_id=ids)])
+        self.client.set_payload(collection, dict(payload), existing, wait=True)
 
     @_request
     def delete(self, collection: str, ids: list[PointId]) -> None:

@@ -52,9 +52,6 @@ class IdSummary:
         if len(self.first) < MAX_REPORTED_IDS:
             self.first[str(id)] = reason
 
-    def __contains__(self, id: object) -> bool:
-        return str(id) in self.first
-
 
 @dataclass
 class SyncReport:

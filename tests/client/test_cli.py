@@ -18,7 +18,7 @@ import pytest
 
 from bge_worker.engine.engine import Engine
 from bge_worker.settings import Settings
-from fakes.scripted import Scripted, completed, job, status
+from fakes.scripted import Queue, Scripted, completed, job, status
 from fakes.serving import serving
 
 Bge = Callable[..., subprocess.CompletedProcess[str]]
@@ -70,9 +70,11 @@ def test_embed_writes_a_line_for_each_text_to_stdout(bge: Bge) -> None:
 
 def test_embed_keeps_ids_of_jsonl(bge: Bge, tmp_path: Path) -> None:
     source = tmp_path / "passages.jsonl"
-    source.write_text('{"id": 7, "body": "море"}\n{"id": "b", "body": "суша"}\n', "utf-8")
+    ids = [{"id": 7}, {"_id": "b", "id": 8}, {"_id": None, "id": 9}]
+    lines = [json.dumps(id | {"body": "море"}) for id in ids]
+    source.write_text("\n".join(lines), "utf-8")
     run = bge("embed", str(source), "--field", "body", "--no-dense", "--colbert")
-    assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == [7, "b"]
+    assert [json.loads(line)["id"] for line in run.stdout.splitlines()] == [7, "b", 9]
     run = bge("embed", str(source))
     assert (run.returncode, run.stderr) == (1, "bge: ValidationError: line 1 has no field `text`\n")
 
@@ -209,6 +211,18 @@ def test_overwrite_spares_the_source_and_waits_for_the_first_vector(
     assert source.read_text("utf-8").splitlines() == TEXTS
 
 
+@pytest.mark.parametrize("option", [[], ["--overwrite"]])
+def test_folder_named_as_an_npz_file_is_refused_at_once(
+    bge: Bge, tmp_path: Path, option: list[str]
+) -> None:
+    with Scripted() as endpoint:
+        (tmp_path / "d.npz").mkdir()
+        run = bge("embed", "-o", f"{tmp_path}/d.npz", *option, stdin="море", at=endpoint.url)
+        assert (run.returncode, endpoint.seen) == (2, [])
+    assert run.stderr == f"bge: ConfigurationError: {tmp_path}/d.npz is a folder\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["d.npz"]
+
+
 def test_output_of_another_model_is_not_resumed(bge: Bge, tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     bge("embed", "-o", str(target), stdin="море\n")
@@ -229,6 +243,11 @@ def test_rerank_prints_the_best_first(bge: Bge) -> None:
     assert round(as_json["relevance_score"], 4) == float(score)
 
 
+def test_texts_from_a_file_cannot_command_the_terminal(bge: Bge) -> None:
+    run = bge("rerank", "море", "--jsonl", stdin=json.dumps("о\n\x1b[2J \x9bморе") + "\n")
+    assert run.stdout.endswith("  о [2J море\n")
+
+
 def test_info_health_and_bench(bge: Bge) -> None:
     assert json.loads(bge("info").stdout)["models"].keys() == {"embed", "rerank"}
     assert json.loads(bge("health").stdout)["workers"]["ready"] == 1
@@ -237,9 +256,25 @@ def test_info_health_and_bench(bge: Bge) -> None:
     assert bge("bench", "--requests", "3", "--rerank").returncode == 0
 
 
+def test_interrupted_bench_cancels_its_jobs() -> None:
+    command = [sys.executable, "-m", "bge_client", "bench", "--concurrency", "2"]
+    with Scripted() as endpoint:
+        queue = Queue(endpoint)
+        endpoint.on("POST /runsync", completed, queue.submit)
+        with subprocess.Popen(
+            [*command, "--requests", "100000"], env=environment(endpoint.url)
+        ) as bench:
+            while len(queue.polled) < 2:
+                time.sleep(0.005)
+            bench.send_signal(signal.SIGINT)
+            assert bench.wait(20) == 130
+        assert queue.cancelled == queue.submitted != set()
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer", "code"),
     [
+        (("info", "--in-flight", "0"), completed, 2),
         (("info",), status(401), 3),
         (("info",), status(400), 1),
         (("info", "--timeout", "1"), status(503), 4),
@@ -252,6 +287,7 @@ def test_info_health_and_bench(bge: Bge) -> None:
         (("embed", "-o", "no/such/folder/x"), completed, 2),
     ],
     ids=[
+        "in-flight",
         "key",
         "refused",
         "busy",
@@ -271,6 +307,19 @@ def test_exit_codes(arguments: tuple[str, ...], answer: Any, code: int, bge: Bge
         run = bge(*arguments, stdin="море" if "-o" in arguments else "", at=endpoint.url)
     assert run.returncode == code, run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("kind", ["EMBEDDINGS", "RERANKER"])
+def test_one_endpoint_serves_both_models_and_gets_its_own_key(kind: str) -> None:
+    keys = {"RUNPOD_API_KEY": "k3y", "BGE_API_KEY": "own"}
+    with Scripted() as endpoint:
+        endpoint.on("POST /runsync", completed)
+        env = os.environ | {"BGE_EMBEDDINGS_ENDPOINT": "", f"BGE_{kind}_ENDPOINT": endpoint.url}
+        for arguments in (["embed"], ["rerank", "q"]):
+            command = [sys.executable, "-m", "bge_client", *arguments]
+            run = subprocess.run(command, input="море\n", env=env | keys, text=True, timeout=60)
+            assert run.returncode == 0
+    assert [seen.headers["Authorization"] for seen in endpoint.seen] == ["Bearer own"] * 2
 
 
 def test_missing_extra_is_named() -> None:

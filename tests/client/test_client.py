@@ -17,7 +17,7 @@ import pytest
 import bge_client
 from bge_client import Client, errors, protocol, retry
 from bge_client.chunking import MAX_CHUNK_TEXTS
-from bge_client.endpoint import ENDPOINT_VARIABLES, KEY_VARIABLES
+from bge_client.endpoint import KEY_VARIABLES
 from fakes.clients import CLIENTS
 from fakes.scripted import (
     Action,
@@ -31,6 +31,7 @@ from fakes.scripted import (
     half_body,
     half_head,
     job,
+    malformed_head,
     raw,
     reset,
     silence,
@@ -42,6 +43,9 @@ from fakes.scripted import (
 
 NAN = base64.b64encode(np.full(8, np.nan, np.float32).tobytes()).decode()
 KEY = "a-secret-key"
+ENDPOINT_VARIABLES = [
+    f"{owner}_{kind}_ENDPOINT" for kind in ("EMBEDDINGS", "RERANKER") for owner in ("RUNPOD", "BGE")
+]
 TEXTS = ["море", "суша"]
 PAYLOAD = {"texts": TEXTS}
 UNUSED = status(404)
@@ -204,6 +208,7 @@ def test_invalid_texts_are_not_sent(
     [
         status(429), status(500), status(503), status(408), raw(b"<html>Bad gateway</html>", 502),
         reset, half_body, half_head,
+        *(malformed_head(h) for h in (b"Content-Length: abc", b"Content-Length: -5", b"X: \0")),
         status(429, {"error": "OverloadedError: 512 requests are waiting"}),
         failed("OverloadedError: 512 requests are waiting; try again later"),
         failed("OutOfMemoryError: `texts[0]` has 8192 tokens and does not fit the device"),
@@ -211,6 +216,7 @@ def test_invalid_texts_are_not_sent(
     ],
     ids=[
         *("429", "500", "503", "408", "502-html", "reset", "half-a-body", "half-a-head"),
+        *("length-abc", "length-below-0", "header-nul"),
         *("429-overloaded", "overloaded", "out-of-memory", "inference"),
     ],
 )  # fmt: skip
@@ -226,7 +232,11 @@ def test_transient_errors_are_retried(first: Action, client: Client, endpoint: S
         (status(401), errors.AuthenticationError, "the key is missing or not accepted (HTTP 401"),
         (status(403), errors.AuthenticationError, "HTTP 403"),
         (status(400), errors.HTTPStatusError, "HTTP 400: from the platform"),
-        (status(302, Location="http://x"), errors.HTTPStatusError, "HTTP 302"),
+        (
+            status(302, Location="http://x"),
+            errors.HTTPStatusError,
+            "HTTP 302: redirects are not followed",
+        ),
         (status(422, {"error": "ValidationError: `texts`"}), errors.ValidationError, "`texts`"),
         (failed("ValidationError: `texts[1]` must"), errors.ValidationError, "`texts[1]` must"),
         (failed("NotServedError: no model"), errors.NotServedError, "no model"),
@@ -347,6 +357,13 @@ def test_repeatedly_mixed_up_replies_are_refused(client: Client, endpoint: Scrip
         client.embed(TEXTS)
     with pytest.raises(errors.MixedUpReplyError):
         client.rerank(TEXTS[1], TEXTS[:1] * 2)
+
+
+def test_results_are_sliced_and_compared_by_identity(client: Client) -> None:
+    result = client.embed(TEXTS)
+    assert [item.fingerprint for item in result[-1:]] == ["f"]
+    np.testing.assert_array_equal([item.dense for item in result[::-1]], result.dense[::-1])
+    assert {result} != {client.embed(TEXTS)}
 
 
 # -------------------------------------------------------------------------- environment

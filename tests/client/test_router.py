@@ -219,6 +219,58 @@ def test_variables_of_the_contract_are_read(endpoint: Scripted) -> None:
     assert {seen.headers["Authorization"] for seen in endpoint.seen} == {"Bearer k3y"}
 
 
+def test_only_runpod_gets_its_key_if_a_server_has_its_own(endpoint: Scripted) -> None:
+    env = {
+        "BGE_EMBEDDINGS_ENDPOINT": endpoint.url,
+        "RUNPOD_API_KEY": "k3y",
+        "BGE_API_KEY": "own",
+    }
+    with Router.from_env(env) as router:
+        router.embed("море")
+    assert endpoint.seen[0].headers["Authorization"] == "Bearer own"
+
+
+@pytest.mark.parametrize("texts", [{"море": 1}, 5, [], ["море", 5]])
+def test_texts_are_checked_before_a_provider_is_chosen(
+    route: Any, endpoint: Scripted, texts: Any
+) -> None:
+    with pytest.raises(errors.ValidationError, match="`texts"):
+        route(fallback=True).embed(texts)
+    assert endpoint.seen == []
+
+
+def test_invalid_input_type_is_refused_by_every_provider(route: Any, endpoint: Scripted) -> None:
+    jina = JinaClient("key", base=endpoint.url)
+    for embed in (route().embed, route(provider="jina").embed, jina.embed):
+        with pytest.raises(errors.ConfigurationError, match=r"`input_type`.* Given: 'passage'"):
+            embed(TEXTS, input_type="passage")
+    assert endpoint.seen == []
+
+
+@pytest.mark.parametrize("provider", ["bge", "jina"])
+def test_both_providers_take_the_same_arguments(
+    route: Any, endpoint: Scripted, provider: str
+) -> None:
+    router = route(provider=provider)
+    for top_n in (0, -1):
+        with pytest.raises(errors.ConfigurationError, match="`top_n` must be at least 1"):
+            router.rerank("q", TEXTS, top_n=top_n)
+    assert endpoint.seen == []
+    ranked = router.rerank("q", ({"text": text} for text in TEXTS))
+    assert {document.document for document in ranked} == set(TEXTS)
+
+
+def test_fallback_reranks_documents_of_an_iterator(route: Any, endpoint: Scripted) -> None:
+    endpoint.on("POST /runsync", status(400))
+    assert route(fallback=True).rerank("q", iter(TEXTS)).provider == "jina"
+
+
+def test_empty_fingerprint_is_refused(route: Any, endpoint: Scripted) -> None:
+    for construct in (route, lambda **options: Client(endpoint.url, **options)):
+        with pytest.raises(errors.ConfigurationError, match="`expect_fingerprint` must not be"):
+            construct(expect_fingerprint="")
+
+
 def test_mapping_is_the_whole_environment(
     endpoint: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:

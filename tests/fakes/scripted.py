@@ -27,7 +27,8 @@ import numpy as np
 from fakes.loopback import LoopbackServer
 
 WIDTH = 8
-Action = Callable[["Exchange"], None]
+END = b"\r\n\r\n{}"  # of a head, and a body
+Action = Callable[["Exchange"], object]
 
 
 def vector_of(text: str) -> np.ndarray[Any, Any]:
@@ -128,6 +129,11 @@ def half_head(exchange: Exchange) -> None:
     exchange.handler.close_connection = True
 
 
+def malformed_head(header: bytes) -> Action:
+    """Return an action that answers with this header, and leaves the connection open."""
+    return lambda exchange: exchange.handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + header + END)
+
+
 def silence(exchange: Exchange) -> None:
     """Send nothing until the client disconnects."""
     exchange.handler.connection.recv(1)
@@ -214,7 +220,7 @@ class Queue:
         self.submitted: set[str] = set()
         self._endpoint = endpoint
         self._completed_text = completed_text
-        endpoint.on("POST /runsync", self._submit)
+        endpoint.on("POST /runsync", self.submit)
         endpoint.on("GET /status/*", lambda exchange: self._reply(exchange, exchange.path))
         endpoint.on("POST /cancel/*", lambda exchange: self._reply(exchange, exchange.path))
 
@@ -230,7 +236,7 @@ class Queue:
         paths = [exchange.path for exchange in self._endpoint.seen]
         return {path.removeprefix(route) for path in paths if path.startswith(route)}
 
-    def _submit(self, exchange: Exchange) -> None:
+    def submit(self, exchange: Exchange) -> None:
         texts = exchange.payload.get("texts")
         if texts is None or self._completed_text in texts:
             while texts and not self.submitted:

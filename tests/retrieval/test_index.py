@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,12 @@ def test_a_document_is_a_point_with_all_its_vectors(store: Store, worker: Client
     np.testing.assert_allclose(vectors["colbert"], direct.colbert[0], atol=1e-3)
     assert vectors["sparse"].indices == direct.sparse[0].indices.tolist()
     assert (report.written, report.fingerprint) == (1, direct.fingerprint)
+
+
+@pytest.mark.parametrize("path", ["corpus.jsonl", Path("corpus.jsonl")])
+def test_a_path_is_no_iterable_of_documents(store: Store, worker: Client, path: Any) -> None:
+    with pytest.raises(ConfigurationError, match="an iterable of documents, not a path"):
+        index(store, worker, "c", path)
 
 
 def test_a_second_run_writes_only_what_has_changed(

@@ -89,10 +89,12 @@ def test_points_are_written_read_changed_and_deleted(qdrant: Store) -> None:
     }
     assert [len(page) for page in qdrant.scroll("c", page=3)] == [3, 1]
     assert {point.id for point in qdrant.sample("c", 9)} == {0, 1, 2, 3}
-    assert qdrant.query("c", query=[1.0, 3.0], limit=1)[0].payload == {"n": 3}
+    request = models.QueryRequest(query=[1.0, 3.0], limit=1, with_payload=True)
+    assert qdrant.query_points("c", request)[0].payload == {"n": 3}
     vectors = [models.PointVectors(id=n, vector=[n, 1.0]) for n in (3, 4)]  # 4 does not exist
     qdrant.add_vectors("c", vectors)
-    assert qdrant.query("c", query=[3.0, 1.0], limit=1)[0].id == 3
+    request = models.QueryRequest(query=[3.0, 1.0], limit=1)
+    assert qdrant.query_points("c", request)[0].id == 3
     assert qdrant.count("c") == 4
 
 

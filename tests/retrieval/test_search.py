@@ -171,7 +171,8 @@ def test_one_thread_resolves_the_alias_of_a_dropped_collection(
         ({"dense": False, "sparse": False}, "at least one of `dense` and `sparse`"),
         ({"fusion": "sum"}, "`fusion` must be rrf or dbsf. Given: sum"),
         ({"rrf_k": 0}, "`rrf_k` must be at least 1. Given: 0"),
-        ({"weights": (0.0, 0.0)}, "`weights` must be two numbers"),
+        ({"weights": (0.0, 0.0)}, "`weights` must be numbers of at least 0, not both 0"),
+        ({"weights": (1.0,)}, "`weights` must be two numbers. Given: 1"),
         ({"candidates": 0}, "`candidates` must be at least 1"),
     ],
 )

@@ -177,6 +177,16 @@ def test_a_request_after_close_is_not_retried(
     assert caplog.text == ""
 
 
+def test_a_closed_folder_is_named_as_a_closed_server(tmp_path: Path, worker: Client) -> None:
+    store = Store.open(path=tmp_path)
+    index(store, worker, "c", DOCUMENTS)
+    search = HybridSearch(store, worker, "c")
+    store.close()
+    for call in (lambda: store.exists("c"), lambda: search.search("q")):
+        with pytest.raises(ConfigurationError, match="Qdrant's client was closed before"):
+            call()
+
+
 @pytest.mark.parametrize("refuser", ["server", "proxy"])
 def test_a_write_that_is_too_large_is_halved(worker: Client, expected: Any, refuser: str) -> None:
     with QdrantServer(max_body=60_000) as server, Store.open(url=server.url) as remote:

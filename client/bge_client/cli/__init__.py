@@ -13,12 +13,12 @@ import click
 
 from .. import __version__
 from ..redaction import RedactingFilter
-from .command import connected, exit_codes, refuse_unused
+from .command import connected, exit_codes, plain, refuse_unused
 from .endpoint import health, info, warm_up
 from .group import CommandGroup
 from .texts import bench, embed, rerank
 
-__all__ = ["bge", "connected", "exit_codes", "refuse_unused"]
+__all__ = ["bge", "connected", "exit_codes", "plain", "refuse_unused"]
 
 EPILOG = """\b
 Exit codes: 0 success, 1 the request was refused or failed, 2 invalid usage or an
@@ -28,7 +28,7 @@ copy differs from its source, 7 an evaluation that did not pass, 130 interrupted
 
 \b
 Environment: BGE_EMBEDDINGS_ENDPOINT and BGE_RERANKER_ENDPOINT (RUNPOD_… takes
-precedence), RUNPOD_API_KEY; QDRANT_URL, QDRANT_API_KEY."""
+precedence), RUNPOD_API_KEY or BGE_API_KEY; QDRANT_URL, QDRANT_API_KEY."""
 
 
 @click.group(cls=CommandGroup, epilog=EPILOG, context_settings={"max_content_width": 88})

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from ..client import Client
+from ..endpoint import endpoint_from
 from ..errors import (
     AuthenticationError,
     BGEError,
@@ -22,8 +23,7 @@ from ..errors import (
     FingerprintError,
     ProtocolError,
 )
-from ..redaction import read_secret, redact
-from ..router import endpoint_of
+from ..redaction import redact
 
 # The first match applies. Any other error is its `exit_code`, or 4 if it is transient, else 1.
 EXIT_CODES: list[tuple[type[BGEError], int]] = [
@@ -33,6 +33,7 @@ EXIT_CODES: list[tuple[type[BGEError], int]] = [
     (ProtocolError, 5),
     (FingerprintError, 5),
 ]
+CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
 CLICK_ERRORS = (click.ClickException, click.exceptions.Exit, click.Abort)
 Command = TypeVar("Command", bound=Callable[..., Any])
 UTF8 = click.File("r", encoding="utf-8-sig")
@@ -52,16 +53,20 @@ def connected(
         @click.option(
             "--timeout", default=300.0, show_default=True, help="Seconds for one request."
         )
-        @click.option("--in-flight", default=8, show_default=True, help="Concurrent requests.")
+        @click.option(
+            "--in-flight",
+            default=8,
+            show_default=True,
+            type=click.IntRange(1),
+            help="Concurrent requests.",
+        )
         @wraps(command)
         def run(endpoint: str | None, timeout: float, in_flight: int, **options: Any) -> None:
             def connect(kind: str) -> Client:
-                url = endpoint or endpoint_of(os.environ, kind)
-                url = url or endpoint_of(os.environ, "EMBEDDINGS")
+                url = endpoint or endpoint_from(os.environ, kind)
                 if url is None:
                     raise ConfigurationError(f"pass --endpoint, or set BGE_{kind}_ENDPOINT")
-                key = read_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
-                client = Client(url, key, timeout=timeout, max_in_flight=in_flight)
+                client = Client(url, timeout=timeout, max_in_flight=in_flight)
                 return stack.enter_context(client)
 
             with exit_codes(), ExitStack() as stack:
@@ -82,7 +87,14 @@ def refuse_unused(allowed: Iterable[str], condition: str) -> None:
     for parameter in context.command.params:
         is_given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
         if is_given and parameter.name not in allowed:
-            raise ConfigurationError(f"{parameter.opts[0]} means nothing {condition}")
+            is_argument = isinstance(parameter, click.Argument)
+            name = parameter.human_readable_name if is_argument else parameter.opts[0]
+            raise ConfigurationError(f"{name} means nothing {condition}")
+
+
+def plain(text: str) -> str:
+    """Return a text as one line without control characters, which could command the terminal."""
+    return " ".join(text.split()).translate(CONTROL_CHARACTERS)
 
 
 def _exit(message: str, code: int) -> NoReturn:

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import chain, count
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 import numpy as np
 from tqdm import tqdm
 
+from ..bulk import run_each
+from ..calls import EmbedCall, RerankCall, Task
 from ..client import Client
+from ..codec import EmbedOptions, RerankOptions
 from ..errors import ConfigurationError, FingerprintError
 from ..files import OutputOptions, ResumePoint, Text, encode, locked, read_texts, resume, write_npz
+from ..protocol import Exchange
 from ..results import Embedding
-from .command import UTF8, connected
+from .command import UTF8, connected, plain
 
 Result = TypeVar("Result")
+
+jsonl_option = click.option(
+    "--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]"
+)
+field_option = click.option(
+    "--field", default="text", show_default=True, help="JSONL field with the text."
+)
+
+
+def _texts(source: IO[str], jsonl: bool | None, field: str) -> Iterator[Text]:
+    is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
+    return read_texts(source, jsonl=is_jsonl, field=field)
+
 
 # ---------------------------------------------------------------------------------- embed
 
@@ -36,8 +54,8 @@ Result = TypeVar("Result")
     help="A .jsonl or .npz file, or - for stdout (the default). An interrupted run is resumed "
     "from its file.",
 )
-@click.option("--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]")
-@click.option("--field", default="text", show_default=True, help="JSONL field with the text.")
+@jsonl_option
+@field_option
 @click.option("--dense/--no-dense", default=True, show_default=True)
 @click.option("--sparse", is_flag=True)
 @click.option("--colbert", is_flag=True)
@@ -69,8 +87,9 @@ def embed(
     outputs = frozenset(name for name in requested if requested[name])
     npz = Path(output) if output.endswith(".npz") else None
     options = OutputOptions(outputs, max_length, exact or npz is not None)
-    is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
-    texts = read_texts(source, jsonl=is_jsonl, field=field)
+    texts = _texts(source, jsonl, field)
+    if npz and npz.is_dir():
+        raise ConfigurationError(f"{npz} is a folder")
     if output == "-":
         append(client, source, texts, options, sys.stdout.buffer, ResumePoint())
         return
@@ -165,8 +184,8 @@ def progress(results: Iterator[Result], source: IO[str], done: int) -> Iterator[
 @click.argument("source", type=UTF8, default="-")
 @click.option("--top-n", type=click.IntRange(1), help="Print only the best N.")
 @click.option("--raw-scores", is_flag=True, help="Logits instead of scores from 0 to 1.")
-@click.option("--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]")
-@click.option("--field", default="text", show_default=True, help="JSONL field with the text.")
+@jsonl_option
+@field_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines instead of columns.")
 @connected("RERANKER")
 def rerank(
@@ -184,8 +203,7 @@ def rerank(
     \b
       bge rerank "как найти минимум функции" passages.txt --top-n 5
     """
-    is_jsonl = source.name.endswith((".jsonl", ".ndjson")) if jsonl is None else jsonl
-    texts = list(read_texts(source, jsonl=is_jsonl, field=field))
+    texts = list(_texts(source, jsonl, field))
     if not texts:
         raise ConfigurationError("SOURCE holds no text")
     documents = [text.text for text in texts]
@@ -195,7 +213,8 @@ def rerank(
             line = {"line": text.line, "id": text.id, "relevance_score": ranked.relevance_score}
             click.echo(json.dumps(line | {"document": text.text}, ensure_ascii=False))
         else:
-            click.echo(f"{ranked.relevance_score:8.4f}  {text.line + 1:6}  {text.text}")
+            words = plain(text.text)
+            click.echo(f"{ranked.relevance_score:8.4f}  {text.line + 1:6}  {words}")
 
 
 # ---------------------------------------------------------------------------------- bench
@@ -218,19 +237,13 @@ def bench(
     """
     batches = ([words_of(words, n * texts + i) for i in range(texts)] for n in range(requests))
 
-    def time_request(batch: list[str]) -> float:
-        start = time.perf_counter()
-        if reranker:
-            client.rerank(words_of(words, 0), batch)
-        else:
-            client.embed(batch)
-        return time.perf_counter() - start
-
-    time_request(words_of(1, 0).split())  # excludes the cold start
+    call: EmbedCall | RerankCall = EmbedCall(EmbedOptions(), client._infer)
+    if reranker:
+        call = RerankCall(RerankOptions(words_of(words, 0)), client._infer)
+    list(timed_requests(client, call, iter([[words_of(1, 0)]]), 1))  # excludes the cold start
     start = time.perf_counter()
-    with ThreadPoolExecutor(concurrency) as pool:
-        bar = tqdm(pool.map(time_request, batches), total=requests, unit="request", disable=None)
-        seconds = np.array(list(bar))
+    with closing(timed_requests(client, call, batches, concurrency)) as results:
+        seconds = np.array(list(tqdm(results, total=requests, unit="request", disable=None)))
     wall = time.perf_counter() - start
     p50, p99 = (float(np.percentile(seconds, p)) for p in (50, 99))
     rate = requests * texts / wall
@@ -238,6 +251,22 @@ def bench(
     click.echo(f"p50 {p50 * 1e3:.1f} ms   p99 {p99 * 1e3:.1f} ms   {rate:.1f} texts/s")
     result = {"p50_ms": p50 * 1e3, "p99_ms": p99 * 1e3, "texts_per_second": rate}
     click.echo(json.dumps({name: round(value, 2) for name, value in result.items()}))
+
+
+def timed_requests(
+    client: Client, call: EmbedCall | RerankCall, batches: Iterator[list[str]], concurrency: int
+) -> Generator[float, None, None]:
+    """Send the batches and yield the seconds each took. Closing it cancels those in flight."""
+    cancelled = threading.Event()
+    tasks: Iterator[Task[Any]] = call.tasks(batches, lambda: client._deadline(None, cancelled))
+    timed = ((_timed(exchange), deadline) for exchange, deadline in tasks)
+    return run_each(client._transport, timed, concurrency, cancelled)
+
+
+def _timed(exchange: Exchange[Any]) -> Exchange[list[float]]:
+    start = time.perf_counter()
+    yield from exchange
+    return [time.perf_counter() - start]
 
 
 WORDS = ("градиент", "function", "минимум", "course", "данные", "vector", "поиск", "lesson")

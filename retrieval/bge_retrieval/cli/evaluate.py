@@ -7,13 +7,13 @@ from typing import Any
 import click
 
 from bge_client import Client, ConfigurationError
-from bge_client.cli import connected, refuse_unused
+from bge_client.cli import connected, exit_codes, refuse_unused
 
 from .. import Store
 from ..shadow import ShadowThresholds
 from ..verdict import P50_MS, P99_MS
 from .evaluate_shadow import evaluate_shadow
-from .options import WORKER_PRICE, json_option, text_fields_option, with_store
+from .options import WORKER_PRICE, json_option, not_empty, text_fields_option, with_store
 
 JINA_PRICE = 0.05  # dollars per million tokens
 KINDS = (
@@ -24,9 +24,28 @@ SHADOW_OPTIONS = {"shadow", "since", "min_agreement", "max_error_rate"}
 COMMON_OPTIONS = {"p50_ms", "p99_ms", "as_json"}  # of --shadow and DATASET
 
 
+def _dataset_or_shadow(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """Return DATASET. Exits if there is nothing to evaluate, before any connection."""
+    if value is None and context.params.get("shadow") is None:
+        with exit_codes():
+            raise ConfigurationError("pass DATASET or --shadow")
+    return value
+
+
 @click.command()
-@click.argument("dataset", type=click.Path(exists=True, file_okay=False), required=False)
-@click.option("--collection", help="A collection or an alias, for systems without @COLLECTION.")
+@click.argument(
+    "dataset",
+    type=click.Path(exists=True, file_okay=False),
+    required=False,
+    callback=_dataset_or_shadow,
+)
+@click.option(
+    "--collection",
+    callback=not_empty,
+    help="A collection or an alias, for systems without @COLLECTION.",
+)
 @click.option(
     "--systems",
     default="dense,sparse,hybrid,hybrid+rerank",
@@ -44,15 +63,24 @@ COMMON_OPTIONS = {"p50_ms", "p99_ms", "as_json"}  # of --shadow and DATASET
 )
 @text_fields_option
 @click.option(
-    "--price", default=WORKER_PRICE, show_default=True, help="Dollars per second of a busy worker."
+    "--price",
+    default=WORKER_PRICE,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Dollars per second of a busy worker.",
 )
 @click.option(
-    "--jina-price", default=JINA_PRICE, show_default=True, help="Dollars per million tokens."
+    "--jina-price",
+    default=JINA_PRICE,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Dollars per million tokens.",
 )
 @click.option("--html", "html_path", type=click.Path(dir_okay=False), help="Write an HTML report.")
 @click.option(
     "--shadow",
     type=click.Path(exists=True, dir_okay=False),
+    is_eager=True,
     help="Judge the comparisons in this file of shadow mode instead.",
 )
 @click.option("--since", help="With --shadow: only the last minutes, hours or days, such as 7d.")
@@ -77,7 +105,7 @@ def evaluate(
     client: Client,
     reranker: Client,
     store: Store,
-    dataset: str | None,
+    dataset: str,
     shadow: str | None,
     since: str | None,
     min_agreement: float,
@@ -105,8 +133,6 @@ def evaluate(
         return
     names = {parameter.name or "" for parameter in click.get_current_context().command.params}
     refuse_unused(names - SHADOW_OPTIONS, "without --shadow")
-    if dataset is None:
-        raise ConfigurationError("pass DATASET or --shadow")
     try:
         from .evaluate_systems import evaluate_systems
     except ImportError as error:

@@ -12,13 +12,15 @@ from bge_client.cli import connected
 
 from .. import Schema, Store
 from .. import index as index_documents
-from .options import schema_options, text_options, with_store
+from .options import not_empty, schema_options, text_options, with_store
 from .output import print_json
 
 
 @click.command()
 @click.argument("source", type=click.File("r", encoding="utf-8-sig"), default="-")
-@click.option("--collection", required=True, help="Created if it does not exist.")
+@click.option(
+    "--collection", callback=not_empty, required=True, help="Created if it does not exist."
+)
 @text_options
 @connected("EMBEDDINGS")
 @with_store(create=True)

@@ -38,7 +38,13 @@ from .output import print_json
 @click.option(
     "--dry-run", is_flag=True, help="Estimate time and cost from a sample; write nothing."
 )
-@click.option("--price", default=WORKER_PRICE, show_default=True, help="Dollars per worker second.")
+@click.option(
+    "--price",
+    default=WORKER_PRICE,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Dollars per worker second.",
+)
 @click.option(
     "--rollback",
     is_flag=True,

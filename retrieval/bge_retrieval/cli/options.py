@@ -18,6 +18,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 WORKER_PRICE = 0.00019  # dollars per second of RunPod's 24 GB class, flex
 
 
+def not_empty(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the value of an option. Raises BadParameter if it is empty."""
+    if value == "":
+        raise click.BadParameter("must not be empty", context, parameter)
+    return value
+
+
 def with_store(unless: Sequence[str] = (), *, create: bool = False) -> Callable[[Command], Command]:
     """Add the `store` of --path, --qdrant-url or the environment to a command's arguments.
 

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bge_client.cli import plain
+
 from ..verdict import Verdict
 
 FILE_WIDTH = 1_000  # wide enough for one line per row
 NOT_PASSED = 7  # exit code
-CONTROL_CHARACTERS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
 
 
 def print_json(report: Mapping[str, object]) -> None:
@@ -27,14 +28,13 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequen
     """Print columns. Those named in `left` align left, the others right.
 
     A terminal wraps long cells and shows the head in bold. A file has one plain line per row.
-    Control characters are dropped: in an indexed text they could command the terminal.
     """
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in head:
         table.add_column(name, justify="left" if name in left else "right")
     for row in rows:
         # In a plain string, brackets would be markup.
-        table.add_row(*(Text(cell.translate(CONTROL_CHARACTERS)) for cell in row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
 
 

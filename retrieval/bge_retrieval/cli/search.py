@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from qdrant_client import models
 
 from bge_client import Client, ConfigurationError
-from bge_client.cli import connected
+from bge_client.cli import connected, plain
 
 from .. import HybridSearch, Plan, SearchResult, Store
-from .options import json_option, with_store
+from .options import json_option, not_empty, with_store
 from .output import print_json, print_table
 
 MAX_TEXT_CHARACTERS = 100  # in a terminal
@@ -20,7 +20,7 @@ MAX_TEXT_CHARACTERS = 100  # in a terminal
 
 @click.command()
 @click.argument("query")
-@click.option("--collection", required=True, help="A collection or an alias.")
+@click.option("--collection", callback=not_empty, required=True, help="A collection or an alias.")
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(1))
 @click.option(
     "--filter",
@@ -96,7 +96,7 @@ def print_hits(result: SearchResult) -> None:
     for rank, hit in enumerate(result, 1):
         hit_stages = (hit.stages.get(name) for name in stages)
         cells = (f"{stage.rank}. {stage.score:.4f}" if stage else "-" for stage in hit_stages)
-        text = " ".join((hit.text or "").split())[:MAX_TEXT_CHARACTERS]
+        text = plain(hit.text or "")[:MAX_TEXT_CHARACTERS]
         rows.append([f"{rank}", f"{hit.score:.4f}", *cells, hit.document_id, text])
     print_table(["", "score", *stages, "document", "text"], rows, left=("document", "text"))
     times = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in result.seconds.items())

@@ -18,7 +18,7 @@ from bge_client import ConfigurationError, __version__
 
 from ..verdict import P50_MS, P99_MS, Check, Verdict, judge
 from .dataset import RELEVANT, SEED
-from .systems import Run, check_names
+from .systems import DEPTH, Run, check_names
 
 Values = NDArray[np.float64]
 Qrels = Mapping[str, Mapping[str, int]]  # query id → document id → grade
@@ -148,7 +148,7 @@ def compare(
         queries={query_id: runs[0].queries[query_id] for query_id in ids},
         drawn_from=len(ids) if drawn_from is None else drawn_from,
         left_out=left_out,
-        depth=runs[0].depth,
+        depth=DEPTH,
         date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         versions={"python": platform.python_version(), "bge-client": __version__}
         | {name: version(name) for name in ("ir-measures", "numpy", "scipy")},
@@ -167,10 +167,8 @@ def _judged_query_ids(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[
         raise ConfigurationError("`qrels` must judge at least one query")
     first = runs[0]
     for run in runs:
-        if (run.queries, run.depth) != (first.queries, first.depth):
-            raise ConfigurationError(
-                f"{run.name!r} and {first.name!r} must have the same queries and depth"
-            )
+        if run.queries != first.queries:
+            raise ConfigurationError(f"{run.name!r} and {first.name!r} must have the same queries")
         missing = next((query_id for query_id in qrels if query_id not in run.answers), None)
         if missing is not None:
             raise ConfigurationError(f"query {missing!r} is judged, but {run.name!r} has no answer")

@@ -58,12 +58,13 @@ class JinaSearch:
         start = time.perf_counter()
         embedding = self._jina.embed(query, input_type="query")
         seconds = {"embed": time.perf_counter() - start}
-        points = self._store.query(
-            self._collection,
+        request = models.QueryRequest(
             query=embedding[0].dense.tolist(),  # type: ignore[union-attr]
             using=self._vector or None,
             limit=limit,
+            with_payload=True,
         )
+        points = self._store.query_points(self._collection, request)
         result = SearchResult(
             [self._hit(point) for point in points], seconds, embedding.usage.total_tokens
         )

@@ -82,7 +82,6 @@ class Run:
 
     system: System
     queries: dict[str, str]
-    depth: int
     answers: dict[str, Timed]  # by query id
 
     @property
@@ -94,7 +93,6 @@ def run_all(
     systems: Sequence[System],
     queries: Mapping[str, str],
     *,
-    depth: int = DEPTH,
     warmup: int = 3,
     progress: Callable[[], object] = lambda: None,
 ) -> list[Run]:
@@ -107,14 +105,12 @@ def run_all(
     Raises:
         ConfigurationError: there is no query or no system, or two systems have the same name.
         BGEError: a system failed. The message begins with the system and the query.
-        ProtocolError: a ranking is longer than `depth`, repeats a document, or has a score that
+        ProtocolError: a ranking is longer than `DEPTH`, repeats a document, or has a score that
             is not finite.
     """
     check_names([system.name for system in systems])
     if not queries:
         raise ConfigurationError("`queries` must hold at least one query")
-    if depth < 1:
-        raise ConfigurationError(f"`depth` must be at least 1. Given: {depth}")
     for system in systems:
         for query_id, text in islice(queries.items(), max(warmup, 0)):
             _timed(system, query_id, text)
@@ -123,10 +119,10 @@ def run_all(
     for query_id, text in queries.items():
         for system in rng.sample(systems, len(systems)):
             timed = _timed(system, query_id, text)
-            _check_ranking(timed.answer.ranking, depth, _location(system, query_id))
+            _check_ranking(timed.answer.ranking, _location(system, query_id))
             answers[system.name][query_id] = timed
             progress()
-    return [Run(system, dict(queries), depth, answers[system.name]) for system in systems]
+    return [Run(system, dict(queries), answers[system.name]) for system in systems]
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -151,9 +147,9 @@ def _timed(system: System, query_id: str, text: str) -> Timed:
     return Timed(answer, time.perf_counter() - start)
 
 
-def _check_ranking(ranking: Sequence[tuple[str, float]], depth: int, location: str) -> None:
-    if len(ranking) > depth:
-        raise ProtocolError(f"{location} more than {depth} documents. Given: {len(ranking)}")
+def _check_ranking(ranking: Sequence[tuple[str, float]], location: str) -> None:
+    if len(ranking) > DEPTH:
+        raise ProtocolError(f"{location} more than {DEPTH} documents. Given: {len(ranking)}")
     seen = set()
     for document_id, score in ranking:
         if document_id in seen:

@@ -52,8 +52,9 @@ def _mark_in_use(
 ) -> None:
     """Report the points that differ, and record them in the target's metadata."""
     report.late, report.only_in_target = late, list(pair.only_in_target())
-    late_ids = tuple(map(str, late[:MAX_REPORTED_IDS]))
-    replace(metadata, in_use=True, late=late_ids).save(pair.store, pair.target)
+    ids = tuple(map(str, late[:MAX_REPORTED_IDS]))
+    recorded = replace(metadata, in_use=True, late=ids, late_count=len(late))
+    recorded.save(pair.store, pair.target)
 
 
 def roll_back(store: Store, alias: str) -> str:
@@ -90,15 +91,22 @@ def drop_old(store: Store, alias: str) -> str:
             f"the migration to `{collection}` was interrupted at the cutover: run it again first"
         )
     pair = CollectionPair(store, source, collection, metadata.text_fields)
-    ids: list[PointId] = [int(id) if id.isdecimal() else id for id in metadata.late]
-    late = list(pair.still_differing(ids))
+    late = _late(pair, metadata)
     if late:
         raise MigrationError(
-            f"{len(late)} points of `{source}` changed at the cutover{format_ids(late)}. "
-            f"Copy them to `{collection}` or delete them from `{source}` first"
+            f"{metadata.late_count} points of `{source}` changed at the cutover, and {len(late)} "
+            f"differ from `{collection}`{format_ids(late)}. Copy them to `{collection}` or delete "
+            f"them from `{source}` first"
         )
     store.delete_collection(source)
     return source
+
+
+def _late(pair: CollectionPair, metadata: CollectionMetadata) -> list[PointId]:
+    """Return the late points that differ. If not all are recorded, compare all points."""
+    if metadata.late_count != len(metadata.late):
+        return list(pair.differing())
+    return list(pair.still_differing(int(id) if id.isdecimal() else id for id in metadata.late))
 
 
 def _migrated_collection(store: Store, alias: str) -> tuple[str, CollectionMetadata, str]:

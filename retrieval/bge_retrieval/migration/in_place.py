@@ -80,8 +80,8 @@ def add_in_place(
     """
     if add_dense is not None and (dense is not None or add_dense in ("", SPARSE, COLBERT)):
         raise ConfigurationError(
-            f"`add_dense` must be a name other than `{SPARSE}` and `{COLBERT}`, and given without "
-            f"`dense`. Given: `{add_dense}`"
+            f"`add_dense` (--add-dense) must be a name other than `{SPARSE}` and `{COLBERT}`, and "
+            f"given without `dense` (--dense-name). Given: `{add_dense}`"
         )
     collection = store.resolve(collection)
     stored = stored_metadata(store, collection)
@@ -144,6 +144,7 @@ class _InPlaceMigration:
         self._last = (new_names or self._names)[-1]
         self._report = InPlaceReport(collection=collection, dense=metadata.dense)
         self._texts: dict[PointId, str] = {}  # of the points that are being written
+        self._cut: set[PointId] = set()  # those of them whose ColBERT vectors are cut
 
     def run(self) -> InPlaceReport:
         missing = self._missing_names()
@@ -301,7 +302,7 @@ class _InPlaceMigration:
                 self._report.truncated.add(document.id)
             if is_colbert_cut(embedding, self._metadata):
                 self._report.colbert_cut.add(document.id)
-                self._store.set_payload(self._collection, [document.id], {COLBERT_CUT: True})
+                self._cut.add(document.id)
             self._texts[document.id] = document.text
             vectors = point_vectors(embedding, self._metadata)
             yield models.PointVectors(
@@ -309,7 +310,7 @@ class _InPlaceMigration:
             )
 
     def _write(self, batch: list[models.PointVectors]) -> int:
-        """Write the vectors, the last one only to points whose text is still the same.
+        """Write the vectors, the flag and the last vector only to points with the same text still.
 
         A point that is replaced before the check has another text, and after it lacks the other
         vectors. Either way, a later pass finds it incomplete, also after a kill.
@@ -323,6 +324,10 @@ class _InPlaceMigration:
             for point in last
             if self._text(payloads.get(point.id, {}))[0] == self._texts.pop(point.id)
         ]
+        ids = {point.id for point in current}
+        if cut := ids & self._cut:
+            self._store.set_payload(self._collection, [*cut], {COLBERT_CUT: True})
+        self._cut.difference_update(point.id for point in batch)
         if current:
             self._store.add_vectors(self._collection, current)
         return len(current)

@@ -16,10 +16,8 @@ import json
 import logging
 import os
 import random
-import sys
 import threading
 import time
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -28,6 +26,7 @@ from typing import Any, NamedTuple
 
 from bge_client import Client, ConfigurationError, JinaClient, RerankResult
 
+from .. import fork
 from .agreement import Ranking, agreement
 
 log = logging.getLogger("bge_retrieval")
@@ -81,10 +80,10 @@ class Shadow:
         self._max_waiting, self._workers = max_waiting, workers
         self._random = random.Random(seed)
         self._closing = self._closed = False
-        self._reset()
-        _SHADOWS.add(self)
+        self.renew_after_fork()
+        fork.register(self)
 
-    def _reset(self) -> None:
+    def renew_after_fork(self) -> None:
         """Set the initial state, also in the child of a fork: no thread has survived there, and
         the inherited lock may stay locked."""
         self._repair = True  # the file may end with an incomplete line
@@ -302,18 +301,6 @@ class Shadow:
             count = self._counts[counter]
         with suppress(BaseException):  # a handler's error would end this thread
             log.warning("shadow: %d comparisons %s so far, the last by %s", count, counter, kind)
-
-
-_SHADOWS: weakref.WeakSet[Shadow] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for shadow in list(_SHADOWS):
-        shadow._reset()
-
-
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _append_line(path: Path, line: bytes, repair: bool) -> None:

@@ -19,8 +19,10 @@ from commands import COURSE, EXAMPLES, Run
         (["search", "x", "--collection", "course", "--path", "{}", "--filter", "{{}}x"], 2,
          "`--filter` is not a valid Qdrant filter"),
         (["search", "x", "--collection", "c", "--path", "/nope"], 2, "no collections in /nope"),
-        (["search", " ", "--collection", "course", "--path", "{}"], 1, "`texts[0]` must not be"),
-        (["evaluate", "--path", "{}"], 2, "pass DATASET or --shadow"),
+        (["search", " ", "--collection", "course", "--path", "{}"], 1, "`query` must not be"),
+        (["evaluate"], 2, "pass DATASET or --shadow"),
+        (["migrate", "course", "--in-place", "--add-dense", "sparse", "--path", "{}"], 2,
+         "`add_dense` (--add-dense) must be a name other than `sparse`"),
         (["evaluate", str(COURSE), "--path", "{}", "--systems", "bm25@x"], 2,
          "`--systems` must be of dense, sparse"),
         (["evaluate", str(COURSE), "--path", "{}"], 2, "pass --collection, or --systems dense@"),
@@ -34,7 +36,7 @@ from commands import COURSE, EXAMPLES, Run
          "`price` must be 0 or more. Given: nan"),
         (["search", "x", "--collection", "course", "--path", "{}", "--filter", "[" * 100_000], 2,
          "`--filter` is not a valid Qdrant filter"),
-        (["migrate", "course", "x", "--in-place", "--path", "{}"], 2, "target means nothing"),
+        (["migrate", "course", "x", "--in-place", "--path", "{}"], 2, "TARGET means nothing"),
         (["migrate", "course", "x", "--dense-name", "y", "--path", "{}"], 2,
          "--dense-name means nothing without --in-place"),
         (["migrate", "--drop-old", "--alias", "y", "--dry-run", "--path", "{}"], 2,
@@ -62,6 +64,20 @@ def test_an_error_is_one_line_with_its_exit_code(
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["search", "x", "--collection", ""], "--collection"),
+        (["index", "--collection", ""], "--collection"),
+        (["migrate", "a", "b", "--dry-run", "--price", "-1"], "--price"),
+        (["evaluate", str(COURSE), "--jina-price", "-1"], "--jina-price"),
+    ],
+)
+def test_an_invalid_value_names_its_option(run: Run, arguments: list[str], option: str) -> None:
+    result = run(*arguments, "--path", "unused")
+    assert (result.exit_code, f"Invalid value for '{option}'" in result.stderr) == (2, True)
 
 
 def test_a_migration_error_has_exit_code_6(capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,7 +245,7 @@ def test_a_failed_query_is_named(run: Run, tmp_path: Path, jina: Scripted) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--shadow", __file__, COURSE], "dataset means nothing with --shadow"),
+        (["--shadow", __file__, COURSE], "DATASET means nothing with --shadow"),
         (["--shadow", __file__, "--systems", "dense"], "--systems means nothing with --shadow"),
         (["--shadow", __file__, "--html", "x"], "--html means nothing with --shadow"),
         ([COURSE, "--collection", "c", "--vector", "v"], "--vector needs the system `jina`"),

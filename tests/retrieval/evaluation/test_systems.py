@@ -68,13 +68,13 @@ def test_a_failed_query_is_named_and_its_error_keeps_its_type(error: BGEError) -
     [
         ([("d", 1.0), ("d", 0.5)], "`a`, query 'q': document 'd' is ranked twice"),
         ([("d", math.nan)], "document 'd' has the score nan"),
-        ([("d", 1.0), ("e", 1.0), ("f", 1.0)], "more than 2 documents. Given: 3"),
+        ([(f"{n}", 1.0) for n in range(101)], "more than 100 documents. Given: 101"),
     ],
 )
 def test_an_invalid_ranking_is_refused(ranking: list[tuple[str, float]], message: str) -> None:
     system = System("a", lambda _: Answer(ranking, 0.0), UNKNOWN)
     with pytest.raises(ProtocolError, match=re.escape(message)):
-        run_all([system], {"q": "text"}, depth=2, warmup=0)
+        run_all([system], {"q": "text"}, warmup=0)
 
 
 def test_cost_is_by_seconds_or_tokens_or_unknown() -> None:

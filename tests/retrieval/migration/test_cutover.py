@@ -11,6 +11,7 @@ import pytest
 
 from bge_client import Client, ConfigurationError
 from bge_retrieval import Migration, MigrationError, Store, drop_old, index, roll_back, sync
+from bge_retrieval.migration import cutover
 from conftest import ROOT
 from fakes.killed_client import Killed
 from points import other_model_vector, payloads, put
@@ -45,10 +46,24 @@ def test_changes_at_the_cutover_are_copied_or_reported(
     report = Migration(old, worker, "live", "new").run()
     assert payloads(old, "new")[777] == {"text": "опоздавший"}
     assert (report.late, report.only_in_target) == ([3, UUID], [5])
-    with pytest.raises(MigrationError, match=rf"2 points of .* cutover: 3, {UUID}\. Copy them"):
+    with pytest.raises(MigrationError, match=rf"2 points of .* cutover, .*: 3, {UUID}\. Copy them"):
         drop_old(old, "live")
     index(old, worker, "live", [{"id": 3, "text": "изменён"}])
     old.delete("old", [3, UUID])
+    assert drop_old(old, "live") == "old"
+
+
+def test_the_source_is_kept_until_the_late_changes_that_are_not_recorded_are_copied(
+    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutover, "MAX_REPORTED_IDS", 2)
+    changed = [(number, {"text": f"изменён {number}"}) for number in range(3)]
+    before_cutover(old, monkeypatch, lambda: put(old, *changed))
+    Migration(old, worker, "live", "new").run()
+    for number in range(3):
+        with pytest.raises(MigrationError, match=f"3 points .* changed.* {3 - number} differ"):
+            drop_old(old, "live")
+        old.delete("old", [number])
     assert drop_old(old, "live") == "old"
 
 
@@ -68,7 +83,7 @@ def test_after_a_kill_at_the_cutover_the_next_run_reports_late_changes(
     with pytest.raises(MigrationError, match="interrupted at the cutover: run it again"):
         drop_old(old, "live")
     assert Migration(old, worker, "live", "new").run().late == [777]
-    with pytest.raises(MigrationError, match="changed at the cutover: 777"):
+    with pytest.raises(MigrationError, match=r"changed at the cutover, .*: 777"):
         drop_old(old, "live")
 
 

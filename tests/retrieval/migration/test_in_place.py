@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,9 +18,12 @@ from bge_retrieval import (
     Store,
     add_in_place,
     roll_back,
+    schema,
     sync,
 )
 from bge_retrieval.metadata import METADATA
+from bge_retrieval.migration import in_place
+from bge_retrieval.schema import COLBERT_CUT
 from bge_retrieval.similarity import dense_vector
 from fakes.killed_client import Killed, KilledClient
 from points import (
@@ -138,6 +142,26 @@ def test_points_that_are_replaced_meanwhile_get_vectors_of_their_new_text(
     monkeypatch.setattr(old, "add_vectors", replacing)
     add_in_place(old, worker, "old", add_dense="bge-m3")
     assert_equal(contents(old, "old"), added_afresh(worker, old))
+
+
+def test_only_points_that_are_still_current_are_flagged_as_cut(
+    old: Store, worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "MULTIVECTOR_FLOATS", 6 * 512)  # five vectors
+    embed_documents = in_place.embed_documents
+
+    def changed_meanwhile(*arguments: Any) -> Iterator[Any]:
+        embedded = list(embed_documents(*arguments))
+        if embedded and embedded[0][0].id == 0:
+            old.delete("old", [0])
+            put(old, (1, {"text": "море"}))
+        yield from embedded
+
+    monkeypatch.setattr(in_place, "embed_documents", changed_meanwhile)
+    add_in_place(old, worker, "old", add_dense="bge-m3", colbert=True)
+    stored = payloads(old, "old")
+    assert stored.pop(1) == {"text": "море"}
+    assert {id for id, payload in stored.items() if payload.get(COLBERT_CUT)} == {*range(2, 30)}
 
 
 def test_points_written_at_the_switch_are_late(
