@@ -237,7 +237,7 @@ def bench(
     """
     batches = ([words_of(words, n * texts + i) for i in range(texts)] for n in range(requests))
 
-    call: EmbedCall | RerankCall = EmbedCall(EmbedOptions(), client._infer)
+    call: EmbedCall | RerankCall = EmbedCall(EmbedOptions(), client._infer, None)
     if reranker:
         call = RerankCall(RerankOptions(words_of(words, 0)), client._infer)
     list(timed_requests(client, call, iter([[words_of(1, 0)]]), 1))  # excludes the cold start
