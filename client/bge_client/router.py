@@ -43,6 +43,7 @@ JINA_PREFIX = "jina/"  # prefix of its fingerprints
 HEALTH_TTL_SECONDS = 60.0
 HEALTH_TIMEOUT_SECONDS = 5.0
 NO_WORKER_SECONDS = 120.0  # that requests wait without a worker before Jina answers them
+MAX_GAP_SECONDS = 3 * HEALTH_TTL_SECONDS  # between two looks at the same wait
 # Jina would refuse the request too, or its vectors must not be used.
 NO_FALLBACK_ERRORS = (ValidationError, TooLargeError, ConfigurationError, FingerprintError)
 Result = TypeVar("Result", EmbedResult, RerankResult)
@@ -94,7 +95,7 @@ class Router:
         self._bge_only = bge_only
         self._on_rerank = on_rerank
         self._health: dict[str, tuple[float, bool]] = {}
-        self._no_worker_since: dict[str, float] = {}
+        self._no_worker_since: dict[str, tuple[float, float]] = {}  # the first and the last sight
 
     @classmethod
     def from_env(
@@ -253,8 +254,12 @@ class Router:
         if state is not EndpointState.NO_WORKER:
             self._no_worker_since.pop(key, None)
             return state is EndpointState.BROKEN
-        since = self._no_worker_since.setdefault(key, time.monotonic())
-        return time.monotonic() - since >= NO_WORKER_SECONDS
+        now = time.monotonic()
+        since, last = self._no_worker_since.get(key, (now, now))
+        if now - last > MAX_GAP_SECONDS:
+            since = now
+        self._no_worker_since[key] = since, now
+        return now - since >= NO_WORKER_SECONDS
 
 
 def _required(client: AnyClient | None) -> AnyClient:

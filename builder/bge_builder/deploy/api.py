@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -31,6 +32,10 @@ MAX_LOG_CHARACTERS = 300  # of a line
 # RunPod keeps the stream of a log open. Its past is over after a silence.
 LOG_SILENCE_SECONDS = 5.0
 MAX_LOG_SECONDS = 15.0
+
+
+class NotFoundError(DeployError):
+    """RunPod has nothing with this id."""
 
 
 class UnavailableError(DeployError):
@@ -123,14 +128,23 @@ class RunPod:
         return self._with_id(self._request("PATCH", path, change.fields))
 
     def delete(self, endpoint_id: str) -> None:
-        self._send("DELETE", endpoint_path(endpoint_id))
+        """Delete an endpoint, unless it is gone already."""
+        with suppress(NotFoundError):
+            self._send("DELETE", endpoint_path(endpoint_id))
 
-    def workers(self, endpoint_id: str) -> list[Worker]:
+    def version(self, endpoint_id: str) -> int | None:
+        """Return the version of an endpoint's configuration, None if RunPod does not say."""
+        version = self.releases(endpoint_id).get("endpointVersion")
+        return version if isinstance(version, int) else None
+
+    def workers(self, endpoint_id: str, after_version: int | None = None) -> list[Worker]:
+        """Return the workers. Those of `after_version` and before are stale, even if RunPod does
+        not say so yet."""
         return [
             Worker(
                 id=worker["id"],
                 status=str(worker.get("status")),
-                is_stale=bool(worker.get("isStale")),
+                is_stale=bool(worker.get("isStale")) or is_before(worker, after_version),
                 started_at=text_or_none(worker.get("startedAt")),
                 gpu=text_or_none(worker.get("gpuTypeId")),
                 data_center=text_or_none(worker.get("dataCenterId")),
@@ -213,8 +227,14 @@ class RunPod:
             raise DeployError("RunPod does not accept `RUNPOD_API_KEY`")
         if not response.is_success:
             kind = UnavailableError if status == 429 or status >= 500 else DeployError
+            kind = NotFoundError if status == 404 else kind
             raise kind(f"{method} {path}: HTTP {status}{reason(response, json_of(response))}")
         return response
+
+
+def is_before(worker: Fields, after_version: int | None) -> bool:
+    version = worker.get("version")
+    return isinstance(version, int) and after_version is not None and version <= after_version
 
 
 def endpoint_path(endpoint_id: str) -> str:

@@ -51,6 +51,9 @@ def run_deploy(
         if dry_run:
             print("nothing was changed")
             return 0
+        history = History()
+        if change.current is not None and change.fields:
+            history.after_version = runpod.version(change.current["id"])
         try:
             result = runpod.apply(change)
         except KeyboardInterrupt:
@@ -59,7 +62,9 @@ def run_deploy(
         for name, url in table(result, "requestUrls").items():
             print(redact(f"  {name}: {url}"))
         print(f"endpoint: {url_of(result['id'], settings['type'])}")
-        return first_vector(runpod, key, result, settings["type"], wait) if wait else 0
+        if not wait:
+            return 0
+        return first_vector(runpod, key, result, settings["type"], wait, history)
 
 
 def existing(runpod: RunPod, name: str, endpoint_id: str | None) -> Fields | None:
@@ -67,11 +72,16 @@ def existing(runpod: RunPod, name: str, endpoint_id: str | None) -> Fields | Non
 
 
 def first_vector(
-    runpod: RunPod, key: str, endpoint: Fields, endpoint_type: str, seconds: float
+    runpod: RunPod,
+    key: str,
+    endpoint: Fields,
+    endpoint_type: str,
+    seconds: float,
+    history: History,
 ) -> int:
     """Wait for a worker and send the first request. The endpoint stays, whatever happens."""
     register_secrets(endpoint)
-    endpoint_id, history = endpoint["id"], History()
+    endpoint_id = endpoint["id"]
     url = url_of(endpoint_id, endpoint_type)
     headers = {"Authorization": f"Bearer {key}"}
     with httpx2.Client(base_url=url, headers=headers, timeout=TIMEOUT) as http:

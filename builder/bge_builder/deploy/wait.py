@@ -37,8 +37,12 @@ class NotReadyError(DeployError):
 
 @dataclass
 class History:
-    """What has been seen of an endpoint's workers. Times are seconds since the start."""
+    """What has been seen of an endpoint's workers. Times are seconds since the start.
 
+    `after_version` is the endpoint's version before the change, whose workers do not count.
+    """
+
+    after_version: int | None = None
     workers: Sequence[Worker] = ()
     stages: list[tuple[str, float]] = field(default_factory=list)
     failed_starts: Counter[str] = field(default_factory=Counter)
@@ -132,7 +136,7 @@ def wait_for_worker(
     while True:
         answered = probe.answers()
         try:
-            workers, unavailable = runpod.workers(endpoint_id), ""
+            workers, unavailable = runpod.workers(endpoint_id, history.after_version), ""
         except UnavailableError as error:
             workers, unavailable = [*history.workers], str(error)
         now = time.monotonic() - start

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+from ..deploy.settings import Fields
 from .record import Record, ReportError
 
-# Dollars per second of one worker, by pool: RunPod's list prices of 2026-08, flex.
+# Dollars per second of one GPU, by pool: RunPod's list prices of 2026-08, flex.
 PRICES = {
     "AMPERE_16": 0.00016,
     "AMPERE_24": 0.00019,
@@ -17,7 +18,6 @@ PRICES = {
     "ADA_80_PRO": 0.00116,
     "HOPPER_141": 0.00155,
 }
-MAX_WORKERS = 1  # of each endpoint of a run
 
 
 class BudgetError(ReportError):
@@ -27,15 +27,17 @@ class BudgetError(ReportError):
 class Budget:
     """Counts every second from an endpoint's creation to its deletion as paid.
 
-    That is the upper bound: a worker that has scaled to zero costs nothing.
+    That is the upper bound: a worker that has scaled to zero costs nothing, and there is one worker
+    at most.
     """
 
-    def __init__(self, max_dollars: float, pools: list[str]) -> None:
-        """Raises ReportError: the price of a pool is not known."""
+    def __init__(self, max_dollars: float, gpu: Fields) -> None:
+        """`gpu` is that of the endpoints. Raises ReportError: the price of a pool is not known."""
+        pools = gpu["pools"]
         if unknown := [pool for pool in pools if pool not in PRICES]:
             raise ReportError(f"`gpu.pools` must be of {', '.join(PRICES)}. Given: {unknown[0]}")
         self.max_dollars = max_dollars
-        self.price = max(PRICES[pool] for pool in pools) * MAX_WORKERS
+        self.price = max(PRICES[pool] for pool in pools) * int(gpu.get("count", 1))
 
     def spent(self, record: Record) -> float:
         """Return the dollars that the run's endpoints have cost at most."""
@@ -47,5 +49,5 @@ class Budget:
         if total > self.max_dollars:
             raise BudgetError(
                 f"step `{step}` could bring the cost to ${total:.2f}, above `MAX_DOLLARS` "
-                f"{self.max_dollars:.2f}. Raise it, or read the report of the steps that ran"
+                f"{self.max_dollars:.2f}. Run the command again with more to go on"
             )

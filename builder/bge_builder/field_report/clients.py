@@ -12,6 +12,7 @@ from .measures import QUERY, required
 from .record import ReportError
 
 MODEL = "bge-m3"
+TIMEOUT = 60  # seconds of a request to a warm worker
 TOLERANCE = 1e-3  # fp16, in other micro-batches
 
 
@@ -38,7 +39,7 @@ def measure_clients(client: Client, urls: dict[str, str], key: str) -> dict[str,
 def openai_vector(url: str, key: str) -> list[float]:
     from openai import OpenAI
 
-    with OpenAI(base_url=url, api_key=key) as client:
+    with OpenAI(base_url=url, api_key=key, timeout=TIMEOUT, max_retries=0) as client:
         return client.embeddings.create(model=MODEL, input=QUERY).data[0].embedding
 
 
@@ -46,6 +47,6 @@ def sdk_vector(endpoint_id: str, key: str) -> list[float]:
     import runpod
 
     endpoint = runpod.Endpoint(endpoint_id, api_key=key)
-    output: dict[str, Any] = endpoint.run_sync({"input": {"texts": [QUERY]}}, timeout=300)
+    output: dict[str, Any] = endpoint.run_sync({"input": {"texts": [QUERY]}}, timeout=TIMEOUT)
     vector: list[float] = output["embeddings"][0]
     return vector

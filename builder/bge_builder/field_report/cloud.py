@@ -1,4 +1,4 @@
-"""The steps on RunPod. Each takes the run's endpoints and returns what it found."""
+"""The steps on RunPod."""
 
 from __future__ import annotations
 
@@ -10,182 +10,229 @@ from typing import Any
 
 import httpx2
 
-from bge_client import BGEError, endpoint_state
+from bge_client import Client, endpoint_state
 
 from ..deploy.api import json_of
-from ..deploy.settings import EndpointType
+from ..deploy.settings import DeployError, EndpointType, Fields
 from . import measures
 from .clients import measure_clients
 from .context import IDLE_SECONDS, START_SECONDS, Context
+from .record import ReportError
 
 COLD_STARTS = 3  # of each kind
 DRAIN_SECONDS = 1.0  # that a request runs before its worker is taken away
+JOB_SECONDS = 300.0  # for a single job
 FLASHBOOTS = ("FLASHBOOT", "OFF")
 BILLED_DAYS = 2
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 
 
 @dataclass(frozen=True)
-class Step:
-    """`seconds` is the most that `run` takes once the endpoint answers, for the budget."""
+class ClientStep:
+    """Measures the endpoint through its client. `seconds` is the most that it may take."""
 
     title: str
     endpoint_type: EndpointType
     seconds: float
-    run: Callable[[Context, EndpointType], dict[str, Any]]
+    measure: Callable[[Client], dict[str, Any]]
 
     @property
     def name(self) -> str:
         return f"{self.endpoint_type}: {self.title}"
 
+    def run(self, context: Context) -> dict[str, Any]:
+        with context.client(self.seconds) as client:
+            return self.measure(client)
 
-def golden_values(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
-    with context.client(endpoint_type) as client:
-        return measures.measure_golden_values(client)
+
+@dataclass(frozen=True)
+class PlatformStep:
+    """Measures what RunPod does with the endpoint. `seconds` is the most that it may take."""
+
+    title: str
+    endpoint_type: EndpointType
+    seconds: float
+    measure: Callable[[Context], dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.endpoint_type}: {self.title}"
+
+    def run(self, context: Context) -> dict[str, Any]:
+        return self.measure(context)
 
 
-def clients(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
-    url = context.url(endpoint_type)
-    urls = {"openai": f"{url}/v1"}
-    if endpoint_type == "queue":
-        endpoint_id = context.endpoint(endpoint_type)["id"]
-        urls = {"openai through RunPod's proxy": f"{url}/openai/v1", "runpod": endpoint_id}
-    with context.client(endpoint_type) as client:
+Step = ClientStep | PlatformStep
+
+
+def queue_clients(context: Context) -> dict[str, Any]:
+    urls = {"openai through RunPod's proxy": f"{context.url}/openai/v1", "runpod": context.ids[-1]}
+    with context.client() as client:
         return measure_clients(client, urls, context.key)
 
 
-def lone_query(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
-    with context.client(endpoint_type) as client:
-        return measures.measure_lone_query(client)
+def balancer_clients(context: Context) -> dict[str, Any]:
+    with context.client() as client:
+        return measure_clients(client, {"openai": f"{context.url}/v1"}, context.key)
 
 
-def concurrency(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
-    with context.client(endpoint_type) as client:
-        return measures.measure_concurrency(client)
-
-
-def throughput(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
-    with context.client(endpoint_type) as client:
-        return measures.measure_throughput(client)
-
-
-def failed_job(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
-    """Return what the platform keeps of the error of a job that fails."""
+def http_client(context: Context) -> httpx2.Client:
     headers = {"Authorization": f"Bearer {context.key}"}
-    body = {"input": {"texts": [" "]}}
-    with httpx2.Client(base_url=context.url(endpoint_type), headers=headers) as http:
-        job = json_of(http.post("/runsync", json=body, timeout=START_SECONDS))
-        stored = json_of(http.get(f"/status/{job['id']}"))
-    return {
-        "runsync": {name: value for name, value in job.items() if name in ("status", "error")},
-        "fields": sorted(job),
-        "fields_of_status": sorted(stored) if isinstance(stored, dict) else None,
-    }
+    return httpx2.Client(base_url=context.url, headers=headers, timeout=JOB_SECONDS)
 
 
-def idle(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
+def finished_job(http: httpx2.Client, payload: Fields) -> Fields:
+    """Submit a job and return its state at the end.
+
+    Raises ReportError: the reply is not a job, or it has not ended in time.
+    """
+    job = json_of(http.post("/run", json={"input": payload}))
+    end = time.monotonic() + JOB_SECONDS
+    while isinstance(job, dict) and isinstance(job.get("id"), str):
+        if job.get("status") in ENDED:
+            return job
+        if time.monotonic() > end:
+            raise ReportError(f"a job is {job.get('status')} after {JOB_SECONDS:.0f} s")
+        time.sleep(1.0)
+        job = json_of(http.get(f"/status/{job['id']}"))
+    raise ReportError("the reply is not a job")
+
+
+def failed_job(context: Context) -> dict[str, Any]:
+    """Return what the platform keeps of the error of a job that fails."""
+    with http_client(context) as http:
+        job = finished_job(http, {"texts": [" "]})
+    return {"status": job["status"], "error": job.get("error"), "fields": sorted(job)}
+
+
+def queue_idle(context: Context) -> dict[str, Any]:
     """Return when the worker stops after the last request, and what /health says then."""
-    with context.client(endpoint_type) as client:
+    with context.client() as client:
         client.embed(measures.QUERY)
-        seconds = context.wait_until_idle(endpoint_type)
+        seconds = context.wait_until_idle()
         state = endpoint_state(client.health())
     return {"seconds_until_stopped": round(seconds, 1), "state": state.name}
 
 
-def cold_starts(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
+def balancer_idle(context: Context) -> dict[str, Any]:
+    """Return when the worker stops after the last request. A look at /health would start one."""
+    with context.client() as client:
+        client.embed(measures.QUERY)
+    return {"seconds_until_stopped": round(context.wait_until_idle(), 1)}
+
+
+def cold_starts(context: Context) -> dict[str, Any]:
     """Return the seconds from a request without a worker to its vector, by FlashBoot."""
     outcomes: dict[str, Any] = {}
-    for flashboot in FLASHBOOTS:
-        context.update(endpoint_type, {"flashboot": flashboot})
-        context.wait(context.endpoint(endpoint_type), endpoint_type)
-        outcomes[flashboot] = [cold_start(context, endpoint_type) for _ in range(COLD_STARTS)]
-    context.update(endpoint_type, {})
+    try:
+        for flashboot in FLASHBOOTS:
+            context.wait(context.update({"flashboot": flashboot}))
+            outcomes[flashboot] = [cold_start(context) for _ in range(COLD_STARTS)]
+    finally:
+        context.update({})
     return outcomes
 
 
-def cold_start(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
-    context.wait_until_idle(endpoint_type)
+def cold_start(context: Context) -> dict[str, Any]:
+    context.wait_until_idle()
     start = time.monotonic()
-    with context.client(endpoint_type) as client:
+    with context.client() as client:
         client.embed(measures.QUERY)
     seconds = time.monotonic() - start
-    return {"seconds": round(seconds, 2), "stages": start_trace(context, endpoint_type)}
+    return {"seconds": round(seconds, 2), "stages": start_trace(context)}
 
 
-def start_trace(context: Context, endpoint_type: EndpointType) -> list[str]:
-    """Return the stages that the worker printed (`BGE_TRACE_START`)."""
-    endpoint_id = context.endpoint(endpoint_type)["id"]
-    ready = (worker.id for worker in context.workers(endpoint_type) if worker.is_ready)
-    worker_id = next(ready, None)
-    lines = context.runpod.worker_log(endpoint_id, worker_id) if worker_id else []
+def start_trace(context: Context) -> list[str]:
+    """Return the stages that the worker printed (`BGE_TRACE_START`), if its log can be read."""
+    try:
+        worker = next((worker for worker in context.workers() if worker.is_ready), None)
+        lines = context.runpod.worker_log(context.ids[-1], worker.id) if worker else []
+    except DeployError:
+        return []
     return [line[line.index("start ") :] for line in lines if "start " in line and " s  " in line]
 
 
-def parity(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
-    """Compare the card's fp16 with its own fp32."""
-    with context.client(endpoint_type) as client:
+def parity(context: Context) -> dict[str, Any]:
+    """Compare the card's fp16 with its own fp32.
+
+    Raises ReportError: no worker with fp32 has started.
+    """
+    with context.client() as client:
         half = measures.Outputs(client)
-    env = {**context.settings(endpoint_type)["env"], "BGE_DTYPE": "float32"}
-    context.update(endpoint_type, {"env": env})
-    context.wait(context.endpoint(endpoint_type), endpoint_type)
-    with context.client(endpoint_type) as client:
-        single = measures.Outputs(client)
-    env["BGE_DTYPE"] = "auto"
-    context.update(endpoint_type, {"env": env})
-    context.wait(context.endpoint(endpoint_type), endpoint_type)
-    return half.compare(single)
-
-
-def drain(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
-    """Take the worker away during a request. Return what became of the request."""
-    texts = measures.long_texts(512)
-    start = time.monotonic()
-    with context.client(endpoint_type) as client, ThreadPoolExecutor(1) as pool:
-        client.embed(measures.QUERY)
-        request = pool.submit(client.embed, texts)
-        time.sleep(DRAIN_SECONDS)
-        workers = context.settings(endpoint_type)["workers"]
-        context.update(endpoint_type, {"workers": {**workers, "max": 0}})
-        time.sleep(DRAIN_SECONDS)
-        state = endpoint_state(client.health())
-        context.update(endpoint_type, {})
+        env = context.settings("queue")["env"]
         try:
-            outcome = f"{len(request.result())} vectors"
-        except BGEError as error:
-            outcome = f"failed: {type(error).__name__}"
-    seconds = round(time.monotonic() - start, 1)
-    return {"outcome": outcome, "seconds": seconds, "state_without_workers": state.name}
+            context.wait(context.update({"env": {**env, "BGE_DTYPE": "float32"}}))
+            single = measures.Outputs(client)
+        finally:
+            context.wait(context.update({}))
+    compared = half.compare(single)
+    if half.dtype != "float16" or single.dtype != "float32":
+        raise ReportError(f"the workers computed in {half.dtype} and {single.dtype}")
+    return compared
 
 
-def billing(context: Context, endpoint_type: EndpointType) -> dict[str, Any]:
+def drain(context: Context) -> dict[str, Any]:
+    """Take the worker away during a request. Return what became of the request."""
+    workers = context.settings("queue")["workers"]
+    pool = ThreadPoolExecutor(1)
+    with http_client(context) as http:
+        with context.client() as client:
+            client.embed(measures.QUERY)
+        request = pool.submit(outcome_of_request, http, context.record.leases[-1].endpoint_type)
+        try:
+            time.sleep(DRAIN_SECONDS)
+            context.update({"workers": {**workers, "max": 0}})
+            outcome = request.result()
+        finally:
+            pool.shutdown(wait=False)  # the request has a timeout of its own
+            context.update({})
+    return outcome
+
+
+def outcome_of_request(http: httpx2.Client, endpoint_type: str) -> dict[str, Any]:
+    """Send one long request, without retries. Return its status and how long it took."""
+    payload = {"texts": measures.long_texts(512), "encoding_format": "base64"}
+    start = time.monotonic()
+    try:
+        if endpoint_type == "queue":
+            status = finished_job(http, payload)["status"]
+        else:
+            status = f"HTTP {http.post('/native/embed', json=payload).status_code}"
+    except (httpx2.HTTPError, ReportError) as error:
+        status = type(error).__name__
+    return {"status": status, "seconds": round(time.monotonic() - start, 1)}
+
+
+def billing(context: Context) -> dict[str, Any]:
     """Return RunPod's own figure so far, which may come hours late, and the seconds at most."""
-    reply = context.runpod.billing(context.endpoint(endpoint_type)["id"], BILLED_DAYS)
-    metadata = reply.get("metadata")
+    seconds = round(context.record.leases[-1].seconds(time.time()))
+    try:
+        metadata = context.runpod.billing(context.ids[-1], BILLED_DAYS).get("metadata")
+    except DeployError as error:  # a key may lack the right
+        return {"totals": None, "reason": str(error), "seconds_at_most": seconds}
     totals = metadata.get("totals") if isinstance(metadata, dict) else None
-    return {
-        "totals": totals,
-        "seconds_at_most": round(context.record.leases[-1].seconds(time.time())),
-    }
+    return {"totals": totals, "seconds_at_most": seconds}
 
 
 COLD_SECONDS = len(FLASHBOOTS) * (START_SECONDS + COLD_STARTS * (IDLE_SECONDS + 120.0))
-STEPS = (
-    Step("golden values", "queue", 60, golden_values),
-    Step("clients", "queue", 120, clients),
-    Step("failed job", "queue", 60, failed_job),
-    Step("lone query", "queue", 120, lone_query),
-    Step("throughput", "queue", 300, throughput),
-    Step("parity", "queue", 900, parity),
-    Step("idle", "queue", IDLE_SECONDS, idle),
-    Step("cold starts", "queue", COLD_SECONDS, cold_starts),
-    Step("drain", "queue", 300, drain),
-    Step("billing", "queue", 30, billing),
-    Step("golden values", "lb", 60, golden_values),
-    Step("clients", "lb", 120, clients),
-    Step("lone query", "lb", 120, lone_query),
-    Step("concurrency", "lb", 300, concurrency),
-    Step("throughput", "lb", 300, throughput),
-    Step("idle", "lb", IDLE_SECONDS, idle),
-    Step("cold starts", "lb", COLD_SECONDS, cold_starts),
-    Step("drain", "lb", 300, drain),
-    Step("billing", "lb", 30, billing),
+STEPS: tuple[Step, ...] = (
+    ClientStep("golden values", "queue", 60, measures.measure_golden_values),
+    PlatformStep("clients", "queue", 120, queue_clients),
+    PlatformStep("failed job", "queue", JOB_SECONDS, failed_job),
+    ClientStep("lone query", "queue", 120, measures.measure_lone_query),
+    ClientStep("throughput", "queue", 300, measures.measure_throughput),
+    PlatformStep("parity", "queue", 2 * START_SECONDS + 60, parity),
+    PlatformStep("idle", "queue", IDLE_SECONDS + 30, queue_idle),
+    PlatformStep("cold starts", "queue", COLD_SECONDS, cold_starts),
+    PlatformStep("drain", "queue", JOB_SECONDS + 60, drain),
+    PlatformStep("billing", "queue", 30, billing),
+    ClientStep("golden values", "lb", 60, measures.measure_golden_values),
+    PlatformStep("clients", "lb", 120, balancer_clients),
+    ClientStep("lone query", "lb", 120, measures.measure_lone_query),
+    ClientStep("concurrency", "lb", 300, measures.measure_concurrency),
+    ClientStep("throughput", "lb", 300, measures.measure_throughput),
+    PlatformStep("idle", "lb", IDLE_SECONDS + 30, balancer_idle),
+    PlatformStep("cold starts", "lb", COLD_SECONDS, cold_starts),
+    PlatformStep("drain", "lb", JOB_SECONDS + 60, drain),
+    PlatformStep("billing", "lb", 30, billing),
 )

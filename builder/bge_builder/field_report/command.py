@@ -1,14 +1,18 @@
-"""`make field-report`: run the steps, delete the endpoints, write the report."""
+"""`make field-report`: run the steps, delete the endpoint, write the report."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
+
+import httpx2
 
 from bge_client import BGEError
 from bge_client.redaction import read_secret, redact
@@ -16,33 +20,33 @@ from bge_client.redaction import read_secret, redact
 from ..deploy import api
 from ..deploy.api import RunPod
 from ..deploy.settings import DeployError, read_settings
+from ..errors import BuilderError
 from . import cloud, local
-from .budget import Budget, BudgetError
+from .budget import Budget
 from .context import PREFIX, START_SECONDS, Context, delete_all
-from .record import Record, ReportError, open_record
+from .interrupts import SIGNALS, StepTimeoutError, interrupt_on_signals, time_limit
+from .record import Record, ReportError, open_record, read_record
 from .report import status_table, write_report
 
 FOLDER = Path("field-reports")
-UNFINISHED = FOLDER / "unfinished"  # a file of a run for each kind; git ignores them
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+UNFINISHED = FOLDER / "unfinished"  # git ignores it
 REAL_API = "https://api.runpod.io/v2"
+INTERRUPTED = 130
 
 
 def run_field_report(
     image: str | None, registry: str | None, max_dollars: float, is_local: bool, models: Path
 ) -> int:
-    """Run all steps that have not run, then write the report. Return 0 if all are done.
+    """Run all steps that have no result, then write the report. Return 1 if one failed.
 
     Raises:
         ReportError: a precondition is not met, or the next step could exceed the cap.
         DeployError: RunPod refuses, or no worker gets ready.
     """
-    signal.signal(signal.SIGTERM, interrupt)  # as Ctrl-C: the endpoints are deleted
+    if not (math.isfinite(max_dollars) and max_dollars > 0):
+        raise ReportError(f"`MAX_DOLLARS` must be above 0. Given: {max_dollars}")
+    interrupt_on_signals()
     return run_local(models) if is_local else run_cloud(image, registry, max_dollars)
-
-
-def interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 # -------------------------------------------------------------------------------- on RunPod
@@ -51,48 +55,55 @@ def interrupt(signum: int, frame: FrameType | None) -> None:
 def run_cloud(image: str | None, registry: str | None, max_dollars: float) -> int:
     image = image or published_image()
     key = required_key()
-    path = UNFINISHED / "cloud.json"
-    record = open_record(path, image)
-    budget = Budget(max_dollars, read_settings("queue")["gpu"]["pools"])
-    steps = [step for step in cloud.STEPS if not is_done(record, step.name)]
+    path = cloud_file()
+    record = open_record(path, image, api.API)
+    budget = Budget(max_dollars, read_settings("queue")["gpu"])
+    steps = [step for step in cloud.STEPS if not record.is_done(step.name)]
     print(f"{len(steps)} of {len(cloud.STEPS)} steps to run, for at most ${max_dollars:.2f}")
     with RunPod(key) as runpod:
         if registry:
             registry = runpod.registry(registry)
         context = Context(runpod, key, image, registry, record, path)
         try:
-            for step in steps:
-                budget.check(record, step.name, step.seconds + START_SECONDS)
-                run_step(context, step)
-                print(f"  at most ${budget.spent(record):.2f} so far", flush=True)
+            run_steps(context, budget, steps)
         except KeyboardInterrupt:
             print("\ninterrupted. Run the command again to go on", flush=True)
-            return 130
+            return INTERRUPTED
         finally:
             close(context)
-    return finish(record, path, budget.spent(record), is_real=api.API == REAL_API)
+    return finish(record, path, budget.spent(record))
 
 
-def run_step(context: Context, step: cloud.Step) -> None:
-    """Run a step and keep its result. A failure of the endpoint is a result too.
+def run_steps(context: Context, budget: Budget, steps: Sequence[cloud.Step]) -> None:
+    for step in steps:
+        seconds = step.seconds + START_SECONDS
+        budget.check(context.record, step.name, seconds)
+        print(f"{step.name} …", flush=True)
+        start = time.monotonic()
+        try:
+            with time_limit(seconds):
+                context.endpoint(step.endpoint_type)
+                result = run_step(context, step)
+        except StepTimeoutError:
+            result = failure(f"not done within {seconds:.0f} seconds")
+        keep(context.record, step.name, result, time.monotonic() - start, context.ids)
+        context.save()
+        print(f"  at most ${budget.spent(context.record):.2f} so far", flush=True)
 
-    Raises DeployError: RunPod refuses, or no worker gets ready.
-    """
-    print(f"{step.name} …", flush=True)
-    context.endpoint(step.endpoint_type)
-    start = time.monotonic()
+
+def run_step(context: Context, step: cloud.Step) -> dict[str, Any]:
+    """Return the result of a step. That the endpoint fails is a result too."""
     try:
-        result = step.run(context, step.endpoint_type)
-    except (BudgetError, DeployError):
-        raise
-    except (BGEError, ReportError) as error:
-        result = failure(error)
-    keep(context.record, step.name, result, time.monotonic() - start)
-    context.save()
+        return step.run(context)
+    except (BGEError, BuilderError, httpx2.HTTPError) as error:
+        return failure(f"{type(error).__name__}: {error}")
 
 
 def close(context: Context) -> None:
-    """Delete the run's endpoints. Further signals do not prevent it."""
+    """Delete the run's endpoint. Further signals do not prevent it.
+
+    Raises ReportError: one may be left.
+    """
     handlers = {name: signal.signal(name, signal.SIG_IGN) for name in SIGNALS}
     try:
         context.close()
@@ -100,7 +111,7 @@ def close(context: Context) -> None:
     except DeployError as error:
         raise ReportError(
             f"an endpoint may be left, at a cost: {error}. Run `make field-report CLEAN=1`"
-        ) from None
+        ) from error
     finally:
         for name, handler in handlers.items():
             signal.signal(name, handler)
@@ -110,10 +121,16 @@ def run_clean() -> int:
     """Delete the endpoints of all runs, those of killed ones too."""
     with RunPod(required_key()) as runpod:
         names = delete_all(runpod, PREFIX)
-    print(
-        "\n".join(f"deleted: {name}" for name in names) or "no endpoint of a field report is left"
-    )
+    if record := read_record(cloud_file()):
+        record.end_leases()
+        record.save(cloud_file())
+    lines = [f"deleted: {name}" for name in names] or ["no endpoint of a field report is left"]
+    print("\n".join(lines))
     return 0
+
+
+def cloud_file() -> Path:
+    return UNFINISHED / "cloud.json"
 
 
 def required_key() -> str:
@@ -141,60 +158,65 @@ def published_image() -> str:
 
 def run_local(models: Path) -> int:
     path = UNFINISHED / "local.json"
-    record = open_record(path, "local")
-    description = local.card()
-    record.card = description["name"]
-    record.results["local: card"] = description
+    record = open_record(path, "local", REAL_API)
+    record.results["local: card"] = local.describe_card()
     server = local.LocalServer(models)
     try:
         for step in local.STEPS:
-            if is_done(record, step.name):
+            if record.is_done(step.name):
                 continue
             print(f"{step.name} …", flush=True)
             start = time.monotonic()
             try:
                 result = step.run(server)
             except BGEError as error:
-                result = failure(error)
-            keep(record, step.name, result, time.monotonic() - start)
+                result = failure(f"{type(error).__name__}: {error}")
+            keep(record, step.name, result, time.monotonic() - start, [])
             record.save(path)
     except KeyboardInterrupt:
         print("\ninterrupted. Run the command again to go on", flush=True)
-        return 130
+        return INTERRUPTED
     finally:
         server.close()
-    return finish(record, path, 0.0, is_real=True)
+    return finish(record, path, 0.0)
 
 
 # ----------------------------------------------------------------------------------- both
 
 
-def is_done(record: Record, name: str) -> bool:
-    """Whether a step has a result. One that failed runs again."""
-    return name in record.results and "failed" not in record.results[name]
+def failure(reason: str) -> dict[str, Any]:
+    return {"agree": False, "failed": reason}
 
 
-def failure(error: Exception) -> dict[str, Any]:
-    return {"agree": False, "failed": redact(f"{type(error).__name__}: {error}")}
-
-
-def keep(record: Record, name: str, result: dict[str, Any], seconds: float) -> None:
-    record.results[name] = {**result, "step_seconds": round(seconds, 1)}
+def keep(
+    record: Record, name: str, result: dict[str, Any], seconds: float, ids: Sequence[str]
+) -> None:
+    """Store a result without keys and without the ids of endpoints."""
+    text = redact(json.dumps({**result, "step_seconds": round(seconds, 1)}))
+    for endpoint_id in ids:
+        text = text.replace(endpoint_id, "ENDPOINT")
+    record.results[name] = json.loads(text)
     print(f"  {'FAILED' if 'failed' in result else 'done'} after {seconds:.0f} s", flush=True)
 
 
-def finish(record: Record, path: Path, dollars: float, *, is_real: bool) -> int:
-    """Write the report, unless this was a rehearsal on a stand-in."""
-    failed = [name for name, result in record.results.items() if "failed" in result]
+def finish(record: Record, path: Path, dollars: float) -> int:
+    """Write the report, unless this was a rehearsal on a stand-in. Return 1 if a step failed."""
+    failed = record.failed
     for name in failed:
         print(f"{name}: {record.results[name]['failed']}")
-    if not is_real:
+    if record.api != REAL_API:
         print("a rehearsal: no report is written")
-        return 0 if not failed else 1
-    report = write_report(record, FOLDER, dollars)
-    path.unlink()
-    print(f"{report}: commit it, or send it. The README's table: `make field-report TABLE=1`")
-    return 0 if not failed else 1
+        return 1 if failed else 0
+    record.report = write_report(record, FOLDER, dollars)
+    print(
+        f"{record.report}: commit it, or send it. `make field-report TABLE=1`: the README's table"
+    )
+    if failed:
+        record.save(path)
+        print("run the command again to try the failed steps again")
+        return 1
+    path.unlink(missing_ok=True)
+    return 0
 
 
 def run_table() -> int:

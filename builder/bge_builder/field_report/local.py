@@ -26,7 +26,7 @@ STOP_SECONDS = 40.0
 TAIL_LINES = 30  # of a command's output, kept in the report
 
 
-def card() -> dict[str, Any]:
+def describe_card() -> dict[str, Any]:
     """Describe the GPU. Raises ReportError: there is none."""
     import torch
 

@@ -86,9 +86,12 @@ def measure_concurrency(client: Client) -> dict[str, Any]:
     """Return the latency of queries by the number of callers at once."""
     by_callers: dict[str, Any] = {}
     for callers in CONCURRENCIES:
-        with ThreadPoolExecutor(callers) as pool:
+        pool = ThreadPoolExecutor(callers)
+        try:
             count = callers * REQUESTS_PER_CALLER
             by_callers[str(callers)] = latencies([*pool.map(timed_query, [client] * count)])
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return by_callers
 
 
@@ -104,6 +107,7 @@ class Outputs:
     """The outputs of one endpoint in one precision, to compare with another's."""
 
     def __init__(self, client: Client) -> None:
+        self.dtype = client.info().get("dtype")
         self._texts = long_texts(32) + golden_values.TEXTS
         self._result = client.embed(self._texts, dtype="float32")
         documents = self._texts

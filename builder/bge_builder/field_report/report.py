@@ -24,10 +24,12 @@ NO_REPORT = (
 )
 
 
-def write_report(record: Record, folder: Path, dollars: float) -> Path:
-    """Write `<date>-<card>.json`. Return the path; an earlier file of that name stays."""
+def write_report(record: Record, folder: Path, dollars: float) -> str:
+    """Write `<date>-<card>.json`, again into the file that this run has written before.
+
+    Returns the name of the file in `folder`. Those of other runs stay.
+    """
     date = time.strftime("%Y-%m-%d", time.gmtime(record.started))
-    card = re.sub(r"[^a-z0-9]+", "-", (record.card or "unknown card").lower()).strip("-")
     content = {
         "format": FORMAT,
         "date": date,
@@ -39,12 +41,18 @@ def write_report(record: Record, folder: Path, dollars: float) -> Path:
     }
     text = redact(json.dumps(content, ensure_ascii=False, indent=1))
     folder.mkdir(parents=True, exist_ok=True)
-    path, number = folder / f"{date}-{card}.json", 1
-    while path.exists():
+    name = record.report or free_name(folder, date, record.card)
+    (folder / name).write_text(f"{text}\n", "utf-8")
+    return name
+
+
+def free_name(folder: Path, date: str, card: str) -> str:
+    stem = f"{date}-" + re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
+    name, number = f"{stem}.json", 1
+    while (folder / name).exists():
         number += 1
-        path = folder / f"{date}-{card}-{number}.json"
-    path.write_text(f"{text}\n", "utf-8")
-    return path
+        name = f"{stem}-{number}.json"
+    return name
 
 
 def status_table(folder: Path) -> str:

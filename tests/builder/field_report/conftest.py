@@ -8,7 +8,8 @@ import pytest
 
 from bge_builder.deploy import probes, wait
 from bge_builder.field_report import cloud, command
-from bge_builder.field_report.cloud import Step
+from bge_builder.field_report import context as context_module
+from bge_builder.field_report.cloud import PlatformStep
 from bge_builder.field_report.context import Context
 from fakes.runpod_api import KEY, RunPodApi
 from fakes.scripted import Scripted, job, raw
@@ -22,6 +23,7 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[RunPodApi]:
         monkeypatch.setenv("RUNPOD_API_KEY", KEY)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,.api.runpod.ai")
         monkeypatch.setattr(wait, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(context_module, "DELETE_PAUSE", 0.01)
         monkeypatch.setattr(command, "FOLDER", tmp_path)
         monkeypatch.setattr(command, "UNFINISHED", tmp_path / "unfinished")
         yield api
@@ -46,10 +48,10 @@ class FakeSteps:
         self.ran: list[str] = []
         self.faults: dict[str, BaseException] = {}
         kinds = (("a", "queue"), ("b", "queue"), ("c", "lb"), ("d", "lb"))
-        self.steps = tuple(Step(title, kind, 10, self.run(title)) for title, kind in kinds)  # type: ignore[arg-type]
+        self.steps = tuple(PlatformStep(title, kind, 10, self.run(title)) for title, kind in kinds)  # type: ignore[arg-type]
 
     def run(self, title: str) -> Any:
-        def run(context: Context, endpoint_type: str) -> dict[str, Any]:
+        def run(context: Context) -> dict[str, Any]:
             self.ran.append(title)
             if fault := self.faults.pop(title, None):
                 raise fault

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bge_builder.__main__ import main
-from bge_builder.field_report import command, context
+from bge_builder.field_report import cloud, command
+from bge_builder.field_report.cloud import PlatformStep
 from bge_builder.field_report.record import ReportError
 from builder.field_report.conftest import FakeSteps
 from fakes.runpod_api import KEY, Answer, RunPodApi
@@ -147,5 +152,79 @@ def test_nothing_printed_or_stored_holds_the_key(
     assert KEY not in stored + "".join(capsys.readouterr())
 
 
-def test_names_tell_what_a_field_report_has_left() -> None:
-    assert context.PREFIX == "bge-field-report"
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_creation_leaves_no_endpoint(
+    name: signal.Signals, api: RunPodApi, fake_steps: FakeSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = api.create
+
+    def interrupted_create(body: dict[str, Any]) -> tuple[int, Any]:
+        os.kill(os.getpid(), name)
+        return create(body)
+
+    monkeypatch.setattr(api, "create", interrupted_create)
+    assert report() == 130
+    assert api.endpoints == {}
+
+
+def test_an_api_that_is_unavailable_for_a_while_does_not_prevent_the_deletion(
+    api: RunPodApi, fake_steps: FakeSteps
+) -> None:
+    api.answers["GET /serverless"] = Answer(503, "{}")
+    assert report() == 1  # it cannot be shown that no other is left
+    assert api.endpoints == {}
+
+
+def test_a_step_that_takes_too_long_ends(
+    api: RunPodApi, fake_steps: FakeSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "START_SECONDS", 0)
+    slow = PlatformStep("slow", "queue", 0.3, lambda context: {"done": time.sleep(30)})
+    monkeypatch.setattr(cloud, "STEPS", (slow, *fake_steps.steps))
+    assert report() == 1
+    assert fake_steps.ran == TITLES
+    assert api.endpoints == {}
+
+
+def test_clean_ends_what_the_next_run_would_count_as_paid(
+    api: RunPodApi, fake_steps: FakeSteps, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_steps.faults["a"] = KilledError()
+    with monkeypatch.context() as killed:
+        killed.setattr(command, "close", lambda context: None)
+        with pytest.raises(KilledError):
+            report()
+    assert main(["field-report", "--clean"]) == 0
+    (lease,) = json.loads((tmp_path / "unfinished" / "cloud.json").read_text("utf-8"))["leases"]
+    assert lease["end"] is not None
+
+
+@pytest.mark.parametrize("dollars", ["nan", "inf", "0", "-1"])
+def test_a_cap_that_is_none_is_refused(
+    dollars: str, api: RunPodApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report("--max-dollars", dollars) == 1
+    assert "`MAX_DOLLARS` must be above 0" in capsys.readouterr().err
+
+
+def test_a_failed_step_keeps_the_results_and_the_file_of_the_report(
+    api: RunPodApi, fake_steps: FakeSteps, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "REAL_API", api.url)
+    fake_steps.faults["b"] = ReportError("no")
+    assert report() == 1
+    assert report() == 0
+    assert fake_steps.ran == [*TITLES, "b"]
+    (path,) = tmp_path.glob("*.json")
+    assert "failed" not in path.read_text("utf-8")
+    assert not (tmp_path / "unfinished" / "cloud.json").exists()
+
+
+def test_ids_of_endpoints_are_not_stored(
+    api: RunPodApi, fake_steps: FakeSteps, tmp_path: Path
+) -> None:
+    fake_steps.faults["b"] = ReportError("no response from https://ep00000001.api.runpod.ai")
+    report()
+    stored = (tmp_path / "unfinished" / "cloud.json").read_text("utf-8")
+    assert "https://ENDPOINT.api.runpod.ai" in stored
+    assert "ep0000" not in stored

@@ -30,18 +30,18 @@ def test_the_readme_has_the_table_of_the_reports_in_the_repository() -> None:
     assert " ".join(section.split()) == " ".join(status_table(ROOT / "field-reports").split())
 
 
-RECORD = Record("run", "image:1", 0.0, RESULTS, [Lease("queue", 0.0, 60.0)], "NVIDIA L4")
+RECORD = Record("run", "image:1", "api", 0.0, RESULTS, [Lease("queue", 0.0, 60.0, "NVIDIA L4")])
 
 
 def test_a_report_is_named_by_date_and_card_and_replaces_none(tmp_path: Path) -> None:
-    paths = [write_report(RECORD, tmp_path, 0.5).name for _ in range(2)]
-    assert paths == ["1970-01-01-nvidia-l4.json", "1970-01-01-nvidia-l4-2.json"]
+    names = [write_report(RECORD, tmp_path, 0.5) for _ in range(2)]
+    assert names == ["1970-01-01-nvidia-l4.json", "1970-01-01-nvidia-l4-2.json"]
 
 
 def test_a_report_holds_no_key(tmp_path: Path) -> None:
     key = read_secret("rpa_CANARY0123456789", "key")
-    record = Record("run", "image:1", 0.0, {"queue: clients": {"failed": f"401 {key}"}})
-    assert "CANARY" not in write_report(record, tmp_path, 0.0).read_text("utf-8")
+    record = Record("run", "image:1", "api", 0.0, {"queue: clients": {"failed": f"401 {key}"}})
+    assert "CANARY" not in (tmp_path / write_report(record, tmp_path, 0.0)).read_text("utf-8")
 
 
 def test_the_table_has_a_row_for_each_report(tmp_path: Path) -> None:
