@@ -261,13 +261,12 @@ def test_a_stopped_service_asks_for_another_worker(packed: PackedEngine) -> None
 # ------------------------------------------------------------------------- by hand
 
 
-@pytest.mark.parametrize("engine", ["packed", "flagembedding"])
 def test_the_local_harness_exits_with_1_after_a_failed_job(
-    environment: Environment, engine: EngineName, tmp_path: Path
+    environment: Environment, tmp_path: Path
 ) -> None:
     def run(payload: dict[str, Any]) -> Any:
         (tmp_path / "test_input.json").write_text(json.dumps({"input": payload}))
-        return run_handler(environment(engine), cwd=tmp_path)
+        return run_handler(environment("packed"), cwd=tmp_path)
 
     good, bad = run({"texts": "море", "encoding_format": "base64"}), run({"texts": " "})
     assert good.returncode == 0, good.stderr

@@ -18,7 +18,7 @@ from conftest import MODELS, ROOT
 from fakes.server_process import SERVER, ServerProcess, free_port
 from fakes.serving import connected
 
-BULK = {"texts": ["море и суша " * 300] * 40}
+BULK = {"texts": ["море и суша " * 300] * 20}
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_requests_in_flight_finish_after_a_signal(
         assert "this worker is stopping" in refused.json()["error"]
         assert server.ping() == 503  # a load balancer sends no more requests
         replies = [future.result() for future in in_flight]
-        assert [len(reply.json()["embeddings"]) for reply in replies] == [40] * 4
+        assert [len(reply.json()["embeddings"]) for reply in replies] == [20] * 4
         assert server.process.wait(timeout=10) == 0
         assert server.ping() is None
         assert "Traceback" not in server.log

@@ -35,9 +35,9 @@ def test_linear_computes_the_same_from_either_side(rows: int) -> None:
 
 
 def test_outputs_do_not_depend_on_other_texts_of_the_batch(bench: Any) -> None:
-    texts = bench.texts[:60]
+    texts = bench.texts[:30]
     together = bench.embed(texts, ALL_VECTORS)
-    order = random.Random(1).sample(range(60), 60)
+    order = random.Random(1).sample(range(30), 30)
     shuffled = dict(zip(order, bench.embed([texts[i] for i in order], ALL_VECTORS), strict=True))
     assert_close = partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
     for index, text in enumerate(texts):
