@@ -103,7 +103,7 @@ def main() -> None:
         if not on_runpod:
             check_test_input(sys.argv[1:])
         settings = Settings.from_env(os.environ)
-        configure_logging(settings)
+        configure_logging(settings, os.environ)
         service, runpod = load(settings)
         gc.freeze()  # the collector skips these objects from now on
         gc.enable()

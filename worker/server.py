@@ -27,6 +27,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bge_worker import __version__
 from bge_worker.errors import StartError, WorkerError
 from bge_worker.http.app import Application
 from bge_worker.http.connections import connection_limits
@@ -58,6 +59,7 @@ def parse_arguments() -> argparse.Namespace:
         epilog="The BGE_… environment variables set the models, the device and the limits; the "
         "README lists them.",
     )
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument("--port", help="port to listen on ($PORT, or 8000)")
     parser.add_argument(
@@ -135,7 +137,7 @@ def main() -> None:
     prepare_process()
     try:
         settings = Settings.from_env(os.environ, max_reply_bytes=SERVER_REPLY_BYTES)
-        configure_logging(settings)
+        configure_logging(settings, os.environ)
         settings = replace(settings, insecure=settings.insecure or args.insecure)
         check_exposed(args.host, settings)
         ports = read_ports(args.port, os.environ)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bge_worker.errors import StartError
-from bge_worker.settings import Settings
+from bge_worker.settings import Settings, unknown_variables
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -87,3 +87,11 @@ def test_long_or_secret_values_are_not_repeated() -> None:
 def test_a_worker_without_any_model_does_not_start() -> None:
     with pytest.raises(StartError, match="both empty"):
         Settings.from_env({"BGE_EMBED_MODEL": "", "BGE_RERANK_MODEL": " "})
+
+
+def test_an_unknown_variable_is_named_with_the_nearest_and_without_its_value() -> None:
+    env = {"BGE_MAX_QUEUES": "secret", "BGE_MODE": "serve", "BGE_ENGINE": "packed", "PATH": "/"}
+    (sentence,) = unknown_variables(env)
+    assert sentence == (
+        "`BGE_MAX_QUEUES` is no variable of this worker. The nearest is `BGE_MAX_QUEUE`"
+    )

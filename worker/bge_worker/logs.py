@@ -7,16 +7,18 @@ import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from .settings import Settings
+from .settings import Settings, unknown_variables
 
 FIELDS = "fields"  # of a record: data beside the message, for `extra=`
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send the log lines of all packages to stderr."""
+def configure_logging(settings: Settings, env: Mapping[str, str]) -> None:
+    """Send the log lines of all packages to stderr. Warn of unknown `BGE_…` variables in `env`."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.basicConfig(level=settings.log_level, handlers=[handler])
+    for sentence in unknown_variables(env):
+        logging.getLogger(__name__).warning(sentence)
 
 
 def fields_of(record: logging.LogRecord) -> Mapping[str, object]:

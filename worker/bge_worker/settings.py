@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -20,6 +21,8 @@ Whole = TypeVar("Whole", int, int | None)
 # A queue worker cannot tell whether a job came by `/run` (10 MB) or `/runsync` (20 MB), and RunPod
 # silently drops a larger reply: so the smaller limit applies, less the envelope.
 QUEUE_REPLY_BYTES = 9_500_000
+# Read by the image's entry point and by the client.
+OTHER_VARIABLES = ("BGE_MODE", "BGE_EMBEDDINGS_ENDPOINT", "BGE_RERANKER_ENDPOINT")
 SERVER_REPLY_BYTES = 100_000_000  # the HTTP server has no platform's limit
 
 
@@ -86,6 +89,19 @@ class Settings:
                 f"Given in both: {min(shared)!r}"
             )
         return settings
+
+
+def unknown_variables(env: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each `BGE_…` variable that nothing reads. Values are not quoted."""
+    known = [f"BGE_{field.name.upper()}" for field in fields(Settings)] + [*OTHER_VARIABLES]
+    sentences = []
+    for name in sorted(env):
+        if name.startswith("BGE_") and name not in known:
+            nearest = get_close_matches(name, known, n=1, cutoff=0)[0]
+            sentences.append(
+                f"`{name[:60]}` is no variable of this worker. The nearest is `{nearest}`"
+            )
+    return sentences
 
 
 def _folder(env: Mapping[str, str], name: str, default: Path | None) -> Path | None:
