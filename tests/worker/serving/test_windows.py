@@ -70,12 +70,14 @@ def test_the_end_of_a_document_that_no_window_reads_is_reported(service: Service
     ("fields", "message"),
     [
         ({"overlap_tokens": 500, "max_length": 100}, "`overlap_tokens` must be below 94"),
+        ({"truncate": False, "query": "q " * 900}, "`query` has .* `truncate` is false"),
         ({"truncate": False}, r"`documents\[0\]` has .* too many for `max_chunks_per_doc` 2"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(
     packed: Engine, fields: dict[str, int], message: str
 ) -> None:
-    request = RerankRequest("q", [FILLER * 1500], max_chunks_per_doc=2, **fields)  # type: ignore[arg-type]
+    options = {"query": "q", "max_chunks_per_doc": 2, **fields}
+    request = RerankRequest(texts=[FILLER * 1500], **options)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match=message):
         split_documents(request, packed.tokenizer("rerank"), 8192, 10**6)

@@ -118,6 +118,7 @@ class Application:
         service = await self._service.wait()  # before parsing: while models load, bodies stay bytes
         body = await self._json.parse(raw)
         route = next((route for route in routes if holds(body, route.key)), routes[-1])
+        request.scope["dialect"] = route.dialect  # of its errors
         if isinstance(route, TextRoute):
             valid = validate(body, route.body, "body")
             content = to_json(await asyncio.to_thread(valid.answer, service))
@@ -183,7 +184,7 @@ def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:
 def holds(body: object, key: str) -> bool:
     """Return whether a body has a field; `key` may be a path such as `inputs.sentences`."""
     field, _, rest = key.partition(".")
-    if not isinstance(body, dict) or field not in body:
+    if not isinstance(body, dict) or body.get(field) is None:  # a null is an absent field
         return False
     return not rest or holds(body[field], rest)
 

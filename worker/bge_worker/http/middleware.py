@@ -130,7 +130,8 @@ class Middleware:
             await self._pass_with_body(scope, receive, send, exchange)
         except WorkerError as error:
             # The rest of a body that was not read is not waited for.
-            await send_error(error, exchange.dialect, send, close=not exchange.is_read)
+            dialect = scope.get("dialect", exchange.dialect)
+            await send_error(error, dialect, send, close=not exchange.is_read)
         except DisconnectedError:
             raise
         except Exception as error:

@@ -47,7 +47,8 @@ def describe(
         on_path = [route for route in routes if path in route.paths]
         dialects[path] = on_path[0].dialect
         bodies, replies = [route.body for route in on_path], [route.reply for route in on_path]
-        paths[path] = {"post": schemas.post(bodies, replies, dialects[path])}
+        spoken = [*dict.fromkeys(route.dialect for route in on_path)]
+        paths[path] = {"post": schemas.post(bodies, replies, spoken)}
         paths[path]["post"] |= _parameters_of(path)
     for info in infos:
         for path in info.paths:
@@ -97,12 +98,16 @@ class _Schemas:
         schema = schemas[0] if len(types) == 1 else {"anyOf": schemas}
         return {"description": description, "content": {"application/json": {"schema": schema}}}
 
-    def post(self, bodies: Sequence[Any], replies: Sequence[Any], dialect: Dialect) -> Schema:
+    def post(
+        self, bodies: Sequence[Any], replies: Sequence[Any], dialects: Sequence[Dialect]
+    ) -> Schema:
+        types = [*dict.fromkeys(dialect.error_type for dialect in dialects)]
         errors = {
             str(dialect.invalid_status if status == 422 else status): self.content(
-                description, dialect.error_type
+                description, *types
             )
             for status, description in ERRORS.items()
+            for dialect in dialects
         }
         return {
             "requestBody": {"required": True, **self.content("The request", *bodies)},
@@ -123,7 +128,7 @@ def _job_paths(schemas: _Schemas, prefix: str) -> dict[str, Schema]:
     by_id = [*endpoint, _parameter("job_id", "path", {"type": "string"})]
     milliseconds = {"type": "integer", "minimum": MIN_WAIT_MS, "maximum": MAX_WAIT_MS}
     wait = _parameter("wait", "query", milliseconds)
-    submit = schemas.post([JobBody], [JobReply], NATIVE)
+    submit = schemas.post([JobBody], [JobReply], [NATIVE])
     job = {
         "200": schemas.content("The job", JobReply),
         "404": schemas.content("No such job", NATIVE.error_type),

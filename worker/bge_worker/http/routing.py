@@ -84,8 +84,10 @@ class Router:
             nearest = get_close_matches(scope["path"][:100], self._fixed, n=1, cutoff=0)
             raise NotServedError(f"no such route. The nearest is `{nearest[0]}`")
         if scope["method"] != endpoint.method:
-            error = NotServedError("this route takes another method")
-            error.status, error.headers = 405, (("allow", endpoint.method),)
+            on_path = self._fixed.get(endpoint.path, [endpoint])
+            allowed = ", ".join(dict.fromkeys(other.method for other in on_path))
+            error = NotServedError(f"this route takes {allowed}")
+            error.status, error.headers = 405, (("allow", allowed),)
             raise error
         response = await endpoint.handle(Request(scope, receive))
         await response(scope, receive, send)

@@ -174,13 +174,13 @@ def model_object(name: str) -> OpenAIModel:
     return {"id": name, "object": "model", "created": 0, "owned_by": "bge-serverless"}
 
 
-def check_dimensions(dimensions: int | None, model: ModelInfo) -> None:
+def check_dimensions(dimensions: int | None, model: ModelInfo, field: str = "dimensions") -> None:
     """Raises ValidationError: bge-m3 was not trained for shortened vectors."""
     if dimensions is not None and dimensions != model.width:
         raise ValidationError(
-            f"`dimensions` must be {model.width}: the model is not trained for others. "
+            f"`{field}` must be {model.width}: the model is not trained for others. "
             f"Given: {shortened(dimensions)}",
-            field="dimensions",
+            field=field,
             limit=model.width,
         )
 

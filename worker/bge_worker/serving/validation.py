@@ -238,7 +238,7 @@ def kind_of(value: object) -> str:
         type(None): "null",
         bool: "a boolean",
         int: "an integer",
-        float: "a number with a fraction",
+        float: "a number with a fraction, or too large for an integer",
         dict: "an object",
     }
     return kinds.get(type(value), "not JSON")

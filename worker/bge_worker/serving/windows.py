@@ -20,11 +20,18 @@ def split_documents(
 
     Raises:
         ValidationError: the windows would not advance, or without `truncate` the end of a document
-            would not be read.
+            or of the query would not be read.
         TooLargeError: there are too many tokens.
     """
     max_length = min(request.max_length, model_length)
     query_tokens = len(tokenizer.tokenize(request.queries[0], add_special_tokens=False))
+    if query_tokens > max_length * 3 // 4 and not request.truncate:
+        raise ValidationError(
+            f"`query` has {query_tokens} tokens, of {max_length * 3 // 4} that `max_length` "
+            f"{max_length} leaves it, and `truncate` is false",
+            field="query",
+            limit=max_length * 3 // 4,
+        )
     size = max_length - PAIR_SPECIALS - min(query_tokens, max_length * 3 // 4)
     step = size - request.overlap_tokens
     if step < 1:

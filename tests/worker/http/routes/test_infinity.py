@@ -49,7 +49,7 @@ def test_errors_are_lists_of_details(url: str) -> None:
         assert reply.status_code == 422
         (detail,) = reply.json()["detail"]
         assert "must be 512" in detail["msg"]
-        assert detail["loc"] == ["body", "dimensions"]
+        assert detail["loc"] == ["body", field]
 
 
 def test_models_and_health(url: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import httpx
 import pytest
 
@@ -44,3 +46,12 @@ def test_other_numbers_of_queries_are_refused(url: str) -> None:
     assert reply.status_code == 400
     message = reply.json()["error"]["message"]
     assert "`text_1` must be one text, or as many as `text_2`: 3. Given: 2" in message
+
+
+def test_without_activation_scores_are_logits(url: str) -> None:
+    body = {"text_1": QUERY, "text_2": TEXTS}
+    replies = [
+        httpx.post(f"{url}/score", json=body | options, headers=HEADERS).json()["data"][0]["score"]
+        for options in ({}, {"use_activation": False}, {"activation": False})
+    ]
+    assert replies[1] == replies[2] == pytest.approx(math.log(replies[0] / (1 - replies[0])))

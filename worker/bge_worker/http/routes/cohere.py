@@ -54,7 +54,7 @@ class CohereEmbedBody(ForeignBody):
     def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
         """Raises ValidationError: a limit is exceeded, or there is no text."""
         check_model(self.model, model, settings.embed_aliases)
-        check_dimensions(self.output_dimension, model)
+        check_dimensions(self.output_dimension, model, "output_dimension")
         if self.truncate == "START":
             raise ValidationError(
                 "`truncate` must be END or NONE: only the end of a text is truncated. Given: START"
@@ -63,7 +63,7 @@ class CohereEmbedBody(ForeignBody):
         if not texts:
             raise ValidationError("`texts` is required")
         return EmbedRequest(
-            texts=as_texts(texts, "texts", settings.max_texts),
+            texts=as_texts(texts, "texts" if self.inputs is None else "inputs", settings.max_texts),
             max_length=min(requests.MAX_LENGTH, max(requests.MIN_TEXT_LENGTH, self.max_tokens)),
             truncate=self.truncate == "END",
             encoding_format="base64",  # exact, for the types of `to_reply`

@@ -63,7 +63,7 @@ class InfinityEmbedBody(OpenAIEmbedBody):
 
     def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
         """Raises as `OpenAIEmbedBody.to_request`."""
-        check_dimensions(self.output_dimension, model)
+        check_dimensions(self.output_dimension, model, "output_dimension")
         self.model = named_model(self.model)
         self.dimensions = self.dimensions or None
         return super().to_request(model, settings)

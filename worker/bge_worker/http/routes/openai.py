@@ -75,5 +75,10 @@ def get_model(service: Service, parameters: Mapping[str, str]) -> OpenAIModel:
 
 INFO_ROUTES = (
     InfoRoute((MODELS, RUNPOD + MODELS, "/models"), OPENAI, list_models, OpenAIModelsReply),
-    InfoRoute((MODELS + "/{model:path}",), OPENAI, get_model, OpenAIModel),
+    InfoRoute(
+        (MODELS + "/{model:path}", RUNPOD + MODELS + "/{model:path}"),
+        OPENAI,
+        get_model,
+        OpenAIModel,
+    ),
 )

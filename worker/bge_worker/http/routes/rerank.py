@@ -47,6 +47,7 @@ class RerankBody(ForeignBody):
     max_length: TokensPerDocument | None = None
     truncation: bool = True
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    use_activation: bool = True
     return_embeddings: Any = None
     # Xinference's, RAGFlow's
     return_len: NEUTRAL = None
@@ -68,7 +69,7 @@ class RerankBody(ForeignBody):
             query=self.query,
             texts=as_documents(self.query, self.documents, "documents", settings.max_texts),
             top_n=self.top_n,
-            raw_scores=self.raw_scores,
+            raw_scores=self.raw_scores or not self.use_activation,
             return_documents=self.return_documents in (True, "true"),
             max_length=min(requests.MAX_LENGTH, max(requests.MIN_PAIR_LENGTH, max_length)),
             truncate=self.truncation,

@@ -54,9 +54,9 @@ class Route:
     """A POST route for inference.
 
     Of several routes on one path, a body goes to the first whose `key` it holds, a field or a path
-    of fields, else to the last; errors are in the dialect of the first. `body` is the type of the
-    body, with `to_request(model, settings)` and `to_reply(native reply)`, which returns the
-    dialect's reply, of type `reply`.
+    of fields, else to the last; errors before that are in the dialect of the first. `body` is the
+    type of the body, with `to_request(model, settings)` and `to_reply(native reply)`, which
+    returns the dialect's reply, of type `reply`.
     """
 
     paths: tuple[str, ...]

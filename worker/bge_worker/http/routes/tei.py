@@ -16,7 +16,7 @@ from ...engine.outputs import Outputs
 from ...errors import ValidationError
 from ...serving.openai import NEUTRAL, Dimensions, TextsOrIds, check_dimensions, texts_or_ids
 from ...serving.requests import EmbedRequest
-from ...serving.validation import ForeignBody, Query, TextList, as_texts
+from ...serving.validation import ForeignBody, Query, TextList, as_texts, check_text
 from ...settings import Settings
 from .route import PROVIDER, Route
 
@@ -82,19 +82,29 @@ class SimilarityInputs(msgspec.Struct):
     sentences: TextList
 
 
+class SimilarityParameters(ForeignBody):
+    truncate: bool = False
+    truncation_direction: Direction = "Right"
+    prompt_name: NEUTRAL = None
+
+
 class TeiSimilarityBody(ForeignBody):
     """Cosines of a text with others, as Hugging Face's client asks for them."""
 
     inputs: Annotated[
         SimilarityInputs, Meta(examples=[{"source_sentence": "море", "sentences": ["о море"]}])
     ]
-    parameters: NEUTRAL = None
+    parameters: SimilarityParameters | None = None
 
     def to_request(self, model: ModelInfo, settings: Settings) -> EmbedRequest:
-        """Raises ValidationError: a limit is exceeded."""
-        texts = [self.inputs.source_sentence, *self.inputs.sentences]
+        """Raises ValidationError: an option cannot be honoured, or a limit is exceeded."""
+        parameters = self.parameters or SimilarityParameters()
+        check_direction(parameters.truncation_direction)
+        check_text(self.inputs.source_sentence, "inputs.source_sentence")
+        sentences = as_texts(self.inputs.sentences, "inputs.sentences", settings.max_texts)
         return EmbedRequest(
-            texts=as_texts(texts, "inputs.sentences", settings.max_texts),
+            texts=[*sentences, self.inputs.source_sentence],
+            truncate=parameters.truncate,
             encoding_format="base64",
             field="inputs.sentences",
         )
@@ -102,7 +112,7 @@ class TeiSimilarityBody(ForeignBody):
     def to_reply(self, reply: Mapping[str, Any]) -> list[float]:
         from ...serving.vectors import from_base64  # imports numpy
 
-        source, *sentences = from_base64(reply["embeddings"])
+        *sentences, source = from_base64(reply["embeddings"])
         return [float(source @ sentence) for sentence in sentences]
 
 

@@ -83,8 +83,12 @@ class TeiPredictBody(ForeignBody):
         check_count(self.inputs, "inputs", settings.max_texts)
         queries, documents = [], []
         for index, (query, document) in enumerate(self._pairs()):
-            check_text(query, "inputs", index, "[0]")
-            check_text(document, "inputs", index, "[1]")
+            is_alone = isinstance(self.inputs[0], str)
+            for position, text in enumerate((query, document)):
+                if is_alone:
+                    check_text(text, "inputs", position)
+                else:
+                    check_text(text, "inputs", index, f"[{position}]")
             queries.append(query)
             documents.append(document)
         return RerankRequest(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from msgspec import Meta
 
@@ -36,11 +36,8 @@ class ScoreBody(ForeignBody):
     model: str | None = None
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
     priority: NEUTRAL = None
-    activation: Any = None
-
-    FIXED: ClassVar[Mapping[str, tuple[object, str]]] = {
-        "activation": (True, "scores are in 0..1; `/native/rerank` has `raw_scores`")
-    }
+    activation: bool = True
+    use_activation: bool = True  # the newer name
 
     def to_request(self, model: ModelInfo, settings: Settings) -> RerankRequest:
         """Raises ValidationError: the numbers of texts differ, or a limit is exceeded."""
@@ -57,6 +54,7 @@ class ScoreBody(ForeignBody):
         return RerankRequest(
             query=queries,
             texts=documents,
+            raw_scores=not (self.activation and self.use_activation),
             max_length=MAX_LENGTH if limit == -1 else min(MAX_LENGTH, max(MIN_PAIR_LENGTH, limit)),
             field="text_2",
         )
