@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,17 +29,27 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 
 
 @dataclass(frozen=True)
-class ClientStep:
-    """Measures the endpoint through its client. `seconds` is the most that it may take."""
+class Step(ABC):
+    """`seconds` is the most that it may take."""
 
     title: str
     endpoint_type: EndpointType
     seconds: float
-    measure: Callable[[Client], dict[str, Any]]
 
     @property
     def name(self) -> str:
         return f"{self.endpoint_type}: {self.title}"
+
+    @abstractmethod
+    def run(self, context: Context) -> dict[str, Any]:
+        """Return what was measured. Raises BGEError, BuilderError or HTTPError."""
+
+
+@dataclass(frozen=True)
+class ClientStep(Step):
+    """Measures the endpoint through its client."""
+
+    measure: Callable[[Client], dict[str, Any]]
 
     def run(self, context: Context) -> dict[str, Any]:
         with context.client(self.seconds) as client:
@@ -46,23 +57,13 @@ class ClientStep:
 
 
 @dataclass(frozen=True)
-class PlatformStep:
-    """Measures what RunPod does with the endpoint. `seconds` is the most that it may take."""
+class PlatformStep(Step):
+    """Measures what RunPod does with the endpoint."""
 
-    title: str
-    endpoint_type: EndpointType
-    seconds: float
     measure: Callable[[Context], dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        return f"{self.endpoint_type}: {self.title}"
 
     def run(self, context: Context) -> dict[str, Any]:
         return self.measure(context)
-
-
-Step = ClientStep | PlatformStep
 
 
 def queue_clients(context: Context) -> dict[str, Any]:
