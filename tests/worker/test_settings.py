@@ -24,6 +24,7 @@ def test_every_variable_is_read() -> None:
             "BGE_DEVICE": "cpu",
             "BGE_DTYPE": "float16",
             "BGE_ENGINE": "flagembedding",
+            "BGE_ATTENTION": "sdpa",
             "BGE_MAX_BATCH_TOKENS": "1",
             "BGE_MAX_TEXTS": "2",
             "BGE_MAX_REQUEST_TOKENS": "3",
@@ -39,7 +40,7 @@ def test_every_variable_is_read() -> None:
             "BGE_TRACE_START": "1",
         }
     )
-    paths_and_engine = (Path("/models/a"), None, "cpu", "float16", "flagembedding")
+    paths_and_engine = (Path("/models/a"), None, "cpu", "float16", "flagembedding", "sdpa")
     names = (("text-embedding-3-small", "e"), ("r",), ("https://app.example",))
     numbers = (1, 2, 3, 4, 70000, 6)
     assert settings == Settings(*paths_and_engine, *numbers, "secret", True, True, *names, True)
@@ -52,6 +53,7 @@ def test_every_variable_is_read() -> None:
         ("BGE_DEVICE", "tpu", "one of auto, cuda, cpu"),
         ("BGE_DTYPE", "bfloat16", "one of auto, float16, float32"),
         ("BGE_ENGINE", "", "one of packed, flagembedding"),
+        ("BGE_ATTENTION", "varlen", "one of auto, flash, sdpa"),
         ("BGE_MAX_TEXTS", "0", "at least 1"),
         ("BGE_MAX_TEXTS", "-5", "at least 1"),
         ("BGE_MAX_QUEUE", "many", "a whole number"),

@@ -12,6 +12,7 @@ from .errors import StartError
 
 Device = Literal["auto", "cuda", "cpu"]
 Dtype = Literal["auto", "float16", "float32"]
+AttentionName = Literal["auto", "flash", "sdpa"]
 EngineName = Literal["packed", "flagembedding"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["INFO", "DEBUG", "WARNING", "ERROR"]
@@ -35,6 +36,7 @@ class Settings:
     device: Device = "auto"
     dtype: Dtype = "auto"
     engine: EngineName = "packed"
+    attention: AttentionName = "auto"
     max_batch_tokens: int | None = None
     max_texts: int = 2048
     max_request_tokens: int = 1_000_000
@@ -62,6 +64,7 @@ class Settings:
             rerank_model=_folder(env, "BGE_RERANK_MODEL", cls.rerank_model),
             device=_one_of(env, "BGE_DEVICE", ("auto", "cuda", "cpu")),
             dtype=_one_of(env, "BGE_DTYPE", ("auto", "float16", "float32")),
+            attention=_one_of(env, "BGE_ATTENTION", ("auto", "flash", "sdpa")),
             engine=_one_of(env, "BGE_ENGINE", ("packed", "flagembedding")),
             max_batch_tokens=_integer(env, "BGE_MAX_BATCH_TOKENS", cls.max_batch_tokens),
             max_texts=_integer(env, "BGE_MAX_TEXTS", cls.max_texts),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaEmbeddings
 
-from bge_worker.engine.packing import pack, round_robin, rows_after_first, split_rows
+from bge_worker.engine.packing import pack, round_robin, split_rows
 
 CPU = torch.device("cpu")
 PAD = 1
@@ -20,6 +20,7 @@ def test_pack_keeps_tokens_and_has_the_positions_of_transformers(texts: list[lis
     batch = pack(texts, PAD, CPU)
     lengths = [len(text) for text in texts]
     assert batch.segments.lengths == tuple(lengths)
+    assert batch.segments.max_seqlen == max(lengths)
     assert batch.segments.cu_seqlens.tolist() == [0, *np.cumsum(lengths)]
     assert [rows.tolist() for rows in split_rows(batch.input_ids.numpy(), lengths)] == texts
     assert batch.input_ids[batch.first_rows].tolist() == [text[0] for text in texts]
@@ -27,13 +28,6 @@ def test_pack_keeps_tokens_and_has_the_positions_of_transformers(texts: list[lis
         ids = torch.tensor([text])
         reference = XLMRobertaEmbeddings.create_position_ids_from_input_ids(ids, PAD)
         assert positions.tolist() == reference[0].tolist()
-
-
-@given(st.lists(TEXT, min_size=1, max_size=6))
-def test_rows_after_first_exclude_first_tokens(texts: list[list[int]]) -> None:
-    batch = pack(texts, PAD, CPU)
-    kept = batch.input_ids[rows_after_first(batch.segments)].tolist()
-    assert kept == [token for text in texts for token in text[1:]]
 
 
 WAITING = st.lists(st.lists(st.integers(1, 50), max_size=8), max_size=6)

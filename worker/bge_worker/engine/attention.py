@@ -1,4 +1,4 @@
-"""Attention over packed sequences, without padding: one signature, several backends.
+"""Attention over packed sequences, without padding: one signature, two backends.
 
 Packed tensors are [T, H, d]: the tokens of all texts, concatenated. A query may be shorter than its
 keys: the last layer computes first tokens alone.
@@ -24,10 +24,7 @@ class Segments(NamedTuple):
 
     lengths: tuple[int, ...]
     cu_seqlens: Tensor
-
-    @property
-    def max_seqlen(self) -> int:
-        return max(self.lengths)
+    max_seqlen: int
 
 
 class Attention(NamedTuple):
@@ -40,20 +37,6 @@ class Attention(NamedTuple):
     name: str
     reason: str
     run: Callable[[Tensor, Tensor, Tensor, Segments, Segments], Tensor]
-
-
-def choose_attention(device: torch.device, dtype: torch.dtype) -> Attention:
-    """Return the fastest backend for this device and dtype."""
-    if device.type != "cuda":
-        return Attention("sdpa", f"{device.type} has no varlen kernel", sdpa)
-    if torch.version.hip is not None:
-        return Attention("sdpa", "ROCm build: varlen_attn is for CUDA", sdpa)
-    major, minor = torch.cuda.get_device_capability(device)
-    if major < 8:
-        return Attention("sdpa", f"compute capability {major}.{minor} is below 8.0", sdpa)
-    if dtype == torch.float32:
-        return Attention("sdpa", "the varlen kernel takes half precision only", sdpa)
-    return Attention("varlen", f"compute capability {major}.{minor}", varlen)
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -> Tensor:
@@ -73,17 +56,21 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -> 
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def varlen(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -> Tensor:
-    """PyTorch's variable-length flash attention.
+def flash(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -> Tensor:
+    """PyTorch's variable-length flash attention: FlashAttention 2 on CUDA, AOTriton on ROCm.
 
-    It supports neither fp32 nor head sizes that are no multiple of 8: those go through `sdpa`.
+    Half precision only, d a multiple of 8 up to 256, rows 16-byte aligned. Slices of a fused qkv
+    are: their rows and offsets are multiples of d elements.
+
+    The operator is called directly. `torch.nn.attention.varlen` wraps it, but takes a second to
+    import and passes window sizes, with which AOTriton has returned NaN on gfx1100.
     """
-    if q.dtype == torch.float32 or q.shape[-1] % 8:
-        return sdpa(q, k, v, queries, keys)
-    # Imported here: the module imports CUDA code, which a CPU worker's cold start need not load.
-    from torch.nn.attention.varlen import varlen_attn
-
-    out = varlen_attn(
-        q, k, v, queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen
+    out = torch.ops.aten._flash_attention_forward(
+        *(q, k, v, queries.cu_seqlens, keys.cu_seqlens, queries.max_seqlen, keys.max_seqlen),
+        *(0.0, False, False),  # dropout, causal, debug mask
     )
-    return cast(Tensor, out)  # a tuple only when auxiliary outputs are requested
+    return cast(Tensor, out[0])
+
+
+# fp32, CPUs, and devices without a flash kernel.
+SDPA = Attention("sdpa", "flash attention takes half precision only", sdpa)

@@ -39,6 +39,11 @@ class Config:
         return self.max_position_embeddings - self.position_offset
 
     @property
+    def head_shape(self) -> tuple[int, int]:
+        """Number of attention heads, size of each."""
+        return self.num_attention_heads, self.hidden_size // self.num_attention_heads
+
+    @property
     def special_ids(self) -> tuple[int, ...]:
         return (self.bos_token_id, self.pad_token_id, self.eos_token_id, self.unk_token_id)
 

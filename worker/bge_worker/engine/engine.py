@@ -6,12 +6,13 @@ runs FlagEmbedding.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
+from time import perf_counter
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -19,19 +20,22 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from ..errors import OutOfMemoryError, StartError
 from ..settings import Settings
-from .attention import choose_attention
+from .attention import SDPA
+from .attention_choice import choose_attention
 from .checkpoint import ENGINES, TOKENIZER, Layout, Manifest, Network, load
-from .config import ModelInfo, Role
+from .config import Config, ModelInfo, Role
 from .heads import EmbedHeads, RerankHead, apply_embed_heads, apply_rerank_head
 from .outputs import Outputs, Result
 from .packing import pack
 from .tokenizer import Encoded, Tokenizer, open_tokenizer
 
+log = logging.getLogger(__name__)
+
 GPU_BATCH_TOKENS, CPU_BATCH_TOKENS = 16384, 2048
-WARM_UP_LENGTH = 512  # tokens
-WARM_UP_OUTPUTS: dict[Role, list[Outputs]] = {
-    "embed": [Outputs.DENSE, Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT],
-    "rerank": [Outputs.RELEVANCE],
+WARM_UP_LENGTHS = (16, 64, 512, 2048, 8192)  # tokens: a library's kernels differ by size
+WARM_UP_OUTPUTS: dict[Role, tuple[Outputs, ...]] = {
+    "embed": (Outputs.DENSE, Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT),
+    "rerank": (Outputs.RELEVANCE,),
 }
 
 
@@ -98,12 +102,22 @@ class PackedEngine:
         self.recomputed = 0
         self._device = choose_device(settings)
         self._dtype = choose_dtype(settings, self._device)
-        self._attention = choose_attention(self._device, self._dtype)
+        began = perf_counter()
         self._models = self._load_all(settings)
+        loaded = perf_counter()
+        head_shapes = [model.manifest.config.head_shape for model in self._models.values()]
+        self._attention = choose_attention(
+            settings.attention, self._device, self._dtype, head_shapes
+        )
+        checked = perf_counter()
         self.models = {role: model_info(model.manifest) for role, model in self._models.items()}
         name, reason, _ = self._attention
         self.runtime = make_runtime(settings, self._device, self._dtype, name, reason)
         self._warm_up()
+        log.info(
+            "models loaded in %.2f s, attention (%s: %s) checked in %.2f s, warmed up in %.2f s",
+            *(loaded - began, name, reason, checked - loaded, perf_counter() - checked),
+        )
 
     def _load_all(self, settings: Settings) -> dict[Role, _Model]:
         """Load both models and their tokenizers at once, so that reading overlaps unpacking."""
@@ -135,18 +149,20 @@ class PackedEngine:
         """
         if self._device.type != "cuda":
             return
+        lengths: tuple[int, ...] = WARM_UP_LENGTHS
         for role, model in self._models.items():
-            config = model.manifest.config
-            length = min(WARM_UP_LENGTH, self.runtime.max_batch_tokens, config.max_length)
-            ids = [config.bos_token_id, *[config.unk_token_id] * (length - 2), config.eos_token_id]
-            counts = (1, self.runtime.max_batch_tokens // length)
-            for outputs, count in product(WARM_UP_OUTPUTS[role], counts):
-                try:
-                    self.run(outputs, [Encoded(ids, length)] * count)
-                except (RuntimeError, FloatingPointError, OutOfMemoryError) as error:
-                    raise StartError(
-                        f"`{model.manifest.model}` does not run on {self.runtime.device}: {error}"
-                    ) from error
+            try:
+                for outputs in WARM_UP_OUTPUTS[role]:
+                    for length in lengths:
+                        self.run(outputs, [dummy_text(length, model.manifest.config)])
+                    text = dummy_text(512, model.manifest.config)
+                    count = self.runtime.max_batch_tokens // len(text.ids)
+                    self.run(outputs, [text] * max(1, count))
+                    lengths = (16,)  # the encoder's kernels are loaded: only heads differ
+            except (RuntimeError, FloatingPointError, OutOfMemoryError) as error:
+                raise StartError(
+                    f"`{model.manifest.model}` does not run on {self.runtime.device}: {error}"
+                ) from error
 
     def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
         return self._models["embed"].tokenizer.encode_texts(texts, max_length)
@@ -187,7 +203,8 @@ class PackedEngine:
         ids = [texts[index].ids for index in order]
         batch = pack(ids, config.pad_token_id, self._device)
         cls_only = not outputs & (Outputs.SPARSE | Outputs.COLBERT)
-        hidden = network.encoder(batch, self._attention, cls_only=cls_only, dtype=dtype)
+        attention = self._attention if dtype == self._dtype else SDPA
+        hidden = network.encoder(batch, attention, cls_only=cls_only, dtype=dtype)
         sorted_results: Sequence[Result | None]
         if outputs is Outputs.RELEVANCE:
             sorted_results = apply_rerank_head(hidden, batch, cast(RerankHead, network.head))
@@ -197,6 +214,13 @@ class PackedEngine:
             sorted_results = apply_embed_heads(hidden, batch, ids, outputs, heads, special_ids)
         results = dict(zip(order, sorted_results, strict=True))
         return [results[index] for index in range(len(texts))]
+
+
+def dummy_text(length: int, config: Config) -> Encoded:
+    """Return a text of unknown tokens, of `length` or the model's longest."""
+    length = min(length, config.max_length)
+    ids = [config.bos_token_id, *[config.unk_token_id] * (length - 2), config.eos_token_id]
+    return Encoded(ids, length)
 
 
 def load_engine(settings: Settings) -> Engine:

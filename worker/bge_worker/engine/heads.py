@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 
 from .model import Linear
 from .outputs import Embedding, Outputs, SparseVector
-from .packing import Batch, rows_after_first, split_rows
+from .packing import Batch, split_rows
 
 Array = npt.NDArray[np.float32]
 
@@ -43,7 +43,7 @@ def apply_rerank_head(hidden: Tensor, batch: Batch, head: RerankHead) -> list[fl
     """hidden [T, D] or [N, D] → the logit of each pair, None where it is not finite."""
     dense, out = head.dense.to(torch.float32), head.out.to(torch.float32)
     first = _first_tokens(hidden, batch).float()  # [N, D]
-    logits = to_numpy(out(torch.tanh(dense(first))).squeeze(-1))  # [N]
+    (logits,) = to_numpy([out(torch.tanh(dense(first))).squeeze(-1)])  # [N]
     return [float(logit) if np.isfinite(logit) else None for logit in logits]
 
 
@@ -60,21 +60,26 @@ def apply_embed_heads(
     Dense (unless RAW) and ColBERT vectors are L2-normalised, lexical weights are zero or more.
     None for a text with a number that is not finite.
     """
+    on_device: dict[Outputs, Tensor] = {}
+    if Outputs.DENSE in outputs:
+        first = _first_tokens(hidden, batch).float()  # [N, D]
+        on_device[Outputs.DENSE] = first if Outputs.RAW in outputs else normalize(first, dim=-1)
+    if Outputs.SPARSE in outputs:
+        lexical = heads.sparse.to(hidden.dtype)(hidden).squeeze(-1)  # [T]
+        on_device[Outputs.SPARSE] = torch.relu(lexical.float())
+    if Outputs.COLBERT in outputs:
+        projected = heads.colbert.to(hidden.dtype)(hidden)  # [T, D]
+        on_device[Outputs.COLBERT] = normalize(projected.float(), dim=-1)
+    arrays = dict(zip(on_device, to_numpy([*on_device.values()]), strict=True))
     lengths = batch.segments.lengths
     nothing: Sequence[Any] = [None] * len(lengths)
     dense_vectors = weights = colbert_vectors = nothing
-    if Outputs.DENSE in outputs:
-        first = _first_tokens(hidden, batch).float()  # [N, D]
-        vectors = first if Outputs.RAW in outputs else normalize(first, dim=-1)
-        dense_vectors = list(to_numpy(vectors))
-    if Outputs.SPARSE in outputs:
-        lexical = heads.sparse.to(hidden.dtype)(hidden).squeeze(-1)  # [T]
-        weights = split_rows(to_numpy(torch.relu(lexical.float())), lengths)
-    if Outputs.COLBERT in outputs:
-        rows = torch.from_numpy(rows_after_first(batch.segments)).to(hidden.device)
-        projected = heads.colbert.to(hidden.dtype)(hidden[rows])  # [T − N, D]
-        rows_of_all = to_numpy(normalize(projected.float(), dim=-1))
-        colbert_vectors = split_rows(rows_of_all, [length - 1 for length in lengths])
+    if Outputs.DENSE in arrays:
+        dense_vectors = list(arrays[Outputs.DENSE])
+    if Outputs.SPARSE in arrays:
+        weights = split_rows(arrays[Outputs.SPARSE], lengths)
+    if Outputs.COLBERT in arrays:  # of every token but the first
+        colbert_vectors = [rows[1:] for rows in split_rows(arrays[Outputs.COLBERT], lengths)]
     return [
         _embedding(*parts, special_ids)
         for parts in zip(dense_vectors, weights, colbert_vectors, ids, strict=True)
@@ -83,7 +88,8 @@ def apply_embed_heads(
 
 def _first_tokens(hidden: Tensor, batch: Batch) -> Tensor:
     """hidden [T, D] or [N, D] → [N, D]. A text has at least two tokens, so N < T."""
-    return hidden if len(hidden) == len(batch.segments.lengths) else hidden[batch.first_rows]
+    first_only = len(hidden) == len(batch.segments.lengths)
+    return hidden if first_only else hidden.index_select(0, batch.first_rows)
 
 
 def _embedding(
@@ -114,5 +120,12 @@ def sparse(
     return SparseVector(indices, values)
 
 
-def to_numpy(tensor: Tensor) -> npt.NDArray[Any]:
-    return tensor.cpu().numpy()
+def to_numpy(tensors: Sequence[Tensor]) -> list[npt.NDArray[Any]]:
+    """Copy tensors to the host, all at once. This is where the host waits for the device."""
+    if not all(tensor.is_cuda for tensor in tensors):
+        return [tensor.numpy() for tensor in tensors]
+    copies = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in tensors]
+    for copy, tensor in zip(copies, tensors, strict=True):
+        copy.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream().synchronize()
+    return [copy.numpy() for copy in copies]

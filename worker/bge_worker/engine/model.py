@@ -84,7 +84,7 @@ class Layer(NamedTuple):
         """
         hidden_size = x.shape[-1]
         weight, bias = self.qkv
-        first = x[batch.first_rows]  # [N, D]
+        first = x.index_select(0, batch.first_rows)  # [N, D]
         q = Linear(weight[:hidden_size], bias[:hidden_size])(first)  # [N, D]
         q = q.view(len(first), self.num_heads, -1)  # [N, H, d]
         kv = Linear(weight[hidden_size:], bias[hidden_size:])(x)  # [T, 2D]

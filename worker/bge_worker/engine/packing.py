@@ -20,7 +20,7 @@ from .attention import Segments
 class Batch:
     """N texts as one row of T tokens.
 
-    `input_ids` and `position_ids` are [T] int64; `segments` are the texts' rows.
+    `input_ids` and `position_ids` are [T] int32; `segments` are the texts' rows.
     """
 
     input_ids: Tensor
@@ -42,29 +42,25 @@ def pack(sequences: Sequence[Sequence[int]], pad_token_id: int, device: torch.de
     """
     lengths = tuple(len(ids) for ids in sequences)
     total = sum(lengths)
-    cu_seqlens = np.zeros(len(lengths) + 1, np.int32)
+    # One buffer, so that one copy brings all three to the device, without waiting for it.
+    buffer = torch.zeros(2 * total + len(lengths) + 1, dtype=torch.int32)
+    sizes = (total, total, len(lengths) + 1)
+    input_ids, position_ids, cu_seqlens = (part.numpy() for part in buffer.split_with_sizes(sizes))
     np.cumsum(lengths, out=cu_seqlens[1:])
-    input_ids = np.fromiter(chain.from_iterable(sequences), np.int64, total)
+    input_ids[:] = np.fromiter(chain.from_iterable(sequences), np.int32, total)
     is_counted = input_ids != pad_token_id
     running = np.concatenate(([0], np.cumsum(is_counted)))  # [T + 1]
     before = np.repeat(running[cu_seqlens[:-1]], lengths)  # [T]: counted before the text began
-    position_ids = (running[1:] - before) * is_counted + pad_token_id
-    return Batch(
-        torch.from_numpy(input_ids).to(device),
-        torch.from_numpy(position_ids).to(device),
-        Segments(lengths, torch.from_numpy(cu_seqlens).to(device)),
-    )
+    position_ids[:] = (running[1:] - before) * is_counted + pad_token_id
+    if device.type == "cuda":
+        buffer = buffer.pin_memory().to(device, non_blocking=True)
+    on_device = buffer.split_with_sizes(sizes)
+    return Batch(on_device[0], on_device[1], Segments(lengths, on_device[2], max(lengths)))
 
 
 def single_row_segments(n: int, device: torch.device) -> Segments:
     """Segments of n texts of one row each: the queries when only first tokens are computed."""
-    return Segments((1,) * n, torch.arange(n + 1, dtype=torch.int32, device=device))
-
-
-def rows_after_first(segments: Segments) -> npt.NDArray[np.int64]:
-    """[T − N]: the rows of every token that is not the first of its text."""
-    starts = np.cumsum((0, *segments.lengths[:-1]))
-    return np.delete(np.arange(sum(segments.lengths)), starts)
+    return Segments((1,) * n, torch.arange(n + 1, dtype=torch.int32, device=device), 1)
 
 
 def split_rows(array: npt.NDArray[Any], lengths: Iterable[int]) -> list[npt.NDArray[Any]]:
