@@ -331,7 +331,7 @@ def source_shapes(config: Config, role: Role) -> dict[str, checkpoint.Shape]:
     fused_shapes = checkpoint.expected_shapes(config, role)
     shapes: dict[str, checkpoint.Shape] = {}
     for fused, names in weight_map(config, role).items():
-        rows, *columns = fused_shapes[fused]
+        rows, *columns = fused_shapes.get(fused, (config.hidden_size,))  # a folded bias
         if fused == POSITION:
             shapes |= {names[0]: (rows, *columns), names[1]: (1, *columns)}
         else:
@@ -384,7 +384,25 @@ def fuse(source: Source, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             fused[name] = parts[0].float() + parts[1].float()
         else:
             fused[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
+    fold_biases(fused, source.config.num_hidden_layers)
     return fused
+
+
+def fold_biases(fused: dict[str, Tensor], num_layers: int) -> None:
+    """Move the biases of `out` and `down` into the norm before each.
+
+    That norm's output is what `out` or `down` is added to: with the bias in it already, the worker
+    adds in place, in one pass over memory less. `qkv` or `up`, which multiplies the same output, is
+    corrected by its product with the bias.
+    """
+    norm = "encoder.norm"
+    for layer in (f"encoder.layers.{i}" for i in range(num_layers)):
+        for product, reader, next_norm in (("out", "qkv", "norm1"), ("down", "up", "norm2")):
+            bias = fused.pop(f"{layer}.{product}.bias").double()
+            weight, reader_bias = (fused[f"{layer}.{reader}.{x}"] for x in ("weight", "bias"))
+            fused[f"{norm}.bias"] = fused[f"{norm}.bias"].double() + bias
+            fused[f"{layer}.{reader}.bias"] = reader_bias.double() - weight.double() @ bias
+            norm = f"{layer}.{next_norm}"
 
 
 def write_tokenizer(source: Path, destination: Path) -> None:

@@ -80,9 +80,9 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "another tokenizer": (replace(TOKENIZER, b"-8", b"-7"), f"{TOKENIZER}` does not have the sha"),
     "no tokenizer": (lambda f: (f / TOKENIZER).unlink(), f"{TOKENIZER}` is missing"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), "is not a runtime folder"),
-    "another format": (manifest(format=99), "has another format than 2"),
+    "another format": (manifest(format=99), "has another format than 3"),
     "incomplete manifest": (
-        lambda f: (f / MANIFEST).write_text('{"format": 2}'),
+        lambda f: (f / MANIFEST).write_text('{"format": 3}'),
         "is not a manifest",
     ),
     "unknown layout": (manifest(layout="flat"), "is not a manifest"),

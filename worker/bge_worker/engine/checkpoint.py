@@ -1,6 +1,6 @@
 """A runtime folder → a network. Strict: no tensor missing, none unknown, no network access.
 
-    model.safetensors    fused weights in one dtype
+    model.safetensors    fused weights in one dtype, some biases folded
     tokenizer.json       as published, without truncation and padding
     manifest.json        role, source, architecture, fingerprint; size and hashes of the other files
 
@@ -27,9 +27,9 @@ from ..errors import StartError
 from ..settings import EngineName
 from .config import Config, Role
 from .heads import EmbedHeads, RerankHead
-from .model import Encoder, Layer, LayerNorm, Linear
+from .model import Encoder, Layer, LayerNorm, Linear, ResidualLinear
 
-FORMAT = 2
+FORMAT = 3
 WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
 SAMPLE_CHUNKS, CHUNK_BYTES = 512, 64 * 1024
@@ -143,9 +143,9 @@ def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
     d, f = config.hidden_size, config.intermediate_size
     linears: dict[str, Shape] = {}
     norms = ["encoder.norm"]
-    for layer in (f"encoder.layers.{i}" for i in range(config.num_hidden_layers)):
-        linears |= {f"{layer}.qkv": (3 * d, d), f"{layer}.out": (d, d)}
-        linears |= {f"{layer}.up": (f, d), f"{layer}.down": (d, f)}
+    layers = [f"encoder.layers.{i}" for i in range(config.num_hidden_layers)]
+    for layer in layers:
+        linears |= {f"{layer}.qkv": (3 * d, d), f"{layer}.up": (f, d)}
         norms += [f"{layer}.norm1", f"{layer}.norm2"]
     if role == "embed":
         linears |= {"head.sparse": (1, d), "head.colbert": (d, d)}
@@ -155,6 +155,8 @@ def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
         "encoder.word": (config.vocab_size, d),
         "encoder.position": (config.max_position_embeddings, d),
     }
+    for layer in layers:  # their biases are folded into the norms before them
+        shapes |= {f"{layer}.out.weight": (d, d), f"{layer}.down.weight": (d, f)}
     for name, (rows, columns) in linears.items():
         shapes |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
     for name in norms:
@@ -179,10 +181,10 @@ def assemble(config: Config, role: Role, tensors: Mapping[str, Tensor]) -> Netwo
             Layer(
                 num_heads=config.num_attention_heads,
                 qkv=linear(f"encoder.layers.{i}.qkv"),
-                out=linear(f"encoder.layers.{i}.out"),
+                out=ResidualLinear(tensors[f"encoder.layers.{i}.out.weight"]),
                 norm1=norm(f"encoder.layers.{i}.norm1"),
                 up=linear(f"encoder.layers.{i}.up"),
-                down=linear(f"encoder.layers.{i}.down"),
+                down=ResidualLinear(tensors[f"encoder.layers.{i}.down.weight"]),
                 norm2=norm(f"encoder.layers.{i}.norm2"),
             )
             for i in range(config.num_hidden_layers)

@@ -5,6 +5,9 @@ single token-type row already added to the positions. Layers are post-norm:
 
     x = norm1(x + out(attention(qkv(x))));  x = norm2(x + down(gelu(up(x))))
 
+The norm before `out` and `down` has added their biases already (`fold_biases` in the builder), so
+that one product in place adds to x what its layer adds.
+
 Tuples of tensors, not `nn.Module`s: modules took a third of the host's time to issue a single
 query's forward, and on a GPU that query waits for the host.
 
@@ -24,8 +27,17 @@ from .packing import Batch, single_row_segments
 
 # On a CPU, up to so many rows, a matrix of at least so many elements is multiplied from the right
 # in 0.64 to 0.94 of the time of a multiplication from the left; a smaller one, which fits a cache,
-# takes longer. (A single query's forward; see `Linear`.)
+# takes longer. (A single query's forward.)
 MAX_ROWS_FROM_RIGHT, MIN_ELEMENTS_FROM_RIGHT = 48, 1 << 20
+
+
+def multiplies_from_right(x: Tensor, weight: Tensor) -> bool:
+    """Whether to multiply few rows from the right, on a CPU: that reads the matrix once.
+
+    From the left, it is repacked first, which reads and writes all of a matrix that no cache holds.
+    """
+    is_narrow = len(x) <= MAX_ROWS_FROM_RIGHT and x.device.type == "cpu"
+    return is_narrow and weight.numel() >= MIN_ELEMENTS_FROM_RIGHT
 
 
 class Linear(NamedTuple):
@@ -35,16 +47,29 @@ class Linear(NamedTuple):
     bias: Tensor  # [out]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """On a CPU, multiply few rows from the right: that reads the matrix once. From the left, it
-        is repacked first, which reads and writes all of a matrix that no cache holds.
-        """
-        from_right = len(x) <= MAX_ROWS_FROM_RIGHT and x.device.type == "cpu"
-        if from_right and self.weight.numel() >= MIN_ELEMENTS_FROM_RIGHT:
+        if multiplies_from_right(x, self.weight):
             return torch.addmm(self.bias.unsqueeze(1), self.weight, x.t()).t().contiguous()
         return torch.addmm(self.bias, x, self.weight.t())
 
     def to(self, dtype: torch.dtype) -> Linear:
         return Linear(self.weight.to(dtype), self.bias.to(dtype))
+
+
+class ResidualLinear(NamedTuple):
+    """x [R, in] and residual [R, out] → [R, out], their sum, in the residual's memory.
+
+    There is no bias: the residual contains it.
+    """
+
+    weight: Tensor  # [out, in]
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        if multiplies_from_right(x, self.weight):
+            return residual.add_(torch.mm(self.weight, x.t()).t())
+        return torch.addmm(residual, x, self.weight.t(), out=residual)
+
+    def to(self, dtype: torch.dtype) -> ResidualLinear:
+        return ResidualLinear(self.weight.to(dtype))
 
 
 class LayerNorm(NamedTuple):
@@ -66,14 +91,14 @@ class Layer(NamedTuple):
 
     num_heads: int
     qkv: Linear  # D → 3D
-    out: Linear  # D → D
+    out: ResidualLinear  # D → D
     norm1: LayerNorm
     up: Linear  # D → F
-    down: Linear  # F → D
+    down: ResidualLinear  # F → D
     norm2: LayerNorm
 
     def all_tokens(self, x: Tensor, segments: Segments, attention: Attention) -> Tensor:
-        """x [T, D] → [T, D]."""
+        """x [T, D] → [T, D]. Overwrites x."""
         q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, -1).unbind(1)  # [T, H, d] each
         return self._after_attention(x, attention.run(q, k, v, segments, segments))
 
@@ -93,11 +118,11 @@ class Layer(NamedTuple):
         return self._after_attention(first, attention.run(q, k, v, queries, batch.segments))
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """x [R, D] and attended [R, H, d] → [R, D]."""
-        x = self.norm1(self.out(attended.flatten(1)).add_(x))
+        """x [R, D] and attended [R, H, d] → [R, D]. Overwrites x."""
+        x = self.norm1(self.out.add_to(x, attended.flatten(1)))
         hidden = self.up(x)  # [R, F]
         torch.ops.aten.gelu_.default(hidden)  # exact, not the tanh approximation
-        return self.norm2(self.down(hidden).add_(x))
+        return self.norm2(self.down.add_to(x, hidden))
 
     def to(self, dtype: torch.dtype) -> Layer:
         """A text is recomputed in fp32 with one layer's copy at a time."""
