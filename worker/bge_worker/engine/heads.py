@@ -9,7 +9,8 @@ The rules are those of FlagEmbedding's `EncoderOnlyEmbedderM3ModelForInference` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,9 @@ from .outputs import Embedding, Outputs, SparseVector
 from .packing import Batch, split_rows
 
 Array = npt.NDArray[np.float32]
+
+NORM_EPSILON = 1e-12  # of `torch.nn.functional.normalize`
+TOKEN_BITS = 32
 
 
 class EmbedHeads(NamedTuple):
@@ -60,30 +64,47 @@ def apply_embed_heads(
     Dense (unless RAW) and ColBERT vectors are L2-normalised, lexical weights are zero or more.
     None for a text with a number that is not finite.
     """
-    on_device: dict[Outputs, Tensor] = {}
+    lengths = batch.segments.lengths
+    on_device: dict[str, Tensor] = {}
     if Outputs.DENSE in outputs:
         first = _first_tokens(hidden, batch).float()  # [N, D]
-        on_device[Outputs.DENSE] = first if Outputs.RAW in outputs else normalize(first, dim=-1)
+        on_device["dense"] = first if Outputs.RAW in outputs else normalize(first, dim=-1)
     if Outputs.SPARSE in outputs:
         lexical = heads.sparse.to(hidden.dtype)(hidden).squeeze(-1)  # [T]
-        on_device[Outputs.SPARSE] = torch.relu(lexical.float())
+        on_device["weights"] = torch.relu(lexical.float())
     if Outputs.COLBERT in outputs:
-        projected = heads.colbert.to(hidden.dtype)(hidden)  # [T, D]
-        on_device[Outputs.COLBERT] = normalize(projected.float(), dim=-1)
+        projected = heads.colbert.to(hidden.dtype)(hidden).float()  # [T, D]
+        norms = torch.linalg.vector_norm(projected, dim=-1, keepdim=True)  # [T, 1]
+        on_device["norms"] = norms.squeeze(-1)
+        on_device["colbert"] = projected.div_(norms.clamp_min(NORM_EPSILON))
     arrays = dict(zip(on_device, to_numpy([*on_device.values()]), strict=True))
-    lengths = batch.segments.lengths
     nothing: Sequence[Any] = [None] * len(lengths)
-    dense_vectors = weights = colbert_vectors = nothing
-    if Outputs.DENSE in arrays:
-        dense_vectors = list(arrays[Outputs.DENSE])
-    if Outputs.SPARSE in arrays:
-        weights = split_rows(arrays[Outputs.SPARSE], lengths)
-    if Outputs.COLBERT in arrays:  # of every token but the first
-        colbert_vectors = [rows[1:] for rows in split_rows(arrays[Outputs.COLBERT], lengths)]
+    sparse = colbert = nothing
+    if "weights" in arrays:
+        sparse = sparse_vectors(arrays["weights"], ids, special_ids)
+    if "colbert" in arrays:  # of every token but the first
+        colbert = [rows[1:] for rows in split_rows(arrays["colbert"], lengths)]
     return [
-        _embedding(*parts, special_ids)
-        for parts in zip(dense_vectors, weights, colbert_vectors, ids, strict=True)
+        Embedding(*parts) if is_finite else None
+        for is_finite, *parts in zip(
+            finite_texts(arrays, lengths),
+            arrays.get("dense", nothing),
+            sparse,
+            colbert,
+            strict=True,
+        )
     ]
+
+
+def finite_texts(arrays: Mapping[str, Array], lengths: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """[N]: whether every number of a text is finite. The norm of a ColBERT vector stands for it."""
+    finite = np.ones(len(lengths), bool)
+    if "dense" in arrays:  # [N, D]
+        finite &= np.isfinite(arrays["dense"]).all(axis=1)
+    starts = np.cumsum((0, *lengths[:-1]))
+    for name in arrays.keys() & {"weights", "norms"}:  # [T]
+        finite &= np.logical_and.reduceat(np.isfinite(arrays[name]), starts)
+    return finite
 
 
 def _first_tokens(hidden: Tensor, batch: Batch) -> Tensor:
@@ -92,32 +113,26 @@ def _first_tokens(hidden: Tensor, batch: Batch) -> Tensor:
     return hidden if first_only else hidden.index_select(0, batch.first_rows)
 
 
-def _embedding(
-    dense: Array | None,
-    weights: Array | None,
-    colbert: Array | None,
-    ids: Sequence[int],
-    special_ids: tuple[int, ...],
-) -> Embedding | None:
-    arrays = [array for array in (dense, weights, colbert) if array is not None]
-    if not all(np.isfinite(array).all() for array in arrays):
-        return None
-    vector = None if weights is None else sparse(weights, np.array(ids), special_ids)
-    return Embedding(dense, vector, colbert)
-
-
-def sparse(
-    weights: Array, ids: npt.NDArray[np.int64], special_ids: tuple[int, ...]
-) -> SparseVector:
-    """weights [t] and ids [t] of one text → its sparse vector.
+def sparse_vectors(
+    weights: Array, ids: Sequence[Sequence[int]], special_ids: tuple[int, ...]
+) -> list[SparseVector]:
+    """weights [T] of all tokens → the sparse vector of each text.
 
     The maximum over equal tokens; special tokens and zeros are dropped.
     """
-    keep = (weights > 0) & ~np.isin(ids, special_ids)
-    indices, index_of_token = np.unique(ids[keep], return_inverse=True)
-    values = np.zeros(len(indices), np.float32)
-    np.maximum.at(values, index_of_token, weights[keep])
-    return SparseVector(indices, values)
+    lengths = [len(text) for text in ids]
+    tokens = np.fromiter(chain.from_iterable(ids), np.int64, sum(lengths))
+    keep = (weights > 0) & ~np.isin(tokens, special_ids)
+    # Of all texts at once: a key is the text in the high bits, the token in the low ones.
+    keys = (np.repeat(np.arange(len(ids)), lengths)[keep] << TOKEN_BITS) + tokens[keep]
+    order = np.argsort(keys, kind="stable")
+    unique, starts = np.unique(keys[order], return_index=True)
+    values = np.maximum.reduceat(weights[keep][order], starts) if len(starts) else weights[:0]
+    bounds = np.searchsorted(unique, np.arange(1, len(ids)) << TOKEN_BITS)
+    tokens_of_text = np.split(unique & ((1 << TOKEN_BITS) - 1), bounds)
+    return [
+        SparseVector(*pair) for pair in zip(tokens_of_text, np.split(values, bounds), strict=True)
+    ]
 
 
 def to_numpy(tensors: Sequence[Tensor]) -> list[npt.NDArray[Any]]:
