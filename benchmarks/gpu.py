@@ -30,10 +30,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -43,13 +43,15 @@ from torch.profiler import profile as torch_profile
 
 from bge_worker.engine import attention_choice
 from bge_worker.engine.attention import SDPA
-from bge_worker.engine.engine import PackedEngine
-from bge_worker.engine.outputs import Outputs
+from bge_worker.engine.engine import PackedBatch, PackedEngine
+from bge_worker.engine.outputs import Embedding, Outputs
 from bge_worker.engine.packing import round_robin
 from bge_worker.engine.tokenizer import Encoded
+from bge_worker.serving.requests import EmbedRequest, RerankRequest
+from bge_worker.serving.service import Service
 from bge_worker.settings import AttentionName, Dtype, Settings
 from gpu_parity import compare_with_reference
-from peers import FlagEmbedding, Packed, SentenceTransformers, measure_ceilings
+from peers import FlagEmbedding, SentenceTransformers, measure_ceilings
 from results import save_results, with_date
 from workload import (
     BENCH,
@@ -81,8 +83,8 @@ began = time.perf_counter()
 torch.zeros(1, device="cuda" if torch.cuda.is_available() else "cpu")
 print(f"stage device opened: {time.perf_counter() - began:.2f}", flush=True)
 import os
-from bge_worker.engine.engine import PackedEngine
-from bge_worker.engine.outputs import Outputs
+from bge_worker.engine.engine import PackedBatch, PackedEngine
+from bge_worker.engine.outputs import Embedding, Outputs
 from bge_worker.settings import Settings
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="stages %(message)s")
 engine = PackedEngine(Settings.from_env(os.environ))
@@ -103,10 +105,17 @@ class Bench:
     def models(self) -> Path:
         return BENCH / self.shape
 
-    def engine(self, dtype: Dtype = "auto", attention: AttentionName = "auto") -> PackedEngine:
+    def engine(
+        self,
+        dtype: Dtype = "auto",
+        attention: AttentionName = "auto",
+        *,
+        cuda_graphs: bool = True,
+    ) -> PackedEngine:
         folder = self.models / ("float16" if IS_GPU and dtype != "float32" else "float32")
+        settings = Settings(folder / MODELS[0], folder / MODELS[1])
         return PackedEngine(
-            Settings(folder / MODELS[0], folder / MODELS[1], dtype=dtype, attention=attention)
+            replace(settings, dtype=dtype, attention=attention, cuda_graphs=cuda_graphs)
         )
 
 
@@ -191,12 +200,21 @@ def embed_seconds(
     budget: int,
     outputs: Outputs = Outputs.DENSE,
 ) -> float:
-    """Return the seconds to embed texts in micro-batches of `budget` tokens, one by one."""
+    """Return the seconds to embed texts in micro-batches of `budget` tokens.
+
+    In the batcher's order: the next one is launched before the results of the last are read.
+    """
     start = time.perf_counter()
+    computed: PackedBatch | None = None
     while waiting:
         (count,) = round_robin([[len(text.ids) for text in waiting]], budget)
-        engine.run(outputs, waiting[:count])
-        waiting = waiting[count:]
+        batch = engine.launch(outputs, waiting[:count])
+        if computed is not None:
+            computed.results()
+        batch.wait()
+        waiting, computed = waiting[count:], batch
+    if computed is not None:
+        computed.results()
     return time.perf_counter() - start
 
 
@@ -217,10 +235,25 @@ def outputs(bench: Bench) -> dict[str, Any]:
     return results
 
 
+class Worker:
+    """Our engine behind the worker's queue."""
+
+    def __init__(self, engine: PackedEngine) -> None:
+        settings = Settings(max_request_tokens=1 << 30, max_reply_bytes=1 << 40)
+        self._batcher = Service(engine, settings).batcher
+
+    def dense(self, texts: Sequence[str]) -> Any:
+        finished = self._batcher.submit(EmbedRequest(texts)).result()
+        return np.stack([result.dense for result in cast("list[Embedding]", finished.results)])
+
+    def rerank(self, query: str, documents: Sequence[str]) -> Any:
+        return np.array(self._batcher.submit(RerankRequest(query, documents)).result().results)
+
+
 def peers(bench: Bench) -> dict[str, Any]:
     """From texts, tokenisation included, in turns. Others' seconds in ratio to ours."""
     contestants = {
-        "bge-serverless": Packed(bench.models),
+        "bge-serverless": Worker(bench.engine()),
         "sentence-transformers": SentenceTransformers(bench.models),
         "FlagEmbedding": FlagEmbedding(bench.models),
     }
@@ -257,16 +290,21 @@ def query(bench: Bench) -> dict[str, Any]:
     """One query alone, by backend: milliseconds from text to vector, and of the device's work."""
     (text,) = texts_of_length(1, 12)
     results: dict[str, Any] = {}
-    backends: tuple[AttentionName, ...] = ("auto", "sdpa")
-    for backend in backends:
-        engine = bench.engine(attention=backend)
+    cases: tuple[tuple[AttentionName, bool], ...] = (
+        ("auto", True),
+        ("auto", False),
+        ("sdpa", False),
+    )
+    for backend, graphs in cases:
+        engine = bench.engine(attention=backend, cuda_graphs=graphs)
         times = []
         for _ in range(QUERIES):
             start = time.perf_counter()
             engine.run(Outputs.DENSE, engine.encode_texts([text], max_length=8192))
             times.append(1e3 * (time.perf_counter() - start))
         kernels = device_times(engine, engine.encode_texts([text], 8192), 16384)
-        results[engine.runtime.attention] = {
+        name = engine.runtime.attention + (", CUDA graph" if engine.has_graphs else "")
+        results[name] = {
             "median_ms": round(statistics.median(times), 3),
             "p99_ms": round(float(np.percentile(times, 99)), 3),
             "device_ms": round(kernels.total() / 1e3, 3),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from bge_worker.engine.config import ModelInfo, Role
-from bge_worker.engine.engine import Runtime
+from bge_worker.engine.engine import FinishedBatch, RunningBatch, Runtime
 from bge_worker.engine.outputs import Outputs, Result
 from bge_worker.engine.tokenizer import Encoded, Tokenizer
 from bge_worker.serving.limits import Limits
@@ -31,6 +31,27 @@ class NoLimits(Limits):
 @dataclass(slots=True)
 class EncodedText(Encoded):
     text: str
+
+
+@dataclass(frozen=True)
+class FakeRunning:
+    """A micro-batch of a device: `fault` is raised by `wait`, `fault_of_results` by `results`."""
+
+    engine: FakeDevice
+    sources: list[str]
+    is_asynchronous = True
+
+    def wait(self) -> None:
+        self.engine.steps.append(("wait", self.sources))
+        self.engine.entered.release()
+        assert self.engine.gate.wait(SOON)
+        self.engine.fault(self.sources)
+
+    def results(self) -> Sequence[Result]:
+        self.engine.steps.append(("results", self.sources))
+        self.engine.fault(self.sources)  # as if nobody had waited
+        self.engine.fault_of_results(self.sources)
+        return [float(len(source)) for source in self.sources]
 
 
 class FakeEngine:
@@ -57,6 +78,9 @@ class FakeEngine:
     def tokenizer(self, role: Role) -> Tokenizer:
         raise NotImplementedError
 
+    def launch(self, outputs: Outputs, texts: Sequence[Encoded]) -> RunningBatch:
+        return FinishedBatch(self.run(outputs, texts))
+
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
         sources = [text.text for text in cast("Sequence[EncodedText]", texts)]
         self.batches.append(sources)
@@ -64,3 +88,17 @@ class FakeEngine:
         assert self.gate.wait(SOON)
         self.fault(sources)
         return [float(len(text.ids)) for text in texts]
+
+
+class FakeDevice(FakeEngine):
+    """The same, computing beside the host, as a GPU does. `steps` are what the host did."""
+
+    def __init__(self, max_batch_tokens: int = 100) -> None:
+        super().__init__(max_batch_tokens)
+        self.steps: list[tuple[str, list[str]]] = []
+        self.fault_of_results: Callable[[list[str]], None] = lambda texts: None
+
+    def launch(self, outputs: Outputs, texts: Sequence[Encoded]) -> RunningBatch:
+        sources = [text.text for text in cast("Sequence[EncodedText]", texts)]
+        self.steps.append(("launch", sources))
+        return FakeRunning(self, sources)

@@ -25,6 +25,7 @@ def test_every_variable_is_read() -> None:
             "BGE_DTYPE": "float16",
             "BGE_ENGINE": "flagembedding",
             "BGE_ATTENTION": "sdpa",
+            "BGE_CUDA_GRAPHS": "0",
             "BGE_MAX_BATCH_TOKENS": "1",
             "BGE_MAX_TEXTS": "2",
             "BGE_MAX_REQUEST_TOKENS": "3",
@@ -40,7 +41,7 @@ def test_every_variable_is_read() -> None:
             "BGE_TRACE_START": "1",
         }
     )
-    paths_and_engine = (Path("/models/a"), None, "cpu", "float16", "flagembedding", "sdpa")
+    paths_and_engine = (Path("/models/a"), None, "cpu", "float16", "flagembedding", "sdpa", False)
     names = (("text-embedding-3-small", "e"), ("r",), ("https://app.example",))
     numbers = (1, 2, 3, 4, 70000, 6)
     assert settings == Settings(*paths_and_engine, *numbers, "secret", True, True, *names, True)

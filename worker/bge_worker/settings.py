@@ -37,6 +37,7 @@ class Settings:
     dtype: Dtype = "auto"
     engine: EngineName = "packed"
     attention: AttentionName = "auto"
+    cuda_graphs: bool = True
     max_batch_tokens: int | None = None
     max_texts: int = 2048
     max_request_tokens: int = 1_000_000
@@ -65,6 +66,7 @@ class Settings:
             device=_one_of(env, "BGE_DEVICE", ("auto", "cuda", "cpu")),
             dtype=_one_of(env, "BGE_DTYPE", ("auto", "float16", "float32")),
             attention=_one_of(env, "BGE_ATTENTION", ("auto", "flash", "sdpa")),
+            cuda_graphs=_one_of(env, "BGE_CUDA_GRAPHS", ("1", "0")) == "1",
             engine=_one_of(env, "BGE_ENGINE", ("packed", "flagembedding")),
             max_batch_tokens=_integer(env, "BGE_MAX_BATCH_TOKENS", cls.max_batch_tokens),
             max_texts=_integer(env, "BGE_MAX_TEXTS", cls.max_texts),

@@ -25,7 +25,7 @@ from bge_worker.errors import (
 )
 from bge_worker.serving.batcher import Batcher, Finished
 from bge_worker.serving.requests import EmbedRequest, InferenceRequest, RerankRequest
-from fakes.engine import SOON, FakeEngine, NoLimits
+from fakes.engine import SOON, FakeDevice, FakeEngine, NoLimits
 from fakes.serving import eventually
 
 
@@ -269,3 +269,68 @@ def test_a_failed_micro_batch_frees_its_memory_before_the_halves(
 def wait_until_ready(batcher: Batcher, requests: int) -> None:
     """Wait until so many tokenised requests wait for the inference thread."""
     eventually(lambda: len(batcher._ready) == requests)
+
+
+# ------------------------------------------------------------ beside a device that computes
+
+
+@pytest.fixture
+def device() -> FakeDevice:
+    return FakeDevice()
+
+
+@pytest.fixture
+def beside_device(device: FakeDevice) -> Iterator[Batcher]:
+    batcher = Batcher(device, limits=NoLimits(), max_queue=8)
+    yield batcher
+    device.gate.set()
+    batcher.close(timeout=SOON)
+
+
+def fail_together(sources: list[str]) -> None:
+    if len(sources) > 1:
+        raise OutOfMemoryError("the device is out of memory")
+
+
+def test_results_are_handed_out_while_the_device_computes_the_next_micro_batch(
+    device: FakeDevice, beside_device: Batcher
+) -> None:
+    device.gate.clear()
+    futures = [beside_device.submit(texts(60))]
+    assert device.entered.acquire(timeout=SOON)
+    futures += [beside_device.submit(texts(70)), beside_device.submit(texts(80))]
+    eventually(lambda: len(beside_device._ready) == 2)
+    device.gate.set()
+    assert [results(future) for future in futures] == [[60.0], [70.0], [80.0]]
+    steps = [(name, len(sources[0])) for name, sources in device.steps]
+    assert steps == [
+        ("launch", 60), ("wait", 60),
+        ("launch", 70), ("results", 60), ("wait", 70),
+        ("launch", 80), ("results", 70), ("wait", 80),
+        ("results", 80),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", ["fault", "fault_of_results"])
+def test_a_micro_batch_that_fails_on_the_device_is_halved(
+    device: FakeDevice, beside_device: Batcher, step: str
+) -> None:
+    setattr(device, step, fail_together)
+    assert results(beside_device.submit(texts(5, 6, 7))) == [5.0, 6.0, 7.0]
+    assert beside_device.counts.out_of_memory == 2
+    assert results(beside_device.submit(texts(9))) == [9.0]
+
+
+@pytest.mark.parametrize("step", ["fault", "fault_of_results"])
+def test_a_text_that_fails_on_the_device_fails_its_own_request_alone(
+    device: FakeDevice, beside_device: Batcher, step: str
+) -> None:
+    def fail_long(sources: list[str]) -> None:
+        if any(len(source) == 9 for source in sources):
+            raise RuntimeError("a kernel failed")
+
+    setattr(device, step, fail_long)
+    failing, other = beside_device.submit(texts(9)), beside_device.submit(texts(5))
+    with pytest.raises(InferenceError):
+        results(failing)
+    assert results(other) == [5.0]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bge_worker.engine.engine import PackedEngine
+from bge_worker.engine.engine import FinishedBatch, PackedEngine
 from bge_worker.serving.golden_values import PUBLISHED_REVISIONS, GoldenValue, check
 
 
@@ -26,14 +26,14 @@ def test_a_fit_device_passes(packed: PackedEngine) -> None:
 def test_wrong_vectors_fail_the_check(
     packed: PackedEngine, monkeypatch: pytest.MonkeyPatch, factors: list[float], message: str
 ) -> None:
-    run, calls = packed.run, count()
+    launch, calls = packed.launch, count()
 
-    def run_scaled(*arguments: Any) -> list[Any]:
-        results: list[Any] = list(run(*arguments))
+    def launch_scaled(*arguments: Any) -> FinishedBatch:
+        results: list[Any] = list(launch(*arguments).results())
         factor = factors[next(calls)]
-        return [result._replace(dense=result.dense * factor) for result in results]
+        return FinishedBatch([r._replace(dense=r.dense * factor) for r in results])
 
-    monkeypatch.setattr(packed, "run", run_scaled)
+    monkeypatch.setattr(packed, "launch", launch_scaled)
     with pytest.raises(RuntimeError, match=message):
         check(packed)
 

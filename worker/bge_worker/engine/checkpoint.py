@@ -25,9 +25,12 @@ from torch import Tensor
 
 from ..errors import StartError
 from ..settings import EngineName
+from .attention import Attention
 from .config import Config, Role
-from .heads import EmbedHeads, RerankHead
+from .heads import EmbedHeads, RerankHead, embed_outputs, rerank_outputs
 from .model import Encoder, Layer, LayerNorm, Linear, ResidualLinear
+from .outputs import Outputs
+from .packing import Batch
 
 FORMAT = 3
 WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
@@ -137,6 +140,16 @@ class Network(NamedTuple):
     encoder: Encoder
     head: EmbedHeads | RerankHead
 
+    def compute(
+        self, batch: Batch, outputs: Outputs, attention: Attention, dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """Return the outputs by name, on the device: `embed_outputs` or `rerank_outputs`."""
+        cls_only = not outputs & (Outputs.SPARSE | Outputs.COLBERT)
+        hidden = self.encoder(batch, attention, cls_only=cls_only, dtype=dtype)
+        if isinstance(self.head, RerankHead):
+            return rerank_outputs(hidden, batch, self.head)
+        return embed_outputs(hidden, batch, outputs, self.head)
+
 
 def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
     """Return the shape of every tensor of a runtime folder, by name."""
@@ -206,7 +219,8 @@ def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dt
     check_files(folder, manifest)
     tensors = _read(folder / WEIGHTS, manifest, device)
     for name in tensors.keys() - {"encoder.word"}:
-        tensors[name] = tensors[name].to(dtype)
+        in_fp32 = manifest.role == "rerank" and name.startswith("head.")  # of first tokens only
+        tensors[name] = tensors[name].to(torch.float32 if in_fp32 else dtype)
     return assemble(manifest.config, manifest.role, tensors)
 
 

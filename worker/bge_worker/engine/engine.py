@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 import torch
 from tokenizers import Tokenizer as FastTokenizer
@@ -24,7 +24,8 @@ from .attention import SDPA
 from .attention_choice import choose_attention
 from .checkpoint import ENGINES, TOKENIZER, Layout, Manifest, Network, load
 from .config import Config, ModelInfo, Role
-from .heads import EmbedHeads, RerankHead, apply_embed_heads, apply_rerank_head
+from .graphs import Graphs, capture_graphs
+from .heads import HostCopy, embeddings_of_texts, logits_of_pairs
 from .outputs import Outputs, Result
 from .packing import pack
 from .tokenizer import Encoded, Tokenizer, open_tokenizer
@@ -54,7 +55,7 @@ class Runtime:
 class Engine(Protocol):
     """What `serving` needs of an engine.
 
-    The `encode_…` methods are thread-safe and may run beside `run`; `run` is called by one thread.
+    The `encode_…` methods are thread-safe and may run beside the others, which one thread calls.
     """
 
     runtime: Runtime
@@ -72,13 +73,44 @@ class Engine(Protocol):
     def tokenizer(self, role: Role) -> Tokenizer:
         """Return the tokenizer of a loaded model."""
 
-    def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
-        """Return one result per text, in order, every number of it finite.
+    def launch(self, outputs: Outputs, texts: Sequence[Encoded]) -> RunningBatch:
+        """Start a micro-batch.
+
+        Raises OutOfMemoryError: the texts together do not fit the device.
+        """
+
+
+class RunningBatch(Protocol):
+    """A micro-batch that was launched."""
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether the device may still compute it. Otherwise its results are there."""
+
+    def wait(self) -> None:
+        """Wait for the device. Raises OutOfMemoryError, or what the device reports."""
+
+    def results(self) -> Sequence[Result]:
+        """Wait, and return one result for each text, in order, every number of it finite.
 
         Raises:
-            OutOfMemoryError: the texts together do not fit the device.
+            OutOfMemoryError: the texts, or one that must be recomputed, do not fit the device.
             FloatingPointError: a result is not finite, not even in fp32.
         """
+
+
+@dataclass(frozen=True)
+class FinishedBatch:
+    """Results of an engine that computes them when it is called."""
+
+    finished: Sequence[Result]
+    is_asynchronous = False
+
+    def wait(self) -> None:
+        pass
+
+    def results(self) -> Sequence[Result]:
+        return self.finished
 
 
 class NotFiniteError(FloatingPointError):
@@ -113,10 +145,16 @@ class PackedEngine:
         self.models = {role: model_info(model.manifest) for role, model in self._models.items()}
         name, reason, _ = self._attention
         self.runtime = make_runtime(settings, self._device, self._dtype, name, reason)
+        self._graphs: dict[Role, Graphs] = {}
         self._warm_up()
+        warm = perf_counter()
+        if settings.cuda_graphs and self._device.type == "cuda" and torch.version.hip is None:
+            self._graphs = self._capture_graphs()
         log.info(
-            "models loaded in %.2f s, attention (%s: %s) checked in %.2f s, warmed up in %.2f s",
-            *(loaded - began, name, reason, checked - loaded, perf_counter() - checked),
+            "models loaded in %.2f s, attention (%s: %s) checked in %.2f s, warmed up in %.2f s, "
+            "graphs captured in %.2f s",
+            *(loaded - began, name, reason, checked - loaded, warm - checked),
+            perf_counter() - warm,
         )
 
     def _load_all(self, settings: Settings) -> dict[Role, _Model]:
@@ -138,6 +176,19 @@ class PackedEngine:
             tokenizer = Tokenizer(fast, manifest.config)
             models[role] = _Model(networks[role].result(), tokenizer, manifest)
         return models
+
+    @property
+    def has_graphs(self) -> bool:
+        return any(graphs for graphs in self._graphs.values())
+
+    def _capture_graphs(self) -> dict[Role, Graphs]:
+        return {
+            role: capture_graphs(
+                *(model.network, outputs, model.manifest.config, self._attention, self._dtype)
+            )
+            for role, model in self._models.items()
+            for outputs in WARM_UP_OUTPUTS[role][:1]
+        }
 
     def _warm_up(self) -> None:
         """Load a GPU's kernels and reserve the memory of a full micro-batch.
@@ -176,17 +227,25 @@ class PackedEngine:
         return self._models[role].tokenizer
 
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
+        """Launch a micro-batch and return its results."""
+        return self.launch(outputs, texts).results()
+
+    def launch(self, outputs: Outputs, texts: Sequence[Encoded]) -> PackedBatch:
         with out_of_memory_translated():
-            results = self._forward(outputs, texts, self._dtype)
+            return self._forward(outputs, texts, self._dtype)
+
+    def finish(self, batch: PackedBatch) -> Sequence[Result]:
+        """See `PackedBatch.results`."""
+        with out_of_memory_translated():
             return [
-                result if result is not None else self._recompute_in_fp32(outputs, text)
-                for result, text in zip(results, texts, strict=True)
+                result if result is not None else self._recompute_in_fp32(batch.outputs, text)
+                for result, text in zip(batch.computed(), batch.texts, strict=True)
             ]
 
     def _recompute_in_fp32(self, outputs: Outputs, text: Encoded) -> Result:
         """bge-m3 overflows in fp16 on some inputs: such a text is recomputed alone."""
         self.recomputed += 1
-        (result,) = self._forward(outputs, [text], torch.float32)
+        (result,) = self._forward(outputs, [text], torch.float32).computed()
         if result is None:
             raise NotFiniteError("a result is not finite, not even in fp32")
         return result
@@ -194,26 +253,57 @@ class PackedEngine:
     @torch.inference_mode()
     def _forward(
         self, outputs: Outputs, texts: Sequence[Encoded], dtype: torch.dtype
-    ) -> Sequence[Result | None]:
-        """Return a result per text, None where a number is not finite."""
-        network, _, manifest = self._models["rerank" if outputs is Outputs.RELEVANCE else "embed"]
-        config = manifest.config
+    ) -> PackedBatch:
+        role: Role = "rerank" if outputs is Outputs.RELEVANCE else "embed"
+        network, _, manifest = self._models[role]
         # Sorted by length: the sdpa backend takes a run of texts of equal length in one call.
         order = sorted(range(len(texts)), key=lambda index: len(texts[index].ids))
         ids = [texts[index].ids for index in order]
-        batch = pack(ids, config.pad_token_id, self._device)
-        cls_only = not outputs & (Outputs.SPARSE | Outputs.COLBERT)
-        attention = self._attention if dtype == self._dtype else SDPA
-        hidden = network.encoder(batch, attention, cls_only=cls_only, dtype=dtype)
-        sorted_results: Sequence[Result | None]
-        if outputs is Outputs.RELEVANCE:
-            sorted_results = apply_rerank_head(hidden, batch, cast(RerankHead, network.head))
+        tensors = None
+        if dtype == self._dtype and role in self._graphs:
+            tensors = self._graphs[role].compute(outputs, ids)
+        if tensors is None:
+            batch = pack(ids, manifest.config.pad_token_id, self._device)
+            attention = self._attention if dtype == self._dtype else SDPA
+            tensors = network.compute(batch, outputs, attention, dtype)
+        copy = HostCopy.of(tensors)
+        return PackedBatch(self, outputs, texts, order, copy, manifest.config.special_ids)
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A micro-batch that the device computes, or has computed. `order` sorts `texts` by length."""
+
+    engine: PackedEngine
+    outputs: Outputs
+    texts: Sequence[Encoded]
+    order: Sequence[int]
+    copy: HostCopy
+    special_ids: tuple[int, ...]
+
+    @property
+    def is_asynchronous(self) -> bool:
+        return self.copy.event is not None
+
+    def wait(self) -> None:
+        if self.copy.event is not None:
+            with out_of_memory_translated():
+                self.copy.event.synchronize()
+
+    def results(self) -> Sequence[Result]:
+        return self.engine.finish(self)
+
+    def computed(self) -> list[Result | None]:
+        """Return a result for each text, None where a number is not finite."""
+        arrays = self.copy.arrays()
+        in_order: Sequence[Result | None]
+        if self.outputs is Outputs.RELEVANCE:
+            in_order = logits_of_pairs(arrays)
         else:
-            heads = cast(EmbedHeads, network.head)
-            special_ids = config.special_ids
-            sorted_results = apply_embed_heads(hidden, batch, ids, outputs, heads, special_ids)
-        results = dict(zip(order, sorted_results, strict=True))
-        return [results[index] for index in range(len(texts))]
+            ids = [self.texts[index].ids for index in self.order]
+            in_order = embeddings_of_texts(arrays, ids, self.special_ids)
+        results = dict(zip(self.order, in_order, strict=True))
+        return [results[index] for index in range(len(self.texts))]
 
 
 def dummy_text(length: int, config: Config) -> Encoded:

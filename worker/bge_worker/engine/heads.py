@@ -37,63 +37,88 @@ class EmbedHeads(NamedTuple):
 
 
 class RerankHead(NamedTuple):
-    """The classification head with one label."""
+    """The classification head with one label, in fp32."""
 
     dense: Linear  # D → D
     out: Linear  # D → 1
 
 
-def apply_rerank_head(hidden: Tensor, batch: Batch, head: RerankHead) -> list[float | None]:
-    """hidden [T, D] or [N, D] → the logit of each pair, None where it is not finite."""
-    dense, out = head.dense.to(torch.float32), head.out.to(torch.float32)
+def rerank_outputs(hidden: Tensor, batch: Batch, head: RerankHead) -> dict[str, Tensor]:
+    """hidden [T, D] or [N, D] → `logits` [N], on the device."""
     first = _first_tokens(hidden, batch).float()  # [N, D]
-    (logits,) = to_numpy([out(torch.tanh(dense(first))).squeeze(-1)])  # [N]
-    return [float(logit) if np.isfinite(logit) else None for logit in logits]
+    return {"logits": head.out(torch.tanh(head.dense(first))).squeeze(-1)}
 
 
-def apply_embed_heads(
-    hidden: Tensor,
-    batch: Batch,
-    ids: Sequence[Sequence[int]],
-    outputs: Outputs,
-    heads: EmbedHeads,
-    special_ids: tuple[int, ...],
-) -> list[Embedding | None]:
-    """hidden [T, D], or [N, D] if dense vectors are enough → the outputs of each text.
+def embed_outputs(
+    hidden: Tensor, batch: Batch, outputs: Outputs, heads: EmbedHeads
+) -> dict[str, Tensor]:
+    """hidden [T, D], or [N, D] if dense vectors are enough → the requested outputs, on the device.
 
-    Dense (unless RAW) and ColBERT vectors are L2-normalised, lexical weights are zero or more.
-    None for a text with a number that is not finite.
+    `dense` [N, D], L2-normalised unless RAW; `weights` [T], zero or more; `colbert` [T, D],
+    L2-normalised, and the `norms` [T] before that. All in fp32.
     """
-    lengths = batch.segments.lengths
-    on_device: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
     if Outputs.DENSE in outputs:
         first = _first_tokens(hidden, batch).float()  # [N, D]
-        on_device["dense"] = first if Outputs.RAW in outputs else normalize(first, dim=-1)
+        results["dense"] = first if Outputs.RAW in outputs else normalize(first, dim=-1)
     if Outputs.SPARSE in outputs:
         lexical = heads.sparse.to(hidden.dtype)(hidden).squeeze(-1)  # [T]
-        on_device["weights"] = torch.relu(lexical.float())
+        results["weights"] = torch.relu(lexical.float())
     if Outputs.COLBERT in outputs:
         projected = heads.colbert.to(hidden.dtype)(hidden).float()  # [T, D]
         norms = torch.linalg.vector_norm(projected, dim=-1, keepdim=True)  # [T, 1]
-        on_device["norms"] = norms.squeeze(-1)
-        on_device["colbert"] = projected.div_(norms.clamp_min(NORM_EPSILON))
-    arrays = dict(zip(on_device, to_numpy([*on_device.values()]), strict=True))
-    nothing: Sequence[Any] = [None] * len(lengths)
+        results["norms"] = norms.squeeze(-1)
+        results["colbert"] = projected.div_(norms.clamp_min(NORM_EPSILON))
+    return results
+
+
+class HostCopy(NamedTuple):
+    """Tensors on their way to the host. `event` is recorded behind the copies; a CPU has none."""
+
+    tensors: dict[str, Tensor]
+    event: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, tensors: dict[str, Tensor]) -> HostCopy:
+        """Start to copy. Does not wait for the device."""
+        if not all(tensor.is_cuda for tensor in tensors.values()):
+            return cls(tensors, None)
+        copies = {
+            name: torch.empty_like(tensor, device="cpu", pin_memory=True)
+            for name, tensor in tensors.items()
+        }
+        for name, tensor in tensors.items():
+            copies[name].copy_(tensor, non_blocking=True)
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        return cls(copies, event)
+
+    def arrays(self) -> dict[str, Array]:
+        """Wait for the copies."""
+        if self.event is not None:
+            self.event.synchronize()
+        return {name: tensor.numpy() for name, tensor in self.tensors.items()}
+
+
+def logits_of_pairs(arrays: Mapping[str, Array]) -> list[float | None]:
+    """The arrays of `rerank_outputs` → the logit of each pair, None where it is not finite."""
+    return [float(logit) if np.isfinite(logit) else None for logit in arrays["logits"]]
+
+
+def embeddings_of_texts(
+    arrays: Mapping[str, Array], ids: Sequence[Sequence[int]], special_ids: tuple[int, ...]
+) -> list[Embedding | None]:
+    """The arrays of `embed_outputs` → each text's, None where a number is not finite."""
+    lengths = [len(text) for text in ids]
+    nothing: Sequence[Any] = [None] * len(ids)
     sparse = colbert = nothing
     if "weights" in arrays:
         sparse = sparse_vectors(arrays["weights"], ids, special_ids)
     if "colbert" in arrays:  # of every token but the first
         colbert = [rows[1:] for rows in split_rows(arrays["colbert"], lengths)]
-    return [
-        Embedding(*parts) if is_finite else None
-        for is_finite, *parts in zip(
-            finite_texts(arrays, lengths),
-            arrays.get("dense", nothing),
-            sparse,
-            colbert,
-            strict=True,
-        )
-    ]
+    parts = zip(arrays.get("dense", nothing), sparse, colbert, strict=True)
+    finite = finite_texts(arrays, lengths)
+    return [Embedding(*part) if ok else None for ok, part in zip(finite, parts, strict=True)]
 
 
 def finite_texts(arrays: Mapping[str, Array], lengths: Sequence[int]) -> npt.NDArray[np.bool_]:
@@ -133,14 +158,3 @@ def sparse_vectors(
     return [
         SparseVector(*pair) for pair in zip(tokens_of_text, np.split(values, bounds), strict=True)
     ]
-
-
-def to_numpy(tensors: Sequence[Tensor]) -> list[npt.NDArray[Any]]:
-    """Copy tensors to the host, all at once. This is where the host waits for the device."""
-    if not all(tensor.is_cuda for tensor in tensors):
-        return [tensor.numpy() for tensor in tensors]
-    copies = [torch.empty_like(tensor, device="cpu", pin_memory=True) for tensor in tensors]
-    for copy, tensor in zip(copies, tensors, strict=True):
-        copy.copy_(tensor, non_blocking=True)
-    torch.cuda.current_stream().synchronize()
-    return [copy.numpy() for copy in copies]

@@ -32,30 +32,45 @@ class Batch:
         """[N]: the row of each text's first token."""
         return self.segments.cu_seqlens[:-1]
 
+    @classmethod
+    def of(cls, buffer: Tensor, lengths: Sequence[int], max_seqlen: int) -> Batch:
+        """View a buffer of `pack_on_host`, wherever it is."""
+        total = sum(lengths)
+        input_ids, position_ids, cu_seqlens = buffer.split_with_sizes(
+            (total, total, len(lengths) + 1)
+        )
+        return cls(input_ids, position_ids, Segments(tuple(lengths), cu_seqlens, max_seqlen))
+
 
 def pack(sequences: Sequence[Sequence[int]], pad_token_id: int, device: torch.device) -> Batch:
-    """Concatenate the token ids of N texts.
+    """Concatenate the token ids of N texts, on a device. Does not wait for it."""
+    buffer = pack_on_host(sequences, pad_token_id)
+    if device.type == "cuda":
+        buffer = buffer.pin_memory().to(device, non_blocking=True)
+    lengths = [len(ids) for ids in sequences]
+    return Batch.of(buffer, lengths, max(lengths))
+
+
+def pack_on_host(sequences: Sequence[Sequence[int]], pad_token_id: int) -> Tensor:
+    """Return token ids, positions and `cu_seqlens` of N texts: [2T + N + 1] int32.
+
+    In one buffer, so that one copy brings them to the device.
 
     A token's position is `pad_token_id` plus the number of tokens of its text so far that are not
     `<pad>`; a `<pad>` that the text itself holds stays at `pad_token_id` (transformers' rule for
     XLM-RoBERTa).
     """
-    lengths = tuple(len(ids) for ids in sequences)
+    lengths = [len(ids) for ids in sequences]
     total = sum(lengths)
-    # One buffer, so that one copy brings all three to the device, without waiting for it.
-    buffer = torch.zeros(2 * total + len(lengths) + 1, dtype=torch.int32)
-    sizes = (total, total, len(lengths) + 1)
-    input_ids, position_ids, cu_seqlens = (part.numpy() for part in buffer.split_with_sizes(sizes))
+    buffer = np.zeros(2 * total + len(lengths) + 1, np.int32)
+    input_ids, position_ids, cu_seqlens = np.split(buffer, (total, 2 * total))
     np.cumsum(lengths, out=cu_seqlens[1:])
     input_ids[:] = np.fromiter(chain.from_iterable(sequences), np.int32, total)
     is_counted = input_ids != pad_token_id
     running = np.concatenate(([0], np.cumsum(is_counted)))  # [T + 1]
     before = np.repeat(running[cu_seqlens[:-1]], lengths)  # [T]: counted before the text began
     position_ids[:] = (running[1:] - before) * is_counted + pad_token_id
-    if device.type == "cuda":
-        buffer = buffer.pin_memory().to(device, non_blocking=True)
-    on_device = buffer.split_with_sizes(sizes)
-    return Batch(on_device[0], on_device[1], Segments(lengths, on_device[2], max(lengths)))
+    return torch.from_numpy(buffer)
 
 
 def single_row_segments(n: int, device: torch.device) -> Segments:

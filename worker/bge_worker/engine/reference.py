@@ -22,7 +22,7 @@ from ..settings import Settings
 from . import engine
 from .checkpoint import TOKENIZER, check_files
 from .config import Role
-from .engine import NotFiniteError
+from .engine import FinishedBatch, NotFiniteError
 from .outputs import Embedding, Outputs, Result, SparseVector
 from .tokenizer import Encoded, Tokenizer, open_tokenizer
 
@@ -87,8 +87,14 @@ class ReferenceEngine:
     def tokenizer(self, role: Role) -> Tokenizer:
         return self._tokenizers[role]
 
+    def launch(self, outputs: Outputs, texts: Sequence[Encoded]) -> FinishedBatch:
+        return FinishedBatch(self.run(outputs, texts))
+
     def run(self, outputs: Outputs, texts: Sequence[Encoded]) -> Sequence[Result]:
-        """See `Engine.run`. FlagEmbedding takes one `max_length` per call: one call for each."""
+        """Return one result for each text, in order.
+
+        FlagEmbedding takes one `max_length` per call: one call for each.
+        """
         sources = cast("Sequence[EncodedSource]", texts)
         by_length: dict[int, list[int]] = defaultdict(list)
         for index, text in enumerate(sources):

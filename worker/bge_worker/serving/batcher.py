@@ -4,7 +4,8 @@
 
 Both threads serve requests in turn, a bounded amount at a time: a slice of texts is tokenised, a
 micro-batch of tokens is computed. There is no timer: requests gather while the device works, and
-the next micro-batch is cut from what is ready when it is free. A query sent during a request of
+the next micro-batch is cut from what is ready when it is free. While it computes that one, the host
+turns the results of the one before into vectors. A query sent during a request of
 10,000 texts waits for the micro-batch on the device; the next one holds short requests alone, and
 the one after that is the long request's again.
 
@@ -22,8 +23,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from ..engine.engine import Engine
-from ..engine.outputs import Outputs, Result
+from ..engine.engine import Engine, RunningBatch
+from ..engine.outputs import Result
 from ..engine.packing import round_robin
 from ..engine.tokenizer import Encoded
 from ..errors import OutOfMemoryError, OverloadedError, WorkerError, logged_inference_error
@@ -127,6 +128,15 @@ class _BatchItem:
         return self.job.encoded[self.index]
 
 
+@dataclass(frozen=True)
+class _MicroBatch:
+    """A micro-batch that was launched at `began`."""
+
+    items: list[_BatchItem]
+    running: RunningBatch
+    began: float
+
+
 class Batcher:
     """Owns the queue and both threads. `submit` may be called from any thread."""
 
@@ -141,6 +151,7 @@ class Batcher:
         self._ready: deque[_Job] = deque()
         self._open: set[_Job] = set()
         self._changed = threading.Condition()
+        self._computed: _MicroBatch | None = None  # not turned into results yet
         self._short_turn = False  # the micro-batch on the device holds short requests alone
         self._stopping = False
         self._refusal = "this worker is stopping"
@@ -254,12 +265,16 @@ class Batcher:
 
     def _infer_next(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._drained())
-            if not self._ready:
+            self._changed.wait_for(lambda: self._ready or self._computed or self._drained())
+            if not self._ready and self._computed is None:
                 return False
             items = self._next_batch()
-        if items:
-            self._run(items[0].job.request.outputs, items)
+        computed, self._computed = self._computed, None
+        launched = self._launch(items) if items else None
+        if computed is not None:
+            self._finish(computed)
+        if launched is not None:
+            self._wait(launched)
         return True
 
     def _drained(self) -> bool:
@@ -297,38 +312,79 @@ class Batcher:
         self._ready = deque(unserved + unfinished)
         return items
 
-    def _run(self, outputs: Outputs, items: list[_BatchItem]) -> None:
-        """Compute a micro-batch; if it fails, halve it until the failing text is alone."""
-        items = [item for item in items if not item.job.is_over]
-        if not items:
-            return
+    def _launch(self, items: list[_BatchItem]) -> _MicroBatch | None:
+        """Start a micro-batch, or answer its requests at once if that fails."""
         tokens = sum(len(item.text.ids) for item in items)
         self.counts.batches += 1
         self.counts.tokens += tokens
         began = perf_counter()
+        outputs = items[0].job.request.outputs
         try:
-            results = self._engine.run(outputs, [item.text for item in items])
+            running = self._engine.launch(outputs, [item.text for item in items])
         except BaseException as error:
-            # Only the message outlives this block: the traceback holds the tensors of the failed
-            # forward, and the halves need their memory.
-            failure = None if len(items) > 1 else _failure_of_one_text(items[0], error)
-            self.counts.out_of_memory += isinstance(error, OutOfMemoryError)
-            log.warning(
-                "%s in a micro-batch of %d texts, %d tokens: %s",
-                *(type(error).__name__, len(items), tokens),
-                "halving it" if failure is None else "its request fails",
-            )
+            failure = self._failure(items, error)
         else:
-            self.counts.seconds += perf_counter() - began
-            for item, result in zip(items, results, strict=True):
+            return _MicroBatch(items, running, began)
+        self._fail_or_halve(items, failure)
+        return None
+
+    def _wait(self, batch: _MicroBatch) -> None:
+        """Wait for the device. What was computed already is finished at once."""
+        try:
+            batch.running.wait()
+        except BaseException as error:
+            failure = self._failure(batch.items, error)
+        else:
+            self.counts.seconds += perf_counter() - batch.began
+            if batch.running.is_asynchronous:
+                self._computed = batch
+            else:
+                self._finish(batch)
+            return
+        self._fail_or_halve(batch.items, failure)
+
+    def _finish(self, batch: _MicroBatch) -> None:
+        """Turn what was computed into results."""
+        try:
+            results = batch.running.results()
+        except BaseException as error:
+            failure = self._failure(batch.items, error)
+        else:
+            for item, result in zip(batch.items, results, strict=True):
                 item.job.add_result(item.index, result)
             return
+        self._fail_or_halve(batch.items, failure)
+
+    def _failure(self, items: list[_BatchItem], error: BaseException) -> WorkerError | None:
+        """Log what went wrong. Return the error of the request if a text is alone, else None.
+
+        The error itself is not kept: its traceback holds the tensors of the failed forward, and the
+        halves need their memory.
+        """
+        failure = None if len(items) > 1 else _failure_of_one_text(items[0], error)
+        self.counts.out_of_memory += isinstance(error, OutOfMemoryError)
+        log.warning(
+            "%s in a micro-batch of %d texts, %d tokens: %s",
+            *(type(error).__name__, len(items), sum(len(item.text.ids) for item in items)),
+            "halving it" if failure is None else "its request fails",
+        )
+        return failure
+
+    def _fail_or_halve(self, items: list[_BatchItem], failure: WorkerError | None) -> None:
+        """Halve a micro-batch that failed until the failing text is alone."""
         if failure is not None:
             items[0].job.fail(failure)
             return
         middle = len(items) // 2
-        self._run(outputs, items[:middle])
-        self._run(outputs, items[middle:])
+        for half in (items[:middle], items[middle:]):
+            if waiting := [item for item in half if not item.job.is_over]:
+                self._run(waiting)
+
+    def _run(self, items: list[_BatchItem]) -> None:
+        """Launch and finish, one after the other."""
+        batch = self._launch(items)
+        if batch is not None:
+            self._finish(batch)
 
 
 def _failure_of_one_text(item: _BatchItem, error: BaseException) -> WorkerError:

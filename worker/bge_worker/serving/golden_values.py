@@ -93,14 +93,17 @@ def is_published(model: ModelInfo) -> bool:
 
 def _embed(engine: Engine) -> list[Embedding]:
     outputs = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
-    return cast("list[Embedding]", [*engine.run(outputs, engine.encode_texts(TEXTS, MAX_LENGTH))])
+    return cast(
+        "list[Embedding]",
+        [*engine.launch(outputs, engine.encode_texts(TEXTS, MAX_LENGTH)).results()],
+    )
 
 
 def _score(engine: Engine) -> list[float]:
     logits: list[float] = []
     for query, documents in PAIRS:
         encoded = engine.encode_pairs([query], documents, DEFAULT_PAIR_LENGTH)
-        logits += cast("Sequence[float]", engine.run(Outputs.RELEVANCE, encoded))
+        logits += cast("Sequence[float]", engine.launch(Outputs.RELEVANCE, encoded).results())
     return logits
 
 
