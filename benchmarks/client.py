@@ -97,20 +97,22 @@ def measure_decoding() -> dict[str, Any]:
     dense = random.standard_normal((2000, 1024), np.float32)
     colbert = random.standard_normal((100, 512, 1024), np.float32).astype(np.float16)
     metadata = {"model": "m", "fingerprint": "f", "usage": {"prompt_tokens": 1, "total_tokens": 1}}
-    dense_reply = metadata | {"embeddings": [encoded(v) for v in dense], "dimensions": 1024}
+    vectors = [encoded(vector) for vector in dense]
     matrices = [{"shape": [512, 1024], "data": encoded(matrix)} for matrix in colbert]
-    colbert_reply = metadata | {"colbert_embeddings": matrices}
+    dense_reply = json.dumps(metadata | {"embeddings": vectors, "dimensions": 1024})
+    colbert_reply = json.dumps(metadata | {"colbert_embeddings": matrices})
+    dense_floats, colbert_floats = floats(dense), floats(colbert)
     colbert_options = EmbedOptions(dense=False, colbert=True, dtype="float16")
     median = median_seconds(
         {
-            "2,000 dense, base64 float32, s": partial(
-                decode_reply, json.dumps(dense_reply), EmbedOptions(), 2000
+            "2,000 dense, base64 float32, s": lambda: embed_result(
+                json.loads(dense_reply), EmbedOptions(), 2000
             ),
-            "100 ColBERT, base64 float16, s": partial(
-                decode_reply, json.dumps(colbert_reply), colbert_options, 100
+            "100 ColBERT, base64 float16, s": lambda: embed_result(
+                json.loads(colbert_reply), colbert_options, 100
             ),
-            "2,000 dense, JSON floats, s": partial(decode_floats, floats(dense)),
-            "100 ColBERT, JSON floats, s": partial(decode_floats, floats(colbert)),
+            "2,000 dense, JSON floats, s": lambda: np.array(json.loads(dense_floats), np.float32),
+            "100 ColBERT, JSON floats, s": lambda: np.array(json.loads(colbert_floats), np.float32),
         }
     )
     return {name: round(value, 3) for name, value in median.items()}
@@ -122,14 +124,6 @@ def encoded(array: np.ndarray[Any, Any]) -> str:
 
 def floats(array: np.ndarray[Any, Any]) -> str:
     return json.dumps(np.round(array.astype(np.float64), 7).tolist())
-
-
-def decode_reply(text: str, options: EmbedOptions, count: int) -> None:
-    embed_result(json.loads(text), options, count)
-
-
-def decode_floats(text: str) -> None:
-    np.array(json.loads(text), np.float32)
 
 
 def measure_bulk(texts: int) -> dict[str, Any]:

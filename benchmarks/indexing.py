@@ -71,7 +71,6 @@ def measure_memory(lines: int) -> dict[str, Any]:
         http_server(model_settings(MINIATURE)) as server,
         running(fake_qdrant, cwd=ROOT / "tests", stdout=PIPE, text=True) as qdrant,
     ):
-        assert qdrant.stdout is not None
         url = qdrant.stdout.readline().strip()
         start = perf_counter()
         peaks, report = run_index(lines, [*index_command(server.url), "--qdrant-url", url])
@@ -94,8 +93,6 @@ def run_index(lines: int, command: list[str]) -> tuple[list[int], dict[str, Any]
         running([sys.executable, "-c", LINES, lines], stdout=PIPE) as generator,
         running(command, stdin=generator.stdout, stdout=PIPE) as process,
     ):
-        assert generator.stdout is not None
-        assert process.stdout is not None
         generator.stdout.close()  # so that the generator stops when its reader does
         peaks = []
         while process.poll() is None:

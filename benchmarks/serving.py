@@ -65,9 +65,9 @@ uvicorn.run(app, port=int(sys.argv[1]), loop="uvloop", http="httptools", log_con
 """
 BULK_CALLER = """
 import sys, httpx
-body = sys.stdin.read()
+body, headers = sys.stdin.read(), {"Content-Type": "application/json"}
 while True:
-    httpx.post(sys.argv[1], content=body, timeout=None).raise_for_status()
+    httpx.post(sys.argv[1], content=body, headers=headers, timeout=None).raise_for_status()
 """
 Entries = dict[str, Any]
 
@@ -82,20 +82,15 @@ def measure_overhead(rounds: int) -> Entries:
         running([sys.executable, "-c", BARE_SERVER, port]) as bare_server,
     ):
         wait_for_response(f"http://127.0.0.1:{port}", bare_server)
-        own_port = int(own.url.rsplit(":", 1)[1])
-        milliseconds = in_turn(
-            rounds,
-            {
-                "outside the model, ms": partial(post, connect(own_port), "/native/embed"),
-                "a bare FastAPI route, ms": partial(post, connect(port), "/"),
-            },
-        )
+        own_connection = HTTPConnection(own.url.removeprefix("http://"))
+        bare_connection = HTTPConnection(f"127.0.0.1:{port}")
+        posts = {
+            "outside the model, ms": partial(post, own_connection, "/native/embed"),
+            "a bare FastAPI route, ms": partial(post, bare_connection, "/"),
+        }
+        milliseconds = in_turn(rounds, posts)
     warm_up = rounds // 10
     return {name: percentiles(values[warm_up:], 2) for name, values in milliseconds.items()}
-
-
-def connect(port: int) -> HTTPConnection:
-    return HTTPConnection("127.0.0.1", port)
 
 
 def post(connection: HTTPConnection, route: str) -> float:
@@ -140,11 +135,12 @@ def bulk_requests(target: Target, texts: list[str]) -> Iterator[None]:
     """Repeat a request of all texts, in a process of its own so that it can be killed."""
     command = [sys.executable, "-c", BULK_CALLER, target.url + target.route]
     with running(command, stdin=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
         json.dump(target.body(texts), process.stdin)
         process.stdin.close()
         time.sleep(2)
         yield
+        if process.poll() is not None:
+            sys.exit(f"a bulk request to {target.name} failed")
 
 
 def check_goal(entry: Entries, micro_batch: float) -> Entries:
