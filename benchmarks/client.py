@@ -6,34 +6,32 @@
     bulk       20,000 texts through `embed_iter` and the HTTP server: order, throughput, peak memory
     workers    throughput of one and of three queue workers behind one endpoint
 
-Uses the miniature, or the models in `BGE_EMBED_MODEL` and `BGE_RERANK_MODEL`. The last line is one
-JSON object.
+Uses the miniature, or the models in `BGE_EMBED_MODEL` and `BGE_RERANK_MODEL`. The last line of
+stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires
-from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from bge_client import Client
 from bge_client.codec import EmbedOptions, embed_result
-from fakes.runpod_server import JobServer
-from fakes.server_process import ServerProcess
-from fakes.worker_process import WorkerProcess
-from workload import ROOT
+from processes import http_server, queue_workers
+from results import options, report, with_date
+from timing import in_turn, seconds
+from workload import served_models
 
 ROUNDS = 5
 BULK = """
@@ -59,15 +57,17 @@ print(json.dumps({
 """
 
 
-def imports() -> dict[str, Any]:
+def median_seconds(actions: dict[str, Callable[[], object]]) -> dict[str, float]:
+    timed = {name: partial(seconds, action) for name, action in actions.items()}
+    return {name: statistics.median(times) for name, times in in_turn(ROUNDS, timed).items()}
+
+
+def measure_imports() -> dict[str, Any]:
     """Time each import in a new process, minus the time of an empty process."""
-    seconds: dict[str, list[float]] = {"pass": [], "import bge_client": [], "import runpod": []}
-    for _ in range(ROUNDS):
-        for code, times in seconds.items():
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True)
-            times.append(time.perf_counter() - start)
-    median = {code: statistics.median(times) for code, times in seconds.items()}
+    lines = ("pass", "import bge_client", "import runpod")
+    median = median_seconds(
+        {line: partial(subprocess.run, [sys.executable, "-c", line], check=True) for line in lines}
+    )
     return {
         "import bge_client, s": round(median["import bge_client"] - median["pass"], 2),
         "import runpod, s": round(median["import runpod"] - median["pass"], 2),
@@ -92,58 +92,49 @@ def closure(package: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
     return seen
 
 
-def decode() -> dict[str, Any]:
+def measure_decoding() -> dict[str, Any]:
     random = np.random.default_rng(0)
     dense = random.standard_normal((2000, 1024), np.float32)
     colbert = random.standard_normal((100, 512, 1024), np.float32).astype(np.float16)
     metadata = {"model": "m", "fingerprint": "f", "usage": {"prompt_tokens": 1, "total_tokens": 1}}
-    replies = {
-        "2,000 dense, base64 float32": metadata
-        | {"embeddings": [encoded(vector) for vector in dense], "dimensions": 1024},
-        "100 ColBERT, base64 float16": metadata
-        | {"colbert_embeddings": [{"shape": [512, 1024], "data": encoded(c)} for c in colbert]},
-    }
-    options = [EmbedOptions(), EmbedOptions(dense=False, colbert=True, dtype="float16")]
-    result = {}
-    for (name, reply), option, count in zip(replies.items(), options, (2000, 100), strict=True):
-        text = json.dumps(reply)
-        result[f"{name}, s"] = timed(lambda: embed_result(json.loads(text), option, count))  # noqa: B023
-    for name, array in (("2,000 dense", dense), ("100 ColBERT", colbert)):
-        text = json.dumps(np.round(array.astype(np.float64), 7).tolist())
-        result[f"{name}, JSON floats, s"] = timed(lambda: np.array(json.loads(text), np.float32))  # noqa: B023
-    return result
+    vectors = [encoded(vector) for vector in dense]
+    matrices = [{"shape": [512, 1024], "data": encoded(matrix)} for matrix in colbert]
+    dense_reply = json.dumps(metadata | {"embeddings": vectors, "dimensions": 1024})
+    colbert_reply = json.dumps(metadata | {"colbert_embeddings": matrices})
+    dense_floats, colbert_floats = floats(dense), floats(colbert)
+    colbert_options = EmbedOptions(dense=False, colbert=True, dtype="float16")
+    median = median_seconds(
+        {
+            "2,000 dense, base64 float32, s": lambda: embed_result(
+                json.loads(dense_reply), EmbedOptions(), 2000
+            ),
+            "100 ColBERT, base64 float16, s": lambda: embed_result(
+                json.loads(colbert_reply), colbert_options, 100
+            ),
+            "2,000 dense, JSON floats, s": lambda: np.array(json.loads(dense_floats), np.float32),
+            "100 ColBERT, JSON floats, s": lambda: np.array(json.loads(colbert_floats), np.float32),
+        }
+    )
+    return {name: round(value, 3) for name, value in median.items()}
 
 
 def encoded(array: np.ndarray[Any, Any]) -> str:
     return base64.b64encode(array.tobytes()).decode()
 
 
-def timed(action: Any) -> float:
-    times = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return round(statistics.median(times), 3)
+def floats(array: np.ndarray[Any, Any]) -> str:
+    return json.dumps(np.round(array.astype(np.float64), 7).tolist())
 
 
-def bulk(texts: int) -> dict[str, Any]:
+def measure_bulk(texts: int) -> dict[str, Any]:
     """Run the client in a subprocess, to measure its memory alone."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ServerProcess(models(), Path(folder) / "log") as server,
-    ):
-        server.wait_for(200)
+    with http_server(served_models()) as server:
         command = [sys.executable, "-c", BULK, server.url, str(texts)]
         process = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(process.stdout))
 
 
-def models() -> dict[str, str]:
-    return {name: os.environ[name] for name in ("BGE_EMBED_MODEL", "BGE_RERANK_MODEL")}
-
-
-def workers(texts: int) -> dict[str, Any]:
+def measure_workers(texts: int) -> dict[str, Any]:
     """Measure the throughput of one and of three workers, each on one thread."""
     single, triple = (throughput(count, texts) for count in (1, 3))
     return {
@@ -153,36 +144,30 @@ def workers(texts: int) -> dict[str, Any]:
     }
 
 
-def throughput(count: int, texts: int) -> float:
-    handler = ROOT / "worker" / "handler.py"
-    with ExitStack() as stack:
-        jobs = stack.enter_context(JobServer())
-        env = models() | {"OMP_NUM_THREADS": "1"}
-        processes = [stack.enter_context(WorkerProcess(handler, jobs, env)) for _ in range(count)]
-        for worker in processes:
-            worker.wait_ready(120)
-        client = stack.enter_context(Client(jobs.url, timeout=600))
-        batch = [f"текст номер {number} " * 30 for number in range(texts)]
+def throughput(workers: int, texts: int) -> float:
+    batch = [f"текст номер {number} " * 30 for number in range(texts)]
+    with (
+        queue_workers(served_models() | {"OMP_NUM_THREADS": "1"}, workers) as jobs,
+        Client(jobs.url, timeout=600) as client,
+    ):
         client.embed(batch[:64])
-        start = time.perf_counter()
-        received = sum(1 for _ in client.embed_iter(batch))
-        assert received == texts
-        return texts / (time.perf_counter() - start)
+        start = perf_counter()
+        assert sum(1 for _ in client.embed_iter(batch)) == texts
+        return texts / (perf_counter() - start)
+
+
+def measure(texts: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "client", {"imports": with_date(measure_imports())}
+    yield "client", {"decode": with_date(measure_decoding())}
+    yield "client", {"bulk": with_date(measure_bulk(texts))}
+    yield "client", {"workers": with_date(measure_workers(3 * texts // 10))}
 
 
 def main() -> None:
-    results = {}
-    for name, measure in (
-        ("imports", imports),
-        ("decode", decode),
-        ("bulk", lambda: bulk(20_000)),
-        ("workers", lambda: workers(6_000)),
-    ):
-        results[name] = measure()
-        print(f"\n{name}")
-        for field, value in results[name].items():
-            print(f"  {field:40}{value}", flush=True)
-    print(json.dumps(results))
+    parser = options(__doc__)
+    parser.add_argument("--texts", type=int, default=20_000)
+    args = parser.parse_args()
+    report(measure(args.texts), save=args.save)
 
 
 if __name__ == "__main__":

@@ -14,19 +14,22 @@ files. Weights are random, computed in fp32. The last line of stdout is one JSON
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from results import read_results, save_results, with_date
-from workload import ROOT, model_settings, prepare
+from results import options, report, with_date
+from timing import in_turn, seconds
+from workload import BENCH, ROOT, model_settings, prepare
 
+HANDLER, FLAG = "handler, fp32 files", "FlagEmbedding"
 PACKED = """
 import gc
 gc.disable()
@@ -58,70 +61,83 @@ print("answered", flush=True)
 def commands(folder: Path) -> dict[str, tuple[list[str], Path]]:
     """Return the command and the models' folder of each kind."""
     payload = json.dumps({"input": {"texts": "море", "encoding_format": "base64"}})
-    handler = [sys.executable, "worker/handler.py", "--test_input", payload]
+    handler = ["worker/handler.py", "--test_input", payload]
     return {
-        "packed, fp32 files": ([sys.executable, "-c", PACKED], folder / "float32"),
-        "packed, fp16 files": ([sys.executable, "-c", PACKED], folder / "float16"),
-        "handler, fp32 files": (handler, folder / "float32"),
-        "import torch": ([sys.executable, "-c", IMPORT_TORCH], folder),
-        "FlagEmbedding": ([sys.executable, "-c", FLAGEMBEDDING], folder / "hub"),
+        "packed, fp32 files": (["-c", PACKED], folder / "float32"),
+        "packed, fp16 files": (["-c", PACKED], folder / "float16"),
+        HANDLER: (handler, folder / "float32"),
+        "import torch": (["-c", IMPORT_TORCH], folder),
+        FLAG: (["-c", FLAGEMBEDDING], folder / "hub"),
     }
 
 
 def measure_answers(command: list[str], models: Path) -> list[float]:
     """Return the seconds from the start of the process to each answer."""
-    environment = os.environ | model_settings(models)
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    env = os.environ | model_settings(models)
     start = perf_counter()
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipe) as process:
+    with subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, **pipe) as process:
         answers = [
             perf_counter() - start
             for line in process.stdout
             if "answered" in line or "Job result" in line
         ]
     if not answers:
-        sys.exit(f"{command[1]} gave no answer; run it by hand to see the error")
+        sys.exit(f"{command[0]} gave no answer; run it by hand to see the error")
     return answers
+
+
+def trace_start(command: list[str], models: Path) -> str:
+    """Return the lines that `BGE_TRACE_START=1` prints for one start."""
+    env = os.environ | model_settings(models) | {"BGE_TRACE_START": "1"}
+    completed = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    return "\n".join(line for line in completed.stderr.splitlines() if line.startswith("start "))
+
+
+def measure_warm(folder: Path, rounds: int) -> dict[str, Any]:
+    """Start each kind in turn. The first round, which fills the page cache, does not count."""
+    starts = {name: partial(measure_answers, *start) for name, start in commands(folder).items()}
+    measured = {name: answers[1:] for name, answers in in_turn(rounds + 1, starts).items()}
+    entries = {}
+    for index, answer in enumerate(("vector", "score")):
+        reference = [answers[index] for answers in measured[FLAG]]
+        for name, answers in measured.items():
+            if len(answers[0]) > index:
+                times = [seconds[index] for seconds in answers]
+                entries[f"{answer}: {name}"] = summarize(times, reference)
+    return entries
+
+
+def measure_from_disk(command: list[str], models: Path, rounds: int) -> dict[str, Any]:
+    """Compare the first answer with reading the files, both from disk."""
+    times: dict[str, list[float]] = {"reading the files": [], "handler": []}
+    for _ in range(rounds):
+        evict(models)
+        times["reading the files"].append(seconds(partial(read_files, models)))
+        evict(models)
+        times["handler"].append(measure_answers(command, models)[0])
+    return {name: summarize(values, times["reading the files"]) for name, values in times.items()}
 
 
 def evict(folder: Path) -> None:
     """Evict the folder's files from the page cache."""
     os.sync()
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for path in files(folder):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def measure_reading(folder: Path) -> float:
-    """Return the seconds one thread takes to read the folder."""
-    start = perf_counter()
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb", buffering=0) as file:
-                while file.read(1 << 24):
-                    pass
-    return perf_counter() - start
+def read_files(folder: Path) -> None:
+    for path in files(folder):
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 24):
+                pass
 
 
-def measure_from_disk(command: list[str], models: Path, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds to read the files, and to the handler's first answer, both from disk."""
-    times: dict[str, list[float]] = {"reading the files": [], "handler": []}
-    for _ in range(rounds):
-        evict(models)
-        times["reading the files"].append(measure_reading(models))
-        evict(models)
-        times["handler"].append(measure_answers(command, models)[0])
-    return times
-
-
-def trace_start(command: list[str], models: Path) -> str:
-    """Return the lines that `BGE_TRACE_START=1` prints for one start."""
-    env = os.environ | model_settings(models)
-    completed = subprocess.run(
-        command, cwd=ROOT, env=env | {"BGE_TRACE_START": "1"}, capture_output=True, text=True
-    )
-    return "\n".join(line for line in completed.stderr.splitlines() if line.startswith("start "))
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def summarize(measured: list[float], reference: list[float]) -> dict[str, Any]:
@@ -136,42 +152,20 @@ def summarize(measured: list[float], reference: list[float]) -> dict[str, Any]:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path("checkpoints/bench/full"))
-    parser.add_argument("--save", action="store_true", help="save to benchmarks/results/")
-    args = parser.parse_args()
-    if args.save:
-        read_results()
-    folder = args.folder.resolve()
+def measure(folder: Path, rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
     prepare("full", folder)
-    kinds = commands(folder)
-    for command, models in kinds.values():  # warms the page cache
-        measure_answers(command, models)
-    times: dict[str, list[list[float]]] = {name: [] for name in kinds}
-    for _ in range(args.rounds):
-        for name, (command, models) in kinds.items():
-            times[name].append(measure_answers(command, models))
-    results: dict[str, Any] = {"page cache warm": {}, "from disk": {}}
-    for index, answer in enumerate(("vector", "score")):
-        reference = [answers[index] for answers in times["FlagEmbedding"]]
-        for name, rounds in times.items():
-            if len(rounds[0]) > index:
-                entry = summarize([answers[index] for answers in rounds], reference)
-                results["page cache warm"][f"{answer}: {name}"] = entry
-    handler, models = kinds["handler, fp32 files"]
+    yield "cold", {"page cache warm": measure_warm(folder, rounds)}
+    handler, models = commands(folder)[HANDLER]
     print(trace_start(handler, models))
-    disk = measure_from_disk(handler, models, args.rounds)
-    for name, measured in disk.items():
-        results["from disk"][name] = summarize(measured, disk["reading the files"])
-    for section, baseline in (("page cache warm", "FlagEmbedding"), ("from disk", "reading")):
-        print(f"from process start, both full-size models, {section}")
-        for name, entry in results[section].items():
-            print(f"{name:30}{entry['median']:8.2f} s{entry['share']:8.2f} of {baseline}'s")
-    if args.save:
-        save_results("cold", results)
-    print(json.dumps(results))
+    yield "cold", {"from disk": measure_from_disk(handler, models, rounds)}
+
+
+def main() -> None:
+    parser = options(__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=BENCH / "full")
+    args = parser.parse_args()
+    report(measure(args.folder.resolve(), args.rounds), save=args.save)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ The last line of stdout is one JSON object.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
@@ -18,56 +17,64 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
-import httpx
-
-from fakes.server_process import ServerProcess
-from workload import ROOT, mixed_texts, model_settings, prepare
+from processes import http_server, read_metric, running
+from results import options, report, with_date
+from workload import BENCH, MINIATURE, ROOT, mixed_texts, model_settings, prepare
 
 LINES = """
 import json, sys
 for number in range(int(sys.argv[1])):
     print(json.dumps({"_id": number, "text": f"текст номер {number}", "lesson": number % 40}))
 """
-SMALL, MINIATURE = "checkpoints/bench/small", "models/miniature-packed"
+PIPE = subprocess.PIPE
+
+
+def index_command(endpoint: str) -> list[str]:
+    options = ["--collection", "c", "--endpoint", endpoint]
+    return [sys.executable, "-m", "bge_client", "index", *options]
 
 
 def measure_busy(texts: int) -> dict[str, Any]:
-    prepare("small", ROOT / SMALL)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        source = folder / "corpus.jsonl"
+    prepare("small", BENCH / "small")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        http_server(model_settings(BENCH / "small" / "float32")) as server,
+    ):
+        source = Path(folder) / "corpus.jsonl"
         lines = [{"_id": n, "text": f"{n} {text}"} for n, text in enumerate(mixed_texts(texts))]
         source.write_text("\n".join(map(json.dumps, lines)), "utf-8")
-        with ServerProcess(model_settings(ROOT / f"{SMALL}/float32"), folder / "log") as server:
-            server.wait_for(200)
-            before = computing_seconds(server.url)
-            options = [str(source), "--path", str(folder / "qdrant")]
-            command = [*bge_command("index", server.url), *options]
-            completed = subprocess.run(command, check=True, capture_output=True)
-            report = json.loads(completed.stdout.splitlines()[-1])
-            seconds = computing_seconds(server.url) - before
+        before = computing_seconds(server.url)
+        command = [*index_command(server.url), str(source), "--path", f"{folder}/qdrant"]
+        completed = subprocess.run(command, check=True, capture_output=True)
+        computing = computing_seconds(server.url) - before
+    report = json.loads(completed.stdout.splitlines()[-1])
     return {
         "texts": report["written"],
         "texts per second": round(texts / report["seconds"], 1),
-        "worker busy, share of the wall time": round(seconds / report["seconds"], 3),
+        "worker busy, share of the wall time": round(computing / report["seconds"], 3),
     }
+
+
+def computing_seconds(url: str) -> float:
+    """Return the seconds the worker has spent on micro-batches."""
+    return read_metric(url, "bge_micro_batch_seconds_total")[""]
 
 
 def measure_memory(lines: int) -> dict[str, Any]:
     """Return the peak memory of the `bge index` process, which reads the lines from a pipe."""
+    fake_qdrant = [sys.executable, "-m", "fakes.qdrant_server", "--discard"]
     with (
-        tempfile.TemporaryDirectory() as folder,
-        ServerProcess(model_settings(ROOT / MINIATURE), Path(folder) / "log") as server,
-        discarding_qdrant() as url,
+        http_server(model_settings(MINIATURE)) as server,
+        running(fake_qdrant, cwd=ROOT / "tests", stdout=PIPE, text=True) as qdrant,
     ):
-        server.wait_for(200)
-        start = time.perf_counter()
-        peaks, report = run_index(lines, [*bge_command("index", server.url), "--qdrant-url", url])
-        seconds = time.perf_counter() - start
+        url = qdrant.stdout.readline().strip()
+        start = perf_counter()
+        peaks, report = run_index(lines, [*index_command(server.url), "--qdrant-url", url])
+        seconds = perf_counter() - start
     early = peaks[len(peaks) // 10]
     return {
         "lines": report["written"],
@@ -76,33 +83,16 @@ def measure_memory(lines: int) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def discarding_qdrant() -> Iterator[str]:
-    """Run the fake Qdrant server and yield its URL."""
-    command = [sys.executable, "-m", "fakes.qdrant_server", "--discard"]
-    tests = ROOT / "tests"
-    with subprocess.Popen(command, cwd=tests, stdout=subprocess.PIPE, text=True) as qdrant:
-        try:
-            assert qdrant.stdout is not None
-            yield qdrant.stdout.readline().strip()
-        finally:
-            qdrant.terminate()
-
-
 def run_index(lines: int, command: list[str]) -> tuple[list[int], dict[str, Any]]:
     """Return the peak memory, sampled once a second, and the report.
 
     Raises:
         CalledProcessError: the command failed.
     """
-    pipe = subprocess.PIPE
-    generator = subprocess.Popen([sys.executable, "-c", LINES, str(lines)], stdout=pipe)
     with (
-        generator,
-        subprocess.Popen(command, stdin=generator.stdout, stdout=pipe) as process,
+        running([sys.executable, "-c", LINES, lines], stdout=PIPE) as generator,
+        running(command, stdin=generator.stdout, stdout=PIPE) as process,
     ):
-        assert generator.stdout is not None
-        assert process.stdout is not None
         generator.stdout.close()  # so that the generator stops when its reader does
         peaks = []
         while process.poll() is None:
@@ -113,13 +103,8 @@ def run_index(lines: int, command: list[str]) -> tuple[list[int], dict[str, Any]
         return peaks, json.loads(process.stdout.read().splitlines()[-1])
 
 
-def computing_seconds(url: str) -> float:
-    """Return the seconds the worker has spent on micro-batches."""
-    text = httpx.get(f"{url}/metrics").text
-    return float(re.search(r"^bge_micro_batch_seconds_total (\S+)", text, re.M)[1])  # type: ignore[index]
-
-
 def peak_mb(pid: int) -> int:
+    """Return the peak memory of a process, 0 if it has just ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -128,22 +113,17 @@ def peak_mb(pid: int) -> int:
     return round(int(match[1]) / 1e3) if match else 0
 
 
-def bge_command(command: str, endpoint: str) -> list[str]:
-    collection = ["--collection", "c", "--endpoint", endpoint]
-    return [sys.executable, "-m", "bge_client", command, *collection]
+def measure(texts: int, lines: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    yield "index", {"busy": with_date(measure_busy(texts))}
+    yield "index", {"memory": with_date(measure_memory(lines))}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--texts", type=int, default=6000)
     parser.add_argument("--lines", type=int, default=1_000_000)
     args = parser.parse_args()
-    results = {"busy": measure_busy(args.texts), "memory": measure_memory(args.lines)}
-    for name, fields in results.items():
-        print(name)
-        for field, value in fields.items():
-            print(f"  {field:45}{value}")
-    print(json.dumps(results))
+    report(measure(args.texts, args.lines), save=args.save)
 
 
 if __name__ == "__main__":

@@ -72,26 +72,35 @@ def flops(texts: list[str], *, pair: int = 0) -> float:
     return Workload("", "", "dense", texts, lengths).flops(SHAPES["full"])
 
 
-def projection() -> list[dict[str, Any]]:
-    """Return a row per GPU: tokens per second, dollars per million, two latencies."""
-    share = find_shares()
-    chunks, mixed = texts_of_length(1, 512), mixed_texts(320)
-    tokens = sum(token_lengths(mixed))
+@dataclass(frozen=True)
+class Projection:
+    """`chunks`, `mixed`: tokens per second. `texts_ms`: 32 mixed texts. `documents_ms`: a rerank of
+    100 documents of 128 tokens."""
+
+    gpu: str
+    chunks: float
+    mixed: float
+    dollars_per_million: float | None
+    texts_ms: float
+    documents_ms: float
+
+
+def project(shares: Shares) -> list[Projection]:
+    chunk, mixed = texts_of_length(1, 512), mixed_texts(320)
     documents = texts_of_length(100, 128)
-    requests = {"32 texts": flops(mixed) / 10, "100 documents": flops(documents, pair=12)}
-    rows = []
+    mixed_flops_per_token = flops(mixed) / sum(token_lengths(mixed))
+    projections = []
     for gpu in GPUS:
-        rate = 1e12 * gpu.tflops * share.mixed / (flops(mixed) / tokens)
-        rows.append(
-            {
-                "gpu": gpu.name,
-                "chunks_tokens_per_second": 1e12 * gpu.tflops * share.chunks / flops(chunks) * 512,
-                "mixed_tokens_per_second": rate,
-                "dollars_per_million": None if gpu.price is None else 1e6 / rate * gpu.price,
-                **{
-                    name: 1e3 * flop / (1e12 * gpu.tflops * share.mixed)
-                    for name, flop in requests.items()
-                },
-            }
+        chunks_rate, mixed_rate = (1e12 * gpu.tflops * s for s in (shares.chunks, shares.mixed))
+        tokens_per_second = mixed_rate / mixed_flops_per_token
+        projections.append(
+            Projection(
+                gpu.name,
+                512 * chunks_rate / flops(chunk),
+                tokens_per_second,
+                None if gpu.price is None else 1e6 * gpu.price / tokens_per_second,
+                1e3 * flops(mixed) / 10 / mixed_rate,
+                1e3 * flops(documents, pair=12) / mixed_rate,
+            )
         )
-    return rows
+    return projections

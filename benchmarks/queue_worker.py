@@ -8,18 +8,20 @@ of random weights. The last line of stdout is one JSON object.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
-import time
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from time import perf_counter
+from typing import Any, NamedTuple
 
 from fakes.runpod_server import JobServer
-from fakes.worker_process import WorkerProcess
-from results import read_results, save_results, with_date
-from workload import BENCH, ROOT, mixed_texts, model_settings, prepare, texts_of_length
+from processes import queue_workers
+from results import options, report, with_date
+from timing import in_turn, seconds
+from workload import BENCH, mixed_texts, model_settings, prepare, texts_of_length
 
+BACKLOG = 400
 SPARSE = {"return_dense": False, "return_sparse": True}
 COLBERT = {"return_dense": False, "return_colbert": True}
 BASE64 = {"encoding_format": "base64"}
@@ -42,79 +44,57 @@ def payloads() -> dict[str, dict[str, Any]]:
     }
 
 
-def measure(rounds: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    env = model_settings(BENCH / "small" / "float32")
-    with (
-        JobServer() as server,
-        WorkerProcess(ROOT / "worker" / "handler.py", server, env) as worker,
-    ):
-        worker.wait_ready(120)
-        return measure_jobs(server, rounds), measure_backlog(server, 400)
+class Job(NamedTuple):
+    milliseconds: float
+    outside_the_model: float
+    size: int
 
 
-def measure_jobs(server: JobServer, rounds: int) -> dict[str, Any]:
-    forms = payloads()
-    times: dict[str, list[tuple[float, float]]] = {form: [] for form in forms}
-    sizes = {}
-    for number in range(rounds + 1):
-        for form, payload in forms.items():
-            start = time.perf_counter()
-            job = server.submit(payload)
-            body = server.result(job, timeout=60)
-            milliseconds = 1e3 * (time.perf_counter() - start)
-            if "error" in body:
-                sys.exit(f"{form}: {body['error']}")
-            if number:  # the first round is a warm-up
-                model = body["output"]["timings_ms"]["inference"]
-                times[form].append((milliseconds, milliseconds - model))
-            sizes[form] = server.results[job][0].size
-    return {
-        form: with_date(
-            {
-                "ms": [round(total, 1) for total, _ in samples],
-                "median_ms": round(statistics.median(total for total, _ in samples), 1),
-                "outside_the_model_ms": round(
-                    statistics.median(outside for _, outside in samples), 1
-                ),
-                "bytes": sizes[form],
-            }
-        )
-        for form, samples in times.items()
-    }
+def run_job(jobs: JobServer, payload: dict[str, Any]) -> Job:
+    start = perf_counter()
+    job = jobs.submit(payload)
+    body = jobs.result(job, timeout=60)
+    milliseconds = 1e3 * (perf_counter() - start)
+    if "error" in body:
+        sys.exit(body["error"])
+    model = body["output"]["timings_ms"]["inference"]
+    return Job(milliseconds, milliseconds - model, jobs.results[job][0].size)
 
 
-def measure_backlog(server: JobServer, count: int) -> dict[str, Any]:
-    rates = []
-    for _ in range(3):
-        start = time.perf_counter()
-        jobs = [server.submit({"texts": [text], **BASE64}) for text in texts_of_length(count, 12)]
-        for job in jobs:
-            server.result(job, timeout=60)
-        rates.append(round(count / (time.perf_counter() - start), 1))
-    entry = with_date({"per_second": rates, "median": statistics.median(rates)})
-    return {f"{count} queries at once": entry}
+def summarize(measured: list[Job]) -> dict[str, Any]:
+    milliseconds, outside_the_model, sizes = zip(*measured, strict=True)
+    return with_date(
+        {
+            "ms": [round(value, 1) for value in milliseconds],
+            "median_ms": round(statistics.median(milliseconds), 1),
+            "outside_the_model_ms": round(statistics.median(outside_the_model), 1),
+            "bytes": sizes[-1],
+        }
+    )
+
+
+def run_backlog(jobs: JobServer, texts: list[str]) -> None:
+    for job in [jobs.submit({"texts": [text], **BASE64}) for text in texts]:
+        jobs.result(job, timeout=60)
+
+
+def measure(rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    prepare("small", BENCH / "small")
+    with queue_workers(model_settings(BENCH / "small" / "float32")) as jobs:
+        forms = {form: partial(run_job, jobs, payload) for form, payload in payloads().items()}
+        measured = in_turn(rounds + 1, forms)  # the first round is a warm-up
+        yield "queue", {form: summarize(values[1:]) for form, values in measured.items()}
+        backlog = partial(run_backlog, jobs, texts_of_length(BACKLOG, 12))
+        rates = [round(BACKLOG / seconds(backlog), 1) for _ in range(3)]
+        entry = with_date({"per_second": rates, "median": statistics.median(rates)})
+        yield "backlog", {f"{BACKLOG} queries at once": entry}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options(__doc__)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--save", action="store_true", help="save to benchmarks/results/")
     args = parser.parse_args()
-    if args.save:
-        read_results()
-    prepare("small", BENCH / "small")
-    forms, backlog = measure(args.rounds)
-    for form, entry in forms.items():
-        print(
-            f"{form:34}{entry['median_ms']:8.1f} ms, {entry['outside_the_model_ms']:6.1f} outside "
-            f"the model,{entry['bytes']:10,} bytes"
-        )
-    for name, entry in backlog.items():
-        print(f"{name:34}{entry['median']:8.1f} a second")
-    if args.save:
-        save_results("queue", forms)
-        save_results("backlog", backlog)
-    print(json.dumps({"queue": forms, "backlog": backlog}))
+    report(measure(args.rounds), save=args.save)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """`benchmarks/results/`: one file per device with measurements, their dates, and package versions.
 
-Sections: `engine` by shape and workload (`compare.py`), `serving` by server (`saturation.py`),
-`queue` by form of reply (`queue_worker.py`), `cold` (`cold_start.py`), `beside a bulk` (`serve.py`)
-and `gpu`. A run replaces its own entries and keeps the others. A file belongs to one machine.
+A file has a section for each benchmark. A run replaces its own entries and keeps the others. A file
+belongs to one machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
-import subprocess
 import sys
 import time
-from importlib.metadata import version
+from collections.abc import Iterable
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,41 @@ PEER_VENVS = {
     "onnxruntime": ROOT / ".venv-onnxruntime",
     "sentence-transformers": ROOT / ".venv-sentence-transformers",
 }
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """Return the options of every benchmark."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--save", action="store_true", help="save to benchmarks/results/")
+    return parser
+
+
+def report(measurements: Iterable[tuple[str, dict[str, Any]]], *, save: bool) -> dict[str, Any]:
+    """Print each section as soon as it is measured, then all as one line of JSON.
+
+    Saves at once, so that an interrupted run keeps its results. Exits before the first measurement
+    if the file belongs to another machine.
+    """
+    if save:
+        read_results()
+    results: dict[str, Any] = {}
+    for section, entries in measurements:
+        show(section, entries)
+        results[section] = merge(results.get(section, {}), entries)
+        if save:
+            save_results(section, entries)
+    print(json.dumps(results))
+    return results
+
+
+def show(title: str, entries: dict[str, Any]) -> None:
+    for name, entry in entries.items():
+        if "date" not in entry:
+            show(f"{title}: {name}", entry)
+            continue
+        print(f"\n{title}: {name}")
+        for field, value in entry.items():
+            print(f"  {field:46}{value}", flush=True)
 
 
 def read_results() -> tuple[Path, dict[str, Any]]:
@@ -71,23 +106,15 @@ def merge(before: dict[str, Any], entries: dict[str, Any]) -> dict[str, Any]:
 def machine(gpu: str | None) -> dict[str, Any]:
     import torch
 
-    model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {"gpu": gpu, "cpu": model, "threads": torch.get_num_threads()}
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    cpu = names[0] if names else platform.processor()
+    return {"gpu": gpu, "cpu": cpu, "threads": torch.get_num_threads()}
 
 
 def versions() -> dict[str, str]:
     installed = {name: version(name) for name in PACKAGES}
-    for package, folder in PEER_VENVS.items():
-        python = folder / "bin" / "python"
-        if python.exists():
-            code = f"from importlib.metadata import version; print(version('{package}'))"
-            ran = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-            installed[package] = ran.stdout.strip()
+    for name, folder in PEER_VENVS.items():
+        path = [str(packages) for packages in folder.glob("lib/python*/site-packages")]
+        installed.update((name, package.version) for package in distributions(name=name, path=path))
     return installed

@@ -1,28 +1,24 @@
-"""Write the tables of README.md and benchmarks/README.md from `benchmarks/results/`.
-
-    python benchmarks/tables.py            write the tables
-    python benchmarks/tables.py --check    exit with code 1 if a table differs from the results
+"""Write the tables of the documents from `benchmarks/results/`: `python benchmarks/tables.py`.
 
 A table is the text between `<!-- table: NAME -->` and `<!-- end of table -->`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-import projection
+from projection import HOSTED_PRICE, find_shares, project
 from results import FOLDER
 from workload import ROOT
 
-PAGES = ("README.md", "benchmarks/README.md")
+DOCUMENTS = ("README.md", "docs/*.md", "benchmarks/README.md")
 OURS = "bge-serverless"
 BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-PACKAGES = {
+PACKAGES = {  # in the order of the rows
     "ONNX Runtime": "onnxruntime",
     "Infinity": "infinity-emb",
     "sentence-transformers": "sentence-transformers",
@@ -51,6 +47,10 @@ def cpu_results() -> dict[str, Any]:
     return dict(json.loads((FOLDER / "cpu.json").read_text("utf-8")))
 
 
+def cpu(section: str) -> dict[str, Any]:
+    return dict(cpu_results()[section])
+
+
 def gpu() -> str:
     """Return the full shape's table of each measured GPU."""
     results = [json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))]
@@ -64,8 +64,17 @@ def gpu() -> str:
 def engine(results: dict[str, Any], shape: str) -> str:
     """Contestants by workloads: seconds, and how many times as fast our engine is."""
     columns = list(results["engine"][shape].values())
-    names = sorted({name for entry in columns for name in entry["rows"]}, key=rank)
-    rows = [[label(n, results), *(cell(entry, n) for entry in columns)] for n in names]
+    versions = results["versions"]
+    contestants = {
+        OURS: OURS,
+        **{name: f"{name} {versions.get(package, '')}" for name, package in PACKAGES.items()},
+        "ONNX Runtime int8": "ONNX Runtime int8, another precision",
+    }
+    rows = [
+        [label, *(cell(entry, name) for entry in columns)]
+        for name, label in contestants.items()
+        if any(name in entry["rows"] for entry in columns)
+    ]
     product = [f"{entry['share_of']['product']:.0%}" for entry in columns]
     # Only for few tokens: in longer work, reading the weights takes almost no time.
     reading = [
@@ -74,17 +83,6 @@ def engine(results: dict[str, Any], shape: str) -> str:
     rows.append(["ours, of the large product's rate", *product])
     rows.append(["ours, of reading every weight once", *reading])
     return table([SHAPE_NAMES[shape], *(entry["about"] for entry in columns)], rows)
-
-
-def rank(name: str) -> int:
-    order = [OURS, *PACKAGES, "ONNX Runtime int8"]
-    return order.index(name)
-
-
-def label(name: str, results: dict[str, Any]) -> str:
-    if name not in PACKAGES:
-        return name if name == OURS else f"{name}, another precision"
-    return f"{name} {results['versions'][PACKAGES[name]]}"
 
 
 def cell(entry: dict[str, Any], name: str) -> str:
@@ -99,21 +97,24 @@ def cell(entry: dict[str, Any], name: str) -> str:
 def spread() -> str:
     """Seconds of every round, the memory, and the difference of the outputs."""
     rows = [
-        [shape, workload, name, seconds(row), f"{row['peak_mb']:,}", f"{row['difference']:.0e}"]
-        for shape, measured in cpu_results()["engine"].items()
+        [
+            shape,
+            workload,
+            name,
+            ", ".join(f"{value:.4g}" for value in row["seconds"]),
+            f"{row['peak_mb']:,}",
+            f"{row['difference']:.0e}",
+        ]
+        for shape, measured in cpu("engine").items()
         for workload, entry in measured.items()
         for name, row in entry["rows"].items()
     ]
     return table(["shape", "workload", "", "seconds", "peak MB", "differs by"], rows)
 
 
-def seconds(row: dict[str, Any]) -> str:
-    return ", ".join(f"{value:.4g}" for value in row["seconds"])
-
-
 def closed() -> str:
     rows = []
-    for name, entries in cpu_results()["serving"]["small"].items():
+    for name, entries in cpu("serving")["small"].items():
         rounds = sorted(entries["closed"], key=lambda entry: float(entry["per_second"]))
         middle = rounds[len(rounds) // 2]
         rows.append([name, *(digits(middle[field]) for field in FIELDS)])
@@ -121,7 +122,7 @@ def closed() -> str:
 
 
 def offered() -> str:
-    serving = cpu_results()["serving"]["small"]
+    serving = cpu("serving")["small"]
     header = ["queries offered a second"]
     for name in serving:
         header += [f"{name}: answered a second", "p50 ms", "p99 ms", "refused or given up"]
@@ -139,9 +140,9 @@ def offered() -> str:
 def queue() -> str:
     rows = [
         [form, digits(job["median_ms"]), digits(job["outside_the_model_ms"]), f"{job['bytes']:,}"]
-        for form, job in cpu_results()["queue"].items()
+        for form, job in cpu("queue").items()
     ]
-    backlog = [[name, digits(entry["median"])] for name, entry in cpu_results()["backlog"].items()]
+    backlog = [[name, digits(entry["median"])] for name, entry in cpu("backlog").items()]
     return (
         table(["job", "ms", "of them outside the model", "bytes of the reply"], rows)
         + "\n"
@@ -150,7 +151,7 @@ def queue() -> str:
 
 
 def cold() -> str:
-    measured = cpu_results()["cold"]
+    measured = cpu("cold")
     return (
         cold_table(measured["page cache warm"], "page cache warm", "of FlagEmbedding's")
         + "\n"
@@ -169,38 +170,31 @@ def cold_table(measured: dict[str, Any], title: str, ratio_title: str) -> str:
 def beside_bulk() -> str:
     """Latency of a query alone and beside bulk requests."""
     rows = []
-    for name, entries in cpu_results()["beside a bulk"].items():
-        if name != "overhead":
-            given_up = next(field for field in entries if field.startswith("gave up"))
-            times = [entries[when] for when in ("alone, s", "beside the bulk, s")]
-            cells = [f"{entry[p]:.3f}" for entry in times for p in ("p50", "p99")]
-            batch = entries.get("a micro-batch, s")
-            rows.append(
-                [
-                    name,
-                    *([*cells[:2], given_up, given_up] if entries[given_up] else cells),
-                    "" if batch is None else f"{batch:.3f}",
-                ]
-            )
+    for name, entry in cpu("beside a bulk").items():
+        if name == "overhead":
+            continue
+        times = [entry[when] for when in ("alone, s", "beside the bulk, s")]
+        cells = [f"{percentiles[p]:.3f}" for percentiles in times for p in ("p50", "p99")]
+        given_up = next(field for field in entry if field.startswith("gave up"))
+        if entry[given_up]:
+            cells[2:] = [given_up] * 2
+        batch = entry.get("a micro-batch, s")
+        rows.append([name, *cells, "" if batch is None else f"{batch:.3f}"])
     header = ["a query, s", "alone, p50", "p99", "beside the bulk, p50", "p99", "one micro-batch"]
     return table(header, rows)
 
 
 def projected() -> str:
+    shares = find_shares()
     rows = []
-    for row in projection.projection():
-        dollars = row["dollars_per_million"]
-        rows.append(
-            [
-                row["gpu"],
-                f"{1e3 * round(row['chunks_tokens_per_second'] / 1e3):,.0f}",
-                f"{1e3 * round(row['mixed_tokens_per_second'] / 1e3):,.0f}",
-                "" if dollars is None else f"{dollars:.4f}",
-                "" if dollars is None else f"{projection.HOSTED_PRICE / dollars:.0f}",
-                f"{row['32 texts']:.0f}",
-                f"{row['100 documents']:.0f}",
-            ]
+    for row in project(shares):
+        dollars = row.dollars_per_million
+        prices = (
+            ["", ""] if dollars is None else [f"{dollars:.4f}", f"{HOSTED_PRICE / dollars:.0f}"]
         )
+        rates = [f"{1e3 * round(rate / 1e3):,.0f}" for rate in (row.chunks, row.mixed)]
+        latencies = [f"{row.texts_ms:.0f}", f"{row.documents_ms:.0f}"]
+        rows.append([row.gpu, *rates, *prices, *latencies])
     header = [
         "GPU",
         "tokens a second, chunks",
@@ -210,7 +204,7 @@ def projected() -> str:
         "32 mixed texts, ms",
         "100 documents of 128 tokens, ms",
     ]
-    return f"Shares: {projection.find_shares().source}.\n\n" + table(header, rows)
+    return f"Shares: {shares.source}.\n\n" + table(header, rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -227,21 +221,19 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def pages() -> list[Path]:
+    """Return the documents with tables."""
+    paths = [path for pattern in DOCUMENTS for path in sorted(ROOT.glob(pattern))]
+    return [path for path in paths if BLOCK.search(path.read_text("utf-8"))]
+
+
 def with_tables(page: str) -> str:
-    return BLOCK.sub(lambda entries: f"{entries[1]}{TABLES[entries[2]]()}{entries[3]}", page)
+    return BLOCK.sub(lambda block: f"{block[1]}{TABLES[block[2]]()}{block[3]}", page)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    args = parser.parse_args()
-    for name in PAGES:
-        path = ROOT / name
-        before = path.read_text("utf-8")
-        after = with_tables(before)
-        if args.check and after != before:
-            sys.exit(f"{name} differs from the results: run python benchmarks/tables.py")
-        path.write_text(after, "utf-8")
+    for path in pages():
+        path.write_text(with_tables(path.read_text("utf-8")), "utf-8")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import sys
@@ -17,6 +18,7 @@ from checkpoints import Shape, train_tokenizer, write_pair
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "checkpoints" / "bench"
+MINIATURE = ROOT / "models" / "miniature-packed"
 SHAPES = {
     "small": Shape(width=384, heads=12, feed_forward=1536, layers=6, vocab_size=250_002),
     "full": Shape(width=1024, heads=16, feed_forward=4096, layers=24, vocab_size=250_002),
@@ -28,6 +30,12 @@ def model_settings(folder: Path) -> dict[str, str]:
     """Return the environment variables that name a worker's models."""
     names = ("BGE_EMBED_MODEL", "BGE_RERANK_MODEL")
     return {name: str(folder / model) for name, model in zip(names, MODELS, strict=True)}
+
+
+def served_models() -> dict[str, str]:
+    """Return the models that the environment names, by default the miniature."""
+    defaults = model_settings(MINIATURE)
+    return {name: os.environ.get(name, folder) for name, folder in defaults.items()}
 
 
 def corpus() -> list[str]:

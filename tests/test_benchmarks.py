@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import projection
 import tables
 from bge_builder.convert import convert
 from bge_worker.engine.engine import PackedEngine
 from bge_worker.engine.outputs import Outputs
 from checkpoints import Shape, write_pair
 from compare import OURS, Contestant, check_agreement
-from conftest import MODELS, ROOT, settings_in
+from conftest import MODELS, settings_in
+from projection import Shares, project
 from results import merge
-from saturation import arrivals
+from serving import arrivals
 from workload import Workload, corpus
 
 SHAPE = Shape(width=64, heads=4, feed_forward=128, layers=3, vocab_size=4000)
@@ -65,10 +65,9 @@ def test_the_counted_operations_are_those_of_the_forward_pass(
     assert counter.get_total_flops() == pytest.approx(workload.flops(SHAPE), rel=0.005)
 
 
-@pytest.mark.parametrize("name", tables.PAGES)
-def test_the_tables_match_the_results(name: str) -> None:
-    page = (ROOT / name).read_text("utf-8")
-    assert tables.BLOCK.search(page)
+@pytest.mark.parametrize("path", tables.pages(), ids=lambda path: path.name)
+def test_the_tables_match_the_results(path: Path) -> None:
+    page = path.read_text("utf-8")
     assert tables.with_tables(page) == page, "python benchmarks/tables.py"
 
 
@@ -82,7 +81,7 @@ def test_a_run_replaces_only_its_own_entries() -> None:
 
 
 def test_arrivals_are_random_at_the_given_rate() -> None:
-    moments = list(arrivals(random.Random(0), rate=200, seconds=50))
+    moments = list(arrivals(random.Random(0), rate=200, duration=50))
     gaps = np.array([later - earlier for earlier, later in pairwise(moments)])
     assert len(moments) == pytest.approx(10_000, rel=0.05)
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)  # exponential
@@ -111,11 +110,10 @@ class TestAgreement:
         assert peers[1].difference == pytest.approx(0.1)
 
 
-def test_a_projection_is_the_share_of_the_published_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    share = projection.Shares(chunks=0.4, mixed=0.3, source="this test")
-    monkeypatch.setattr(projection, "find_shares", lambda: share)
-    l4 = next(row for row in projection.projection() if row["gpu"].startswith("L4"))
+def test_a_projection_is_the_share_of_the_published_peak() -> None:
+    projections = project(Shares(chunks=0.4, mixed=0.3, source="this test"))
+    l4 = next(projection for projection in projections if projection.gpu.startswith("L4"))
     # 0.4 of 121 TFLOP/s; a token of a 512-token chunk takes 0.63 GFLOP: two operations for each of
     # 302 M parameters, attention, and less in the last layer.
-    assert l4["chunks_tokens_per_second"] == pytest.approx(77_000, rel=0.01)
-    assert l4["dollars_per_million"] == pytest.approx(0.0032, rel=0.02)
+    assert l4.chunks == pytest.approx(77_000, rel=0.01)
+    assert l4.dollars_per_million == pytest.approx(0.0032, rel=0.02)

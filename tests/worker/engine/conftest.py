@@ -56,7 +56,10 @@ def texts(corpus: list[dict[str, str]]) -> list[str]:
 
 
 class Oracle:
-    """FlagEmbedding, called in groups in which no long text pads the short ones."""
+    """FlagEmbedding, called in groups in which no long text pads the short ones.
+
+    It runs the longest batch of a group twice, to try its size: small batches cost less.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.embedder = BGEM3FlagModel(str(folder / MODELS[0]), use_fp16=False, devices="cpu")
@@ -64,10 +67,10 @@ class Oracle:
         restore_prepare_for_model(self.reranker.tokenizer)
 
     def embed(self, texts: Sequence[str], max_length: int) -> list[dict[str, Any]]:
-        def encode(group: list[str]) -> list[dict[str, Any]]:
+        def encode(group: list[str], batch_size: int) -> list[dict[str, Any]]:
             vectors = self.embedder.encode(
                 group,
-                batch_size=16,
+                batch_size=batch_size,
                 max_length=max_length,
                 return_dense=True,
                 return_sparse=True,
@@ -78,19 +81,21 @@ class Oracle:
         return self._in_groups(encode, texts)
 
     def score(self, texts: Sequence[str], max_length: int) -> list[float]:
-        def score(group: list[str]) -> list[float]:
+        def score(group: list[str], batch_size: int) -> list[float]:
             pairs = [[QUERY, text] for text in group]
-            return self.reranker.compute_score(pairs, batch_size=16, max_length=max_length)
+            return self.reranker.compute_score(pairs, batch_size=batch_size, max_length=max_length)
 
         return self._in_groups(score, texts)
 
     @staticmethod
-    def _in_groups(call: Callable[[list[str]], list[Any]], texts: Sequence[str]) -> list[Any]:
+    def _in_groups(call: Callable[[list[str], int], list[Any]], texts: Sequence[str]) -> list[Any]:
         short = [index for index, text in enumerate(texts) if len(text) < 3000]
-        long = [[index] for index, text in enumerate(texts) if len(text) >= 3000]
+        long = [index for index, text in enumerate(texts) if len(text) >= 3000]
         results: dict[int, Any] = {}
-        for group in (short, *long):
-            results |= zip(group, call([texts[index] for index in group]), strict=True)
+        for group, batch_size in ((short, 4), (long, 1)):
+            if group:
+                outputs = call([texts[index] for index in group], batch_size)
+                results |= zip(group, outputs, strict=True)
         return [results[index] for index in range(len(texts))]
 
 
