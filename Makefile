@@ -23,7 +23,7 @@ $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index bench-quantization test-kill test-openapi test-clients test-clients-node load soak serve verify deploy undeploy field-report test-field-report image-test lint-images lock lock-torch clean
+.PHONY: help setup setup-test run test check lint types format docs test-docs parity fuzz bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index bench-quantization test-kill test-openapi test-clients test-clients-node load soak serve verify deploy undeploy field-report test-field-report image-test lint-images lock lock-torch clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -102,6 +102,17 @@ types: $(VENV)/setup-test
 format: $(VENV)/setup-test ## Format the code
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+docs: .venv-docs/done ## Build the documentation into site/, and fail on a broken link
+	.venv-docs/bin/mkdocs build -q --strict
+
+.venv-docs/done: docs/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+test-docs: $(VENV)/setup-test ## Run the commands of the documentation in a scratch copy (5 minutes, network)
+	$(PY) -m pytest -q tests/docs --docs --timeout 1200
 
 PARITY_TESTS := tokenizer model heads
 parity: $(VENV)/setup-test ## Check parity with FlagEmbedding at 8,192 tokens for every shape (about 10 minutes)

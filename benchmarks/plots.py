@@ -1,4 +1,4 @@
-"""`make bench-plots`: plot `benchmarks/results/` as SVG files in the same folder.
+"""`make bench-plots`: plot `benchmarks/results/` as SVG files in `docs/images/`.
 
     engine.svg    each peer's time divided by ours, for each workload
     load.svg      queries answered per second, and p99, against queries offered per second
@@ -90,7 +90,7 @@ def main() -> None:
         for plot in (engine, load):
             figure = plot(results)
             figure.tight_layout()
-            path = FOLDER / f"{plot.__name__}.svg"
+            path = FOLDER.parents[1] / "docs" / "images" / f"{plot.__name__}.svg"
             figure.savefig(path, metadata={"Date": None})
             print(path)
 

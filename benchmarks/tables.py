@@ -1,4 +1,4 @@
-"""Write the tables of README.md and benchmarks/README.md from `benchmarks/results/`.
+"""Write the tables of README.md and docs/benchmarks.md from `benchmarks/results/`.
 
     python benchmarks/tables.py            write the tables
     python benchmarks/tables.py --check    exit with code 1 if a table differs from the results
@@ -19,7 +19,7 @@ import projection
 from results import FOLDER
 from workload import ROOT
 
-PAGES = ("README.md", "benchmarks/README.md")
+PAGES = ("README.md", "docs/benchmarks.md")
 OURS = "bge-serverless"
 BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 PACKAGES = {
