@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pages import PAGES, ROOT, RUN_LANGUAGES, SHELL_LANGUAGES, Page
@@ -32,3 +34,11 @@ def test_links_lead_to_files_and_headings(page: Page) -> None:
         target = (page.path.parent / name).resolve() if name else page.path
         assert target.exists(), f"{page.name}: {link}"
         assert not anchor or anchor in Page(target).anchors, f"{page.name}: {link}"
+
+
+@every_page
+def test_pages_name_existing_commands(page: Page) -> None:
+    makefiles = [ROOT / "Makefile", *ROOT.glob("*/Makefile")]
+    source = "\n".join(makefile.read_text("utf-8") for makefile in makefiles)
+    rules = set(re.findall(r"^([a-z-]+):", source, re.MULTILINE))
+    assert set(re.findall(r"(?:^|`|&& )make ([a-z-]+)", page.text, re.MULTILINE)) <= rules
