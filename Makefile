@@ -104,7 +104,7 @@ format: $(VENV)/setup-test ## Format the code
 	$(PY) -m ruff format .
 
 docs: .venv-docs/done ## Build the documentation into site/, and fail on a broken link
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 .venv-docs/done: docs/requirements.txt
 	$(PYTHON) -m venv $(@D)
