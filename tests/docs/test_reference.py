@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -25,6 +26,7 @@ from bge_worker.settings import Settings
 from pages import ROOT, Page
 
 HTTP_API = Page(ROOT / "docs" / "http-api.md")
+SECTIONS = re.split(r"^## ", HTTP_API.text, flags=re.MULTILINE)
 OPERATIONS = Page(ROOT / "docs" / "operations.md")
 
 
@@ -46,21 +48,41 @@ def test_every_route_is_documented_and_no_other() -> None:
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.paths[0])
 def test_every_field_of_a_body_is_documented(route: Any) -> None:
-    sections = re.split(r"^## ", HTTP_API.text, flags=re.MULTILINE)
-    names = {field.encode_name for field in msgspec.structs.fields(route.body)}
-    documented = []
-    for section in sections:
-        if f"`POST {route.paths[0]}`" in section:
-            for heading in re.findall(r"takes the fields of \[(\w+)\]", section):
-                section += HTTP_API.section(f"## {heading}")
-            documented.append(set(re.findall(r"`(\w+)`", section)))
-    assert any(names <= fields for fields in documented), route.paths
+    """In a section that names the path; where a table has the field, with its default."""
+    body = {field.encode_name: field.default for field in msgspec.structs.fields(route.body)}
+    sections = [text for text in SECTIONS if f"`POST {route.paths[0]}`" in text]
+    sections = [text for text in map(with_linked_fields, sections) if body.keys() <= names(text)]
+    assert sections, route.paths
+    assert any(wrong_defaults(text, body) == [] for text in sections), [
+        wrong_defaults(text, body) for text in sections
+    ]
+
+
+def with_linked_fields(section: str) -> str:
+    headings = re.findall(r"takes the fields of \[(\w+)\]", section)
+    return section + "".join(HTTP_API.section(f"## {heading}") for heading in headings)
+
+
+def names(text: str) -> set[str]:
+    return set(re.findall(r"`(\w+)`", text))
+
+
+def wrong_defaults(section: str, body: dict[str, Any]) -> list[str]:
+    """Return the fields whose rows all lack the default."""
+    rows = [line.strip("|").split(" | ") for line in section.splitlines() if line[:3] == "| `"]
+    return [
+        name
+        for name, default in body.items()
+        if type(default) in (bool, int, str)
+        and (cells := [row[1] for row in rows if len(row) > 1 and name in names(row[0])])
+        and not any(json.dumps(default) in cell for cell in cells)
+    ]
 
 
 def test_every_reply_of_info_is_documented(service: Service) -> None:
-    names = set(re.findall(r"`(\w+)`", HTTP_API.section("## Info")))
     body = service.info().body
-    assert {*body, *body["limits"], *body["models"], *body["models"]["embed"]} <= names
+    expected = {*body, *body["limits"], *body["models"], *body["models"]["embed"]}
+    assert expected <= names(HTTP_API.section("## Info"))
     assert INFO_ROUTES[0].paths == ("/native/info",)
 
 
@@ -98,8 +120,8 @@ def shown(default: object) -> str:
 def test_every_metric_is_documented(service: Service) -> None:
     metrics = Metrics()
     metrics.watch(service)
-    names = re.findall(r"^# TYPE (\w+) \w+$", metrics.text().decode(), re.MULTILINE)
-    exported = {name for name in names if not name.endswith("_created")}
+    types = re.findall(r"^# TYPE (\w+) \w+$", metrics.text().decode(), re.MULTILINE)
+    exported = {name for name in types if not name.endswith("_created")}
     assert {row[0].strip("`") for row in OPERATIONS.table("## Metrics")} == exported
 
 
