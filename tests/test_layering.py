@@ -1,4 +1,4 @@
-"""Which package may import which, read from the source. See `docs/architecture.md` once it exists.
+"""Which package may import which, read from the source. See `docs/architecture.md`.
 
 http, runpod ─▶ serving ─▶ engine        settings, errors, process, startup: everybody's
 retrieval, builder ─▶ client             within retrieval: cli ─▶ migration, evaluation, shadow

@@ -261,7 +261,8 @@ NODE_CASES = (
     rerank("runpod-sdk `runSync`", f"{NODE}runpod-sdk.mjs", "/v2", model=""),
 )
 
-INTRODUCTION = f"""# Clients
+INTRODUCTION = f"""<!-- run by: tests/clients/test_clients.py -->
+# Clients
 
 Client packages that work unchanged against the HTTP server, here at `{SERVER}`. The API
 key is `BGE_API_KEY`. A model's name may be one that `/v1/models` lists, its last part, or an alias
