@@ -29,7 +29,7 @@ from .progress import Step
 TEST_INPUT = Path("test_input.json")
 NEXT = """
 Next:
-  make run INPUT='{"query": "минимум функции", "documents": ["Градиентный спуск", "Море"]}'
+  make run INPUT='{"query": "loss function", "documents": ["Gradient descent", "A loss"]}'
   make run FULL=1      the whole reply, as JSON
   make serve           the HTTP server"""
 
