@@ -87,7 +87,7 @@ def read_output(process: subprocess.Popen[str], step: Step | None) -> str:
 
 def reason(errors: str) -> str:
     """Return one sentence for what pip wrote on stderr."""
-    if NO_NETWORK.search(errors):
+    if NO_NETWORK.search(errors) and "(from versions: none)" in errors:
         return (
             "pip cannot reach a package index: check the network, `HTTPS_PROXY`, and "
             "`PIP_INDEX_URL` if there is a mirror"

@@ -34,8 +34,6 @@ PYTORCH = "https://download.pytorch.org/whl"
 SIZE_SECONDS = 10.0
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ("worker/requirements.txt", "builder/requirements.txt")
-PACKAGES = ("worker", "client", "builder")
-TEST_PACKAGES = ("retrieval", "tests")
 
 
 class Package(NamedTuple):
@@ -61,11 +59,12 @@ def main() -> None:
                 environment.create()
                 environment.pip("install", "-q", PIP)
         if options.tests:  # PyTorch is installed
-            install(environment, None, (*REQUIREMENTS, "tests/requirements.txt"), TEST_PACKAGES)
+            install(environment, None, (*REQUIREMENTS, "tests/requirements.txt"))
+            install_ours(environment, ("retrieval", "tests"))
         else:
-            version = torch_version()
-            build = choose(version, options.torch, options.pytorch)
-            install(environment, build, REQUIREMENTS, PACKAGES)
+            build = choose(torch_version(), options.torch, options.pytorch)
+            install(environment, build, REQUIREMENTS)
+            install_ours(environment, ("worker", "client", "builder"))
     except (SetupError, OSError) as error:
         sys.exit(f"setup failed: {error}")
     except KeyboardInterrupt:
@@ -77,24 +76,26 @@ def torch_version() -> str:
     return str(re.search(r"^torch==(\S+)$", pinned, re.MULTILINE)[1])  # type: ignore[index]
 
 
-def install(
-    environment: Environment, build: TorchBuild | None, files: Sequence[str], ours: Sequence[str]
-) -> None:
-    """Install the requirements of `files` and our own packages. Raises SetupError: pip fails."""
-    index = ["--extra-index-url", build.index] if build and build.index else []
+def install(environment: Environment, build: TorchBuild | None, files: Sequence[str]) -> None:
+    """Install the requirements of `files`. Raises SetupError: pip fails."""
     torch = [build.requirement] if build else []
-    required = [argument for file in files for argument in ("-r", str(ROOT / file))]
+    torch += ["--extra-index-url", build.index] if build and build.index else []
     with Step("resolving the packages"):
-        packages = resolve(environment, [*index, *torch, *required])
+        required = [argument for file in files for argument in ("-r", str(ROOT / file))]
+        packages = resolve(environment, [*torch, *required])
     announce(packages, build)
     if packages:
         with Step(f"installing {len(packages)} packages") as step:
             pins = [f"{package.name}=={package.version}" for package in packages]
-            raw = ["--no-deps", "--progress-bar", "raw"]
-            environment.pip("install", *raw, *index, *torch, *pins, step=step)
+            options = ["--no-deps", "--progress-bar", "raw"]
+            environment.pip("install", *options, *torch, *pins, step=step)
+
+
+def install_ours(environment: Environment, folders: Sequence[str]) -> None:
+    """Install packages of this repository, so that edits apply at once."""
     with Step("installing this repository's packages"):
-        folders = [argument for folder in ours for argument in ("-e", str(ROOT / folder))]
-        environment.pip("install", "-q", "--no-deps", "--no-build-isolation", *folders)
+        editable = [argument for folder in folders for argument in ("-e", str(ROOT / folder))]
+        environment.pip("install", "-q", "--no-deps", "--no-build-isolation", *editable)
 
 
 def resolve(environment: Environment, options: Sequence[str]) -> list[Package]:

@@ -69,7 +69,8 @@ def heaviest_tokens(sparse: Mapping[str, Any], engine: Engine) -> str:
     """Name the tokens, which `indices` identify in the model's vocabulary."""
     weights = sorted(zip(sparse["values"], sparse["indices"], strict=True), reverse=True)
     strings = engine.tokenizer("embed").token_strings([index for _, index in weights])
-    words = [string.removeprefix("▁") for string in strings]  # marks the start of a word
+    # "▁" starts a word; any other token continues one.
+    words = [(s[1:] or s) if s.startswith("▁") else f"…{s}" for s in strings]
     named = [f"{word} {weight:.3f}" for word, (weight, _) in zip(words, weights, strict=True)]
     return f"{len(weights)} tokens: {', '.join(named[:HEAVIEST_TOKENS])}"
 

@@ -29,7 +29,7 @@ from .progress import Step
 TEST_INPUT = Path("test_input.json")
 NEXT = """
 Next:
-  make run INPUT='{"query": "loss function", "documents": ["Gradient descent", "A loss"]}'
+  make run INPUT='{"query": "sparse retrieval", "documents": ["A volcano", "Retrieval"]}'
   make run FULL=1      the whole reply, as JSON
   make serve           the HTTP server"""
 
@@ -68,7 +68,8 @@ def read_job(name: str, text: str) -> dict[str, Any]:
         job = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, ValueError) else "nested too deeply"
-        raise ValueError(f"`{name}` is not JSON: {reason}") from None
+        example = """'{"texts": ["a text"]}'"""
+        raise ValueError(f"`{name}` is not JSON: {reason}. An example: {example}") from None
     if not isinstance(job, dict):
         raise ValueError(f"`{name}` must be a JSON object. Given: {type(job).__name__}")
     return job if "input" in job else {"input": job}
