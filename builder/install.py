@@ -2,7 +2,7 @@
 
 python3 builder/install.py FOLDER [--torch cpu|cuda|rocm] [--tests]
 
-    create    the environment, unless it works, with a recent pip
+    create    the environment, unless an earlier setup has, with a recent pip
     choose    PyTorch's build (`torch_build.py`)
     resolve   the packages, and say how many bytes will be downloaded
     install   exactly those versions, then the packages of this repository
@@ -54,10 +54,12 @@ def main() -> None:
     options = parser.parse_args()
     try:
         environment = Environment(options.folder)
-        if not environment.works:
-            with Step(f"creating {options.folder}"):
+        # An interrupted setup may have left a package half installed.
+        is_complete = (options.folder / "setup").exists() and environment.works
+        with Step(f"{'checking' if is_complete else 'creating'} {options.folder}"):
+            if not is_complete:
                 environment.create()
-                environment.pip("install", "-q", PIP)
+            environment.pip("install", "-q", PIP)
         if options.tests:  # PyTorch is installed
             install(environment, None, (*REQUIREMENTS, "tests/requirements.txt"))
             install_ours(environment, ("retrieval", "tests"))

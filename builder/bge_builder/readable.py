@@ -51,12 +51,12 @@ def embeddings(
         yield f"\ntext {index}     {shortened(text)}"
         if "embeddings" in reply:
             numbers = first_numbers(reply["embeddings"][index], payload.get("dtype", "float32"))
-            yield f"  dense    {reply['dimensions']} numbers: {numbers}, …"
+            yield f"  dense    {reply['dimensions']} dimensions: {numbers}, …"
         if "sparse_embeddings" in reply:
             yield f"  sparse   {heaviest_tokens(reply['sparse_embeddings'][index], engine)}"
         if "colbert_embeddings" in reply:
             vectors, width = shape(reply["colbert_embeddings"][index])
-            yield f"  colbert  {vectors} vectors of {width} numbers, one for each token"
+            yield f"  colbert  {vectors} vectors of {width} numbers"
 
 
 def first_numbers(vector: list[float] | str, dtype: str) -> str:
