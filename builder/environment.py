@@ -10,9 +10,8 @@ from tempfile import TemporaryFile
 
 from bge_builder.progress import Step
 
-NO_NETWORK = re.compile(
-    r"NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError|Retrying"
-)
+# pip writes this before it tries again to reach an index.
+NO_NETWORK = "Retrying"
 
 
 class SetupError(Exception):
@@ -87,7 +86,7 @@ def read_output(process: subprocess.Popen[str], step: Step | None) -> str:
 
 def reason(errors: str) -> str:
     """Return one sentence for what pip wrote on stderr."""
-    if NO_NETWORK.search(errors) and "(from versions: none)" in errors:
+    if NO_NETWORK in errors and "(from versions: none)" in errors:
         return (
             "pip cannot reach a package index: check the network, `HTTPS_PROXY`, and "
             "`PIP_INDEX_URL` if there is a mirror"

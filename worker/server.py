@@ -107,8 +107,8 @@ def load(
 def first_request(address: str, service: Service, settings: Settings) -> str:
     """Return where the documentation is, and a request that can be pasted into a shell."""
     host, _, port = address.rpartition(":")
-    name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     route, body = "/v1/embeddings", '{"input": "море"}'
     if "embed" not in service.models:
         route, body = "/v2/rerank", '{"query": "море", "documents": ["о море", "о суше"]}'

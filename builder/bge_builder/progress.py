@@ -35,7 +35,7 @@ class Step:
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         self._ended.set()
-        if self._counting.is_alive():
+        if self._counting.ident is not None:
             self._counting.join()
             self._redraw("")
         seconds = f"{time.monotonic() - self._began:6.1f} s"

@@ -50,7 +50,7 @@ def embeddings(
     for index, text in enumerate([texts] if isinstance(texts, str) else texts):
         yield f"\ntext {index}     {shortened(text)}"
         if "embeddings" in reply:
-            numbers = first_numbers(reply["embeddings"][index], payload.get("dtype", "float32"))
+            numbers = first_numbers(reply["embeddings"][index], payload.get("dtype") or "float32")
             yield f"  dense    {reply['dimensions']} dimensions: {numbers}, …"
         if "sparse_embeddings" in reply:
             yield f"  sparse   {heaviest_tokens(reply['sparse_embeddings'][index], engine)}"

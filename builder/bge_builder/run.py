@@ -22,6 +22,7 @@ from typing import Any
 from bge_worker.errors import StartError
 from bge_worker.logs import configure_logging
 from bge_worker.process import prepare_process
+from bge_worker.serving.validation import kind_of
 from bge_worker.settings import Settings
 
 from .progress import Step
@@ -71,7 +72,7 @@ def read_job(name: str, text: str) -> dict[str, Any]:
         example = """'{"texts": ["a text"]}'"""
         raise ValueError(f"`{name}` is not JSON: {reason}. An example: {example}") from None
     if not isinstance(job, dict):
-        raise ValueError(f"`{name}` must be a JSON object. Given: {type(job).__name__}")
+        raise ValueError(f"`{name}` must be a JSON object. Given: {kind_of(job)}")
     return job if "input" in job else {"input": job}
 
 
@@ -129,4 +130,7 @@ def run_harness(runpod: Any, service: Any, job: Mapping[str, Any]) -> dict[str, 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
