@@ -85,7 +85,7 @@ test: $(VENV)/setup-test ## Run the tests: a few minutes, no network, no GPU
 check: lint types ## Lint and check types
 
 docs: .venv-docs/done ## Build the documentation into site/, and fail on a broken link
-	.venv-docs/bin/mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 .venv-docs/done: docs/requirements.txt
 	$(PYTHON) -m venv $(@D)
