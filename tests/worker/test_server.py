@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -153,4 +154,19 @@ def test_a_port_in_use_is_named(env: dict[str, str], tmp_path: Path) -> None:
         command = [sys.executable, str(SERVER), "--port", str(server.port)]
         ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
         assert ended.returncode == 1
-        assert f"cannot listen on 127.0.0.1:{server.port}" in ended.stderr
+        message = f"cannot listen on 127.0.0.1:{server.port}: the port is in use; set another"
+        assert message in ended.stderr
+
+
+@pytest.mark.parametrize("variables", [{}, {"BGE_EMBED_MODEL": ""}, {"BGE_API_KEY": "secret"}])
+def test_the_request_that_is_shown_works_when_pasted(
+    variables: dict[str, str], env: dict[str, str], tmp_path: Path
+) -> None:
+    with ServerProcess(env | variables, tmp_path / "log") as server:
+        server.wait_for(200)
+        assert f"documentation  {server.url}/docs" in server.log
+        command = server.log.partition("  try ")[2].strip()
+        shell_env = variables | {"PATH": os.environ["PATH"], "NO_PROXY": "*"}
+        shown = subprocess.run(command, shell=True, env=shell_env, capture_output=True, timeout=60)
+        assert b'"object":' in shown.stdout, shown
+        assert "secret" not in server.log

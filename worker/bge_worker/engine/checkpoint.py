@@ -98,7 +98,7 @@ class Manifest:
         if not path.is_file():
             raise StartError(
                 f"`{folder}` is not a runtime folder: it has no {MANIFEST}. "
-                f"Make one with: python -m bge_builder convert SOURCE {folder}"
+                "`make serve` builds the miniature's; `python -m bge_builder convert` makes others"
             )
         try:
             content: dict[str, Any] = json.loads(path.read_bytes())

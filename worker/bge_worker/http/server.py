@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Mapping
@@ -63,7 +64,9 @@ def listen(host: str, port: int, stalled_seconds: float = STALLED_SECONDS) -> so
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
-        raise StartError(f"cannot listen on {host}:{port}: {error}") from None
+        is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        reason = "the port is in use; set another with `PORT` or `--port`" if is_taken else error
+        raise StartError(f"cannot listen on {host}:{port}: {reason}") from None
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted connections inherit it
         milliseconds = round(stalled_seconds * 1000)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
