@@ -9,6 +9,7 @@ Steps in the order of what matters most, each saved to `benchmarks/results/<card
     outputs      tokens a second with dense vectors alone, sparse and ColBERT ones too
     peers        the same texts through sentence-transformers and FlagEmbedding
     query        one query of 12 tokens: latency, and how long the device works for it
+    server       one query, many at once and a bulk request through the HTTP server and the client
     profile      the device's time by kernel
     start        from process start to the first vector, by stage
     gelu         the products of a feed-forward with the exact and the fused tanh GELU
@@ -41,6 +42,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as torch_profile
 
+from bge_builder.field_report import measures
+from bge_client import Client
 from bge_worker.engine import attention_choice
 from bge_worker.engine.attention import SDPA
 from bge_worker.engine.engine import PackedBatch, PackedEngine
@@ -52,6 +55,7 @@ from bge_worker.serving.service import Service
 from bge_worker.settings import AttentionName, Dtype, Settings
 from gpu_parity import compare_with_reference
 from peers import FlagEmbedding, SentenceTransformers, measure_ceilings
+from processes import http_server
 from results import save_results, with_date
 from workload import (
     BENCH,
@@ -313,6 +317,20 @@ def query(bench: Bench) -> dict[str, Any]:
     return results
 
 
+def server(bench: Bench) -> dict[str, Any]:
+    """The HTTP server and the Python client, on one machine."""
+    folder = bench.models / ("float16" if IS_GPU else "float32")
+    with (
+        http_server(model_settings(folder)) as process,
+        Client(process.url, "", timeout=300) as client,
+    ):
+        return {
+            "query": measures.measure_lone_query(client),
+            "queries by callers": measures.measure_concurrency(client),
+            "bulk": measures.measure_throughput(client, 4096 if IS_GPU else 8),
+        }
+
+
 def profile(bench: Bench) -> dict[str, Any]:
     """The share of the time that the device works, and of each kernel in that."""
     engine = bench.engine()
@@ -415,7 +433,8 @@ def hipblaslt(bench: Bench) -> dict[str, Any]:
 STEPS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     step.__name__: step
     for step in (
-        card, attention, parity, throughput, outputs, peers, query, profile, start, gelu, hipblaslt,
+        card, attention, parity, throughput, outputs, peers, query, server, profile, start, gelu,
+        hipblaslt,
     )
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from bge_builder.convert import convert
+from bge_worker.engine.checkpoint import FORMAT
 from checkpoints import Shape, train_tokenizer, write_pair
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,15 +174,16 @@ def tokenizer() -> Tokenizer:
 
 def prepare(shape: str, folder: Path) -> None:
     """Write both models to `folder/hub`, and converted to `folder/float32` and `folder/float16`."""
-    if (folder / "done").is_file():
+    done = folder / "done"
+    if done.is_file() and done.read_text() == str(FORMAT):
         return
-    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run
+    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run, or in an earlier format
     print(f"writing random checkpoints of the {shape} shape to {folder} …", file=sys.stderr)
     write_pair(folder / "hub", SHAPES[shape], corpus())
     for model in MODELS:
         for dtype in ("float32", "float16"):
             convert(folder / "hub" / model, folder / dtype / model, dtype=dtype)
-    (folder / "done").touch()
+    done.write_text(str(FORMAT))
 
 
 if __name__ == "__main__":  # write the checkpoints of a shape

@@ -65,9 +65,9 @@ def latencies(seconds: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def measure_throughput(client: Client) -> dict[str, Any]:
-    """Return the rate of a bulk request of texts of some 512 tokens."""
-    texts = long_texts(TEXTS)
+def measure_throughput(client: Client, count: int = TEXTS) -> dict[str, Any]:
+    """Return the rate of a bulk request of `count` texts of some 512 tokens."""
+    texts = long_texts(count)
     client.embed(texts[:64])
     start = time.perf_counter()
     result = client.embed(texts)
