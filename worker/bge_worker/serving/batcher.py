@@ -3,11 +3,11 @@
     submit ─▶ arrived ─▶ [tokenising thread] ─▶ ready ─▶ [inference thread] ─▶ future
 
 Both threads serve requests in turn, a bounded amount at a time: a slice of texts is tokenised, a
-micro-batch of tokens is computed. There is no timer: requests gather while the device works, and
-the next micro-batch is cut from what is ready when it is free. While it computes that one, the host
-turns the results of the one before into vectors. A query sent during a request of
-10,000 texts waits for the micro-batch on the device; the next one holds short requests alone, and
-the one after that is the long request's again.
+micro-batch of tokens is computed. A request is ready as soon as its first slice is. There is no
+timer: requests gather while the device works, and the next micro-batch is cut from what is ready
+when it is free. While it computes that one, the host turns the results of the one before into
+vectors. A query sent during a request of 10,000 texts waits for the micro-batch on the device; the
+next one holds short requests alone, and the one after that is the long request's again.
 
 Every future is resolved: with a result, with a WorkerError, or as cancelled.
 """
@@ -80,7 +80,9 @@ class _Job:
     next_index: int = 0  # of the first text that is in no micro-batch yet
     submitted: float = field(default_factory=perf_counter)
     tokenize_seconds: float = 0.0
+    queue_seconds: float = 0.0
     started: float = 0.0
+    is_ready: bool = False  # in `_ready`
 
     @property
     def is_over(self) -> bool:
@@ -88,7 +90,7 @@ class _Job:
         return self.future.done()
 
     def waiting_lengths(self) -> Iterator[int]:
-        """Token counts of the texts that are in no micro-batch yet."""
+        """Token counts of the tokenised texts that are in no micro-batch yet."""
         return (len(self.encoded[i].ids) for i in range(self.next_index, len(self.encoded)))
 
     def is_short(self, tokens: int) -> bool:
@@ -100,17 +102,23 @@ class _Job:
 
     def add_result(self, index: int, result: Result) -> None:
         self.results[index] = result
-        if len(self.results) == len(self.encoded):
+        if len(self.results) == len(self.request.texts):
             self._resolve()
+
+    def start(self) -> None:
+        """Its first micro-batch begins."""
+        if not self.started:
+            self.started = perf_counter()
+            self.queue_seconds = self.started - self.submitted - self.tokenize_seconds
 
     def fail(self, error: WorkerError) -> None:
         with suppress(InvalidStateError):  # cancelled or failed already
             self.future.set_exception(error)
 
     def _resolve(self) -> None:
-        ended = perf_counter()
-        waited = self.started - self.submitted - self.tokenize_seconds
-        timings = Timings(waited * 1e3, self.tokenize_seconds * 1e3, (ended - self.started) * 1e3)
+        inference_seconds = perf_counter() - self.started
+        seconds = (self.queue_seconds, self.tokenize_seconds, inference_seconds)
+        timings = Timings(*(1e3 * value for value in seconds))
         results = [self.results[index] for index in range(len(self.encoded))]
         with suppress(InvalidStateError):  # cancelled meanwhile
             self.future.set_result(Finished(self.encoded, results, timings))
@@ -241,8 +249,8 @@ class Batcher:
         start = len(job.encoded)
         end = slice_end(job.request, start)
         try:
-            job.encoded += self._encode(job.request, start, end)
-            self._limits.check(job.request, job.encoded)
+            encoded = self._encode(job.request, start, end)
+            self._limits.check(job.request, job.encoded + encoded)
         except WorkerError as error:
             job.fail(error)
             return
@@ -252,7 +260,12 @@ class Batcher:
         finally:
             job.tokenize_seconds += perf_counter() - began
         with self._changed:
-            (self._ready if end == len(job.request.texts) else self._arrived).append(job)
+            job.encoded += encoded
+            if end < len(job.request.texts):
+                self._arrived.append(job)
+            if not job.is_ready:
+                job.is_ready = True
+                self._ready.append(job)
             self._changed.notify_all()
 
     def _encode(self, request: InferenceRequest, start: int, end: int) -> list[Encoded]:
@@ -298,17 +311,20 @@ class Batcher:
         if self._short_turn:
             jobs = short
         counts = round_robin([job.waiting_lengths() for job in jobs], self._budget)
-        now = perf_counter()
         items: list[_BatchItem] = []
         served: dict[_Job, None] = {}  # in order
         for job, count in zip(jobs, counts, strict=True):
             if count:
                 served[job] = None
-                job.started = job.started or now
+                job.start()
                 start, job.next_index = job.next_index, job.next_index + count
                 items += [_BatchItem(job, index) for index in range(start, job.next_index)]
         unserved = [job for job in self._ready if job not in served]
-        unfinished = [job for job in served if job.next_index < len(job.encoded)]
+        unfinished = []
+        for job in served:
+            job.is_ready = job.next_index < len(job.encoded)
+            if job.is_ready:
+                unfinished.append(job)
         self._ready = deque(unserved + unfinished)
         return items
 
