@@ -126,9 +126,10 @@ def finite_texts(arrays: Mapping[str, Array], lengths: Sequence[int]) -> npt.NDA
     finite = np.ones(len(lengths), bool)
     if "dense" in arrays:  # [N, D]
         finite &= np.isfinite(arrays["dense"]).all(axis=1)
-    starts = np.cumsum((0, *lengths[:-1]))
-    for name in arrays.keys() & {"weights", "norms"}:  # [T]
-        finite &= np.logical_and.reduceat(np.isfinite(arrays[name]), starts)
+    if of_tokens := arrays.keys() & {"weights", "norms"}:  # [T]
+        starts = np.cumsum((0, *lengths[:-1]))
+        for name in of_tokens:
+            finite &= np.logical_and.reduceat(np.isfinite(arrays[name]), starts)
     return finite
 
 
