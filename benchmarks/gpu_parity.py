@@ -14,6 +14,7 @@ import torch
 
 from bge_worker.engine.engine import PackedEngine
 from bge_worker.engine.outputs import Outputs
+from bge_worker.engine.reference import restore_prepare_for_model
 from workload import MODELS, mixed_texts, texts_of_length
 
 QUERY = "как найти минимум функции"
@@ -76,6 +77,7 @@ def reference_vectors(models: Path, texts: Sequence[str], *, fp16: bool) -> Vect
         list(texts), batch_size=8, max_length=8192, return_sparse=True, return_colbert_vecs=True
     )
     reranker = FlagReranker(str(models / "hub" / MODELS[1]), max_length=1024, **options)
+    restore_prepare_for_model(reranker.tokenizer)
     scores = reranker.compute_score([(QUERY, text) for text in texts], batch_size=8)
     return Vectors(
         np.asarray(output["dense_vecs"], np.float32),

@@ -1,15 +1,15 @@
 """Project a GPU's speed and cost from published peaks and prices, and a share of the peak.
 
 The share is that of a GPU measured by `make bench-gpu`. Without one, it is this project's goal, and
-the table is labelled as assumed.
+the table is labelled as assumed. A card with less memory bandwidth for its arithmetic reaches less.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
+from bge_worker.engine.engine import GPU_BATCH_TOKENS
 from results import FOLDER
 from workload import SHAPES, Workload, mixed_texts, texts_of_length, token_lengths
 
@@ -56,14 +56,15 @@ def find_shares() -> Shares:
     for path in sorted(FOLDER.glob("*.json")):
         content = json.loads(path.read_text("utf-8"))
         name = content["machine"]["gpu"]
-        full = content.get("engine", {}).get("full", {})
-        if name in PEAKS and GOALS.keys() <= full.keys():
-            return Shares(*(peak_share(full[workload], name) for workload in GOALS), name)
+        if name in PEAKS and "throughput" in content.get("gpu", {}):
+            rates = content["gpu"]["throughput"]
+            product = content["gpu"]["card"]["gflops"] / 1e3 / PEAKS[name]
+            shares = (
+                product * rates[lengths][str(GPU_BATCH_TOKENS)]["share_of_product"]
+                for lengths in ("512 tokens", "mixed lengths")
+            )
+            return Shares(*shares, f"measured on {name}")
     return Shares(*(goal * PRODUCT_SHARE for goal in GOALS.values()), "assumed")
-
-
-def peak_share(entry: dict[str, Any], name: str) -> float:
-    return float(entry["share_of"]["product"] * entry["ceiling"]["gflops"] / 1e3 / PEAKS[name])
 
 
 def flops(texts: list[str], *, pair: int = 0) -> float:

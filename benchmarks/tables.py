@@ -51,14 +51,102 @@ def cpu(section: str) -> dict[str, Any]:
     return dict(cpu_results()[section])
 
 
+def gpu_results() -> list[dict[str, Any]]:
+    files = [json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))]
+    return [content for content in files if "gpu" in content]
+
+
+def gpus() -> str:
+    """Return the cards that `make bench-gpu` has run on."""
+    cards = [
+        f"{content['machine']['gpu']} ({content['gpu']['card']['date']}, "
+        f"PyTorch {content['versions']['torch']})"
+        for content in gpu_results()
+    ]
+    measured = ", ".join(cards) or "none"
+    return f"GPUs that the engine has run on, with random weights: {measured}.\n"
+
+
 def gpu() -> str:
-    """Return the full shape's table of each measured GPU."""
-    results = [json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))]
-    return "\n".join(
-        f"{entry['machine']['gpu']}:\n\n{engine(entry, 'full')}"
-        for entry in results
-        if entry["machine"]["gpu"] and "full" in entry.get("engine", {})
+    """Return the tables of each measured GPU."""
+    return "\n".join(gpu_tables(content) for content in gpu_results())
+
+
+def gpu_tables(content: dict[str, Any]) -> str:
+    steps = {
+        name: {key: value for key, value in step.items() if key != "date"}
+        for name, step in content["gpu"].items()
+    }
+    card, backends = steps["card"], steps["attention"]
+    checks = ", ".join(
+        f"{name}: {entry['largest_difference']:.0e}" for name, entry in backends.items()
     )
+    budgets = list(next(iter(steps["throughput"].values())))
+    return "\n".join(
+        [
+            f"**{card['name']}**, PyTorch {card['torch']}. Large fp16 product "
+            f"{card['gflops'] / 1e3:.0f} TFLOP/s, copy {card['copy_gb_s'] / 1e3:.1f} TB/s. Largest "
+            f"difference from attention in fp32: {checks}.\n",
+            table(
+                ["tokens a second (share of the large product), by micro-batch", *budgets],
+                [
+                    [name, *(rate(entry) for entry in entries.values())]
+                    for name, entries in steps["throughput"].items()
+                ],
+            ),
+            table(
+                [
+                    "from texts, through the worker's queue",
+                    "tokens a second",
+                    "seconds (ratio)",
+                ],
+                [
+                    [f"{task}: {name}", f"{row['tokens_per_second']:,}", peer_cell(name, row)]
+                    for task, rows in steps["peers"].items()
+                    for name, row in rows.items()
+                ],
+            ),
+            table(
+                ["mixed lengths, by outputs", "tokens a second"],
+                [
+                    [
+                        name.removeprefix("Outputs.").lower().replace("|", ", "),
+                        f"{row['tokens_per_second']:,}",
+                    ]
+                    for name, row in steps["outputs"].items()
+                ],
+            ),
+            table(
+                ["one query of 12 tokens", "p50 ms", "p99 ms", "of the device, ms"],
+                [
+                    [name, *(digits(row[key]) for key in ("median_ms", "p99_ms", "device_ms"))]
+                    for name, row in steps["query"].items()
+                ],
+            ),
+            table(
+                [
+                    "against FlagEmbedding in fp32",
+                    "dense cosine",
+                    "ColBERT",
+                    "weight",
+                    "logit",
+                ],
+                [
+                    [name, *(str(value) for value in row.values())]
+                    for name, row in steps["parity"].items()
+                ],
+            ),
+        ]
+    )
+
+
+def rate(entry: dict[str, Any]) -> str:
+    return f"{entry['tokens_per_second']:,} ({entry['share_of_product']:.0%})"
+
+
+def peer_cell(name: str, row: dict[str, Any]) -> str:
+    seconds = digits(row["seconds"])
+    return seconds if name == OURS else f"{seconds} ({row['ours_is_faster_by']:.2f}×)"
 
 
 def engine(results: dict[str, Any], shape: str) -> str:
@@ -211,6 +299,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine-small": lambda: engine(cpu_results(), "small"),
     "engine-full": lambda: engine(cpu_results(), "full"),
     "gpu": gpu,
+    "gpus": gpus,
     "spread": spread,
     "closed": closed,
     "offered": offered,

@@ -19,9 +19,7 @@ COLUMNS = (
     *("date", "card", "ran", "golden values", "fp16 against fp32", "clients", "lone query, p50"),
     *("tokens/s", "cold start"),
 )
-NO_REPORT = (
-    "No field report yet: nothing here has run on RunPod, on a GPU or with the real weights."
-)
+NO_REPORT = "No field report yet: nothing here has run on RunPod or with the real weights."
 
 
 def write_report(record: Record, folder: Path, dollars: float) -> str:
