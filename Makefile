@@ -32,7 +32,7 @@ endif
 .DELETE_ON_ERROR:
 .PHONY: help setup run serve verify deploy undeploy field-report test check docs
 .PHONY: setup-test lint types format lock lock-torch clean
-.PHONY: parity fuzz image-test lint-images bench load soak
+.PHONY: parity fuzz image-test lint-images smoke-amd bench load soak
 
 help: # `##@` starts a group, `##` describes a target
 	@awk -F ':.*## ' '/^##@/ {print "\n" substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s%s\n", $$1, $$2}' Makefile
@@ -104,7 +104,7 @@ format: $(VENV)/setup-test
 	$(PY) -m ruff format .
 
 # Heavy checks and benchmarks: the targets of their folders' Makefiles.
-parity fuzz image-test lint-images:
+parity fuzz image-test lint-images smoke-amd:
 	@$(MAKE) --no-print-directory -C tests $@
 
 bench load soak:
