@@ -118,7 +118,7 @@ class Application:
         service = await self._service.wait()  # before parsing: while models load, bodies stay bytes
         body = await self._json.parse(raw)
         route = next((route for route in routes if holds(body, route.key)), routes[-1])
-        request.scope["dialect"] = route.dialect  # of its errors
+        request.scope["exchange"].dialect = route.dialect
         if isinstance(route, TextRoute):
             valid = validate(body, route.body, "body")
             content = to_json(await asyncio.to_thread(valid.answer, service))

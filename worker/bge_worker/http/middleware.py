@@ -52,9 +52,10 @@ class DisconnectedError(Exception):
 
 @dataclass
 class Exchange:
-    """One request and its reply."""
+    """One request and its reply. `dialect` is that of its errors: a body may change it."""
 
     endpoint: Endpoint | None
+    dialect: Dialect
     method: str
     id: str
     status: int = 0
@@ -68,10 +69,6 @@ class Exchange:
     def route(self) -> str:
         """The path's template: what the caller sent in its place is not logged."""
         return self.endpoint.path if self.endpoint else "unknown"
-
-    @property
-    def dialect(self) -> Dialect:
-        return self.endpoint.dialect if self.endpoint else UNKNOWN_PATH
 
 
 class Middleware:
@@ -102,7 +99,9 @@ class Middleware:
             return  # neither websockets nor lifespan events are configured
         began = perf_counter()
         endpoint = self._router.find(scope)
-        exchange = Exchange(endpoint, scope["method"], uuid.uuid4().hex[:16])
+        dialect = endpoint.dialect if endpoint else UNKNOWN_PATH
+        exchange = Exchange(endpoint, dialect, scope["method"], uuid.uuid4().hex[:16])
+        scope["exchange"] = exchange
         send = self._wrap_send(send, exchange)
         try:
             await self._pass(scope, receive, send, exchange)
@@ -122,16 +121,16 @@ class Middleware:
             exchange.is_read = scope["method"] != "POST"  # nothing to read
             self._check_site(scope)
             self._check_key(scope, exchange.route)
-            if exchange.endpoint is not None and not exchange.endpoint.reads_body:
-                exchange.is_read = True  # uvicorn discards a body
-            if exchange.endpoint is None or not exchange.endpoint.reads_body:
-                await self._router.dispatch(exchange.endpoint, scope, receive, send)
+            endpoint = exchange.endpoint
+            if endpoint is not None and endpoint.reads_body:
+                await self._pass_with_body(scope, receive, send, exchange)
                 return
-            await self._pass_with_body(scope, receive, send, exchange)
+            if endpoint is not None:
+                exchange.is_read = True  # uvicorn discards a body
+            await self._router.dispatch(endpoint, scope, receive, send)
         except WorkerError as error:
             # The rest of a body that was not read is not waited for.
-            dialect = scope.get("dialect", exchange.dialect)
-            await send_error(error, dialect, send, close=not exchange.is_read)
+            await send_error(error, exchange.dialect, send, close=not exchange.is_read)
         except DisconnectedError:
             raise
         except Exception as error:

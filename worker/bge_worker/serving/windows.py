@@ -23,24 +23,8 @@ def split_documents(
             or of the query would not be read.
         TooLargeError: there are too many tokens.
     """
-    max_length = min(request.max_length, model_length)
-    query_tokens = len(tokenizer.tokenize(request.queries[0], add_special_tokens=False))
-    if query_tokens > max_length * 3 // 4 and not request.truncate:
-        raise ValidationError(
-            f"`query` has {query_tokens} tokens, of {max_length * 3 // 4} that `max_length` "
-            f"{max_length} leaves it, and `truncate` is false",
-            field="query",
-            limit=max_length * 3 // 4,
-        )
-    size = max_length - PAIR_SPECIALS - min(query_tokens, max_length * 3 // 4)
+    size = window_size(request, tokenizer, min(request.max_length, model_length))
     step = size - request.overlap_tokens
-    if step < 1:
-        raise ValidationError(
-            f"`overlap_tokens` must be below {size}, the tokens that `max_length` leaves for a "
-            f"document. Given: {request.overlap_tokens}",
-            field="overlap_tokens",
-            limit=size - 1,
-        )
     texts: list[str] = []
     owners: list[int] = []
     unread: list[int] = []
@@ -74,3 +58,28 @@ def split_documents(
     windows = Windows(request.texts, owners, unread)
     # Cut out of its document, a window may have a token more at its edge, which is not read.
     return replace(request, texts=texts, truncate=True, windows=windows)
+
+
+def window_size(request: RerankRequest, tokenizer: Tokenizer, max_length: int) -> int:
+    """Return the tokens of a window: what the query leaves of `max_length`.
+
+    Raises ValidationError: the query would be cut without `truncate`, or windows would not advance.
+    """
+    max_query = max_length * 3 // 4
+    query_tokens = len(tokenizer.tokenize(request.queries[0], add_special_tokens=False))
+    if query_tokens > max_query and not request.truncate:
+        raise ValidationError(
+            f"`query` has {query_tokens} tokens, of {max_query} that `max_length` {max_length} "
+            "leaves it, and `truncate` is false",
+            field="query",
+            limit=max_query,
+        )
+    size = max_length - PAIR_SPECIALS - min(query_tokens, max_query)
+    if size <= request.overlap_tokens:
+        raise ValidationError(
+            f"`overlap_tokens` must be below {size}, the tokens that `max_length` leaves for a "
+            f"document. Given: {request.overlap_tokens}",
+            field="overlap_tokens",
+            limit=size - 1,
+        )
+    return size
