@@ -66,7 +66,7 @@ def make_parser() -> argparse.ArgumentParser:
     command = commands.add_parser("convert", help="convert a checkpoint into a runtime folder")
     command.add_argument("source", type=Path, help="a folder in the Hub's format")
     command.add_argument("destination", type=Path, help="an existing runtime folder is replaced")
-    command.add_argument("--dtype", choices=["float16", "float32"], default="float16")
+    command.add_argument("--dtype", choices=["float16", "float32", "int8"], default="float16")
     command.add_argument("--name", help="the model's name in replies (default: the folder's name)")
     command.add_argument("--engine", choices=engines, default="packed")
     command.set_defaults(run=run_convert)

@@ -31,6 +31,7 @@ from torch import Tensor
 from bge_worker.engine import checkpoint
 from bge_worker.engine.checkpoint import MANIFEST, TOKENIZER, WEIGHTS, File, Manifest, one_line
 from bge_worker.engine.config import Config, Role
+from bge_worker.engine.quantization import quantize_weight
 
 from . import probe
 from .errors import ConvertError, as_text
@@ -155,16 +156,27 @@ def write_runtime_folder(
 
 
 def write_weights(source: Source, tensors: dict[str, Tensor], path: Path, dtype: str) -> None:
+    if dtype == checkpoint.INT8:
+        quantize(source.config, tensors)
     cast = {}
+    dtypes = checkpoint.stored_dtypes(source.config, source.role, dtype)
     for name, tensor in tensors.items():
-        cast[name] = tensor.to(checkpoint.DTYPES[dtype]).contiguous()
+        cast[name] = tensor.to(dtypes[name]).contiguous()
         if not torch.isfinite(cast[name]).all():
-            raise ConvertError(f"`{source.weights}`: `{name}` exceeds the range of {dtype}")
+            kind = str(dtypes[name]).removeprefix("torch.")
+            raise ConvertError(f"`{source.weights}`: `{name}` exceeds the range of {kind}")
     try:
         save_file(cast, path, metadata={"format": "pt"})
     except SafetensorError as error:  # for example a full disk
         raise ConvertError(f"`{path}` cannot be written: {error}") from None
     path.chmod(0o644)  # save_file makes it readable by its owner only
+
+
+def quantize(config: Config, tensors: dict[str, Tensor]) -> None:
+    """Replace the weights of products by int8 ones with a scale for each output."""
+    for name in checkpoint.quantized_products(config):
+        weight, scale = quantize_weight(tensors[f"{name}.weight"])
+        tensors |= {f"{name}.weight": weight, f"{name}.scale": scale}
 
 
 def copy_files(source: Source, folder: Path) -> None:
@@ -189,7 +201,7 @@ def make_manifest(
         role=source.role,
         model=pin.repo if pin else name or source.folder.resolve().name,
         revision=pin.revision if pin else None,
-        fingerprint=checkpoint.fingerprint(hashes),
+        fingerprint=checkpoint.fingerprint(hashes, dtype if engine == "packed" else ""),
         dtype=dtype if engine == "packed" else "float32",
         config=source.config,
         files={path.name: File.of(path) for path in sorted(folder.iterdir())},

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 from .errors import StartError
 
 Device = Literal["auto", "cuda", "cpu"]
-Dtype = Literal["auto", "float16", "float32"]
+Dtype = Literal["auto", "float16", "float32", "int8"]
 AttentionName = Literal["auto", "flash", "sdpa"]
 EngineName = Literal["packed", "flagembedding"]
 LogFormat = Literal["text", "json"]
@@ -64,7 +64,7 @@ class Settings:
             embed_model=_folder(env, "BGE_EMBED_MODEL", cls.embed_model),
             rerank_model=_folder(env, "BGE_RERANK_MODEL", cls.rerank_model),
             device=_one_of(env, "BGE_DEVICE", ("auto", "cuda", "cpu")),
-            dtype=_one_of(env, "BGE_DTYPE", ("auto", "float16", "float32")),
+            dtype=_one_of(env, "BGE_DTYPE", ("auto", "float16", "float32", "int8")),
             attention=_one_of(env, "BGE_ATTENTION", ("auto", "flash", "sdpa")),
             cuda_graphs=_one_of(env, "BGE_CUDA_GRAPHS", ("1", "0")) == "1",
             engine=_one_of(env, "BGE_ENGINE", ("packed", "flagembedding")),

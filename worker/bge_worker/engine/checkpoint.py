@@ -31,10 +31,12 @@ from .heads import EmbedHeads, RerankHead, embed_outputs, rerank_outputs
 from .model import Encoder, Layer, LayerNorm, Linear, ResidualLinear
 from .outputs import Outputs
 from .packing import Batch
+from .quantization import Int8Linear, Int8ResidualLinear, Int8Weight
 
 FORMAT = 3
 WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
+INT8 = "int8"  # products in int8; tables in float16, everything else in float32
 SAMPLE_CHUNKS, CHUNK_BYTES = 512, 64 * 1024
 
 Shape = tuple[int, ...]
@@ -126,7 +128,7 @@ class Manifest:
             self.config.max_length >= 1,
             self.layout in ENGINES,
             self.role in ("embed", "rerank"),
-            self.dtype in DTYPES,
+            self.dtype in (*DTYPES, INT8),
             self.files.keys() >= {TOKENIZER},
             self.layout == "hub" or WEIGHTS in self.files,
         )
@@ -151,7 +153,28 @@ class Network(NamedTuple):
         return embed_outputs(hidden, batch, outputs, self.head)
 
 
-def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
+def quantized_products(config: Config) -> list[str]:
+    """Return the products that an int8 folder has in int8, with a `scale` for each output.
+
+    All of the layers but the last `qkv`, of which first tokens alone need some rows.
+    """
+    layers = range(config.num_hidden_layers)
+    names = [f"encoder.layers.{i}.{x}" for i in layers for x in ("qkv", "out", "up", "down")]
+    return [name for name in names if name != f"encoder.layers.{layers[-1]}.qkv"]
+
+
+def stored_dtypes(config: Config, role: Role, dtype: str) -> dict[str, torch.dtype]:
+    """Return the dtype of every tensor of a runtime folder, by name."""
+    names = expected_shapes(config, role, dtype)
+    if dtype != INT8:
+        return dict.fromkeys(names, DTYPES[dtype])
+    dtypes = dict.fromkeys(names, torch.float32)
+    dtypes |= dict.fromkeys(("encoder.word", "encoder.position"), torch.float16)
+    weights = (f"{name}.weight" for name in quantized_products(config))
+    return dtypes | dict.fromkeys(weights, torch.int8)
+
+
+def expected_shapes(config: Config, role: Role, dtype: str = "float32") -> dict[str, Shape]:
     """Return the shape of every tensor of a runtime folder, by name."""
     d, f = config.hidden_size, config.intermediate_size
     linears: dict[str, Shape] = {}
@@ -174,6 +197,9 @@ def expected_shapes(config: Config, role: Role) -> dict[str, Shape]:
         shapes |= {f"{name}.weight": (rows, columns), f"{name}.bias": (rows,)}
     for name in norms:
         shapes |= {f"{name}.weight": (d,), f"{name}.bias": (d,)}
+    if dtype == INT8:
+        for name in quantized_products(config):
+            shapes[f"{name}.scale"] = shapes[f"{name}.weight"][:1]
     return shapes
 
 
@@ -182,6 +208,19 @@ def assemble(config: Config, role: Role, tensors: Mapping[str, Tensor]) -> Netwo
 
     def linear(name: str) -> Linear:
         return Linear(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def product(name: str) -> Linear | Int8Linear:
+        if f"{name}.scale" not in tensors:
+            return linear(name)
+        return Int8Linear(int8_weight(name), tensors[f"{name}.bias"])
+
+    def residual(name: str) -> ResidualLinear | Int8ResidualLinear:
+        if f"{name}.scale" not in tensors:
+            return ResidualLinear(tensors[f"{name}.weight"])
+        return Int8ResidualLinear(int8_weight(name))
+
+    def int8_weight(name: str) -> Int8Weight:
+        return Int8Weight.of(tensors[f"{name}.weight"], tensors[f"{name}.scale"])
 
     def norm(name: str) -> LayerNorm:
         return LayerNorm(tensors[f"{name}.weight"], tensors[f"{name}.bias"], config.layer_norm_eps)
@@ -193,11 +232,11 @@ def assemble(config: Config, role: Role, tensors: Mapping[str, Tensor]) -> Netwo
         layers=[
             Layer(
                 num_heads=config.num_attention_heads,
-                qkv=linear(f"encoder.layers.{i}.qkv"),
-                out=ResidualLinear(tensors[f"encoder.layers.{i}.out.weight"]),
+                qkv=product(f"encoder.layers.{i}.qkv"),
+                out=residual(f"encoder.layers.{i}.out"),
                 norm1=norm(f"encoder.layers.{i}.norm1"),
-                up=linear(f"encoder.layers.{i}.up"),
-                down=ResidualLinear(tensors[f"encoder.layers.{i}.down.weight"]),
+                up=product(f"encoder.layers.{i}.up"),
+                down=residual(f"encoder.layers.{i}.down"),
                 norm2=norm(f"encoder.layers.{i}.norm2"),
             )
             for i in range(config.num_hidden_layers)
@@ -218,7 +257,8 @@ def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dt
     """
     check_files(folder, manifest)
     tensors = _read(folder / WEIGHTS, manifest, device)
-    for name in tensors.keys() - {"encoder.word"}:
+    int8 = {name for name, tensor in tensors.items() if tensor.dtype == torch.int8}
+    for name in tensors.keys() - {"encoder.word"} - int8:
         in_fp32 = manifest.role == "rerank" and name.startswith("head.")  # of first tokens only
         tensors[name] = tensors[name].to(torch.float32 if in_fp32 else dtype)
     return assemble(manifest.config, manifest.role, tensors)
@@ -247,18 +287,20 @@ def _read(path: Path, manifest: Manifest, device: torch.device) -> dict[str, Ten
             # Before `expected_shapes`: a corrupt manifest may claim millions of layers.
             if manifest.config.num_hidden_layers > len(names):
                 raise StartError(f"`{path}` has {len(names)} tensors, too few for its manifest")
-            expected = expected_shapes(manifest.config, manifest.role)
+            expected = expected_shapes(manifest.config, manifest.role, manifest.dtype)
             if mismatch := compare_names(expected.keys(), names):
                 raise StartError(f"`{path}` {mismatch}")
             tensors = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError) as error:
         raise StartError(f"`{path}` is not a safetensors file: {one_line(error)}") from None
+    dtypes = stored_dtypes(manifest.config, manifest.role, manifest.dtype)
     for name, shape in expected.items():
         tensor = tensors[name]
         if tuple(tensor.shape) != shape:
             raise StartError(f"`{path}`: `{name}` is {list(tensor.shape)}, not {list(shape)}")
-        if tensor.dtype != DTYPES[manifest.dtype]:
-            raise StartError(f"`{path}`: `{name}` is {tensor.dtype}, not {manifest.dtype}")
+        if tensor.dtype != dtypes[name]:
+            dtype = str(dtypes[name]).removeprefix("torch.")
+            raise StartError(f"`{path}`: `{name}` is {tensor.dtype}, not {dtype}")
     return tensors
 
 
@@ -278,7 +320,12 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def fingerprint(hashes: dict[str, str]) -> str:
-    """Return 16 hex digits from the sha256 of every file that determines the model's outputs."""
+def fingerprint(hashes: dict[str, str], dtype: str) -> str:
+    """Return 16 hex digits from the sha256 of every file that determines the model's outputs.
+
+    Vectors in float16 and float32 may be mixed; those of int8 are apart.
+    """
     lines = [f"{sha256}  {name}\n" for name, sha256 in hashes.items()]
+    if dtype == INT8:
+        lines.append(INT8)
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]

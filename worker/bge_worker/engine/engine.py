@@ -7,7 +7,7 @@ runs FlagEmbedding.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ..errors import OutOfMemoryError, StartError
 from ..settings import Settings
 from .attention import SDPA
 from .attention_choice import choose_attention
-from .checkpoint import ENGINES, TOKENIZER, Layout, Manifest, Network, load
+from .checkpoint import ENGINES, INT8, TOKENIZER, Layout, Manifest, Network, load
 from .config import Config, ModelInfo, Role
 from .graphs import Graphs, capture_graphs
 from .heads import HostCopy, embeddings_of_texts, logits_of_pairs
@@ -133,9 +133,11 @@ class PackedEngine:
         """
         self.recomputed = 0
         self._device = choose_device(settings)
+        folders = runtime_folders(settings, "fused")
+        is_int8 = check_int8(settings, self._device, folders)
         self._dtype = choose_dtype(settings, self._device)
         began = perf_counter()
-        self._models = self._load_all(settings)
+        self._models = self._load_all(folders)
         loaded = perf_counter()
         head_shapes = [model.manifest.config.head_shape for model in self._models.values()]
         self._attention = choose_attention(
@@ -144,7 +146,8 @@ class PackedEngine:
         checked = perf_counter()
         self.models = {role: model_info(model.manifest) for role, model in self._models.items()}
         name, reason, _ = self._attention
-        self.runtime = make_runtime(settings, self._device, self._dtype, name, reason)
+        dtype = INT8 if is_int8 else str(self._dtype).removeprefix("torch.")
+        self.runtime = make_runtime(settings, self._device, dtype, name, reason)
         self._graphs: dict[Role, Graphs] = {}
         self._warm_up()
         warm = perf_counter()
@@ -157,9 +160,8 @@ class PackedEngine:
             perf_counter() - warm,
         )
 
-    def _load_all(self, settings: Settings) -> dict[Role, _Model]:
+    def _load_all(self, folders: Mapping[Role, tuple[Path, Manifest]]) -> dict[Role, _Model]:
         """Load both models and their tokenizers at once, so that reading overlaps unpacking."""
-        folders = runtime_folders(settings, "fused")
         with ThreadPoolExecutor() as pool:
             tokenizers = {}  # by content: both models have the same tokenizer.json
             for folder, manifest in folders.values():
@@ -359,21 +361,46 @@ def choose_device(settings: Settings) -> torch.device:
     return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
 
 
+def check_int8(
+    settings: Settings, device: torch.device, folders: Mapping[Role, tuple[Path, Manifest]]
+) -> bool:
+    """Return whether the folders hold int8 models. Warns of a processor without int8 products.
+
+    Raises StartError: one of two folders does, or `BGE_DTYPE` or the device requires another.
+    """
+    by_dtype = {manifest.dtype == INT8: folder for folder, manifest in folders.values()}
+    if len(by_dtype) == 2:
+        raise StartError(f"`{by_dtype[True]}` is in int8 and `{by_dtype[False]}` is not")
+    (is_int8,) = by_dtype
+    if settings.dtype == INT8 and not is_int8:
+        raise StartError(
+            f"`BGE_DTYPE` is int8, and `{by_dtype[False]}` is not: make it with "
+            "`python -m bge_builder convert --dtype int8`"
+        )
+    if is_int8 and settings.dtype not in ("auto", INT8):
+        raise StartError(f"`BGE_DTYPE` is {settings.dtype}, and `{by_dtype[True]}` is in int8")
+    if is_int8 and device.type != "cpu":
+        raise StartError(f"`{by_dtype[True]}` is in int8, which runs on a CPU: set `BGE_DEVICE`")
+    if is_int8 and not torch.cpu._is_vnni_supported():
+        log.warning("this processor has no int8 products (VNNI): int8 is less exact and slow here")
+    return is_int8
+
+
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    """float16 on a GPU, float32 on a CPU, unless `BGE_DTYPE` names one."""
+    """float16 on a GPU, float32 on a CPU (in int8 too, between products), unless `BGE_DTYPE` is."""
     half = settings.dtype == "float16" or (settings.dtype == "auto" and device.type == "cuda")
     return torch.float16 if half else torch.float32
 
 
 def make_runtime(
-    settings: Settings, device: torch.device, dtype: torch.dtype, attention: str, reason: str
+    settings: Settings, device: torch.device, dtype: str, attention: str, reason: str
 ) -> Runtime:
     on_gpu = device.type == "cuda"
     batch_tokens = GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS
     return Runtime(
         engine=settings.engine,
         device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=dtype,
         attention=attention,
         attention_reason=reason,
         max_batch_tokens=settings.max_batch_tokens or batch_tokens,

@@ -24,6 +24,7 @@ from torch.nn.functional import embedding
 
 from .attention import Attention, Segments
 from .packing import Batch, single_row_segments
+from .quantization import Int8Linear, Int8ResidualLinear
 
 # On a CPU, up to so many rows, a matrix of at least so many elements is multiplied from the right
 # in 0.64 to 0.94 of the time of a multiplication from the left; a smaller one, which fits a cache,
@@ -90,11 +91,11 @@ class Layer(NamedTuple):
     """Attention and feed-forward of one layer."""
 
     num_heads: int
-    qkv: Linear  # D → 3D
-    out: ResidualLinear  # D → D
+    qkv: Linear | Int8Linear  # D → 3D
+    out: ResidualLinear | Int8ResidualLinear  # D → D
     norm1: LayerNorm
-    up: Linear  # D → F
-    down: ResidualLinear  # F → D
+    up: Linear | Int8Linear  # D → F
+    down: ResidualLinear | Int8ResidualLinear  # F → D
     norm2: LayerNorm
 
     def all_tokens(self, x: Tensor, segments: Segments, attention: Attention) -> Tensor:
@@ -108,6 +109,7 @@ class Layer(NamedTuple):
         Equal to the first tokens' rows of `all_tokens`.
         """
         hidden_size = x.shape[-1]
+        assert isinstance(self.qkv, Linear)  # of the last layer, which is not in int8
         weight, bias = self.qkv
         first = x.index_select(0, batch.first_rows)  # [N, D]
         q = Linear(weight[:hidden_size], bias[:hidden_size])(first)  # [N, D]
@@ -126,7 +128,7 @@ class Layer(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Layer:
         """A text is recomputed in fp32 with one layer's copy at a time."""
-        if self.qkv.weight.dtype == dtype:
+        if self.norm1.weight.dtype == dtype:
             return self
         return self._replace(
             qkv=self.qkv.to(dtype),

@@ -59,8 +59,9 @@ class ReferenceEngine:
             self._tokenizers[role] = Tokenizer(open_tokenizer(folder / TOKENIZER), manifest.config)
         self.recomputed = 0  # FlagEmbedding computes in one dtype
         self.models = {role: engine.model_info(manifest) for role, (_, manifest) in folders.items()}
+        name = str(dtype).removeprefix("torch.")
         reason = "FlagEmbedding runs the model of transformers"
-        self.runtime = engine.make_runtime(settings, device, dtype, "transformers", reason)
+        self.runtime = engine.make_runtime(settings, device, name, "transformers", reason)
 
     def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
         tokenizer = self._tokenizers["embed"]
