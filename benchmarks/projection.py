@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from bge_worker.engine.engine import GPU_BATCH_TOKENS
+from bge_worker.engine.runtime import GPU_BATCH_TOKENS
 from results import FOLDER
 from workload import SHAPES, Workload, mixed_texts, texts_of_length, token_lengths
 

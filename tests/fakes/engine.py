@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from bge_worker.engine.config import ModelInfo, Role
-from bge_worker.engine.engine import FinishedBatch, RunningBatch, Runtime
+from bge_worker.engine.engine import FinishedBatch, RunningBatch
 from bge_worker.engine.outputs import Outputs, Result
+from bge_worker.engine.runtime import Runtime
 from bge_worker.engine.tokenizer import Encoded, Tokenizer
 from bge_worker.serving.limits import Limits
 from bge_worker.serving.requests import InferenceRequest

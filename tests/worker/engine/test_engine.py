@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from bge_worker.engine.attention import Attention
-from bge_worker.engine.engine import NotFiniteError, PackedEngine, runtime_folders
+from bge_worker.engine.engine import NotFiniteError, PackedEngine
 from bge_worker.engine.outputs import Outputs
+from bge_worker.engine.runtime import runtime_folders
 from bge_worker.engine.tokenizer import open_tokenizer
 from bge_worker.errors import OutOfMemoryError, StartError
 from bge_worker.settings import EngineName

@@ -7,9 +7,8 @@ runs FlagEmbedding.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -22,34 +21,31 @@ from ..errors import OutOfMemoryError, StartError
 from ..settings import Settings
 from .attention import SDPA
 from .attention_choice import choose_attention
-from .checkpoint import ENGINES, INT8, TOKENIZER, Layout, Manifest, Network, load
+from .checkpoint import INT8, TOKENIZER, Manifest, Network, load
 from .config import Config, ModelInfo, Role
 from .graphs import Graphs, capture_graphs
 from .heads import HostCopy, embeddings_of_texts, logits_of_pairs
 from .outputs import Outputs, Result
 from .packing import pack
+from .runtime import (
+    Runtime,
+    check_int8,
+    choose_device,
+    choose_dtype,
+    make_runtime,
+    model_info,
+    out_of_memory_translated,
+    runtime_folders,
+)
 from .tokenizer import Encoded, Tokenizer, open_tokenizer
 
 log = logging.getLogger(__name__)
 
-GPU_BATCH_TOKENS, CPU_BATCH_TOKENS = 16384, 2048
 WARM_UP_LENGTHS = (16, 64, 512, 2048, 8192)  # tokens: a library's kernels differ by size
 WARM_UP_OUTPUTS: dict[Role, tuple[Outputs, ...]] = {
     "embed": (Outputs.DENSE, Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT),
     "rerank": (Outputs.RELEVANCE,),
 }
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how an engine runs, as `info` reports it."""
-
-    engine: str
-    device: str
-    dtype: str
-    attention: str
-    attention_reason: str
-    max_batch_tokens: int
 
 
 class Engine(Protocol):
@@ -326,105 +322,3 @@ def load_engine(settings: Settings) -> Engine:
     from .reference import ReferenceEngine
 
     return ReferenceEngine(settings)
-
-
-def runtime_folders(settings: Settings, layout: Layout) -> dict[Role, tuple[Path, Manifest]]:
-    """Return the folder and the manifest of each model that the settings name.
-
-    Raises StartError: there is no manifest, or one of another role or for another engine.
-    """
-    folders: dict[Role, tuple[Path, Manifest]] = {}
-    roles: dict[Role, Path | None] = {
-        "embed": settings.embed_model,
-        "rerank": settings.rerank_model,
-    }
-    for role, folder in roles.items():
-        if folder is None:
-            continue
-        manifest = Manifest.read(folder)
-        if manifest.layout != layout:
-            raise StartError(
-                f"`{folder}` was converted for the engine {ENGINES[manifest.layout]}; "
-                f"`BGE_ENGINE` is {ENGINES[layout]}"
-            )
-        if manifest.role != role:
-            raise StartError(f"`{folder}` holds a model to {manifest.role}, not to {role}")
-        folders[role] = folder, manifest
-    return folders
-
-
-def choose_device(settings: Settings) -> torch.device:
-    """Raises StartError if `BGE_DEVICE` is cuda and there is no GPU."""
-    available = torch.cuda.is_available()
-    if settings.device == "cuda" and not available:
-        raise StartError("`BGE_DEVICE` is cuda, but PyTorch sees no GPU")
-    return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
-
-
-def check_int8(
-    settings: Settings, device: torch.device, folders: Mapping[Role, tuple[Path, Manifest]]
-) -> bool:
-    """Return whether the folders hold int8 models. Warns of a processor without int8 products.
-
-    Raises StartError: one of two folders does, or `BGE_DTYPE` or the device requires another.
-    """
-    by_dtype = {manifest.dtype == INT8: folder for folder, manifest in folders.values()}
-    if len(by_dtype) == 2:
-        raise StartError(f"`{by_dtype[True]}` is in int8 and `{by_dtype[False]}` is not")
-    (is_int8,) = by_dtype
-    if settings.dtype == INT8 and not is_int8:
-        raise StartError(
-            f"`BGE_DTYPE` is int8, and `{by_dtype[False]}` is not: make it with "
-            "`python -m bge_builder convert --dtype int8`"
-        )
-    if is_int8 and settings.dtype not in ("auto", INT8):
-        raise StartError(f"`BGE_DTYPE` is {settings.dtype}, and `{by_dtype[True]}` is in int8")
-    if is_int8 and device.type != "cpu":
-        raise StartError(f"`{by_dtype[True]}` is in int8, which runs on a CPU: set `BGE_DEVICE`")
-    if is_int8 and not torch.cpu._is_vnni_supported():
-        log.warning("this processor has no int8 products (VNNI): int8 is less exact and slow here")
-    return is_int8
-
-
-def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    """float16 on a GPU, float32 on a CPU (in int8 too, between products), unless `BGE_DTYPE` is."""
-    half = settings.dtype == "float16" or (settings.dtype == "auto" and device.type == "cuda")
-    return torch.float16 if half else torch.float32
-
-
-def make_runtime(
-    settings: Settings, device: torch.device, dtype: str, attention: str, reason: str
-) -> Runtime:
-    on_gpu = device.type == "cuda"
-    batch_tokens = GPU_BATCH_TOKENS if on_gpu else CPU_BATCH_TOKENS
-    return Runtime(
-        engine=settings.engine,
-        device=torch.cuda.get_device_name(device) if on_gpu else "cpu",
-        dtype=dtype,
-        attention=attention,
-        attention_reason=reason,
-        max_batch_tokens=settings.max_batch_tokens or batch_tokens,
-    )
-
-
-@contextmanager
-def out_of_memory_translated() -> Iterator[None]:
-    """Turn PyTorch's out-of-memory errors, of a GPU or a CPU, into OutOfMemoryError."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not out_of_memory and "can't allocate memory" not in str(error):
-            raise
-        raise OutOfMemoryError("the device is out of memory") from error
-
-
-def model_info(manifest: Manifest) -> ModelInfo:
-    return ModelInfo(
-        model=manifest.model,
-        revision=manifest.revision,
-        fingerprint=manifest.fingerprint,
-        width=manifest.config.hidden_size,
-        vocab_size=manifest.config.vocab_size,
-        max_length=manifest.config.max_length,
-    )

@@ -19,7 +19,7 @@ import torch
 
 from ..errors import StartError
 from ..settings import Settings
-from . import engine
+from . import runtime
 from .checkpoint import TOKENIZER, check_files
 from .config import Role
 from .engine import FinishedBatch, NotFiniteError
@@ -47,9 +47,9 @@ class ReferenceEngine:
             StartError: FlagEmbedding is not installed, or a folder is not what the settings
                 require.
         """
-        device = engine.choose_device(settings)
-        dtype = engine.choose_dtype(settings, device)
-        folders = engine.runtime_folders(settings, "hub")
+        device = runtime.choose_device(settings)
+        dtype = runtime.choose_dtype(settings, device)
+        folders = runtime.runtime_folders(settings, "hub")
         for folder, manifest in folders.values():
             check_files(folder, manifest)
         self._models: dict[Role, Any] = {}
@@ -58,10 +58,12 @@ class ReferenceEngine:
             self._models[role] = load_model(folder, role, str(device), dtype == torch.float16)
             self._tokenizers[role] = Tokenizer(open_tokenizer(folder / TOKENIZER), manifest.config)
         self.recomputed = 0  # FlagEmbedding computes in one dtype
-        self.models = {role: engine.model_info(manifest) for role, (_, manifest) in folders.items()}
+        self.models = {
+            role: runtime.model_info(manifest) for role, (_, manifest) in folders.items()
+        }
         name = str(dtype).removeprefix("torch.")
         reason = "FlagEmbedding runs the model of transformers"
-        self.runtime = engine.make_runtime(settings, device, name, "transformers", reason)
+        self.runtime = runtime.make_runtime(settings, device, name, "transformers", reason)
 
     def encode_texts(self, texts: Sequence[str | Sequence[int]], max_length: int) -> list[Encoded]:
         tokenizer = self._tokenizers["embed"]
@@ -101,7 +103,7 @@ class ReferenceEngine:
         for index, text in enumerate(sources):
             by_length[text.max_length].append(index)
         results: dict[int, Result] = {}
-        with engine.out_of_memory_translated():
+        with runtime.out_of_memory_translated():
             for max_length, indices in by_length.items():
                 batch = [sources[index].source for index in indices]
                 results |= zip(indices, self._call(outputs, batch, max_length), strict=True)
