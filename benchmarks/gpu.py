@@ -33,6 +33,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,6 +75,7 @@ IS_GPU = torch.cuda.is_available()
 BUDGETS = (2048, 4096, 8192, 16384, 32768)
 TOKENS = 1 << 17 if IS_GPU else 1 << 11  # of each throughput measurement
 LENGTHS = (16, 64, 512, 2048, 8192)
+PEERS = ("sentence-transformers", "FlagEmbedding", "transformers")
 MIXED, CHUNKS = "mixed lengths", "512 tokens"
 QUERIES = 200 if IS_GPU else 10
 START = """
@@ -87,8 +89,8 @@ began = time.perf_counter()
 torch.zeros(1, device="cuda" if torch.cuda.is_available() else "cpu")
 print(f"stage device opened: {time.perf_counter() - began:.2f}", flush=True)
 import os
-from bge_worker.engine.engine import PackedBatch, PackedEngine
-from bge_worker.engine.outputs import Embedding, Outputs
+from bge_worker.engine.engine import PackedEngine
+from bge_worker.engine.outputs import Outputs
 from bge_worker.settings import Settings
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="stages %(message)s")
 engine = PackedEngine(Settings.from_env(os.environ))
@@ -138,6 +140,7 @@ def card(bench: Bench) -> dict[str, Any]:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "rocm": torch.version.hip,
+        "peers": {name: version(name) for name in PEERS},
         **ceilings,
     }
 
@@ -307,7 +310,8 @@ def query(bench: Bench) -> dict[str, Any]:
             engine.run(Outputs.DENSE, engine.encode_texts([text], max_length=8192))
             times.append(1e3 * (time.perf_counter() - start))
         kernels = device_times(engine, engine.encode_texts([text], 8192), 16384)
-        name = engine.runtime.attention + (", CUDA graph" if engine.has_graphs else "")
+        graph = ", CUDA graph" if engine.has_graphs else ""
+        name = f"{backend}: {engine.runtime.attention}{graph}"
         results[name] = {
             "median_ms": round(statistics.median(times), 3),
             "p99_ms": round(float(np.percentile(times, 99)), 3),

@@ -73,71 +73,78 @@ def gpu() -> str:
 
 
 def gpu_tables(content: dict[str, Any]) -> str:
-    steps = {
-        name: {key: value for key, value in step.items() if key != "date"}
-        for name, step in content["gpu"].items()
-    }
-    card, backends = steps["card"], steps["attention"]
-    checks = ", ".join(
-        f"{name}: {entry['largest_difference']:.0e}" for name, entry in backends.items()
+    """Return the tables of the steps that a card has results of."""
+    steps = content["gpu"]
+    return "\n".join(make(without_date(steps[name])) for name, make in GPU_TABLES if name in steps)
+
+
+def without_date(step: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in step.items() if key != "date"}
+
+
+def card(step: dict[str, Any]) -> str:
+    return (
+        f"**{step['name']}**, PyTorch {step['torch']}. Large fp16 product "
+        f"{step['gflops'] / 1e3:.0f} TFLOP/s, copy {step['copy_gb_s'] / 1e3:.1f} TB/s.\n"
     )
-    budgets = list(next(iter(steps["throughput"].values())))
-    return "\n".join(
-        [
-            f"**{card['name']}**, PyTorch {card['torch']}. Large fp16 product "
-            f"{card['gflops'] / 1e3:.0f} TFLOP/s, copy {card['copy_gb_s'] / 1e3:.1f} TB/s. Largest "
-            f"difference from attention in fp32: {checks}.\n",
-            table(
-                ["tokens a second (share of the large product), by micro-batch", *budgets],
-                [
-                    [name, *(rate(entry) for entry in entries.values())]
-                    for name, entries in steps["throughput"].items()
-                ],
-            ),
-            table(
-                [
-                    "from texts, through the worker's queue",
-                    "tokens a second",
-                    "seconds (ratio)",
-                ],
-                [
-                    [f"{task}: {name}", f"{row['tokens_per_second']:,}", peer_cell(name, row)]
-                    for task, rows in steps["peers"].items()
-                    for name, row in rows.items()
-                ],
-            ),
-            table(
-                ["mixed lengths, by outputs", "tokens a second"],
-                [
-                    [
-                        name.removeprefix("Outputs.").lower().replace("|", ", "),
-                        f"{row['tokens_per_second']:,}",
-                    ]
-                    for name, row in steps["outputs"].items()
-                ],
-            ),
-            table(
-                ["one query of 12 tokens", "p50 ms", "p99 ms", "of the device, ms"],
-                [
-                    [name, *(digits(row[key]) for key in ("median_ms", "p99_ms", "device_ms"))]
-                    for name, row in steps["query"].items()
-                ],
-            ),
-            table(
-                [
-                    "against FlagEmbedding in fp32",
-                    "dense cosine",
-                    "ColBERT",
-                    "weight",
-                    "logit",
-                ],
-                [
-                    [name, *(str(value) for value in row.values())]
-                    for name, row in steps["parity"].items()
-                ],
-            ),
-        ]
+
+
+def attention(step: dict[str, Any]) -> str:
+    rows = [
+        [name, entry["fault"] or f"{entry['largest_difference']:.0e}", digits(entry["seconds"])]
+        for name, entry in step.items()
+    ]
+    return table(
+        ["attention", "largest difference from fp32, or the fault", "first check, s"], rows
     )
+
+
+def throughput(step: dict[str, Any]) -> str:
+    budgets = [*next(iter(step.values()))]
+    title = "tokens a second (share of the large product), by micro-batch"
+    rows = [[name, *map(rate, entries.values())] for name, entries in step.items()]
+    return table([title, *budgets], rows)
+
+
+def peers(step: dict[str, Any]) -> str:
+    rows = [
+        [f"{task}: {name}", f"{row['tokens_per_second']:,}", peer_cell(name, row)]
+        for task, entries in step.items()
+        for name, row in entries.items()
+    ]
+    title = "from texts, through the worker's queue"
+    return table([title, "tokens a second", "seconds (ratio)"], rows)
+
+
+def outputs(step: dict[str, Any]) -> str:
+    rows = [
+        [name.removeprefix("Outputs.").lower().replace("|", ", "), f"{row['tokens_per_second']:,}"]
+        for name, row in step.items()
+    ]
+    return table(["mixed lengths, by outputs", "tokens a second"], rows)
+
+
+def query(step: dict[str, Any]) -> str:
+    fields = ("median_ms", "p99_ms", "device_ms")
+    rows = [[name, *(digits(row[field]) for field in fields)] for name, row in step.items()]
+    return table(["one query of 12 tokens", "p50 ms", "p99 ms", "of the device, ms"], rows)
+
+
+def parity(step: dict[str, Any]) -> str:
+    rows = [[name, *map(str, row.values())] for name, row in step.items()]
+    title = "against FlagEmbedding in fp32"
+    return table([title, "dense cosine", "ColBERT", "weight", "logit"], rows)
+
+
+GPU_TABLES = (
+    ("card", card),
+    ("attention", attention),
+    ("throughput", throughput),
+    ("peers", peers),
+    ("outputs", outputs),
+    ("query", query),
+    ("parity", parity),
+)
 
 
 def rate(entry: dict[str, Any]) -> str:

@@ -91,6 +91,10 @@ class OutOfMemoryError(WorkerError):
     headers = (("retry-after", "1"),)
 
 
+class DeviceError(Exception):
+    """The device has failed, and nothing will run on it any more: the worker must be replaced."""
+
+
 class InferenceError(WorkerError):
     """Any other error; the message holds an id under which the log has the cause."""
 

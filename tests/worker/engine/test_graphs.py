@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bge_worker.engine.attention import SDPA, Attention, flash
+from bge_worker.engine.checkpoint import Network
 from bge_worker.engine.engine import PackedEngine
-from bge_worker.engine.graphs import BUCKETS, SLOTS, bucket_of, pad_to_bucket
+from bge_worker.engine.graphs import BUCKETS, SLOTS, bucket_of, capture, pad_to_bucket
+from bge_worker.engine.model import Encoder
 from bge_worker.engine.outputs import Outputs
 from bge_worker.engine.packing import Batch, pack_on_host
 from bge_worker.settings import EngineName
 from conftest import settings_in
+from fakes.flash_kernel import FlashKernel, registered
 
 gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or torch.version.hip is not None, reason="needs an NVIDIA GPU"
@@ -57,6 +62,61 @@ def test_dummy_texts_do_not_change_the_others(packed: PackedEngine) -> None:
     dense = results["dense"][: len(TEXTS)].numpy()
     for vector, reference in zip(dense, expected, strict=True):
         np.testing.assert_allclose(vector, reference.dense, atol=1e-5)
+
+
+class RecordedNetwork:
+    """A network whose computations `RecordedGraph` repeats on the same tensors, as a GPU would."""
+
+    def __init__(self, network: Network) -> None:
+        self.encoder = network.encoder
+        self._network = network
+        self._is_recording = False
+
+    def compute(self, *arguments: Any) -> dict[str, torch.Tensor]:
+        results = self._network.compute(*arguments)
+        if self._is_recording:
+            self._recorded = (arguments, results)
+        return results
+
+    def capture_begin(self, **_: object) -> None:
+        self._is_recording = True
+
+    def capture_end(self) -> None:
+        self._is_recording = False
+
+    def replay(self) -> None:
+        arguments, results = self._recorded
+        for name, tensor in self._network.compute(*arguments).items():
+            results[name].copy_(tensor)
+
+
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_capture_is_checked_with_texts_of_other_lengths(
+    packed: PackedEngine, monkeypatch: pytest.MonkeyPatch, bucket: int
+) -> None:
+    network, _, manifest = packed._models["embed"]
+    recorded = RecordedNetwork(network._replace(encoder=half(network.encoder)))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: recorded)
+    flash_attention = Attention("flash", "", flash, is_capturable=True)
+    arguments = (Outputs.DENSE, manifest.config)
+    with torch.inference_mode(), registered(FlashKernel()):
+        assert capture(recorded, *arguments, flash_attention, torch.float16, bucket, None)  # type: ignore[arg-type]
+        with pytest.raises(RuntimeError, match=f"the graph of {bucket} tokens computes other val"):
+            capture(recorded, *arguments, SDPA, torch.float16, bucket, None)  # type: ignore[arg-type]
+
+
+def half(encoder: Encoder) -> Encoder:
+    layers = [layer.to(torch.float16) for layer in encoder.layers]
+    return encoder._replace(position=encoder.position.half(), layers=layers)
+
+
+@gpu
+@pytest.mark.parametrize("setting", [{"attention": "sdpa"}, {"dtype": "float32"}], ids=str)
+def test_sdpa_has_no_graphs_since_it_reads_lengths_on_the_host(
+    runtimes: Callable[[EngineName], Path], setting: dict[str, Any]
+) -> None:
+    engine = PackedEngine(settings_in(runtimes("packed"), device="cuda", **setting))
+    assert not engine.has_graphs
 
 
 @gpu

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from bge_worker.engine.outputs import Outputs, Result
 from bge_worker.engine.tokenizer import Encoded
 from bge_worker.errors import (
+    DeviceError,
     InferenceError,
     OutOfMemoryError,
     OverloadedError,
@@ -334,3 +335,19 @@ def test_a_text_that_fails_on_the_device_fails_its_own_request_alone(
     with pytest.raises(InferenceError):
         results(failing)
     assert results(other) == [5.0]
+
+
+@pytest.mark.parametrize("step", ["fault", "fault_of_results"])
+def test_a_device_that_has_failed_ends_the_worker(
+    device: FakeDevice, beside_device: Batcher, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)  # the thread raises
+
+    def fail(sources: list[str]) -> None:
+        raise DeviceError("an illegal memory access")
+
+    setattr(device, step, fail)
+    with pytest.raises(InferenceError):
+        results(beside_device.submit(texts(5, 6)))
+    eventually(lambda: not beside_device.healthy)
+    assert len([name for name, _ in device.steps if name == "launch"]) == 1  # not halved

@@ -30,6 +30,9 @@ class Segments(NamedTuple):
 class Attention(NamedTuple):
     """A backend and why it was chosen.
 
+    `is_capturable`: it reads the texts' lengths on the device alone, so that a CUDA graph of it
+    computes other lengths too.
+
     `run(q [Tq, H, d], k [Tk, H, d], v [Tk, H, d], queries, keys)` returns [Tq, H, d]: text i of
     `queries` attends to text i of `keys`, scaled by d ** -0.5, softmax in fp32.
     """
@@ -37,6 +40,7 @@ class Attention(NamedTuple):
     name: str
     reason: str
     run: Callable[[Tensor, Tensor, Tensor, Segments, Segments], Tensor]
+    is_capturable: bool = False
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) -> Tensor:
@@ -72,5 +76,4 @@ def flash(q: Tensor, k: Tensor, v: Tensor, queries: Segments, keys: Segments) ->
     return cast(Tensor, out[0])
 
 
-# fp32, CPUs, and devices without a flash kernel.
-SDPA = Attention("sdpa", "flash attention takes half precision only", sdpa)
+SDPA = Attention("sdpa", "a text is computed again in fp32", sdpa)

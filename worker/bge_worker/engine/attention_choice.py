@@ -21,7 +21,7 @@ from .packing import single_row_segments
 log = logging.getLogger(__name__)
 
 # Around the kernels' block sizes, 64 and 128.
-CHECKED_LENGTHS = (1, 2, 7, 64, 65, 130, 512)
+CHECKED_LENGTHS = (1, 2, 7, 7, 64, 65, 130, 512)  # two equal ones: `sdpa` takes them together
 MAX_DIFFERENCE = 2e-3  # fp16 rounds values up to 1 by at most 5e-4, twice
 FLASH_CAPABILITY = (8, 0)
 MAX_FLASH_HEAD_SIZE = 256
@@ -56,11 +56,12 @@ def choose_attention(
 
 def flash_on(device: torch.device) -> Attention:
     if device.type != "cuda":  # in the tests, where a CPU stands in
-        return Attention("flash", device.type, flash)
+        return Attention("flash", device.type, flash, is_capturable=True)
     if torch.version.hip is not None:
-        return Attention("flash", torch.cuda.get_device_properties(device).gcnArchName, flash)
+        architecture = torch.cuda.get_device_properties(device).gcnArchName
+        return Attention("flash", architecture, flash)  # graphs bring nothing there
     major, minor = torch.cuda.get_device_capability(device)
-    return Attention("flash", f"compute capability {major}.{minor}", flash)
+    return Attention("flash", f"compute capability {major}.{minor}", flash, is_capturable=True)
 
 
 def flash_obstacle(

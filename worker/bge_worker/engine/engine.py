@@ -23,7 +23,7 @@ from .attention import SDPA
 from .attention_choice import choose_attention
 from .checkpoint import INT8, TOKENIZER, Manifest, Network, load
 from .config import Config, ModelInfo, Role
-from .graphs import Graphs, capture_graphs
+from .graphs import GRAPH_OUTPUTS, Graphs, capture_graphs
 from .heads import HostCopy, embeddings_of_texts, logits_of_pairs
 from .outputs import Outputs, Result
 from .packing import pack
@@ -32,9 +32,9 @@ from .runtime import (
     check_int8,
     choose_device,
     choose_dtype,
+    device_errors_translated,
     make_runtime,
     model_info,
-    out_of_memory_translated,
     runtime_folders,
 )
 from .tokenizer import Encoded, Tokenizer, open_tokenizer
@@ -84,7 +84,7 @@ class RunningBatch(Protocol):
         """Whether the device may still compute it. Otherwise its results are there."""
 
     def wait(self) -> None:
-        """Wait for the device. Raises OutOfMemoryError, or what the device reports."""
+        """Wait for the device. Raises OutOfMemoryError or DeviceError."""
 
     def results(self) -> Sequence[Result]:
         """Wait, and return one result for each text, in order, every number of it finite.
@@ -141,13 +141,13 @@ class PackedEngine:
         )
         checked = perf_counter()
         self.models = {role: model_info(model.manifest) for role, model in self._models.items()}
-        name, reason, _ = self._attention
+        name, reason = self._attention.name, self._attention.reason
         dtype = INT8 if is_int8 else str(self._dtype).removeprefix("torch.")
         self.runtime = make_runtime(settings, self._device, dtype, name, reason)
         self._graphs: dict[Role, Graphs] = {}
         self._warm_up()
         warm = perf_counter()
-        if settings.cuda_graphs and self._device.type == "cuda" and torch.version.hip is None:
+        if settings.cuda_graphs and self._device.type == "cuda" and self._attention.is_capturable:
             self._graphs = self._capture_graphs()
         log.info(
             "models loaded in %.2f s, attention (%s: %s) checked in %.2f s, warmed up in %.2f s, "
@@ -182,10 +182,10 @@ class PackedEngine:
     def _capture_graphs(self) -> dict[Role, Graphs]:
         return {
             role: capture_graphs(
-                *(model.network, outputs, model.manifest.config, self._attention, self._dtype)
+                *(model.network, GRAPH_OUTPUTS[role], model.manifest.config),
+                *(self._attention, self._dtype),
             )
             for role, model in self._models.items()
-            for outputs in WARM_UP_OUTPUTS[role][:1]
         }
 
     def _warm_up(self) -> None:
@@ -229,12 +229,12 @@ class PackedEngine:
         return self.launch(outputs, texts).results()
 
     def launch(self, outputs: Outputs, texts: Sequence[Encoded]) -> PackedBatch:
-        with out_of_memory_translated():
+        with device_errors_translated():
             return self._forward(outputs, texts, self._dtype)
 
     def finish(self, batch: PackedBatch) -> Sequence[Result]:
         """See `PackedBatch.results`."""
-        with out_of_memory_translated():
+        with device_errors_translated():
             return [
                 result if result is not None else self._recompute_in_fp32(batch.outputs, text)
                 for result, text in zip(batch.computed(), batch.texts, strict=True)
@@ -285,7 +285,7 @@ class PackedBatch:
 
     def wait(self) -> None:
         if self.copy.event is not None:
-            with out_of_memory_translated():
+            with device_errors_translated():
                 self.copy.event.synchronize()
 
     def results(self) -> Sequence[Result]:

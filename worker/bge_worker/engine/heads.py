@@ -114,8 +114,8 @@ def embeddings_of_texts(
     sparse = colbert = nothing
     if "weights" in arrays:
         sparse = sparse_vectors(arrays["weights"], ids, special_ids)
-    if "colbert" in arrays:  # of every token but the first
-        colbert = [rows[1:] for rows in split_rows(arrays["colbert"], lengths)]
+    if "colbert" in arrays:  # of every token but the first; copied out of page-locked memory
+        colbert = [rows[1:].copy() for rows in split_rows(arrays["colbert"], lengths)]
     parts = zip(arrays.get("dense", nothing), sparse, colbert, strict=True)
     finite = finite_texts(arrays, lengths)
     return [Embedding(*part) if ok else None for ok, part in zip(finite, parts, strict=True)]
@@ -134,7 +134,7 @@ def finite_texts(arrays: Mapping[str, Array], lengths: Sequence[int]) -> npt.NDA
 
 
 def _first_tokens(hidden: Tensor, batch: Batch) -> Tensor:
-    """hidden [T, D] or [N, D] → [N, D]. A text has at least two tokens, so N < T."""
+    """hidden [T, D] or [N, D] → [N, D]. N < T, since a text has two tokens or more."""
     first_only = len(hidden) == len(batch.segments.lengths)
     return hidden if first_only else hidden.index_select(0, batch.first_rows)
 

@@ -103,7 +103,7 @@ class ReferenceEngine:
         for index, text in enumerate(sources):
             by_length[text.max_length].append(index)
         results: dict[int, Result] = {}
-        with runtime.out_of_memory_translated():
+        with runtime.device_errors_translated():
             for max_length, indices in by_length.items():
                 batch = [sources[index].source for index in indices]
                 results |= zip(indices, self._call(outputs, batch, max_length), strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import OutOfMemoryError, StartError
+from ..errors import DeviceError, OutOfMemoryError, StartError
 from ..settings import Settings
 from .checkpoint import ENGINES, INT8, Layout, Manifest
 from .config import ModelInfo, Role
@@ -112,15 +112,19 @@ def make_runtime(
 
 
 @contextmanager
-def out_of_memory_translated() -> Iterator[None]:
-    """Turn PyTorch's out-of-memory errors, of a GPU or a CPU, into OutOfMemoryError."""
+def device_errors_translated() -> Iterator[None]:
+    """Turn PyTorch's errors of a device into OutOfMemoryError or DeviceError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not out_of_memory and "can't allocate memory" not in str(error):
-            raise
-        raise OutOfMemoryError("the device is out of memory") from error
+        # Of a CPU, and of page-locked memory.
+        messages = ("can't allocate memory", "CUDA error: out of memory")
+        if out_of_memory or any(message in str(error) for message in messages):
+            raise OutOfMemoryError("the device is out of memory") from error
+        if isinstance(error, torch.AcceleratorError):
+            raise DeviceError(str(error).partition("\n")[0]) from error
+        raise
 
 
 def model_info(manifest: Manifest) -> ModelInfo:

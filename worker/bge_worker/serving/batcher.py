@@ -27,7 +27,13 @@ from ..engine.engine import Engine, RunningBatch
 from ..engine.outputs import Result
 from ..engine.packing import round_robin
 from ..engine.tokenizer import Encoded
-from ..errors import OutOfMemoryError, OverloadedError, WorkerError, logged_inference_error
+from ..errors import (
+    DeviceError,
+    OutOfMemoryError,
+    OverloadedError,
+    WorkerError,
+    logged_inference_error,
+)
 from .limits import Limits
 from .requests import EmbedRequest, InferenceRequest, RerankRequest
 
@@ -43,7 +49,7 @@ MIN_TOKENS = 3  # of a text: <s>, a token, </s>
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds: waiting, tokenising, and from the first micro-batch to the last."""
+    """Milliseconds: waiting, tokenising until the first micro-batch, and from that to the last."""
 
     queue: float
     tokenize: float
@@ -66,7 +72,7 @@ class Counts:
     batches: int = 0
     tokens: int = 0
     out_of_memory: int = 0
-    seconds: float = 0.0  # on the device, of micro-batches that succeeded
+    seconds: float = 0.0  # from launch to completion, of micro-batches that succeeded
 
 
 @dataclass(eq=False)
@@ -108,8 +114,9 @@ class _Job:
     def start(self) -> None:
         """Its first micro-batch begins."""
         if not self.started:
+            tokenize_seconds = self.tokenize_seconds
             self.started = perf_counter()
-            self.queue_seconds = self.started - self.submitted - self.tokenize_seconds
+            self.queue_seconds = self.started - self.submitted - tokenize_seconds
 
     def fail(self, error: WorkerError) -> None:
         with suppress(InvalidStateError):  # cancelled or failed already
@@ -258,7 +265,8 @@ class Batcher:
             job.fail(logged_inference_error(error))
             return
         finally:
-            job.tokenize_seconds += perf_counter() - began
+            if not job.started:  # else it overlaps with inference
+                job.tokenize_seconds += perf_counter() - began
         with self._changed:
             job.encoded += encoded
             if end < len(job.request.texts):
@@ -282,10 +290,8 @@ class Batcher:
             if not self._ready and self._computed is None:
                 return False
             items = self._next_batch()
-        computed, self._computed = self._computed, None
         launched = self._launch(items) if items else None
-        if computed is not None:
-            self._finish(computed)
+        self._finish_computed()
         if launched is not None:
             self._wait(launched)
         return True
@@ -359,6 +365,11 @@ class Batcher:
             return
         self._fail_or_halve(batch.items, failure)
 
+    def _finish_computed(self) -> None:
+        computed, self._computed = self._computed, None
+        if computed is not None:
+            self._finish(computed)
+
     def _finish(self, batch: _MicroBatch) -> None:
         """Turn what was computed into results."""
         try:
@@ -377,6 +388,8 @@ class Batcher:
         The error itself is not kept: its traceback holds the tensors of the failed forward, and the
         halves need their memory.
         """
+        if isinstance(error, DeviceError):
+            raise error  # ends this thread: every request fails, and the worker is replaced
         failure = None if len(items) > 1 else _failure_of_one_text(items[0], error)
         self.counts.out_of_memory += isinstance(error, OutOfMemoryError)
         log.warning(
@@ -400,7 +413,8 @@ class Batcher:
         """Launch and finish, one after the other."""
         batch = self._launch(items)
         if batch is not None:
-            self._finish(batch)
+            self._wait(batch)
+            self._finish_computed()
 
 
 def _failure_of_one_text(item: _BatchItem, error: BaseException) -> WorkerError:

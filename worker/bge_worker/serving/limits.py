@@ -1,4 +1,6 @@
-"""Limits that can be checked once a request is tokenised, before it costs device time.
+"""Limits on tokens, checked after each slice of a request, and on bytes, checked after the last.
+
+A request is computed from its first slice on: one that is refused later has cost device time.
 
 A float of a reply takes at most `FLOAT_BYTES`, base64 four bytes for three: so token counts bound
 the size of a reply before it is computed.
