@@ -56,8 +56,8 @@ log = logging.getLogger("bge_worker.server")
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Serve BGE embeddings and reranking over HTTP.",
-        epilog="The BGE_… environment variables set the models, the device and the limits; the "
-        "README lists them.",
+        epilog="The BGE_… environment variables set the models, the device and the limits; "
+        "docs/operations.md lists them.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")

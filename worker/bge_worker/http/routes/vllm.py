@@ -91,7 +91,7 @@ class ScoreReply(TypedDict):
 
 
 class TokenizeBody(ForeignBody):
-    prompt: Query
+    prompt: Annotated[str, Meta(examples=["море"])]
     model: str | None = None
     add_special_tokens: bool = True
     return_token_strs: bool = False
