@@ -148,7 +148,7 @@ def test_the_queue_worker_takes_jobs_and_stops(image: str) -> None:
     ("env", "message"),
     [
         ({}, "`BGE_API_KEY` is not set"),
-        ({"BGE_DTYPE": "int8", "BGE_API_KEY": KEY}, "`BGE_DTYPE` must be one of"),
+        ({"BGE_DTYPE": "int4", "BGE_API_KEY": KEY}, "`BGE_DTYPE` must be one of"),
         ({"BGE_EMBED_MODEL": "/nowhere", "BGE_API_KEY": KEY}, "`/nowhere` is not a runtime folder"),
     ],
 )
