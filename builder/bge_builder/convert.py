@@ -174,7 +174,7 @@ def write_weights(source: Source, tensors: dict[str, Tensor], path: Path, dtype:
 
 def quantize(config: Config, tensors: dict[str, Tensor]) -> None:
     """Replace the weights of products by int8 ones with a scale for each output."""
-    for name in checkpoint.quantized_products(config):
+    for name in checkpoint.encoder_products(config):
         weight, scale = quantize_weight(tensors[f"{name}.weight"])
         tensors |= {f"{name}.weight": weight, f"{name}.scale": scale}
 

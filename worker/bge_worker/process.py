@@ -17,9 +17,9 @@ def prepare_process() -> None:
     # for each, a single query took 7.7 ms instead of 4.5 (2,000 and 10,000 turns, six layers of
     # 384).
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # oneDNN caches code for the last 1,024 shapes. Shapes rarely repeat here, and the cached code
-    # fragments the heap, which then grows (`make soak`).
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    # oneDNN compiles a product for each number of rows, and keeps the code of the last 1,024: more
+    # than a mixed load of both models needs (`padded_rows`), and it fragments the heap.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "512")
     # One thread tokenises 2.3 million tokens a second, more than any device computes. More threads
     # contend for the one arena of `_keep_freed_memory`: on two cores they take as long as one, and
     # twice the processor time.

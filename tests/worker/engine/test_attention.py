@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from bge_worker.engine import attention_choice
-from bge_worker.engine.attention import Attention, flash, sdpa
-from bge_worker.engine.attention_choice import HeadShape, find_fault
+from bge_worker.engine.attention import Attention, blocked, flash, sdpa
+from bge_worker.engine.attention_choice import HeadShape, find_fault, ragged_batch
 from bge_worker.engine.engine import PackedEngine
 from bge_worker.engine.outputs import Outputs
 from bge_worker.settings import EngineName
@@ -45,6 +45,17 @@ TEXTS = ["градиентный спуск", "море", "a transaction " * 9, 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_sdpa_equals_plain_attention(shape: HeadShape, dtype: torch.dtype) -> None:
     assert find_fault(Attention("sdpa", "", sdpa), CPU, dtype, [shape]) is None
+
+
+@pytest.mark.parametrize("block_scores", [1 << 20, 2 * 512**2, 100 * 512])
+def test_blocks_of_scores_change_no_number_beyond_rounding(
+    monkeypatch: pytest.MonkeyPatch, block_scores: int
+) -> None:
+    """All heads at once, two heads, and rows of one."""
+    monkeypatch.setattr("bge_worker.engine.attention.BLOCK_SCORES", block_scores)
+    qkv, segments = ragged_batch(3, 32, CPU, torch.float32)
+    arguments = (*qkv.unbind(1), segments, segments)
+    torch.testing.assert_close(blocked(*arguments), sdpa(*arguments), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bge_worker.engine import attention_choice
-from bge_worker.engine.attention import Attention, sdpa
+from bge_worker.engine.attention import Attention, blocked, sdpa
 from bge_worker.engine.attention_choice import choose_attention, flash_obstacle
 from bge_worker.errors import StartError
 from bge_worker.settings import AttentionName
@@ -34,9 +34,18 @@ def flash_is_available(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_choice, "flash_obstacle", lambda *_: None)
 
 
-def test_a_cpu_gets_sdpa_with_a_reason() -> None:
-    assert choose("auto") == Attention("sdpa", "cpu has no flash attention kernel", sdpa)
+@pytest.mark.parametrize("name", ["Intel(R) Xeon(R) Processor", "AMD EPYC"])
+def test_the_processor_decides_between_sdpa_and_blocks(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    processor = {"avx512_f": True, "amx_tile": False, "cpu_name": name}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     assert choose("sdpa") == Attention("sdpa", "`BGE_ATTENTION` is sdpa", sdpa)
+    attention = choose("auto", torch.float32)
+    if name == "AMD EPYC":
+        assert attention == Attention("blocked", "MKL has no AVX-512 for this processor", blocked)
+    else:
+        assert attention == Attention("sdpa", "cpu has no flash attention kernel", sdpa)
     with pytest.raises(StartError, match="`BGE_ATTENTION` is flash, but cpu has no flash"):
         choose("flash")
 

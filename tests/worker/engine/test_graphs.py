@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_worker.engine.attention import SDPA, Attention, flash
-from bge_worker.engine.checkpoint import Network
+from bge_worker.engine.checkpoint import Manifest, Network, load
 from bge_worker.engine.engine import PackedEngine
 from bge_worker.engine.graphs import BUCKETS, SLOTS, bucket_of, capture, pad_to_bucket
-from bge_worker.engine.model import Encoder
 from bge_worker.engine.outputs import Outputs
 from bge_worker.engine.packing import Batch, pack_on_host
 from bge_worker.settings import EngineName
@@ -92,10 +91,11 @@ class RecordedNetwork:
 
 @pytest.mark.parametrize("bucket", BUCKETS)
 def test_a_capture_is_checked_with_texts_of_other_lengths(
-    packed: PackedEngine, monkeypatch: pytest.MonkeyPatch, bucket: int
+    runtimes: Callable[[EngineName], Path], monkeypatch: pytest.MonkeyPatch, bucket: int
 ) -> None:
-    network, _, manifest = packed._models["embed"]
-    recorded = RecordedNetwork(network._replace(encoder=half(network.encoder)))
+    folder = runtimes("packed") / "bge-m3"
+    manifest = Manifest.read(folder)
+    recorded = RecordedNetwork(load(folder, manifest, torch.device("cpu"), torch.float16))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: recorded)
     flash_attention = Attention("flash", "", flash, is_capturable=True)
     arguments = (Outputs.DENSE, manifest.config)
@@ -103,11 +103,6 @@ def test_a_capture_is_checked_with_texts_of_other_lengths(
         assert capture(recorded, *arguments, flash_attention, torch.float16, bucket, None)  # type: ignore[arg-type]
         with pytest.raises(RuntimeError, match=f"the graph of {bucket} tokens computes other val"):
             capture(recorded, *arguments, SDPA, torch.float16, bucket, None)  # type: ignore[arg-type]
-
-
-def half(encoder: Encoder) -> Encoder:
-    layers = [layer.to(torch.float16) for layer in encoder.layers]
-    return encoder._replace(position=encoder.position.half(), layers=layers)
 
 
 @gpu

@@ -1,4 +1,4 @@
-"""Packing, few rows and half precision change no number beyond rounding."""
+"""Packing, packed weights and half precision change no number beyond rounding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from bge_builder.convert import convert
 from bge_worker.engine.engine import PackedEngine
-from bge_worker.engine.model import MAX_ROWS_FROM_RIGHT, MIN_ELEMENTS_FROM_RIGHT, Linear
+from bge_worker.engine.model import Linear, ResidualLinear, pack_weight
 from bge_worker.engine.outputs import Outputs
 from checkpoints import Shape, write_pair
 from conftest import MODELS, settings_in
@@ -22,16 +22,18 @@ from fakes.engine import ALL_VECTORS
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-@pytest.mark.parametrize("rows", [1, 2, MAX_ROWS_FROM_RIGHT, MAX_ROWS_FROM_RIGHT + 1])
-def test_linear_computes_the_same_from_either_side(rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 7, 130])
+def test_packed_weights_compute_the_same(rows: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(1024, MIN_ELEMENTS_FROM_RIGHT // 1024, generator=generator)
-    bias = torch.randn(len(weight), generator=generator)
-    x = torch.randn(rows, weight.shape[1], generator=generator)
-    expected = x.double() @ weight.double().t() + bias.double()
-    result = Linear(weight, bias)(x)
-    assert result.is_contiguous()
-    torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-4)
+    weight, bias, x, residual = (
+        torch.randn(shape, generator=generator)
+        for shape in ((64, 96), (64,), (rows, 96), (rows, 64))
+    )
+    packed = pack_weight(weight)
+    assert_close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+    assert_close(Linear(packed, bias)(x), Linear(weight, bias)(x))
+    expected = ResidualLinear(weight).add_to(residual.clone(), x)
+    assert_close(ResidualLinear(packed).add_to(residual, x), expected)
 
 
 def test_outputs_do_not_depend_on_other_texts_of_the_batch(bench: Any) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaEmbeddings
 
-from bge_worker.engine.packing import pack, round_robin, split_rows
+from bge_worker.engine.packing import pack, padded_rows, round_robin, split_rows
 
 CPU = torch.device("cpu")
 PAD = 1
@@ -17,17 +17,29 @@ TEXT = st.lists(st.integers(0, 5), min_size=1, max_size=9)  # a text may hold <p
 
 @given(st.lists(TEXT, min_size=1, max_size=6))
 def test_pack_keeps_tokens_and_has_the_positions_of_transformers(texts: list[list[int]]) -> None:
-    batch = pack(texts, PAD, CPU)
+    batch = pack(texts, PAD, CPU, has_padding=True)
     lengths = [len(text) for text in texts]
     assert batch.segments.lengths == tuple(lengths)
     assert batch.segments.max_seqlen == max(lengths)
     assert batch.segments.cu_seqlens.tolist() == [0, *np.cumsum(lengths)]
-    assert [rows.tolist() for rows in split_rows(batch.input_ids.numpy(), lengths)] == texts
-    assert batch.input_ids[batch.first_rows].tolist() == [text[0] for text in texts]
-    for text, positions in zip(texts, split_rows(batch.position_ids.numpy(), lengths), strict=True):
+    total = sum(lengths)
+    input_ids, position_ids = batch.input_ids.numpy(), batch.position_ids.numpy()
+    assert [rows.tolist() for rows in split_rows(input_ids[:total], lengths)] == texts
+    assert len(input_ids) == len(position_ids) == padded_rows(total)
+    assert (input_ids[total:] == PAD).all()
+    assert (position_ids[total:] == PAD).all()
+    first_rows = batch.first_rows[: len(texts)]
+    assert batch.input_ids[first_rows].tolist() == [text[0] for text in texts]
+    for text, positions in zip(texts, split_rows(position_ids[:total], lengths), strict=True):
         ids = torch.tensor([text])
         reference = XLMRobertaEmbeddings.create_position_ids_from_input_ids(ids, PAD)
         assert positions.tolist() == reference[0].tolist()
+
+
+def test_rows_are_padded_by_a_sixteenth_at_most_to_few_different_numbers() -> None:
+    padded = [padded_rows(rows) for rows in range(1, 2049)]
+    assert all(rows <= other < rows + max(4, rows / 16) for rows, other in enumerate(padded, 1))
+    assert len(set(padded)) == 96
 
 
 WAITING = st.lists(st.lists(st.integers(1, 50), max_size=8), max_size=6)

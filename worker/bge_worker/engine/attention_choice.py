@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import StartError
 from ..settings import AttentionName
-from .attention import Attention, Segments, flash, sdpa
+from .attention import Attention, Segments, blocked, flash, sdpa
 from .packing import single_row_segments
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,19 @@ def choose_attention(
         log.warning("attention runs through sdpa, which is slower: %s", obstacle)
     if requested == "flash":
         raise StartError(f"`BGE_ATTENTION` is flash, but {obstacle}")
+    if device.type == "cpu" and dtype == torch.float32 and mkl_lacks_avx512():
+        attention = Attention("blocked", "MKL has no AVX-512 for this processor", blocked)
+        if (fault := find_fault(attention, device, dtype, shapes)) is None:
+            return attention
+        log.warning("attention runs through sdpa, which is slower: %s", fault)
     return checked_sdpa(obstacle, device, dtype, shapes)
+
+
+def mkl_lacks_avx512() -> bool:
+    """Whether oneDNN uses AVX-512 in fp32 and MKL does not: on AMD's processors that have it."""
+    processor = torch.cpu.get_capabilities()
+    has_avx512 = processor.get("avx512_f", False) and not processor.get("amx_tile", False)
+    return has_avx512 and "AMD" in processor.get("cpu_name", "")
 
 
 def flash_on(device: torch.device) -> Attention:

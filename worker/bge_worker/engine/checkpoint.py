@@ -28,7 +28,15 @@ from ..settings import EngineName
 from .attention import Attention
 from .config import Config, Role
 from .heads import EmbedHeads, RerankHead, embed_outputs, rerank_outputs
-from .model import Encoder, Layer, LayerNorm, Linear, ResidualLinear
+from .model import (
+    Encoder,
+    Layer,
+    LayerNorm,
+    Linear,
+    ResidualLinear,
+    pack_weight,
+    packs_weights,
+)
 from .outputs import Outputs
 from .packing import Batch
 from .quantization import Int8Linear, Int8ResidualLinear, Int8Weight
@@ -153,14 +161,10 @@ class Network(NamedTuple):
         return embed_outputs(hidden, batch, outputs, self.head)
 
 
-def quantized_products(config: Config) -> list[str]:
-    """Return the products that an int8 folder has in int8, with a `scale` for each output.
-
-    All of the layers but the last `qkv`, of which first tokens alone need some rows.
-    """
+def encoder_products(config: Config) -> list[str]:
+    """Return the names of the layers' products. An int8 folder has a `scale` for each output."""
     layers = range(config.num_hidden_layers)
-    names = [f"encoder.layers.{i}.{x}" for i in layers for x in ("qkv", "out", "up", "down")]
-    return [name for name in names if name != f"encoder.layers.{layers[-1]}.qkv"]
+    return [f"encoder.layers.{i}.{x}" for i in layers for x in ("qkv", "out", "up", "down")]
 
 
 def stored_dtypes(config: Config, role: Role, dtype: str) -> dict[str, torch.dtype]:
@@ -170,7 +174,7 @@ def stored_dtypes(config: Config, role: Role, dtype: str) -> dict[str, torch.dty
         return dict.fromkeys(names, DTYPES[dtype])
     dtypes = dict.fromkeys(names, torch.float32)
     dtypes |= dict.fromkeys(("encoder.word", "encoder.position"), torch.float16)
-    weights = (f"{name}.weight" for name in quantized_products(config))
+    weights = (f"{name}.weight" for name in encoder_products(config))
     return dtypes | dict.fromkeys(weights, torch.int8)
 
 
@@ -198,7 +202,7 @@ def expected_shapes(config: Config, role: Role, dtype: str = "float32") -> dict[
     for name in norms:
         shapes |= {f"{name}.weight": (d,), f"{name}.bias": (d,)}
     if dtype == INT8:
-        for name in quantized_products(config):
+        for name in encoder_products(config):
             shapes[f"{name}.scale"] = shapes[f"{name}.weight"][:1]
     return shapes
 
@@ -251,7 +255,7 @@ def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dt
     """Load the network of a runtime folder onto `device` in `dtype`.
 
     The word table, half of all weights, keeps the dtype of the file: its rows are cast when they
-    are looked up. On a CPU the tensors are views of the mapped file; only a cast copies them.
+    are looked up. On a CPU the tensors are views of the mapped file; a cast and packing copy them.
 
     Raises StartError: the folder does not match its manifest; names the file or the tensor.
     """
@@ -261,6 +265,10 @@ def load(folder: Path, manifest: Manifest, device: torch.device, dtype: torch.dt
     for name in tensors.keys() - {"encoder.word"} - int8:
         in_fp32 = manifest.role == "rerank" and name.startswith("head.")  # of first tokens only
         tensors[name] = tensors[name].to(torch.float32 if in_fp32 else dtype)
+    if packs_weights(device, dtype):
+        for name in (*encoder_products(manifest.config), "head.colbert"):
+            if f"{name}.weight" in tensors.keys() - int8:
+                tensors[f"{name}.weight"] = pack_weight(tensors[f"{name}.weight"])
     return assemble(manifest.config, manifest.role, tensors)
 
 

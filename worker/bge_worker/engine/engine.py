@@ -25,6 +25,7 @@ from .checkpoint import INT8, TOKENIZER, Manifest, Network, load
 from .config import Config, ModelInfo, Role
 from .graphs import GRAPH_OUTPUTS, Graphs, capture_graphs
 from .heads import HostCopy, embeddings_of_texts, logits_of_pairs
+from .model import packs_weights
 from .outputs import Outputs, Result
 from .packing import pack
 from .runtime import (
@@ -261,7 +262,9 @@ class PackedEngine:
         if dtype == self._dtype and role in self._graphs:
             tensors = self._graphs[role].compute(outputs, ids)
         if tensors is None:
-            batch = pack(ids, manifest.config.pad_token_id, self._device)
+            has_padding = packs_weights(self._device, self._dtype)
+            pad_token_id = manifest.config.pad_token_id
+            batch = pack(ids, pad_token_id, self._device, has_padding=has_padding)
             attention = self._attention if dtype == self._dtype else SDPA
             tensors = network.compute(batch, outputs, attention, dtype)
         copy = HostCopy.of(tensors)

@@ -44,28 +44,30 @@ class RerankHead(NamedTuple):
 
 
 def rerank_outputs(hidden: Tensor, batch: Batch, head: RerankHead) -> dict[str, Tensor]:
-    """hidden [T, D] or [N, D] → `logits` [N], on the device."""
-    first = _first_tokens(hidden, batch).float()  # [N, D]
+    """hidden [S, D] of first tokens → `logits` [N], on the device."""
+    first = hidden[: batch.num_texts].float()  # [N, D]
     return {"logits": head.out(torch.tanh(head.dense(first))).squeeze(-1)}
 
 
 def embed_outputs(
     hidden: Tensor, batch: Batch, outputs: Outputs, heads: EmbedHeads
 ) -> dict[str, Tensor]:
-    """hidden [T, D], or [N, D] if dense vectors are enough → the requested outputs, on the device.
+    """hidden [R, D], or [S, D] if dense vectors are enough → the requested outputs, on the device.
 
     `dense` [N, D], L2-normalised unless RAW; `weights` [T], zero or more; `colbert` [T, D],
     L2-normalised, and the `norms` [T] before that. All in fp32.
     """
     results: dict[str, Tensor] = {}
     if Outputs.DENSE in outputs:
-        first = _first_tokens(hidden, batch).float()  # [N, D]
+        of_tokens = outputs & (Outputs.SPARSE | Outputs.COLBERT)
+        first = hidden.index_select(0, batch.first_rows) if of_tokens else hidden  # [S, D]
+        first = first[: batch.num_texts].float()  # [N, D]
         results["dense"] = first if Outputs.RAW in outputs else normalize(first, dim=-1)
     if Outputs.SPARSE in outputs:
-        lexical = heads.sparse.to(hidden.dtype)(hidden).squeeze(-1)  # [T]
-        results["weights"] = torch.relu(lexical.float())
+        lexical = heads.sparse.to(hidden.dtype)(hidden).squeeze(-1)  # [R]
+        results["weights"] = torch.relu(lexical.float())[: batch.num_tokens]
     if Outputs.COLBERT in outputs:
-        projected = heads.colbert.to(hidden.dtype)(hidden).float()  # [T, D]
+        projected = heads.colbert.to(hidden.dtype)(hidden)[: batch.num_tokens].float()  # [T, D]
         norms = torch.linalg.vector_norm(projected, dim=-1, keepdim=True)  # [T, 1]
         results["norms"] = norms.squeeze(-1)
         results["colbert"] = projected.div_(norms.clamp_min(NORM_EPSILON))
@@ -131,12 +133,6 @@ def finite_texts(arrays: Mapping[str, Array], lengths: Sequence[int]) -> npt.NDA
         for name in of_tokens:
             finite &= np.logical_and.reduceat(np.isfinite(arrays[name]), starts)
     return finite
-
-
-def _first_tokens(hidden: Tensor, batch: Batch) -> Tensor:
-    """hidden [T, D] or [N, D] → [N, D]. N < T, since a text has two tokens or more."""
-    first_only = len(hidden) == len(batch.segments.lengths)
-    return hidden if first_only else hidden.index_select(0, batch.first_rows)
 
 
 def sparse_vectors(

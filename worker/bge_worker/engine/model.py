@@ -11,12 +11,13 @@ that one product in place adds to x what its layer adds.
 Tuples of tensors, not `nn.Module`s: modules took a third of the host's time to issue a single
 query's forward, and on a GPU that query waits for the host.
 
-Shapes: T tokens of all texts, N texts, H heads, D hidden size, d = D / H, F intermediate size.
+Shapes: T tokens of all texts, N texts, R ≥ T and S ≥ N rows with the padding of a batch, H heads,
+D hidden size, d = D / H, F intermediate size.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -26,30 +27,19 @@ from .attention import Attention, Segments
 from .packing import Batch, single_row_segments
 from .quantization import Int8Linear, Int8ResidualLinear
 
-# On a CPU, up to so many rows, a matrix of at least so many elements is multiplied from the right
-# in 0.64 to 0.94 of the time of a multiplication from the left; a smaller one, which fits a cache,
-# takes longer. (A single query's forward.)
-MAX_ROWS_FROM_RIGHT, MIN_ELEMENTS_FROM_RIGHT = 48, 1 << 20
-
-
-def multiplies_from_right(x: Tensor, weight: Tensor) -> bool:
-    """Whether to multiply few rows from the right, on a CPU: that reads the matrix once.
-
-    From the left, it is repacked first, which reads and writes all of a matrix that no cache holds.
-    """
-    is_narrow = len(x) <= MAX_ROWS_FROM_RIGHT and x.device.type == "cpu"
-    return is_narrow and weight.numel() >= MIN_ELEMENTS_FROM_RIGHT
+# On a CPU, the rows that pass through a feed-forward together: its hidden states stay in a cache.
+CPU_BLOCK_ROWS = 512
 
 
 class Linear(NamedTuple):
     """x [R, in] → [R, out], all in one dtype."""
 
-    weight: Tensor  # [out, in]
+    weight: Tensor  # [out, in], or packed
     bias: Tensor  # [out]
 
     def __call__(self, x: Tensor) -> Tensor:
-        if multiplies_from_right(x, self.weight):
-            return torch.addmm(self.bias.unsqueeze(1), self.weight, x.t()).t().contiguous()
+        if self.weight.is_mkldnn:
+            return packed_product(x, self.weight, self.bias)
         return torch.addmm(self.bias, x, self.weight.t())
 
     def to(self, dtype: torch.dtype) -> Linear:
@@ -62,15 +52,33 @@ class ResidualLinear(NamedTuple):
     There is no bias: the residual contains it.
     """
 
-    weight: Tensor  # [out, in]
+    weight: Tensor  # [out, in], or packed
 
     def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        if multiplies_from_right(x, self.weight):
-            return residual.add_(torch.mm(self.weight, x.t()).t())
+        if self.weight.is_mkldnn:
+            return residual.add_(packed_product(x, self.weight, None))
         return torch.addmm(residual, x, self.weight.t(), out=residual)
 
     def to(self, dtype: torch.dtype) -> ResidualLinear:
         return ResidualLinear(self.weight.to(dtype))
+
+
+def packs_weights(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype == torch.float32 and torch.cpu._is_avx2_supported()
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """Copy a weight [out, in] of fp32 into the layout of this processor's products.
+
+    oneDNN then uses AVX-512 on every processor that has it, MKL (`addmm`) on Intel's alone: on an
+    AMD EPYC the products take less than half the time. Few rows, whose time is that of reading the
+    weight, gain everywhere: MKL repacks it in each call.
+    """
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight, None))
+
+
+def packed_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], ""))
 
 
 class LayerNorm(NamedTuple):
@@ -99,29 +107,38 @@ class Layer(NamedTuple):
     norm2: LayerNorm
 
     def all_tokens(self, x: Tensor, segments: Segments, attention: Attention) -> Tensor:
-        """x [T, D] → [T, D]. Overwrites x."""
-        q, k, v = self.qkv(x).view(len(x), 3, self.num_heads, -1).unbind(1)  # [T, H, d] each
+        """x [R, D] → [R, D]. Overwrites x."""
+        q, k, v = self._projections(x)
         return self._after_attention(x, attention.run(q, k, v, segments, segments))
 
     def cls_only(self, x: Tensor, batch: Batch, attention: Attention) -> Tensor:
-        """x [T, D] → [N, D]: keys and values of all tokens, everything else of first tokens alone.
+        """x [R, D] → [S, D]: everything after the projections of first tokens alone.
 
         Equal to the first tokens' rows of `all_tokens`.
         """
-        hidden_size = x.shape[-1]
-        assert isinstance(self.qkv, Linear)  # of the last layer, which is not in int8
-        weight, bias = self.qkv
-        first = x.index_select(0, batch.first_rows)  # [N, D]
-        q = Linear(weight[:hidden_size], bias[:hidden_size])(first)  # [N, D]
-        q = q.view(len(first), self.num_heads, -1)  # [N, H, d]
-        kv = Linear(weight[hidden_size:], bias[hidden_size:])(x)  # [T, 2D]
-        k, v = kv.view(len(x), 2, self.num_heads, -1).unbind(1)  # [T, H, d] each
-        queries = single_row_segments(len(first), x.device)
-        return self._after_attention(first, attention.run(q, k, v, queries, batch.segments))
+        q, k, v = self._projections(x)
+        rows = batch.first_rows  # [S]
+        queries = single_row_segments(batch.num_texts, x.device)
+        attended = attention.run(q.index_select(0, rows), k, v, queries, batch.segments)
+        return self._after_attention(x.index_select(0, rows), attended)
+
+    def _projections(self, x: Tensor) -> tuple[Tensor, ...]:
+        """x [R, D] → q, k and v [R, H, d]."""
+        return self.qkv(x).view(len(x), 3, self.num_heads, -1).unbind(1)
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
         """x [R, D] and attended [R, H, d] → [R, D]. Overwrites x."""
-        x = self.norm1(self.out.add_to(x, attended.flatten(1)))
+        attended = attended.flatten(1)
+        if x.device.type != "cpu" or len(x) <= CPU_BLOCK_ROWS:
+            return self._feed_forward(x, attended)
+        for start in range(0, len(x), CPU_BLOCK_ROWS):
+            rows = slice(start, start + CPU_BLOCK_ROWS)
+            x[rows] = self._feed_forward(x[rows], attended[rows])
+        return x
+
+    def _feed_forward(self, x: Tensor, attended: Tensor) -> Tensor:
+        """x [R, D] and attended [R, D] → [R, D]. Overwrites x."""
+        x = self.norm1(self.out.add_to(x, attended))
         hidden = self.up(x)  # [R, F]
         torch.ops.aten.gelu_.default(hidden)  # exact, not the tanh approximation
         return self.norm2(self.down.add_to(x, hidden))
@@ -149,11 +166,11 @@ class Encoder(NamedTuple):
     def __call__(
         self, batch: Batch, attention: Attention, *, cls_only: bool, dtype: torch.dtype
     ) -> Tensor:
-        """Return the last hidden states: [T, D], or [N, D] of the first tokens with `cls_only`.
+        """Return the last hidden states: [R, D], or [S, D] of the first tokens with `cls_only`.
 
         Computes in `dtype`, whatever the dtype of the weights.
         """
-        x = embedding(batch.input_ids, self.word).to(dtype)  # [T, D]
+        x = embedding(batch.input_ids, self.word).to(dtype)  # [R, D]
         x = self.norm.to(dtype)(x.add_(embedding(batch.position_ids, self.position)))
         *body, last = self.layers
         for layer in body:
