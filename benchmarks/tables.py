@@ -11,19 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from contestants import CONTESTANTS, OURS, OURS_INT8, ROOT
 from projection import HOSTED_PRICE, find_shares, project
 from results import FOLDER
-from workload import ROOT
 
 DOCUMENTS = ("README.md", "docs/*.md", "benchmarks/README.md")
-OURS = "bge-serverless"
 BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-PACKAGES = {  # in the order of the rows
-    "ONNX Runtime": "onnxruntime",
-    "Infinity": "infinity-emb",
-    "sentence-transformers": "sentence-transformers",
-    "FlagEmbedding": "FlagEmbedding",
-}
 FIELDS = ("per_second", "p50_ms", "p99_ms")
 SHAPE_NAMES = {
     "small": "small shape: 6 layers, 384 wide",
@@ -160,14 +153,9 @@ def engine(results: dict[str, Any], shape: str) -> str:
     """Contestants by workloads: seconds, and how many times as fast our engine is."""
     columns = list(results["engine"][shape].values())
     versions = results["versions"]
-    contestants = {
-        OURS: OURS,
-        **{name: f"{name} {versions.get(package, '')}" for name, package in PACKAGES.items()},
-        "ONNX Runtime int8": "ONNX Runtime int8, another precision",
-    }
     rows = [
-        [label, *(cell(entry, name) for entry in columns)]
-        for name, label in contestants.items()
+        [label(name, versions), *(cell(entry, name) for entry in columns)]
+        for name in CONTESTANTS
         if any(name in entry["rows"] for entry in columns)
     ]
     product = [f"{entry['share_of']['product']:.0%}" for entry in columns]
@@ -180,13 +168,21 @@ def engine(results: dict[str, Any], shape: str) -> str:
     return table([SHAPE_NAMES[shape], *(entry["about"] for entry in columns)], rows)
 
 
+def label(name: str, versions: dict[str, str]) -> str:
+    """Return a contestant's name with its package's version."""
+    package = CONTESTANTS[name].package
+    return f"{name} ({package} {versions[package]})" if package in versions else name
+
+
 def cell(entry: dict[str, Any], name: str) -> str:
     row = entry["rows"].get(name)
     if row is None:
         return ""
     seconds = digits(row["median"])
+    if name in (OURS, OURS_INT8):
+        return seconds
     ratio = row["ours_is_faster_by"]
-    return seconds if name == OURS else f"{seconds} ({ratio:.{1 if ratio >= 10 else 2}f}×)"
+    return f"{seconds} ({ratio:.{1 if ratio >= 10 else 2}f}×)"
 
 
 def spread() -> str:

@@ -25,6 +25,7 @@ SHAPES = {
     "full": Shape(width=1024, heads=16, feed_forward=4096, layers=24, vocab_size=250_002),
 }
 MODELS = ("bge-m3", "bge-reranker-v2-m3")
+DTYPES = ("float32", "float16", "int8")  # of the runtime folders
 
 
 def model_settings(folder: Path) -> dict[str, str]:
@@ -173,17 +174,17 @@ def tokenizer() -> Tokenizer:
 
 
 def prepare(shape: str, folder: Path) -> None:
-    """Write both models to `folder/hub`, and converted to `folder/float32` and `folder/float16`."""
-    done = folder / "done"
-    if done.is_file() and done.read_text() == str(FORMAT):
+    """Write both models to `folder/hub`, and converted to `folder/float32` and so on."""
+    done, content = folder / "done", f"{FORMAT} {DTYPES}"
+    if done.is_file() and done.read_text() == content:
         return
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run, or in an earlier format
     print(f"writing random checkpoints of the {shape} shape to {folder} …", file=sys.stderr)
     write_pair(folder / "hub", SHAPES[shape], corpus())
     for model in MODELS:
-        for dtype in ("float32", "float16"):
+        for dtype in DTYPES:
             convert(folder / "hub" / model, folder / dtype / model, dtype=dtype)
-    done.write_text(str(FORMAT))
+    done.write_text(content)
 
 
 if __name__ == "__main__":  # write the checkpoints of a shape

@@ -17,8 +17,9 @@ from bge_builder.convert import convert
 from bge_worker.engine.engine import PackedEngine
 from bge_worker.engine.outputs import Outputs
 from checkpoints import Shape, write_pair
-from compare import OURS, Contestant, check_agreement
+from compare import Process, check_agreement
 from conftest import MODELS, settings_in
+from contestants import OURS
 from projection import Shares, project
 from results import merge
 from serving import arrivals
@@ -90,8 +91,8 @@ def test_arrivals_are_random_at_the_given_rate() -> None:
 class TestAgreement:
     workload = Workload("mixed", "", "dense", TEXTS, [3, 4, 13])
 
-    def peers(self, name: str) -> list[Contestant]:
-        return [Contestant(OURS, Path()), Contestant(name, Path())]
+    def peers(self, name: str) -> list[Process]:
+        return [Process(OURS, Path()), Process(name, Path())]
 
     def test_a_different_output_ends_the_run(self) -> None:
         rows = {OURS: np.zeros((3, 4)), "Infinity": np.full((3, 4), 0.1)}
