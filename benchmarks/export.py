@@ -50,7 +50,7 @@ def load(source: Path, attention: str) -> nn.Module:
 
 
 def export_onnxruntime(source: Path, folder: Path) -> None:
-    """Export fp32, fused, and int8.
+    """Export fp32, fused, and int8: by output channel, which halves the error at no cost.
 
     Of transformers' eager attention, which ONNX Runtime's optimiser knows how to fuse; of sdpa's
     graph it fuses nothing, and is four times slower.
@@ -87,7 +87,9 @@ def export_onnxruntime(source: Path, folder: Path) -> None:
     quantize_dynamic(
         target,
         target.with_suffix(".int8.onnx"),
+        op_types_to_quantize=["Attention", "MatMul"],
         weight_type=QuantType.QInt8,
+        per_channel=True,
         use_external_data_format=True,
         extra_options={"DefaultTensorType": TensorProto.FLOAT},  # it cannot see into fused nodes
     )

@@ -22,6 +22,11 @@ SHAPE_NAMES = {
     "small": "small shape: 6 layers, 384 wide",
     "full": "full shape: 24 layers, 1,024 wide",
 }
+WEIGHTS = {
+    "small": "random, small shape",
+    "full": "random, full shape",
+    "minilm": "trained: all-MiniLM-L6-v2",
+}
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -185,6 +190,25 @@ def cell(entry: dict[str, Any], name: str) -> str:
     return f"{seconds} ({ratio:.{1 if ratio >= 10 else 2}f}×)"
 
 
+def int8_quality() -> str:
+    """What each int8 contestant loses, by weights."""
+    fields = {
+        "cosine_mean": "cosine, mean",
+        "cosine_min": "smallest",
+        "top_10": "of the 10 nearest",
+        "sparse_mean": "sparse weight off by, mean",
+        "sparse_max": "largest",
+        "logit_mean": "logit off by, mean",
+        "logit_max": "largest",
+    }
+    rows = [
+        [WEIGHTS[shape], name, *(str(entry.get(field, "")) for field in fields)]
+        for shape, entries in cpu_results().get("int8 quality", {}).items()
+        for name, entry in entries.items()
+    ]
+    return table(["weights", "", *fields.values()], rows)
+
+
 def spread() -> str:
     """Seconds of every round, the memory, and the difference of the outputs."""
     rows = [
@@ -303,6 +327,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine-full": lambda: engine(cpu_results(), "full"),
     "gpu": gpu,
     "gpus": gpus,
+    "int8-quality": int8_quality,
     "spread": spread,
     "closed": closed,
     "offered": offered,
