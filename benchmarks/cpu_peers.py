@@ -1,14 +1,17 @@
 """The peers of `make bench` that run on a CPU alone, from what `export.py` writes.
 
-Each runs one text at a time, its fastest way: padding costs more than batching gains.
+No text is padded: that costs these more than a batch gains. One text has all threads; of several,
+each has one thread, and as many are computed at a time as there are threads.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,8 +21,8 @@ EMBED, RERANK = "bge-m3", "bge-reranker-v2-m3"
 Rows = Any  # of vectors [N, D], or scores [N]
 
 
-class OneByOne:
-    """`load(name)` returns what computes the row [1, D or 1] of token ids [1, t]."""
+class Unpadded:
+    """`load(name, threads)` returns what computes the row [1, D or 1] of token ids [1, t]."""
 
     def __init__(self, models: Path) -> None:
         from tokenizers import Tokenizer
@@ -29,28 +32,35 @@ class OneByOne:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._model = cache(self.load)
+        self._pool = ThreadPoolExecutor(THREADS)
 
-    def load(self, name: str) -> Callable[[Rows], Rows]:
+    def load(self, name: str, threads: int) -> Callable[[Rows], Rows]:
         raise NotImplementedError
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        return np.concatenate([self._run(EMBED, text) for text in texts])
+        return self._rows(EMBED, [self._tokenizer.encode(text).ids for text in texts])
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        return np.concatenate([self._run(RERANK, query, document) for document in documents])[:, 0]
+        pairs = [self._tokenizer.encode(query, document).ids for document in documents]
+        return self._rows(RERANK, pairs)[:, 0]
 
-    def _run(self, name: str, *text: str) -> Rows:
-        return self._model(name)(np.array([self._tokenizer.encode(*text).ids]))
+    def _rows(self, name: str, texts: list[list[int]]) -> Rows:
+        if len(texts) == 1:
+            return self._model(name, THREADS)(np.array(texts))
+        order = np.argsort([-len(ids) for ids in texts])  # so that no long text is the last
+        inputs = (np.array([texts[index]]) for index in order)
+        rows = list(self._pool.map(self._model(name, 1), inputs))
+        return np.concatenate(rows)[np.argsort(order)]
 
 
-class OnnxRuntime(OneByOne):
+class OnnxRuntime(Unpadded):
     suffix = "onnx"
 
-    def load(self, name: str) -> Callable[[Rows], Rows]:
+    def load(self, name: str, threads: int) -> Callable[[Rows], Rows]:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = THREADS
+        options.intra_op_num_threads = threads
         path = self._models / "onnxruntime" / f"{name}.{self.suffix}"
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
@@ -67,19 +77,30 @@ class OnnxRuntimeInt8(OnnxRuntime):
     suffix = "int8.onnx"
 
 
-class OpenVino(OneByOne):
+class OpenVino(Unpadded):
     """Its graph has no mask, which one text does not need."""
 
     suffix = "xml"
     options: ClassVar[dict[str, Any]] = {"INFERENCE_PRECISION_HINT": "f32"}
 
-    def load(self, name: str) -> Callable[[Rows], Rows]:
+    def load(self, name: str, threads: int) -> Callable[[Rows], Rows]:
         import openvino
 
-        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": THREADS, **self.options}
+        hint = "LATENCY" if threads == THREADS else "THROUGHPUT"
+        options = {"PERFORMANCE_HINT": hint, "INFERENCE_NUM_THREADS": THREADS, **self.options}
         path = self._models / "openvino" / f"{name}.{self.suffix}"
-        request = openvino.compile_model(str(path), "CPU", options).create_infer_request()
-        return lambda ids: request.infer([ids])[0].copy()
+        model = openvino.compile_model(str(path), "CPU", options)
+        idle = SimpleQueue[Any]()
+        for _ in range(THREADS):
+            idle.put(model.create_infer_request())
+
+        def run(ids: Rows) -> Rows:
+            request = idle.get()
+            rows = request.infer([ids])[0].copy()
+            idle.put(request)
+            return rows
+
+        return run
 
 
 class OpenVinoInt8(OpenVino):
@@ -96,15 +117,18 @@ class OpenVinoInt8Dynamic(OpenVino):
     options: ClassVar[dict[str, Any]] = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 128}
 
 
-class CTranslate2(OneByOne):
+class CTranslate2(Unpadded):
     """Its encoder; the rest of each model, which it lacks, is computed here."""
 
-    def load(self, name: str) -> Callable[[Rows], Rows]:
+    def load(self, name: str, threads: int) -> Callable[[Rows], Rows]:
         import ctranslate2
 
         folder = self._models / "ctranslate2" / name
         encoder = ctranslate2.Encoder(
-            str(folder), compute_type="int8", intra_threads=THREADS, inter_threads=1
+            str(folder),
+            compute_type="int8",
+            intra_threads=threads,
+            inter_threads=THREADS // threads,
         )
         head = np.load(folder / "head.npz") if name == RERANK else None
 

@@ -68,7 +68,7 @@ def write_config(source: Path, folder: Path, tokenizer: Tokenizer) -> None:
     config = config_of(shape, "XLMRobertaModel") | {
         "layer_norm_eps": bert["layer_norm_eps"],
         "bos_token_id": tokenizer.token_to_id("<s>"),
-        "pad_token_id": UNUSED_POSITIONS - 1,  # an unused token: positions start after it
+        "pad_token_id": UNUSED_POSITIONS - 1,  # no text has BERT's [unused0]
         "eos_token_id": tokenizer.token_to_id("</s>"),
     }
     write_json(folder / "config.json", config)
