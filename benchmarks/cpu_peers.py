@@ -18,24 +18,29 @@ import numpy as np
 
 THREADS = len(os.sched_getaffinity(0))
 EMBED, RERANK = "bge-m3", "bge-reranker-v2-m3"
+LONG = 1024  # tokens
 Rows = Any  # of vectors [N, D], or scores [N]
 
 
-class Unpadded:
+class Peer:
+    """`load` makes what computes one of the two models; a workload needs one, so it is lazy."""
+
+    def __init__(self, models: Path) -> None:
+        self.models = models
+        self.model = cache(self.load)
+
+
+class Unpadded(Peer):
     """`load(name, threads)` returns what computes the row [1, D or 1] of token ids [1, t]."""
 
     def __init__(self, models: Path) -> None:
+        super().__init__(models)
         from tokenizers import Tokenizer
 
-        self._models = models
         self._tokenizer = Tokenizer.from_file(str(models / "hub" / EMBED / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._model = cache(self.load)
         self._pool = ThreadPoolExecutor(THREADS)
-
-    def load(self, name: str, threads: int) -> Callable[[Rows], Rows]:
-        raise NotImplementedError
 
     def dense(self, texts: Sequence[str]) -> Rows:
         return self._rows(EMBED, [self._tokenizer.encode(text).ids for text in texts])
@@ -46,10 +51,10 @@ class Unpadded:
 
     def _rows(self, name: str, texts: list[list[int]]) -> Rows:
         if len(texts) == 1:
-            return self._model(name, THREADS)(np.array(texts))
+            return self.model(name, THREADS)(np.array(texts))
         order = np.argsort([-len(ids) for ids in texts])  # so that no long text is the last
         inputs = (np.array([texts[index]]) for index in order)
-        rows = list(self._pool.map(self._model(name, 1), inputs))
+        rows = list(self._pool.map(self.model(name, 1), inputs))
         return np.concatenate(rows)[np.argsort(order)]
 
 
@@ -61,14 +66,18 @@ class OnnxRuntime(Unpadded):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        path = self._models / "onnxruntime" / f"{name}.{self.suffix}"
+        path = self.models / "onnxruntime" / f"{name}.{self.suffix}"
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
 
+        # The full shape's 8,192 tokens would keep 10 GB for good.
+        shrink = onnxruntime.RunOptions()
+        shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
         def run(ids: Rows) -> Rows:
             inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-            return session.run(None, inputs)[0]
+            return session.run(None, inputs, shrink if ids.size > LONG else None)[0]
 
         return run
 
@@ -88,7 +97,7 @@ class OpenVino(Unpadded):
 
         hint = "LATENCY" if threads == THREADS else "THROUGHPUT"
         options = {"PERFORMANCE_HINT": hint, "INFERENCE_NUM_THREADS": THREADS, **self.options}
-        path = self._models / "openvino" / f"{name}.{self.suffix}"
+        path = self.models / "openvino" / f"{name}.{self.suffix}"
         model = openvino.compile_model(str(path), "CPU", options)
         idle = SimpleQueue[Any]()
         for _ in range(THREADS):
@@ -123,7 +132,7 @@ class CTranslate2(Unpadded):
     def load(self, name: str, threads: int) -> Callable[[Rows], Rows]:
         import ctranslate2
 
-        folder = self._models / "ctranslate2" / name
+        folder = self.models / "ctranslate2" / name
         encoder = ctranslate2.Encoder(
             str(folder),
             compute_type="int8",

@@ -105,9 +105,12 @@ def export_openvino(source: Path, folder: Path) -> None:
     samples = nncf.Dataset(sample_ids(source))
     # `quantize` returns another model, `compress_weights` changes the given one.
     quantized = nncf.quantize(model, samples, model_type=nncf.ModelType.TRANSFORMER)
-    openvino.save_model(quantized, folder / f"{source.name}.int8.xml", compress_to_fp16=False)
+    openvino.save_model(quantized, folder / f"{source.name}.int8.xml")  # embeddings in fp16
     openvino.save_model(model, folder / f"{source.name}.xml", compress_to_fp16=False)
-    compressed = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    # With one thread, OpenVINO 2026.4.1 computes a product of one int8 output wrong.
+    head = nncf.IgnoredScope(patterns=[".*classifier.*"], validate=False)
+    symmetric = nncf.CompressWeightsMode.INT8_SYM
+    compressed = nncf.compress_weights(model, mode=symmetric, ignored_scope=head)
     openvino.save_model(compressed, folder / f"{source.name}.int8-weights.xml")
 
 

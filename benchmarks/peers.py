@@ -17,48 +17,38 @@ import resource
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from cpu_peers import CPU_PEERS, EMBED, RERANK, Rows
+from cpu_peers import CPU_PEERS, EMBED, RERANK, Peer, Rows
 
 Embed = Callable[[Sequence[str]], Rows]
 Rerank = Callable[[str, Sequence[str]], Rows]
 
 
-class Packed:
-    """Our engine, with the micro-batches of the worker's batcher.
-
-    Like each peer, it loads a model at its first use: a workload needs one of the two.
-    """
+class Packed(Peer):
+    """Our engine, with the micro-batches of the worker's batcher."""
 
     dtype = "float32"  # of the runtime folder, on a CPU
 
     def __init__(self, models: Path, device: str = "auto") -> None:
+        super().__init__(models)
         from bge_worker.process import prepare_process
 
         prepare_process()  # as the worker does, before it imports torch
-        self._folder = models / ("float16" if cuda() and device != "cpu" else self.dtype)
         self._device = device
 
-    @cached_property
-    def embedder(self) -> Any:
-        return self._load(embed_model=self._folder / EMBED, rerank_model=None)
-
-    @cached_property
-    def reranker(self) -> Any:
-        return self._load(embed_model=None, rerank_model=self._folder / RERANK)
-
-    def _load(self, **models: Path | None) -> Any:
+    def load(self, name: str) -> Any:
         from bge_worker.engine.engine import PackedEngine
         from bge_worker.settings import Settings
 
-        dtype = "int8" if self.dtype == "int8" else "auto"
-        return PackedEngine(Settings(**models, device=self._device, dtype=dtype))
+        dtype = "float16" if cuda() and self._device != "cpu" else self.dtype
+        folder = self.models / dtype / name
+        embed_model, rerank_model = (folder, None) if name == EMBED else (None, folder)
+        return PackedEngine(Settings(embed_model, rerank_model, self._device, dtype))
 
     def dense(self, texts: Sequence[str]) -> Rows:
         from bge_worker.engine.outputs import Outputs
@@ -77,17 +67,17 @@ class Packed:
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
         from bge_worker.engine.outputs import Outputs
 
-        encoded = self.reranker.encode_pairs([query], documents, max_length=1024)
-        return np.array(self._run(self.reranker, Outputs.RELEVANCE, encoded))
+        encoded = self.model(RERANK).encode_pairs([query], documents, max_length=1024)
+        return np.array(self._run(RERANK, Outputs.RELEVANCE, encoded))
 
     def _embed(self, outputs: Any, texts: Sequence[str]) -> list[Any]:
-        encoded = self.embedder.encode_texts(texts, max_length=8192)
-        return self._run(self.embedder, outputs, encoded)
+        encoded = self.model(EMBED).encode_texts(texts, max_length=8192)
+        return self._run(EMBED, outputs, encoded)
 
-    def _run(self, engine: Any, outputs: Any, waiting: list[Any]) -> list[Any]:
+    def _run(self, name: str, outputs: Any, waiting: list[Any]) -> list[Any]:
         from bge_worker.engine.packing import round_robin
 
-        results: list[Any] = []
+        engine, results = self.model(name), []
         while waiting:
             lengths = [len(text.ids) for text in waiting]
             (count,) = round_robin([lengths], engine.runtime.max_batch_tokens)
@@ -100,85 +90,58 @@ class PackedInt8(Packed):
     dtype = "int8"
 
 
-class SentenceTransformers:
-    def __init__(self, models: Path) -> None:
+class SentenceTransformers(Peer):
+    def load(self, name: str) -> Any:
+        from sentence_transformers import CrossEncoder, SentenceTransformer
         from torch import float16
 
-        self._hub = models / "hub"
-        self._options = {"model_kwargs": {"dtype": float16}} if cuda() else {}
-
-    @cached_property
-    def _embedder(self) -> Any:
-        from sentence_transformers import SentenceTransformer
-
-        return SentenceTransformer(str(self._hub / EMBED), **self._options)
-
-    @cached_property
-    def _reranker(self) -> Any:
-        from sentence_transformers import CrossEncoder
-
-        return CrossEncoder(str(self._hub / RERANK), max_length=1024, **self._options)
+        folder = str(self.models / "hub" / name)
+        options = {"model_kwargs": {"dtype": float16}} if cuda() else {}
+        if name == EMBED:
+            return SentenceTransformer(folder, **options)
+        return CrossEncoder(folder, max_length=1024, **options)
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        return self._embedder.encode(list(texts), show_progress_bar=False)
+        return self.model(EMBED).encode(list(texts), show_progress_bar=False)
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
         from torch.nn import Identity
 
-        pairs = [(query, document) for document in documents]
-        return self._reranker.predict(pairs, activation_fn=Identity(), show_progress_bar=False)
+        options = {"activation_fn": Identity(), "show_progress_bar": False}
+        return self.model(RERANK).predict([(query, text) for text in documents], **options)
 
 
-class FlagEmbedding:
-    def __init__(self, models: Path) -> None:
-        self._hub = models / "hub"
-        self._options = {"use_fp16": cuda(), "devices": "cuda:0" if cuda() else "cpu"}
+class FlagEmbedding(Peer):
+    def load(self, name: str) -> Any:
+        from FlagEmbedding import BGEM3FlagModel, FlagReranker
 
-    @cached_property
-    def _embedder(self) -> Any:
-        from FlagEmbedding import BGEM3FlagModel
-
-        return BGEM3FlagModel(str(self._hub / EMBED), **self._options)
-
-    @cached_property
-    def _reranker(self) -> Any:
-        from FlagEmbedding import FlagReranker
-
-        return FlagReranker(str(self._hub / RERANK), max_length=1024, **self._options)
+        folder = str(self.models / "hub" / name)
+        options = {"use_fp16": cuda(), "devices": "cuda:0" if cuda() else "cpu"}
+        if name == EMBED:
+            return BGEM3FlagModel(folder, **options)
+        return FlagReranker(folder, max_length=1024, **options)
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        return self._embedder.encode(list(texts), max_length=8192)["dense_vecs"]
+        return self.model(EMBED).encode(list(texts), max_length=8192)["dense_vecs"]
 
     def all(self, texts: Sequence[str]) -> Rows:
-        results = self._embedder.encode(
+        results = self.model(EMBED).encode(
             list(texts), max_length=8192, return_sparse=True, return_colbert_vecs=True
         )
         return np.stack([vectors[-1] for vectors in results["colbert_vecs"]])
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        return self._reranker.compute_score([[query, document] for document in documents])
+        return self.model(RERANK).compute_score([[query, document] for document in documents])
 
 
-class Infinity:
-    def __init__(self, models: Path) -> None:
+class Infinity(Peer):
+    def load(self, name: str) -> Any:
         import asyncio
 
-        self._hub = models / "hub"
-        self._loop = asyncio.new_event_loop()
-
-    @cached_property
-    def _embedder(self) -> Any:
-        return self._start(EMBED)
-
-    @cached_property
-    def _reranker(self) -> Any:
-        return self._start(RERANK)
-
-    def _start(self, name: str) -> Any:
         from infinity_emb import AsyncEngineArray, EngineArgs
 
         arguments = EngineArgs(
-            model_name_or_path=str(self._hub / name),
+            model_name_or_path=str(self.models / "hub" / name),
             engine="torch",
             device="cuda" if cuda() else "cpu",
             dtype="float16" if cuda() else "float32",
@@ -186,16 +149,18 @@ class Infinity:
             model_warmup=False,
         )
         engines = AsyncEngineArray.from_args([arguments])
+        self._loop = asyncio.new_event_loop()
         self._loop.run_until_complete(engines.astart())
         (engine,) = engines
         return engine
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        results, _ = self._loop.run_until_complete(self._embedder.embed(sentences=list(texts)))
+        request = self.model(EMBED).embed(sentences=list(texts))
+        results, _ = self._loop.run_until_complete(request)
         return np.stack(results)
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        request = self._reranker.rerank(query=query, docs=list(documents), raw_scores=True)
+        request = self.model(RERANK).rerank(query=query, docs=list(documents), raw_scores=True)
         results, _ = self._loop.run_until_complete(request)
         ranked = sorted(results, key=lambda result: result.index)
         return np.array([result.relevance_score for result in ranked])

@@ -16,7 +16,7 @@ from projection import HOSTED_PRICE, find_shares, project
 from results import FOLDER
 
 DOCUMENTS = ("README.md", "docs/*.md", "benchmarks/README.md")
-BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- table: ([a-z0-9-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 FIELDS = ("per_second", "p50_ms", "p99_ms")
 SHAPE_NAMES = {
     "small": "small shape: 6 layers, 384 wide",
