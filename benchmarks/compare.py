@@ -2,8 +2,9 @@
 
 Each contestant has a process and a virtual environment of its own (`make bench-setup`). They take
 turns, one round each, on the same random weights and texts, so that noise affects all of them.
-Outputs must agree before times count. Every round also measures the machine's ceiling, a large
-matrix product. Results go to `benchmarks/results/`; the last line of stdout is one JSON object.
+Outputs in fp32 must agree before times count; int8 is compared with our int8. Every round also
+measures the machine's ceiling, a large matrix product. Results go to `benchmarks/results/`; the
+last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -21,44 +22,30 @@ from typing import Any
 import numpy as np
 import torch
 
+from contestants import CONTESTANTS, OURS, OURS_INT8, is_int8
 from results import read_results, save_results, with_date
 from workload import NAMES, ROOT, SHAPES, Workload, prepare, workloads
 
-OURS = "bge-serverless"
 MACHINE = "the machine"  # not a contestant: measures the ceilings
-INEXACT = {"ONNX Runtime int8"}  # another precision: listed, not required to agree
-VENVS = {
-    "FlagEmbedding": ROOT / ".venv-flagembedding",
-    "Infinity": ROOT / ".venv-infinity",
-    "ONNX Runtime": ROOT / ".venv-onnxruntime",
-    "ONNX Runtime int8": ROOT / ".venv-onnxruntime",
-    "sentence-transformers": ROOT / ".venv-sentence-transformers",
-}
-KINDS = {
-    "dense": {OURS, "sentence-transformers", "FlagEmbedding", "Infinity", "ONNX Runtime",
-              "ONNX Runtime int8"},
-    "all": {OURS, "FlagEmbedding"},
-    "rerank": {OURS, "sentence-transformers", "FlagEmbedding", "Infinity", "ONNX Runtime",
-               "ONNX Runtime int8"},
-}  # fmt: skip
 # In fp32, and in fp16 on a GPU. Logits are larger than the components of unit vectors.
 TOLERANCE = {"dense": (1e-4, 2e-2), "all": (1e-4, 2e-2), "rerank": (2e-3, 1e-1)}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass
-class Contestant:
-    """A peer's process and its measurements."""
+class Process:
+    """A contestant's process and its measurements."""
 
     name: str
     models: Path
     seconds: list[float] = field(default_factory=list)
     peak_mb: int = 0  # of the GPU's memory if there is a GPU, else resident
-    difference: float = 0.0  # maximum, from our output
+    difference: float = 0.0  # maximum, from our output in fp32
 
-    def __enter__(self) -> Contestant:
-        folder = VENVS.get(self.name)
-        python = str(folder / "bin" / "python") if folder else sys.executable
+    def __enter__(self) -> Process:
+        contestant = CONTESTANTS.get(self.name)
+        is_peer = contestant and contestant.environment
+        python = str(contestant.venv / "bin" / "python") if is_peer else sys.executable
         self._process = subprocess.Popen(
             [python, str(ROOT / "benchmarks" / "peers.py"), self.name, str(self.models)],
             stdin=subprocess.PIPE,
@@ -91,13 +78,13 @@ class Contestant:
 
 
 def check_agreement(
-    workload: Workload, rows: dict[str, np.ndarray], contestants: list[Contestant]
+    workload: Workload, rows: dict[str, np.ndarray], contestants: list[Process]
 ) -> None:
     """Exit if a contestant's output differs by more than the tolerance."""
     for contestant in contestants:
         difference = float(np.abs(rows[contestant.name] - rows[OURS]).max())
         contestant.difference = max(contestant.difference, difference)
-        if contestant.name not in INEXACT and not difference <= tolerance(workload.kind):
+        if not is_int8(contestant.name) and not difference <= tolerance(workload.kind):
             sys.exit(f"{workload.name}: {contestant.name} differs by {difference}: not comparable")
 
 
@@ -109,31 +96,40 @@ def tolerance(kind: str) -> float:
 def run_workload(
     shape: str, models: Path, workload: Workload, peers: list[str], rounds: int
 ) -> Any:
-    """Start new processes for each workload: six peers' full-size weights take 25 GB."""
-    contestants = [Contestant(name, models) for name in peers if name in KINDS[workload.kind]]
+    """Start new processes for each workload, since idle peers keep their memory."""
+    kind = workload.kind
+    contestants = [Process(name, models) for name in peers if kind in CONTESTANTS[name].kinds]
     ceilings = []
     with ExitStack() as stack:
         for contestant in contestants:
             stack.enter_context(contestant)
-        machine = stack.enter_context(Contestant(MACHINE, models))
+        machine = stack.enter_context(Process(MACHINE, models))
         for number in range(rounds + 1):  # the first is a warm-up
             rows = {c.name: c.run(workload, counts=number > 0) for c in contestants}
             check_agreement(workload, rows, contestants)
             if number:
                 ceilings.append(machine.send({"kind": "ceilings"}))
-    own_seconds = next(contestant for contestant in contestants if contestant.name == OURS).seconds
+    seconds = {contestant.name: contestant.seconds for contestant in contestants}
     return with_date(
         {
             "about": workload.about,
             "tokens": sum(workload.lengths),
             "texts": len(workload.texts),
-            "rows": {contestant.name: row(contestant, own_seconds) for contestant in contestants},
-            **machine_shares(shape, workload, own_seconds, ceilings),
+            "rows": {
+                contestant.name: row(contestant, seconds[own_name(contestant.name)])
+                for contestant in contestants
+            },
+            **machine_shares(shape, workload, seconds[OURS], ceilings),
         }
     )
 
 
-def row(contestant: Contestant, own_seconds: list[float]) -> dict[str, Any]:
+def own_name(name: str) -> str:
+    """Return our contestant of the same precision."""
+    return OURS_INT8 if is_int8(name) else OURS
+
+
+def row(contestant: Process, own_seconds: list[float]) -> dict[str, Any]:
     ratios = [a / b for a, b in zip(contestant.seconds, own_seconds, strict=True)]
     return {
         "seconds": [round(s, 5) for s in contestant.seconds],
@@ -190,7 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", nargs="+", choices=[*SHAPES], default=[*SHAPES])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", nargs="+", choices=[*KINDS["dense"]])
+    parser.add_argument("--peers", nargs="+", choices=[*CONTESTANTS])
     parser.add_argument("--workload", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--folder", type=Path, default=Path("checkpoints/bench"))
     parser.add_argument("--save", action="store_true", help="save to benchmarks/results/")
@@ -199,8 +195,8 @@ def main() -> None:
         read_results()
     if args.save and args.peers and DEVICE == "cpu":
         parser.error("--save replaces a workload's entry for all peers: omit --peers")
-    peers = [OURS, *(args.peers or [name for name in sorted(KINDS["dense"]) if is_available(name)])]
-    peers = list(dict.fromkeys(peers))
+    chosen = {*args.peers, OURS, OURS_INT8} if args.peers else {*CONTESTANTS}
+    peers = [name for name in CONTESTANTS if name in chosen and is_available(name)]
     results: dict[str, Any] = {}
     for shape in args.shape:
         models = args.folder / shape
@@ -217,10 +213,12 @@ def main() -> None:
 
 
 def is_available(name: str) -> bool:
-    """Whether the peer's environment exists; print a hint if not."""
-    folder = VENVS.get(name)
-    if folder is None or (folder / "bin" / "python").exists():
-        return DEVICE == "cpu" or not name.startswith("ONNX")  # exported for a CPU
+    """Whether it runs on this device and its environment exists; print a hint if not."""
+    contestant = CONTESTANTS[name]
+    if DEVICE not in contestant.devices:
+        return False
+    if not contestant.environment or (contestant.venv / "bin" / "python").exists():
+        return True
     print(f"{name} is omitted: `make bench-setup` installs it", file=sys.stderr)
     return False
 

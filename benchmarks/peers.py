@@ -3,8 +3,9 @@
     python benchmarks/peers.py NAME MODELS
 
 Each line of stdin is a task as JSON; the reply is one line of JSON with the seconds, the output and
-the process's peak memory. `MODELS` contains `hub` (as published), `float32` (runtime folders) and
-`onnx`. Only our own contestant imports the worker, which the other environments lack.
+the process's peak memory. `MODELS` contains `hub` (as published), our runtime folders by dtype, and
+what `export.py` writes. Only our own contestants import the worker, which the other environments
+lack.
 """
 
 from __future__ import annotations
@@ -22,182 +23,157 @@ from typing import Any
 
 import numpy as np
 
-THREADS = len(os.sched_getaffinity(0))
-EMBED, RERANK = "bge-m3", "bge-reranker-v2-m3"
-Rows = Any  # of vectors [N, D], or scores [N]
+from cpu_peers import CPU_PEERS, EMBED, RERANK, Peer, Rows
+
 Embed = Callable[[Sequence[str]], Rows]
 Rerank = Callable[[str, Sequence[str]], Rows]
 
 
-class Packed:
+class Packed(Peer):
     """Our engine, with the micro-batches of the worker's batcher."""
 
+    dtype = "float32"  # of the runtime folder, on a CPU
+
     def __init__(self, models: Path, device: str = "auto") -> None:
+        super().__init__(models)
         from bge_worker.process import prepare_process
 
         prepare_process()  # as the worker does, before it imports torch
+        self._device = device
+
+    def load(self, name: str) -> Any:
         from bge_worker.engine.engine import PackedEngine
         from bge_worker.settings import Settings
 
-        folder = models / ("float16" if cuda() and device != "cpu" else "float32")
-        self._engine = PackedEngine(
-            Settings(embed_model=folder / EMBED, rerank_model=folder / RERANK, device=device)
-        )
+        dtype = "float16" if cuda() and self._device != "cpu" else self.dtype
+        folder = self.models / dtype / name
+        embed_model, rerank_model = (folder, None) if name == EMBED else (None, folder)
+        return PackedEngine(Settings(embed_model, rerank_model, self._device, dtype))
 
     def dense(self, texts: Sequence[str]) -> Rows:
         from bge_worker.engine.outputs import Outputs
 
-        encoded = self._engine.encode_texts(texts, max_length=8192)
-        return np.stack([result.dense for result in self._run(Outputs.DENSE, encoded)])
+        return np.stack([result.dense for result in self._embed(Outputs.DENSE, texts)])
 
     def all(self, texts: Sequence[str]) -> Rows:
+        return np.stack([result.colbert[-1] for result in self.outputs(texts)])
+
+    def outputs(self, texts: Sequence[str]) -> list[Any]:
+        """Return the three outputs of each text."""
         from bge_worker.engine.outputs import Outputs
 
-        outputs = Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT
-        results = self._run(outputs, self._engine.encode_texts(texts, max_length=8192))
-        return np.stack([result.colbert[-1] for result in results])
+        return self._embed(Outputs.DENSE | Outputs.SPARSE | Outputs.COLBERT, texts)
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
         from bge_worker.engine.outputs import Outputs
 
-        encoded = self._engine.encode_pairs([query], documents, max_length=1024)
-        return np.array(self._run(Outputs.RELEVANCE, encoded))
+        encoded = self.model(RERANK).encode_pairs([query], documents, max_length=1024)
+        return np.array(self._run(RERANK, Outputs.RELEVANCE, encoded))
 
-    def _run(self, outputs: Any, waiting: list[Any]) -> list[Any]:
+    def _embed(self, outputs: Any, texts: Sequence[str]) -> list[Any]:
+        encoded = self.model(EMBED).encode_texts(texts, max_length=8192)
+        return self._run(EMBED, outputs, encoded)
+
+    def _run(self, name: str, outputs: Any, waiting: list[Any]) -> list[Any]:
         from bge_worker.engine.packing import round_robin
 
-        results: list[Any] = []
+        engine, results = self.model(name), []
         while waiting:
             lengths = [len(text.ids) for text in waiting]
-            (count,) = round_robin([lengths], self._engine.runtime.max_batch_tokens)
-            results += self._engine.run(outputs, waiting[:count])
+            (count,) = round_robin([lengths], engine.runtime.max_batch_tokens)
+            results += engine.run(outputs, waiting[:count])
             waiting = waiting[count:]
         return results
 
 
-class SentenceTransformers:
-    def __init__(self, models: Path) -> None:
-        from sentence_transformers import CrossEncoder, SentenceTransformer
-        from torch import float16, nn
+class PackedInt8(Packed):
+    dtype = "int8"
 
-        dtype = {"model_kwargs": {"dtype": float16}} if cuda() else {}
-        self._embedder = SentenceTransformer(str(models / "hub" / EMBED), **dtype)
-        self._reranker = CrossEncoder(str(models / "hub" / RERANK), max_length=1024, **dtype)
-        self._logit = nn.Identity()
+
+class SentenceTransformers(Peer):
+    def load(self, name: str) -> Any:
+        from sentence_transformers import CrossEncoder, SentenceTransformer
+        from torch import float16
+
+        folder = str(self.models / "hub" / name)
+        options = {"model_kwargs": {"dtype": float16}} if cuda() else {}
+        if name == EMBED:
+            return SentenceTransformer(folder, **options)
+        return CrossEncoder(folder, max_length=1024, **options)
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        return self._embedder.encode(list(texts), show_progress_bar=False)
+        return self.model(EMBED).encode(list(texts), show_progress_bar=False)
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        pairs = [(query, document) for document in documents]
-        return self._reranker.predict(pairs, activation_fn=self._logit, show_progress_bar=False)
+        from torch.nn import Identity
+
+        options = {"activation_fn": Identity(), "show_progress_bar": False}
+        return self.model(RERANK).predict([(query, text) for text in documents], **options)
 
 
-class FlagEmbedding:
-    def __init__(self, models: Path) -> None:
+class FlagEmbedding(Peer):
+    def load(self, name: str) -> Any:
         from FlagEmbedding import BGEM3FlagModel, FlagReranker
 
+        folder = str(self.models / "hub" / name)
         options = {"use_fp16": cuda(), "devices": "cuda:0" if cuda() else "cpu"}
-        self._embedder = BGEM3FlagModel(str(models / "hub" / EMBED), **options)
-        self._reranker = FlagReranker(str(models / "hub" / RERANK), max_length=1024, **options)
+        if name == EMBED:
+            return BGEM3FlagModel(folder, **options)
+        return FlagReranker(folder, max_length=1024, **options)
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        return self._embedder.encode(list(texts), max_length=8192)["dense_vecs"]
+        return self.model(EMBED).encode(list(texts), max_length=8192)["dense_vecs"]
 
     def all(self, texts: Sequence[str]) -> Rows:
-        results = self._embedder.encode(
+        results = self.model(EMBED).encode(
             list(texts), max_length=8192, return_sparse=True, return_colbert_vecs=True
         )
         return np.stack([vectors[-1] for vectors in results["colbert_vecs"]])
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        return self._reranker.compute_score([[query, document] for document in documents])
+        return self.model(RERANK).compute_score([[query, document] for document in documents])
 
 
-class Infinity:
-    def __init__(self, models: Path) -> None:
+class Infinity(Peer):
+    def load(self, name: str) -> Any:
         import asyncio
 
         from infinity_emb import AsyncEngineArray, EngineArgs
 
-        device = "cuda" if cuda() else "cpu"
+        arguments = EngineArgs(
+            model_name_or_path=str(self.models / "hub" / name),
+            engine="torch",
+            device="cuda" if cuda() else "cpu",
+            dtype="float16" if cuda() else "float32",
+            bettertransformer=False,
+            model_warmup=False,
+        )
+        engines = AsyncEngineArray.from_args([arguments])
         self._loop = asyncio.new_event_loop()
-        engine_args = [
-            EngineArgs(
-                model_name_or_path=str(models / "hub" / name),
-                engine="torch",
-                device=device,
-                dtype="float16" if cuda() else "float32",
-                bettertransformer=False,
-                model_warmup=False,
-            )
-            for name in (EMBED, RERANK)
-        ]
-        engines = AsyncEngineArray.from_args(engine_args)
         self._loop.run_until_complete(engines.astart())
-        self._embedder, self._reranker = engines
+        (engine,) = engines
+        return engine
 
     def dense(self, texts: Sequence[str]) -> Rows:
-        results, _ = self._loop.run_until_complete(self._embedder.embed(sentences=list(texts)))
+        request = self.model(EMBED).embed(sentences=list(texts))
+        results, _ = self._loop.run_until_complete(request)
         return np.stack(results)
 
     def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        request = self._reranker.rerank(query=query, docs=list(documents), raw_scores=True)
+        request = self.model(RERANK).rerank(query=query, docs=list(documents), raw_scores=True)
         results, _ = self._loop.run_until_complete(request)
         ranked = sorted(results, key=lambda result: result.index)
         return np.array([result.relevance_score for result in ranked])
 
 
-class OnnxRuntime:
-    """The same weights, exported and fused. Runs one text at a time, its fastest way on a CPU."""
-
-    suffix = "onnx"
-
-    def __init__(self, models: Path) -> None:
-        import onnxruntime
-        from tokenizers import Tokenizer
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = THREADS
-        self._sessions = {
-            name: onnxruntime.InferenceSession(
-                str(models / "onnx" / f"{name}.{self.suffix}"),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-            for name in (EMBED, RERANK)
-        }
-        self._tokenizer = Tokenizer.from_file(str(models / "hub" / EMBED / "tokenizer.json"))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-
-    def dense(self, texts: Sequence[str]) -> Rows:
-        return np.concatenate([self._run(EMBED, text) for text in texts])
-
-    def rerank(self, query: str, documents: Sequence[str]) -> Rows:
-        return np.concatenate([self._run(RERANK, query, document) for document in documents])[:, 0]
-
-    def _run(self, name: str, *text: str) -> Rows:
-        ids = np.array([self._tokenizer.encode(*text).ids])
-        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        (rows,) = self._sessions[name].run(None, inputs)
-        return rows
-
-
-class OnnxRuntimeInt8(OnnxRuntime):
-    """Weights and products in 8 bits: less exact, faster on processors with 8-bit products."""
-
-    suffix = "int8.onnx"
-
-
 PEERS: dict[str, Callable[[Path], Any]] = {
     "the machine": lambda _models: None,
     "bge-serverless": Packed,
+    "bge-serverless int8": PackedInt8,
     "sentence-transformers": SentenceTransformers,
     "FlagEmbedding": FlagEmbedding,
     "Infinity": Infinity,
-    "ONNX Runtime": OnnxRuntime,
-    "ONNX Runtime int8": OnnxRuntimeInt8,
+    **CPU_PEERS,
 }
 
 
@@ -216,7 +192,7 @@ def run_task(peer: Any, task: dict[str, Any]) -> Rows:
 
 
 def measure(peer: Any, task: dict[str, Any]) -> dict[str, Any]:
-    """Return the median seconds of `repeat` runs, the output's first rows, and the peak memory.
+    """Return the median seconds of `repeat` runs, `rows` of the output, and the peak memory.
 
     Repeated tasks run once before: the other contestants have emptied the caches.
     """
@@ -227,7 +203,7 @@ def measure(peer: Any, task: dict[str, Any]) -> dict[str, Any]:
         start = perf_counter()
         rows = run_task(peer, task)
         times.append(perf_counter() - start)
-    rows = np.asarray(rows, np.float32)[:4].tolist()
+    rows = np.asarray(rows, np.float32)[: task.get("rows", 4)].tolist()
     return {"seconds": statistics.median(times), "rows": rows, **peak_memory()}
 
 

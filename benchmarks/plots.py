@@ -22,7 +22,7 @@ OURS = "bge-serverless"
 COLOURS = {
     OURS: "#1f6feb",
     "ONNX Runtime": "#d1742c",
-    "ONNX Runtime int8": "#e6b98f",
+    "OpenVINO": "#0f7c8a",
     "sentence-transformers": "#4d8f5b",
     "Infinity": "#8250df",
     "FlagEmbedding": "#7d8590",

@@ -23,12 +23,11 @@ from bge_worker.serving.requests import Dtype
 from bge_worker.serving.vectors import quantize
 from bge_worker.settings import Settings
 from checkpoints import Shape, write_pair
+from int8_quality import Array, kept_neighbours
 from workload import corpus, mixed_texts
 
-Array = npt.NDArray[np.float32]
 DTYPES: tuple[Dtype, ...] = ("int8", "binary")  # uint8 and ubinary are these, shifted by 128
 SHAPE = Shape(width=1024, heads=16, feed_forward=4096, layers=2)
-NEIGHBOURS = 10
 
 
 def main() -> None:
@@ -70,10 +69,10 @@ def row(vectors: Array, dtype: Dtype) -> str:
     lost = 1 - np.einsum("nd,nd->n", vectors, restored)
     exact, approximate = vectors @ vectors.T, restored @ restored.T
     pairs = np.abs(exact - approximate)[np.triu_indices(len(vectors), 1)]
-    kept = np.mean([len(a & b) for a, b in zip(nearest(exact), nearest(approximate), strict=True)])
+    kept = kept_neighbours(exact, approximate)
     cells = (lost.mean(), lost.max(), pairs.mean(), pairs.max())
     numbers = " | ".join(f"{cell:.2g}" for cell in cells)
-    return f"{integers.shape[1]} | {numbers} | {kept / NEIGHBOURS:.1%}"
+    return f"{integers.shape[1]} | {numbers} | {kept:.1%}"
 
 
 def restore(integers: npt.NDArray[Any], dtype: Dtype, width: int) -> Array:
@@ -83,13 +82,6 @@ def restore(integers: npt.NDArray[Any], dtype: Dtype, width: int) -> Array:
         bits = np.unpackbits((integers.astype(np.int16) + 128).astype(np.uint8), axis=1)
         numbers = bits[:, :width].astype(np.float32) * 2 - 1
     return numbers / np.linalg.norm(numbers, axis=1, keepdims=True)
-
-
-def nearest(similarities: Array) -> list[set[int]]:
-    """Return the nearest other vectors of each, for similarities [N, N]."""
-    similarities = similarities.copy()
-    np.fill_diagonal(similarities, -np.inf)
-    return [set(line) for line in np.argsort(-similarities, axis=1)[:, :NEIGHBOURS].tolist()]
 
 
 if __name__ == "__main__":

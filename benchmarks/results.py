@@ -16,16 +16,11 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
+from contestants import CONTESTANTS
 from workload import NAMES, ROOT
 
 FOLDER = ROOT / "benchmarks" / "results"
 PACKAGES = ("torch", "tokenizers")
-PEER_VENVS = {
-    "FlagEmbedding": ROOT / ".venv-flagembedding",
-    "infinity-emb": ROOT / ".venv-infinity",
-    "onnxruntime": ROOT / ".venv-onnxruntime",
-    "sentence-transformers": ROOT / ".venv-sentence-transformers",
-}
 
 
 def options(description: str) -> argparse.ArgumentParser:
@@ -114,7 +109,8 @@ def machine(gpu: str | None) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     installed = {name: version(name) for name in PACKAGES}
-    for name, folder in PEER_VENVS.items():
-        path = [str(packages) for packages in folder.glob("lib/python*/site-packages")]
+    for peer in CONTESTANTS.values():
+        name, libraries = peer.package, peer.venv / "lib"
+        path = [str(folder) for folder in libraries.glob("python*/site-packages") if name]
         installed.update((name, package.version) for package in distributions(name=name, path=path))
     return installed

@@ -11,23 +11,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from contestants import CONTESTANTS, OURS, OURS_INT8, ROOT
 from projection import HOSTED_PRICE, find_shares, project
 from results import FOLDER
-from workload import ROOT
 
 DOCUMENTS = ("README.md", "docs/*.md", "benchmarks/README.md")
-OURS = "bge-serverless"
-BLOCK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
-PACKAGES = {  # in the order of the rows
-    "ONNX Runtime": "onnxruntime",
-    "Infinity": "infinity-emb",
-    "sentence-transformers": "sentence-transformers",
-    "FlagEmbedding": "FlagEmbedding",
-}
+BLOCK = re.compile(r"(<!-- table: ([a-z0-9-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 FIELDS = ("per_second", "p50_ms", "p99_ms")
 SHAPE_NAMES = {
     "small": "small shape: 6 layers, 384 wide",
     "full": "full shape: 24 layers, 1,024 wide",
+}
+WEIGHTS = {
+    "small": "random, small shape",
+    "full": "random, full shape",
+    "minilm": "trained: all-MiniLM-L6-v2",
 }
 
 
@@ -160,14 +158,9 @@ def engine(results: dict[str, Any], shape: str) -> str:
     """Contestants by workloads: seconds, and how many times as fast our engine is."""
     columns = list(results["engine"][shape].values())
     versions = results["versions"]
-    contestants = {
-        OURS: OURS,
-        **{name: f"{name} {versions.get(package, '')}" for name, package in PACKAGES.items()},
-        "ONNX Runtime int8": "ONNX Runtime int8, another precision",
-    }
     rows = [
-        [label, *(cell(entry, name) for entry in columns)]
-        for name, label in contestants.items()
+        [label(name, versions), *(cell(entry, name) for entry in columns)]
+        for name in CONTESTANTS
         if any(name in entry["rows"] for entry in columns)
     ]
     product = [f"{entry['share_of']['product']:.0%}" for entry in columns]
@@ -180,13 +173,40 @@ def engine(results: dict[str, Any], shape: str) -> str:
     return table([SHAPE_NAMES[shape], *(entry["about"] for entry in columns)], rows)
 
 
+def label(name: str, versions: dict[str, str]) -> str:
+    """Return a contestant's name with its package's version."""
+    package = CONTESTANTS[name].package
+    return f"{name} ({package} {versions[package]})" if package in versions else name
+
+
 def cell(entry: dict[str, Any], name: str) -> str:
     row = entry["rows"].get(name)
     if row is None:
         return ""
     seconds = digits(row["median"])
+    if name in (OURS, OURS_INT8):
+        return seconds
     ratio = row["ours_is_faster_by"]
-    return seconds if name == OURS else f"{seconds} ({ratio:.{1 if ratio >= 10 else 2}f}×)"
+    return f"{seconds} ({ratio:.{1 if ratio >= 10 else 2}f}×)"
+
+
+def int8_quality() -> str:
+    """What each int8 contestant loses, by weights."""
+    fields = {
+        "cosine_mean": "cosine, mean",
+        "cosine_min": "smallest",
+        "top_10": "of the 10 nearest",
+        "sparse_mean": "sparse weight off by, mean",
+        "sparse_max": "largest",
+        "logit_mean": "logit off by, mean",
+        "logit_max": "largest",
+    }
+    rows = [
+        [WEIGHTS[shape], name, *(str(entry.get(field, "")) for field in fields)]
+        for shape, entries in cpu_results().get("int8 quality", {}).items()
+        for name, entry in entries.items()
+    ]
+    return table(["weights", "", *fields.values()], rows)
 
 
 def spread() -> str:
@@ -307,6 +327,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "engine-full": lambda: engine(cpu_results(), "full"),
     "gpu": gpu,
     "gpus": gpus,
+    "int8-quality": int8_quality,
     "spread": spread,
     "closed": closed,
     "offered": offered,

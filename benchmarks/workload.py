@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from bge_builder.convert import convert
 from bge_worker.engine.checkpoint import FORMAT
 from checkpoints import Shape, train_tokenizer, write_pair
+from trained import write_trained
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "checkpoints" / "bench"
@@ -24,7 +25,10 @@ SHAPES = {
     "small": Shape(width=384, heads=12, feed_forward=1536, layers=6, vocab_size=250_002),
     "full": Shape(width=1024, heads=16, feed_forward=4096, layers=24, vocab_size=250_002),
 }
+TRAINED = "minilm"  # not a shape: an encoder with trained weights, and no reranker
+MINILM = ROOT / "checkpoints" / "minilm" / "model"
 MODELS = ("bge-m3", "bge-reranker-v2-m3")
+DTYPES = ("float32", "float16", "int8")  # of the runtime folders
 
 
 def model_settings(folder: Path) -> dict[str, str]:
@@ -173,17 +177,20 @@ def tokenizer() -> Tokenizer:
 
 
 def prepare(shape: str, folder: Path) -> None:
-    """Write both models to `folder/hub`, and converted to `folder/float32` and `folder/float16`."""
-    done = folder / "done"
-    if done.is_file() and done.read_text() == str(FORMAT):
+    """Write the models of a shape to `folder/hub`, and converted to `folder/float32` and so on."""
+    done, content = folder / "done", f"{FORMAT} {DTYPES}"
+    if done.is_file() and done.read_text() == content:
         return
     shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run, or in an earlier format
-    print(f"writing random checkpoints of the {shape} shape to {folder} …", file=sys.stderr)
-    write_pair(folder / "hub", SHAPES[shape], corpus())
-    for model in MODELS:
-        for dtype in ("float32", "float16"):
-            convert(folder / "hub" / model, folder / dtype / model, dtype=dtype)
-    done.write_text(str(FORMAT))
+    print(f"writing checkpoints of the {shape} shape to {folder} …", file=sys.stderr)
+    if shape == TRAINED:
+        write_trained(MINILM, folder / "hub" / MODELS[0])
+    else:
+        write_pair(folder / "hub", SHAPES[shape], corpus())
+    for source in (folder / "hub").iterdir():
+        for dtype in DTYPES:
+            convert(source, folder / dtype / source.name, dtype=dtype)
+    done.write_text(content)
 
 
 if __name__ == "__main__":  # write the checkpoints of a shape

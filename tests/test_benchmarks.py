@@ -10,18 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertModel
 
 import tables
 from bge_builder.convert import convert
 from bge_worker.engine.engine import PackedEngine
 from bge_worker.engine.outputs import Outputs
+from bge_worker.settings import Settings
 from checkpoints import Shape, write_pair
-from compare import OURS, Contestant, check_agreement
+from compare import Process, check_agreement
 from conftest import MODELS, settings_in
+from contestants import OURS
 from projection import Shares, project
 from results import merge
 from serving import arrivals
+from trained import write_trained
 from workload import Workload, corpus
 
 SHAPE = Shape(width=64, heads=4, feed_forward=128, layers=3, vocab_size=4000)
@@ -90,8 +97,8 @@ def test_arrivals_are_random_at_the_given_rate() -> None:
 class TestAgreement:
     workload = Workload("mixed", "", "dense", TEXTS, [3, 4, 13])
 
-    def peers(self, name: str) -> list[Contestant]:
-        return [Contestant(OURS, Path()), Contestant(name, Path())]
+    def peers(self, name: str) -> list[Process]:
+        return [Process(OURS, Path()), Process(name, Path())]
 
     def test_a_different_output_ends_the_run(self) -> None:
         rows = {OURS: np.zeros((3, 4)), "Infinity": np.full((3, 4), 0.1)}
@@ -117,3 +124,31 @@ def test_a_projection_is_the_share_of_the_published_peak() -> None:
     # 302 M parameters, attention, and less in the last layer.
     assert l4.chunks == pytest.approx(77_000, rel=0.01)
     assert l4.dollars_per_million == pytest.approx(0.0032, rel=0.02)
+
+
+def test_a_bert_encoder_keeps_its_vectors_in_our_format(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    bert = BertModel(
+        BertConfig(
+            vocab_size=64,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+            max_position_embeddings=32,
+        )
+    ).eval()
+    bert.save_pretrained(tmp_path / "bert")
+    words = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
+    tokenizer = Tokenizer(WordLevel({word: id for id, word in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.add_special_tokens(words[:6])
+    tokenizer.save(str(tmp_path / "bert" / "tokenizer.json"))
+    write_trained(tmp_path / "bert", tmp_path / "hub")
+    convert(tmp_path / "hub", tmp_path / "bge-m3", dtype="float32")
+    engine = PackedEngine(Settings(tmp_path / "bge-m3", None, device="cpu"))
+    (result,) = engine.run(Outputs.DENSE, engine.encode_texts(["a c b d"], max_length=32))
+    ids = torch.tensor([[3, 6, 8, 7, 2, 4]])  # [CLS] a c b [UNK] [SEP]
+    with torch.inference_mode():
+        first = bert(ids).last_hidden_state[0, 0]
+    assert result.dense == pytest.approx((first / first.norm()).numpy(), abs=1e-6)

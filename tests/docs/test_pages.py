@@ -40,5 +40,5 @@ def test_links_lead_to_files_and_headings(page: Page) -> None:
 def test_pages_name_existing_commands(page: Page) -> None:
     makefiles = [ROOT / "Makefile", *ROOT.glob("*/Makefile")]
     source = "\n".join(makefile.read_text("utf-8") for makefile in makefiles)
-    rules = set(re.findall(r"^([a-z-]+):", source, re.MULTILINE))
-    assert set(re.findall(r"(?:^|`|&& )make ([a-z-]+)", page.text, re.MULTILINE)) <= rules
+    rules = set(re.findall(r"^([a-z0-9-]+):", source, re.MULTILINE))
+    assert set(re.findall(r"(?:^|`|&& )make ([a-z0-9-]+)", page.text, re.MULTILINE)) <= rules
