@@ -32,12 +32,15 @@ from bge_worker.engine import checkpoint
 from bge_worker.engine.checkpoint import MANIFEST, TOKENIZER, WEIGHTS, File, Manifest, one_line
 from bge_worker.engine.config import Config, Role
 from bge_worker.engine.quantization import quantize_weight
+from bge_worker.engine.tokenizer import Tokenizer, open_tokenizer
 
 from . import probe
 from .errors import ConvertError, as_text
 from .folders import locked, temporary
 from .hub_config import read_config, read_json
 from .pins import PINS
+from .smoothing import smooth
+from .vocabulary import CORPUS
 
 SPARSE_HEAD, COLBERT_HEAD = "sparse_linear.pt", "colbert_linear.pt"
 ARCHITECTURES: dict[str, Role] = {
@@ -146,8 +149,11 @@ def write_runtime_folder(
     check_tensors(source, tensors)
     check_tokenizer(source)
     if engine == "packed":
-        write_weights(source, fuse(source, tensors), folder / WEIGHTS, dtype)
         write_tokenizer(source.folder / TOKENIZER, folder / TOKENIZER)
+        fused = fuse(source, tensors)
+        if dtype == checkpoint.INT8:
+            quantize(source, fused, folder / TOKENIZER)
+        write_weights(source, fused, folder / WEIGHTS, dtype)
     else:
         copy_files(source, folder)
     manifest = make_manifest(source, folder, dtype, engine, name)
@@ -156,8 +162,6 @@ def write_runtime_folder(
 
 
 def write_weights(source: Source, tensors: dict[str, Tensor], path: Path, dtype: str) -> None:
-    if dtype == checkpoint.INT8:
-        quantize(source.config, tensors)
     cast = {}
     dtypes = checkpoint.stored_dtypes(source.config, source.role, dtype)
     for name, tensor in tensors.items():
@@ -172,9 +176,16 @@ def write_weights(source: Source, tensors: dict[str, Tensor], path: Path, dtype:
     path.chmod(0o644)  # save_file makes it readable by its owner only
 
 
-def quantize(config: Config, tensors: dict[str, Tensor]) -> None:
-    """Replace the weights of products by int8 ones with a scale for each output."""
-    for name in checkpoint.encoder_products(config):
+def quantize(source: Source, tensors: dict[str, Tensor], tokenizer: Path) -> None:
+    """Replace the weights of products by int8 ones with a scale for each output.
+
+    Outlier channels, measured on the shipped texts, are smoothed first.
+    """
+    texts = [json.loads(line)["text"] for line in CORPUS.read_text("utf-8").splitlines()]
+    encoder = Tokenizer(open_tokenizer(tokenizer), source.config)
+    sequences = [text.ids for text in encoder.encode_texts(texts, source.config.max_length)]
+    smooth(source.config, source.role, tensors, sequences)
+    for name in checkpoint.encoder_products(source.config):
         weight, scale = quantize_weight(tensors[f"{name}.weight"])
         tensors |= {f"{name}.weight": weight, f"{name}.scale": scale}
 

@@ -54,13 +54,15 @@ def test_products_are_close_to_those_in_fp32(rows: int) -> None:
     int8 = Int8Weight.of(*quantize_weight(weight))
     expected = x.double() @ weight.double().t()
     tolerance = 0.03 * float(expected.norm())
-    assert float((Int8Linear(int8, bias)(x) - bias - expected).norm()) < tolerance
+    assert float((Int8Linear(int8, torch.ones(96), bias)(x) - bias - expected).norm()) < tolerance
     result = Int8ResidualLinear(int8).add_to(residual.clone(), x)
     assert float((result - residual - expected).norm()) < tolerance
 
 
 def test_rows_of_zeros_and_numbers_that_are_not_finite() -> None:
-    int8 = Int8Linear(Int8Weight.of(*quantize_weight(random(8, 16))), torch.zeros(8))
+    int8 = Int8Linear(
+        Int8Weight.of(*quantize_weight(random(8, 16))), torch.ones(16), torch.zeros(8)
+    )
     x = random(4, 16)
     x[1], x[2, 3], x[3, 4] = 0, float("nan"), float("inf")
     result = int8(x)

@@ -167,6 +167,11 @@ def encoder_products(config: Config) -> list[str]:
     return [f"encoder.layers.{i}.{x}" for i in layers for x in ("qkv", "out", "up", "down")]
 
 
+def smoothed_products(config: Config) -> list[str]:
+    """Return those whose input a norm writes. An int8 folder has their `smoothing`."""
+    return [name for name in encoder_products(config) if name.endswith((".qkv", ".up"))]
+
+
 def stored_dtypes(config: Config, role: Role, dtype: str) -> dict[str, torch.dtype]:
     """Return the dtype of every tensor of a runtime folder, by name."""
     names = expected_shapes(config, role, dtype)
@@ -204,6 +209,8 @@ def expected_shapes(config: Config, role: Role, dtype: str = "float32") -> dict[
     if dtype == INT8:
         for name in encoder_products(config):
             shapes[f"{name}.scale"] = shapes[f"{name}.weight"][:1]
+        for name in smoothed_products(config):
+            shapes[f"{name}.smoothing"] = shapes[f"{name}.weight"][1:]
     return shapes
 
 
@@ -216,7 +223,8 @@ def assemble(config: Config, role: Role, tensors: Mapping[str, Tensor]) -> Netwo
     def product(name: str) -> Linear | Int8Linear:
         if f"{name}.scale" not in tensors:
             return linear(name)
-        return Int8Linear(int8_weight(name), tensors[f"{name}.bias"])
+        weight, smoothing = int8_weight(name), tensors[f"{name}.smoothing"]
+        return Int8Linear(weight, smoothing, tensors[f"{name}.bias"])
 
     def residual(name: str) -> ResidualLinear | Int8ResidualLinear:
         if f"{name}.scale" not in tensors:

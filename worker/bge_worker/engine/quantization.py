@@ -24,10 +24,11 @@ class Int8Linear(NamedTuple):
     """x [R, in] → [R, out], both fp32."""
 
     weight: Int8Weight
+    smoothing: Tensor  # [in] fp32: factors of the input's channels, divided out of the weight
     bias: Tensor  # [out] fp32
 
     def __call__(self, x: Tensor) -> Tensor:
-        products, scales = self.weight.multiply(x)
+        products, scales = self.weight.multiply(x * self.smoothing)
         return torch.addcmul(self.bias, products, scales, out=products)
 
     def to(self, dtype: torch.dtype) -> Int8Linear:
