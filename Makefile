@@ -10,7 +10,7 @@ PYTORCH ?= https://download.pytorch.org/whl
 
 VENV := .venv
 PY := $(VENV)/bin/python
-RUNTIME := models/$(MODELS)-$(ENGINE)
+RUNTIME := models/$(MODELS)-$(ENGINE)$(DTYPE:%=-%)
 # Unexpanded, so that a dollar sign in a text stays.
 override INPUT := $(value INPUT)
 
@@ -24,6 +24,9 @@ $(error MODELS must be miniature or bge. Given: $(MODELS))
 endif
 ifeq ($(filter packed flagembedding,$(ENGINE)),)
 $(error ENGINE must be packed or flagembedding. Given: $(ENGINE))
+endif
+ifneq ($(filter-out float16 float32 int8,$(DTYPE)),)
+$(error DTYPE must be float16, float32 or int8. Given: $(DTYPE))
 endif
 ifneq ($(filter-out cpu cuda rocm,$(TORCH)),)
 $(error TORCH must be cpu, cuda or rocm. Given: $(TORCH))
@@ -39,6 +42,7 @@ help: # `##@` starts a group, `##` describes a target
 	@echo
 	@echo "Settings, here or in the environment:"
 	@echo "  MODELS=bge     the real weights: fetch (4.6 GB), verify and convert them"
+	@echo "  DTYPE=int8     weights for a CPU in 8 bits; float16 (default), float32"
 	@echo "  TORCH=cuda     PyTorch for NVIDIA; cpu, rocm"
 	@echo "  INPUT='{…}'    what \`make run\` answers; FULL=1 prints the whole reply as JSON"
 	@echo "  HOST, PORT     where \`make serve\` listens; PYTHON, ENGINE=flagembedding"
@@ -149,7 +153,7 @@ checkpoints/bge/done: builder/bge_builder/pins.toml | $(VENV)/setup
 	@$(PY) -m bge_builder fetch --to $(@D) >&2
 	@touch $@
 
-CONVERT := $(PY) -m bge_builder convert --engine $(ENGINE)
+CONVERT := $(PY) -m bge_builder convert --engine $(ENGINE) $(DTYPE:%=--dtype %)
 $(RUNTIME)/done: checkpoints/$(MODELS)/done builder/bge_builder/hub_config.py builder/bge_builder/convert.py worker/bge_worker/engine/checkpoint.py worker/bge_worker/engine/config.py
 	$(STEP) "converting bge-m3" $(CONVERT) --name $(MODELS)/bge-m3 $(<D)/bge-m3 $(@D)/bge-m3
 	$(STEP) "converting bge-reranker-v2-m3" $(CONVERT) --name $(MODELS)/bge-reranker-v2-m3 $(<D)/bge-reranker-v2-m3 $(@D)/bge-reranker-v2-m3

@@ -85,7 +85,9 @@ def load(results: dict[str, Any]) -> plt.Figure:
 
 
 def main() -> None:
-    results = json.loads((FOLDER / "cpu.json").read_text("utf-8"))
+    results: dict[str, Any] = {}
+    for path in FOLDER.glob("*.json"):
+        results |= json.loads(path.read_text("utf-8"))
     with plt.rc_context(STYLE):
         for plot in (engine, load):
             figure = plot(results)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterable
@@ -65,9 +66,8 @@ def read_results() -> tuple[Path, dict[str, Any]]:
     """
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    path = FOLDER / f"{(gpu or 'cpu').replace(' ', '-').lower()}.json"
-    current = machine(gpu)
+    current = machine(torch.cuda.get_device_name() if torch.cuda.is_available() else None)
+    path = FOLDER / f"{re.sub(r'[^a-z0-9]+', '-', str(current['gpu'] or current['cpu']).lower())}.json"
     before = json.loads(path.read_text("utf-8")) if path.exists() else {"machine": current}
     if before["machine"] != current:
         sys.exit(f"{path} belongs to {before['machine']}, not to {current}: move it away first")

@@ -41,17 +41,22 @@ def digits(value: float) -> str:
     return f"{value:#.3g}"
 
 
-def cpu_results() -> dict[str, Any]:
-    return dict(json.loads((FOLDER / "cpu.json").read_text("utf-8")))
+def all_results() -> list[dict[str, Any]]:
+    return [json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))]
+
+
+def cpu_results(section: str) -> dict[str, Any]:
+    """Return the results of the processor that has this section."""
+    contents = (content for content in all_results() if content["machine"]["gpu"] is None)
+    return next(content for content in contents if section in content)
 
 
 def cpu(section: str) -> dict[str, Any]:
-    return dict(cpu_results()[section])
+    return dict(cpu_results(section)[section])
 
 
 def gpu_results() -> list[dict[str, Any]]:
-    files = [json.loads(path.read_text("utf-8")) for path in sorted(FOLDER.glob("*.json"))]
-    return [content for content in files if "gpu" in content]
+    return [content for content in all_results() if "gpu" in content]
 
 
 def gpus() -> str:
@@ -203,7 +208,7 @@ def int8_quality() -> str:
     }
     rows = [
         [WEIGHTS[shape], name, *(str(entry.get(field, "")) for field in fields)]
-        for shape, entries in cpu_results().get("int8 quality", {}).items()
+        for shape, entries in cpu("int8 quality").items()
         for name, entry in entries.items()
     ]
     return table(["weights", "", *fields.values()], rows)
@@ -323,8 +328,8 @@ def projected() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "engine-small": lambda: engine(cpu_results(), "small"),
-    "engine-full": lambda: engine(cpu_results(), "full"),
+    "engine-small": lambda: engine(cpu_results("engine"), "small"),
+    "engine-full": lambda: engine(cpu_results("engine"), "full"),
     "gpu": gpu,
     "gpus": gpus,
     "int8-quality": int8_quality,
