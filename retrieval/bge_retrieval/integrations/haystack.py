@@ -1,0 +1,236 @@
+"""haystack: embedders of texts and documents, a ranker and a retriever.
+
+Their arguments are plain values and secrets, so that a pipeline can be saved. Loading one needs
+`allow_deserialization_module("bge_retrieval.*")`. They connect when they first run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from qdrant_client import models
+
+from bge_client import AsyncClient, Client, Embedding, RankedDocument
+
+from ..async_search import AsyncHybridSearch
+from ..async_store import AsyncStore
+from ..plan import Plan
+from ..results import SearchResult
+from ..search import HybridSearch
+from ..store import Store
+from .calls import ModelCalls, dense_list, search_async, sparse_lists
+
+try:
+    from haystack import Document, component
+    from haystack.dataclasses import SparseEmbedding
+    from haystack.utils import Secret
+except ImportError as error:
+    raise ImportError(
+        f"{__name__} needs {error.name}: pip install 'bge-retrieval[haystack]'", name=error.name
+    ) from None
+
+
+class _Endpoint:
+    """An endpoint's address and key; the defaults are those of `Client`."""
+
+    def __init__(self, endpoint: str | None = None, api_key: Secret | None = None) -> None:
+        self.endpoint, self.api_key = endpoint, api_key
+
+    @cached_property
+    def _calls(self) -> ModelCalls:
+        address = self.endpoint, _value(self.api_key)
+        return ModelCalls(Client(*address), AsyncClient(*address))
+
+    def close(self) -> None:
+        self._calls.client.close()
+
+    async def close_async(self) -> None:
+        if self._calls.async_client is not None:
+            await self._calls.async_client.aclose()
+
+
+@component
+class BGETextEmbedder(_Endpoint):
+    """Embeds a query by bge-m3: its dense vector, normalized, and its sparse one, in one request.
+
+    Raises:
+        BGEError: see `errors.py` of `bge_client`.
+    """
+
+    @component.output_types(embedding=list[float], sparse_embedding=SparseEmbedding)
+    def run(self, text: str) -> dict[str, Any]:
+        return _vectors(self._calls.embed([text], dense=True, sparse=True)[0])
+
+    @component.output_types(embedding=list[float], sparse_embedding=SparseEmbedding)
+    async def run_async(self, text: str) -> dict[str, Any]:
+        return _vectors((await self._calls.aembed([text], dense=True, sparse=True))[0])
+
+
+@component
+class BGEDocumentEmbedder(_Endpoint):
+    """Adds `embedding` and `sparse_embedding` to documents, as `BGETextEmbedder` computes them.
+
+    Raises:
+        BGEError: see `errors.py` of `bge_client`.
+    """
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict[str, list[Document]]:
+        embeddings = self._calls.embed(_texts(documents), dense=True, sparse=True)
+        return _embedded(documents, embeddings)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, documents: list[Document]) -> dict[str, list[Document]]:
+        embeddings = await self._calls.aembed(_texts(documents), dense=True, sparse=True)
+        return _embedded(documents, embeddings)
+
+
+@component
+class BGERanker(_Endpoint):
+    """Keeps the best `top_k` documents, best first. `run` may override `top_k`.
+
+    Raises:
+        BGEError: see `errors.py` of `bge_client`.
+    """
+
+    def __init__(
+        self, endpoint: str | None = None, api_key: Secret | None = None, top_k: int = 10
+    ) -> None:
+        super().__init__(endpoint, api_key)
+        self.top_k = top_k
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self, query: str, documents: list[Document], top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        limit = self.top_k if top_k is None else top_k
+        return _reranked(documents, self._calls.rerank(query, _texts(documents), limit))
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, documents: list[Document], top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        limit = self.top_k if top_k is None else top_k
+        return _reranked(documents, await self._calls.arerank(query, _texts(documents), limit))
+
+
+@component
+class BGEHybridRetriever(_Endpoint):
+    """The best `top_k` points of a hybrid search. A document's `meta` is the point's payload.
+
+    `plan` holds the fields of a `Plan`. Pass the `qdrant_url` of a server or the `qdrant_path` of a
+    folder; with a folder, `run_async` searches in a thread. `run` may override `top_k`, and takes
+    a filter of Qdrant.
+
+    Raises:
+        ConfigurationError: the collection does not exist, or an argument is invalid.
+        FingerprintError: the endpoint serves another model than the collection's.
+        BGEError: see `errors.py` of `bge_client`.
+    """
+
+    def __init__(
+        self,
+        collection: str,
+        endpoint: str | None = None,
+        api_key: Secret | None = None,
+        *,
+        qdrant_url: str | None = None,
+        qdrant_path: str | None = None,
+        qdrant_api_key: Secret | None = None,
+        plan: dict[str, Any] | None = None,
+        top_k: int = 10,
+    ) -> None:
+        super().__init__(endpoint, api_key)
+        self.collection, self.plan, self.top_k = collection, plan, top_k
+        self.qdrant_url, self.qdrant_path = qdrant_url, qdrant_path
+        self.qdrant_api_key = qdrant_api_key
+
+    @cached_property
+    def _store(self) -> Store:
+        key = _value(self.qdrant_api_key)
+        return Store.open(url=self.qdrant_url, path=self.qdrant_path, api_key=key)
+
+    @cached_property
+    def _async_store(self) -> AsyncStore | None:
+        if self.qdrant_url is None:
+            return None
+        return AsyncStore.open(url=self.qdrant_url, api_key=_value(self.qdrant_api_key))
+
+    @cached_property
+    def _search(self) -> HybridSearch:
+        plan = Plan(**self.plan or {})
+        return HybridSearch(self._store, self._calls.client, self.collection, plan)
+
+    @cached_property
+    def _async_search(self) -> AsyncHybridSearch | None:
+        client, plan = self._calls.async_client, Plan(**self.plan or {})
+        if self._async_store is None or client is None:
+            return None
+        return AsyncHybridSearch(self._async_store, client, self.collection, plan)
+
+    def warm_up(self) -> None:
+        """Look the collection up."""
+        _ = self._search
+
+    def close(self) -> None:
+        super().close()
+        self._store.close()
+
+    async def close_async(self) -> None:
+        await super().close_async()
+        if self._async_store is not None:
+            await self._async_store.aclose()
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self, query: str, top_k: int | None = None, filters: models.Filter | None = None
+    ) -> dict[str, list[Document]]:
+        limit = self.top_k if top_k is None else top_k
+        return _documents(self._search.search(query, limit, filter=filters))
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, top_k: int | None = None, filters: models.Filter | None = None
+    ) -> dict[str, list[Document]]:
+        limit = self.top_k if top_k is None else top_k
+        return _documents(
+            await search_async(self._search, self._async_search, query, limit, filters)
+        )
+
+
+def _value(secret: Secret | None) -> str | None:
+    value: str | None = secret.resolve_value() if secret is not None else None
+    return value
+
+
+def _texts(documents: list[Document]) -> list[str]:
+    return [document.content or "" for document in documents]
+
+
+def _vectors(embedding: Embedding) -> dict[str, Any]:
+    sparse = SparseEmbedding(*sparse_lists(embedding))
+    return {"embedding": dense_list(embedding), "sparse_embedding": sparse}
+
+
+def _embedded(documents: list[Document], embeddings: list[Embedding]) -> dict[str, list[Document]]:
+    pairs = zip(documents, embeddings, strict=True)
+    return {"documents": [replace(document, **_vectors(vectors)) for document, vectors in pairs]}
+
+
+def _reranked(
+    documents: list[Document], ranking: list[RankedDocument]
+) -> dict[str, list[Document]]:
+    reranked = [
+        replace(documents[ranked.index], score=ranked.relevance_score) for ranked in ranking
+    ]
+    return {"documents": reranked}
+
+
+def _documents(result: SearchResult) -> dict[str, list[Document]]:
+    documents = [
+        Document(id=str(hit.id), content=hit.text, meta=dict(hit.payload), score=hit.score)
+        for hit in result
+    ]
+    return {"documents": documents}
