@@ -6,6 +6,7 @@ Their arguments are plain values and secrets, so that a pipeline can be saved. L
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,7 @@ from ..plan import Plan
 from ..results import SearchResult
 from ..search import HybridSearch
 from ..store import Store
-from .calls import ModelCalls, dense_list, search_async, sparse_lists
+from .calls import ModelCalls, dense_list, sparse_lists
 
 try:
     from haystack import Document, component
@@ -33,22 +34,35 @@ except ImportError as error:
 
 
 class _Endpoint:
-    """An endpoint's address and key; the defaults are those of `Client`."""
+    """An endpoint's address and key; the defaults are those of `Client`.
+
+    `component` makes another class of the decorated one, in which `super()` fails.
+    """
 
     def __init__(self, endpoint: str | None = None, api_key: Secret | None = None) -> None:
         self.endpoint, self.api_key = endpoint, api_key
 
     @cached_property
+    def _client(self) -> Client:
+        return Client(self.endpoint, _value(self.api_key))
+
+    @cached_property
+    def _async_client(self) -> AsyncClient:
+        return AsyncClient(self.endpoint, _value(self.api_key))
+
+    @property
     def _calls(self) -> ModelCalls:
-        address = self.endpoint, _value(self.api_key)
-        return ModelCalls(Client(*address), AsyncClient(*address))
+        return ModelCalls(self._client, self._async_client)
 
     def close(self) -> None:
-        self._calls.client.close()
+        """Close what `run` has opened. The next one opens it again."""
+        if client := vars(self).pop("_client", None):
+            client.close()
 
     async def close_async(self) -> None:
-        if self._calls.async_client is not None:
-            await self._calls.async_client.aclose()
+        """Close what `run_async` has opened."""
+        if client := vars(self).pop("_async_client", None):
+            await client.aclose()
 
 
 @component
@@ -98,7 +112,7 @@ class BGERanker(_Endpoint):
     def __init__(
         self, endpoint: str | None = None, api_key: Secret | None = None, top_k: int = 10
     ) -> None:
-        super().__init__(endpoint, api_key)
+        _Endpoint.__init__(self, endpoint, api_key)
         self.top_k = top_k
 
     @component.output_types(documents=list[Document])
@@ -142,7 +156,7 @@ class BGEHybridRetriever(_Endpoint):
         plan: dict[str, Any] | None = None,
         top_k: int = 10,
     ) -> None:
-        super().__init__(endpoint, api_key)
+        _Endpoint.__init__(self, endpoint, api_key)
         self.collection, self.plan, self.top_k = collection, plan, top_k
         self.qdrant_url, self.qdrant_path = qdrant_url, qdrant_path
         self.qdrant_api_key = qdrant_api_key
@@ -153,35 +167,32 @@ class BGEHybridRetriever(_Endpoint):
         return Store.open(url=self.qdrant_url, path=self.qdrant_path, api_key=key)
 
     @cached_property
-    def _async_store(self) -> AsyncStore | None:
-        if self.qdrant_url is None:
-            return None
-        return AsyncStore.open(url=self.qdrant_url, api_key=_value(self.qdrant_api_key))
+    def _async_store(self) -> AsyncStore:
+        return AsyncStore.open(url=self.qdrant_url or "", api_key=_value(self.qdrant_api_key))
 
     @cached_property
     def _search(self) -> HybridSearch:
         plan = Plan(**self.plan or {})
-        return HybridSearch(self._store, self._calls.client, self.collection, plan)
+        return HybridSearch(self._store, self._client, self.collection, plan)
 
     @cached_property
-    def _async_search(self) -> AsyncHybridSearch | None:
-        client, plan = self._calls.async_client, Plan(**self.plan or {})
-        if self._async_store is None or client is None:
-            return None
-        return AsyncHybridSearch(self._async_store, client, self.collection, plan)
-
-    def warm_up(self) -> None:
-        """Look the collection up."""
-        _ = self._search
+    def _async_search(self) -> AsyncHybridSearch:
+        plan = Plan(**self.plan or {})
+        return AsyncHybridSearch(self._async_store, self._async_client, self.collection, plan)
 
     def close(self) -> None:
-        super().close()
-        self._store.close()
+        """Close what `run` has opened. The next one opens it again."""
+        vars(self).pop("_search", None)
+        if store := vars(self).pop("_store", None):
+            store.close()
+        _Endpoint.close(self)
 
     async def close_async(self) -> None:
-        await super().close_async()
-        if self._async_store is not None:
-            await self._async_store.aclose()
+        """Close what `run_async` has opened."""
+        vars(self).pop("_async_search", None)
+        if store := vars(self).pop("_async_store", None):
+            await store.aclose()
+        await _Endpoint.close_async(self)
 
     @component.output_types(documents=list[Document])
     def run(
@@ -194,10 +205,10 @@ class BGEHybridRetriever(_Endpoint):
     async def run_async(
         self, query: str, top_k: int | None = None, filters: models.Filter | None = None
     ) -> dict[str, list[Document]]:
+        if self.qdrant_path is not None:  # local mode is synchronous
+            return await asyncio.to_thread(self.run, query, top_k, filters)
         limit = self.top_k if top_k is None else top_k
-        return _documents(
-            await search_async(self._search, self._async_search, query, limit, filters)
-        )
+        return _documents(await self._async_search.search(query, limit, filter=filters))
 
 
 def _value(secret: Secret | None) -> str | None:

@@ -45,7 +45,7 @@ def environment(
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_the_framework_s_tests_pass(name: str, environment: dict[str, str]) -> None:
     python = ROOT / f".venv-frameworks-{name}" / "bin" / "python"
-    command = [python, "-m", "pytest", "-v", "-rA", FOLDER / name]
+    command = [python, "-m", "pytest", "-v", "-rA", FOLDER / f"test_{name}.py"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220)
     print(process.stdout)
     assert process.returncode == 0, process.stderr
