@@ -20,9 +20,11 @@ from bge_worker.settings import Settings
 from conftest import ROOT
 from fakes.qdrant_server import QdrantServer
 from fakes.serving import serving
+from pages import Page
 
 FRAMEWORKS = {"haystack": "haystack", "langchain": "langchain_core", "llamaindex": "llama_index"}
 FOLDER = Path(__file__).parent / "frameworks"
+PAGE = Page(ROOT / "docs" / "frameworks.md")
 
 
 @pytest.fixture
@@ -42,13 +44,31 @@ def environment(
         }
 
 
+def python(name: str) -> Path:
+    return ROOT / f".venv-frameworks-{name}" / "bin" / "python"
+
+
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_the_framework_s_tests_pass(name: str, environment: dict[str, str]) -> None:
-    python = ROOT / f".venv-frameworks-{name}" / "bin" / "python"
-    command = [python, "-m", "pytest", "-v", "-rA", FOLDER / f"test_{name}.py"]
+    command = [python(name), "-m", "pytest", "-v", "-rA", FOLDER / f"test_{name}.py"]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=220)
     print(process.stdout)
     assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_the_page_s_example_prints_what_the_page_shows(
+    name: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (block,) = (block for block in PAGE.blocks if f"integrations.{name} " in block.code)
+    code = block.code.replace("http://127.0.0.1:8000", environment["BGE_EMBEDDINGS_ENDPOINT"])
+    (tmp_path / "retrieval").symlink_to(ROOT / "retrieval")
+    command = [python(name), "-c", code]
+    process = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == block.output
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
