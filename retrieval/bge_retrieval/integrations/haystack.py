@@ -1,7 +1,8 @@
 """haystack: embedders of texts and documents, a ranker and a retriever.
 
 Their arguments are plain values and secrets, so that a pipeline can be saved. Loading one needs
-`allow_deserialization_module("bge_retrieval.*")`. They connect when they first run.
+`allow_deserialization_module("bge_retrieval")`. `endpoint` and `api_key` are those of a `Client`,
+with its defaults. Components connect when they first run.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ except ImportError as error:
 
 
 class _Endpoint:
-    """An endpoint's address and key; the defaults are those of `Client`.
+    """The clients of an endpoint.
 
     `component` makes another class of the decorated one, in which `super()` fails.
     """

@@ -119,6 +119,8 @@ class BGEHybridRetriever(BaseRetriever):
         BGEError: see `errors.py` of `bge_client`.
     """
 
+    model_config = ConfigDict(extra="forbid")
+
     search: HybridSearch
     async_search: AsyncHybridSearch | None = None
     k: int = 10

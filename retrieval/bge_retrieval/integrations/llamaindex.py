@@ -39,13 +39,14 @@ class BGEEmbedding(BaseEmbedding):
         BGEError: see `errors.py` of `bge_client`.
     """
 
+    model_name: str = "bge-m3"
+    embed_batch_size: int = MAX_BATCH_SIZE
     _calls: ModelCalls = PrivateAttr()
 
     def __init__(
         self, client: Client, async_client: AsyncClient | None = None, **fields: Any
     ) -> None:
-        defaults = {"model_name": "bge-m3", "embed_batch_size": MAX_BATCH_SIZE}
-        super().__init__(**(defaults | fields))
+        super().__init__(**fields)
         self._calls = ModelCalls(client, async_client)
 
     @classmethod
