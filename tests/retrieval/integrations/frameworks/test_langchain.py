@@ -14,7 +14,7 @@ from langchain_tests.integration_tests import (
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 from qdrant_client import models
 
-from bge_client import AsyncClient, Client, ValidationError
+from bge_client import AsyncClient, Client, FingerprintError, ValidationError
 from bge_retrieval import AsyncHybridSearch, HybridSearch
 from bge_retrieval.integrations.langchain import (
     BGEEmbeddings,
@@ -168,3 +168,8 @@ def test_an_error_is_the_client_s(client: Client, search: HybridSearch) -> None:
     with pytest.raises(ValidationError, match="`query` must not be empty or blank"):
         BGEHybridRetriever(search=search).invoke(" ")
     assert asyncio.run(BGEEmbeddings(client).aembed_documents([])) == []
+    with (
+        Client(expect_fingerprint="another") as strict,
+        pytest.raises(FingerprintError, match="vectors of model another were expected"),
+    ):
+        BGEEmbeddings(strict).embed_query(QUERY)
