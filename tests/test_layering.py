@@ -56,11 +56,13 @@ RETRIEVAL_ROOMS = {
     "evaluation": set(),
     "shadow": set(),
     "cli": {"migration", "evaluation", "shadow"},
+    "integrations": set(),
 }
 RETRIEVAL_PACKAGES = {"bge_client", "numpy", "qdrant_client"}
 RETRIEVAL_EXTRAS = {
     "evaluation": {"ir_measures", "scipy", "jinja2"},
     "cli": {"click", "tqdm", "pydantic", "rich"},
+    "integrations": {"haystack", "langchain_core", "langchain_qdrant", "llama_index", "pydantic"},
 }
 # Of the client, what retrieval may import from: modules whose names are public and stay.
 PUBLIC_CLIENT = {"", "cli", "codec", "deadline", "redaction", "results", "retry", "strict_json"}
