@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bge_client import Client, JinaClient, Route, Router, errors, retry, router
+from bge_client import Client, Endpoint, JinaClient, Route, Router, errors, retry
+from bge_client.providers import endpoint as endpoints
 from fakes.scripted import Scripted, completed, failed, status, vector_of
 
 TEXTS = ["море", "суша"]
@@ -56,10 +57,12 @@ def route(endpoint: Scripted) -> Iterator[Any]:
     """A function that makes a router of two equal routes."""
     routers = []
 
-    def make_router(expect_fingerprint: str | None = None, **options: Any) -> Router:
-        route = Route("embeddings", Client(endpoint.url, timeout=10), **options)
-        jina = JinaClient("key", base=endpoint.url)
-        routers.append(Router(route, route, jina, expect_fingerprint=expect_fingerprint))
+    def make_router(provider: str = "bge", fallback: bool = False, **options: Any) -> Router:
+        client, jina = Client(endpoint.url, timeout=10), JinaClient("key", base=endpoint.url)
+        bge = Endpoint(client, check_health=provider == "auto")
+        providers = {"bge": [bge, jina] if fallback else [bge], "auto": [bge, jina]}
+        route = Route("embeddings", providers.get(provider, [jina]), fallback)
+        routers.append(Router(route, route, **options))
         return routers[-1]
 
     yield make_router
@@ -125,7 +128,7 @@ def test_fallback_to_jina_is_opt_in(
     with caplog.at_level(logging.WARNING, "bge_client"):
         result = route(fallback=True).embed(TEXTS)
     assert (result.provider, result.fingerprint) == ("jina", JINA)
-    assert "embeddings come from Jina: HTTP 400" in caplog.text
+    assert "embeddings: bge did not answer: HTTP 400" in caplog.text
     assert route(fallback=True).rerank("q", TEXTS).provider == "jina"
 
 
@@ -142,7 +145,7 @@ def test_auto_checks_health_once_a_minute(
     auto = route(provider="auto")
     assert [auto.embed(TEXTS).provider for _ in range(3)] == ["bge"] * 3
     assert endpoint.routes().count("GET /health") == 1
-    monkeypatch.setattr(router, "HEALTH_TTL_SECONDS", 0)
+    monkeypatch.setattr(endpoints, "HEALTH_TTL_SECONDS", 0)
     assert auto.embed(TEXTS).provider == "jina"
     endpoint.on("GET /health", status(404))
     assert auto.rerank("q", TEXTS).provider == "jina"
@@ -151,11 +154,11 @@ def test_auto_checks_health_once_a_minute(
 def test_auto_gives_up_on_an_endpoint_that_stays_without_a_worker(
     route: Any, endpoint: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router, "HEALTH_TTL_SECONDS", 0)
+    monkeypatch.setattr(endpoints, "HEALTH_TTL_SECONDS", 0)
     endpoint.on("GET /health", NO_WORKER)
     auto = route(provider="auto")
     assert auto.embed(TEXTS).provider == "bge"
-    monkeypatch.setattr(router, "NO_WORKER_SECONDS", 0.01)
+    monkeypatch.setattr(endpoints, "NO_WORKER_SECONDS", 0.01)
     time.sleep(0.02)
     assert auto.embed(TEXTS).provider == "bge"  # the answer before ended the wait
     endpoint.on("POST /runsync", status(400), completed)
@@ -174,8 +177,8 @@ def test_vectors_of_an_unexpected_model_are_refused(route: Any, endpoint: Script
     with pytest.raises(errors.HTTPStatusError):
         bound.embed(TEXTS)
     assert "POST /v1/embeddings" not in endpoint.routes()
-    with pytest.raises(errors.ConfigurationError, match="Jina's vectors cannot have"):
-        route(expect_fingerprint="f", provider="jina")
+    with pytest.raises(errors.ProbeError, match="vectors of jina may be used as those of f only"):
+        route(expect_fingerprint="f", provider="jina").embed(TEXTS)
     with pytest.raises(errors.FingerprintError, match=f"Given: those of {JINA}, from jina"):
         route(expect_fingerprint="jina/other/8", provider="jina").embed(TEXTS)
 
@@ -193,7 +196,10 @@ def test_sparse_vectors_are_never_requested_from_jina(route: Any, endpoint: Scri
     ("env", "message"),
     [
         ({}, "`BGE_EMBEDDINGS_ENDPOINT` is not set"),
-        ({"EMBEDDINGS_PROVIDER": "openai"}, "`EMBEDDINGS_PROVIDER` must be one of bge, jina, auto"),
+        (
+            {"EMBEDDINGS_PROVIDER": "openai"},
+            "`EMBEDDINGS_PROVIDER` must be one of bge, auto, jina, deep",
+        ),
         ({"EMBEDDINGS_FALLBACK_TO_JINA": "yes"}, "must be one of false, true. Given: 'yes'"),
         ({"RERANKER_PROVIDER": "jina"}, "set `JINA_API_KEY`"),
         ({"RERANKER_FALLBACK_TO_JINA": "true"}, "set `JINA_API_KEY`"),

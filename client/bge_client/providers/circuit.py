@@ -1,0 +1,115 @@
+"""When a provider is left alone after failures, and what fallbacks may cost in a day."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from ..errors import (
+    BGEError,
+    BudgetError,
+    CircuitOpenError,
+    ConfigurationError,
+    FingerprintError,
+    HTTPStatusError,
+    TooLargeError,
+    ValidationError,
+)
+
+FAILURES = 3  # in a row that open a circuit
+OPEN_SECONDS = 30.0  # until one request tries whether the provider is back
+DAY_SECONDS = 86_400
+# The request is at fault, or the vectors must not be used: no other provider is asked.
+NO_FALLBACK_ERRORS = (ValidationError, TooLargeError, ConfigurationError, FingerprintError)
+REQUEST_STATUSES = (400, 413, 422)  # of a provider that works, and refuses this request
+
+
+class Circuit:
+    """Whether a provider gets requests.
+
+        closed ── FAILURES in a row ──▶ open ── OPEN_SECONDS ──▶ half-open: one trial
+          ▲                               ▲                          │
+          └───────────── success ─────────┼──────────────────────────┤
+                                          └───────── failure ────────┘
+
+    `admit` a request, then `record` how it ended.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._last_failure = ""
+        self._opened_at = 0.0
+        self._has_trial = False
+
+    def admit(self, provider: str) -> bool:
+        """Return whether the request is the trial; false while the circuit is closed.
+
+        Raises:
+            CircuitOpenError: it is open, or another request is the trial.
+        """
+        with self._lock:
+            if self._failures < FAILURES:
+                return False
+            seconds = max(0.0, self._opened_at + OPEN_SECONDS - time.monotonic())
+            if seconds or self._has_trial:
+                error = CircuitOpenError(
+                    f"{provider} failed {self._failures} times in a row, and is tried again in "
+                    f"{seconds:.0f} s. The last failure: {self._last_failure}"
+                )
+                error.retry_after = seconds
+                raise error
+            self._has_trial = True
+            return True
+
+    def record(self, error: BaseException | None, *, is_trial: bool) -> None:
+        """Record the end of an admitted request: a success, or its error.
+
+        An error that says nothing about the provider leaves the circuit as it was.
+        """
+        with self._lock:
+            self._has_trial = self._has_trial and not is_trial
+            if error is None:
+                self._failures = 0
+            elif is_outage(error):
+                self._failures += 1
+                self._last_failure = str(error)
+                self._opened_at = time.monotonic()
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether an error shows that the provider cannot answer, whatever the request."""
+    if isinstance(error, HTTPStatusError) and error.status in REQUEST_STATUSES:
+        return False
+    return isinstance(error, BGEError) and not isinstance(error, (*NO_FALLBACK_ERRORS, BudgetError))
+
+
+class Budget:
+    """The tokens that fallbacks may use in a day (UTC). Without `max_tokens` it is unlimited."""
+
+    def __init__(self, max_tokens: int | None = None) -> None:
+        if max_tokens is not None and max_tokens < 0:
+            raise ConfigurationError(f"`max_fallback_tokens` must be >= 0. Given: {max_tokens}")
+        self._max_tokens = max_tokens
+        self._lock = threading.Lock()
+        self._day = 0
+        self._used = 0
+
+    def reserve(self, tokens: int) -> None:
+        """Raises BudgetError if `tokens` are more than what is left of the day's."""
+        with self._lock:
+            day = int(time.time()) // DAY_SECONDS
+            if day != self._day:
+                self._day, self._used = day, 0
+            if self._max_tokens is not None and self._used + tokens > self._max_tokens:
+                raise BudgetError(
+                    f"fallbacks may use {self._max_tokens} tokens a day (`max_fallback_tokens`), "
+                    f"and have used {self._used}. Given: about {tokens}",
+                    limit=self._max_tokens,
+                )
+            self._used += tokens
+
+    def settle(self, reserved: int, used: int) -> None:
+        """Replace a reservation by what was used."""
+        with self._lock:
+            self._used = max(0, self._used + used - reserved)

@@ -1,0 +1,123 @@
+"""Routes and providers from the variables of the environment.
+
+    EMBEDDINGS_PROVIDER        bge, auto, or the name of another provider
+    EMBEDDINGS_FALLBACKS       names of others, in order, separated by commas
+    EMBEDDINGS_FALLBACK_TO_JINA=true   jina as the last of them
+
+and the same for RERANKER. Of a provider DEEPINFRA: DEEPINFRA_API_KEY, and if they are not those of
+`presets.py`, DEEPINFRA_BASE_URL, DEEPINFRA_EMBEDDING_MODEL and DEEPINFRA_RERANK_MODEL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from ..client import Client
+from ..endpoint import endpoint_from, key_from
+from ..errors import ConfigurationError
+from ..redaction import read_secret
+from . import Provider
+from .chain import Route
+from .endpoint import Endpoint
+from .jina import JinaClient
+from .openai_compatible import OpenAICompatible
+from .presets import PRESETS
+from .probe import Probe
+
+Kind = Literal["EMBEDDINGS", "RERANKER"]
+ROUTE_NAMES = {"EMBEDDINGS": "embeddings", "RERANKER": "scores"}
+NAMES = ("bge", "jina", *PRESETS)
+
+
+def route_from(
+    env: Mapping[str, str], kind: Kind, timeout: float, probe: Probe | None = None
+) -> Route:
+    """Return the route of one kind of request.
+
+    Raises:
+        ConfigurationError: a variable is missing or invalid. The message names it.
+    """
+    first = _choice(env, f"{kind}_PROVIDER", ("bge", "auto", *NAMES[1:]))
+    fallbacks = [name.strip() for name in env.get(f"{kind}_FALLBACKS", "").split(",")]
+    fallbacks = [_checked(name, f"{kind}_FALLBACKS", NAMES) for name in fallbacks if name]
+    if _choice(env, f"{kind}_FALLBACK_TO_JINA", ("false", "true")) == "true":
+        fallbacks.append("jina")
+    is_auto = first == "auto"
+    later = fallbacks or (["jina"] if is_auto else [])
+    names = dict.fromkeys(["bge" if is_auto else first, *later])  # each once, in order
+    providers = [provider_from(env, name, kind, timeout, probe, is_auto) for name in names]
+    return Route(ROUTE_NAMES[kind], providers, fallback=bool(fallbacks))
+
+
+def provider_from(
+    env: Mapping[str, str],
+    name: str,
+    kind: Kind,
+    timeout: float,
+    probe: Probe | None = None,
+    check_health: bool = False,
+) -> Provider:
+    """Return the provider with this name, for one kind of request. Raises as `route_from`."""
+    if name == "bge":
+        url = endpoint_from(env, kind)
+        if url is None:
+            raise ConfigurationError(f"`BGE_{kind}_ENDPOINT` is not set")
+        key = key_from(env, url) or ""  # "": the client reads no other environment
+        return Endpoint(Client(url, key, timeout=timeout), check_health=check_health)
+    if name == "jina":
+        return JinaClient(env.get("JINA_API_KEY", ""), timeout=timeout)
+    return _host(env, name, kind, timeout, probe)
+
+
+def _host(
+    env: Mapping[str, str], name: str, kind: Kind, timeout: float, probe: Probe | None
+) -> OpenAICompatible:
+    preset, prefix = PRESETS[_checked(name, "provider", tuple(PRESETS))], name.upper()
+    models = {
+        "EMBEDDINGS": env.get(f"{prefix}_EMBEDDING_MODEL") or preset.embedding_model,
+        "RERANKER": env.get(f"{prefix}_RERANK_MODEL") or preset.rerank_model,
+    }
+    if models[kind] is None:
+        variable = f"{prefix}_{'EMBEDDING' if kind == 'EMBEDDINGS' else 'RERANK'}_MODEL"
+        raise ConfigurationError(f"{name} has no model for the {ROUTE_NAMES[kind]}: `{variable}`")
+    key = read_secret(env.get(f"{prefix}_API_KEY"), f"{prefix}_API_KEY")
+    if preset.needs_key and key is None:
+        raise ConfigurationError(f"set `{prefix}_API_KEY` to use {name}")
+    try:
+        base = env.get(f"{prefix}_BASE_URL") or preset.base.format_map(env)
+    except KeyError as error:
+        raise ConfigurationError(f"set `{error.args[0]}` to use {name}") from None
+    return OpenAICompatible(
+        name,
+        base,
+        key,
+        embedding_model=models["EMBEDDINGS"],
+        rerank_model=models["RERANKER"],
+        max_texts=preset.max_texts,
+        timeout=timeout,
+        probe=probe,
+    )
+
+
+def probe_from(env: Mapping[str, str]) -> Probe | None:
+    """Return the probe in the file `BGE_PROBE`, if that is set."""
+    path = env.get("BGE_PROBE")
+    if not path:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return Probe.loads(file.read())
+    except OSError as error:
+        raise ConfigurationError(f"`BGE_PROBE` cannot be read: {error.strerror}") from None
+
+
+def _choice(env: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """Read a variable; the first choice is the default. Raises ConfigurationError if invalid."""
+    return _checked(env.get(name) or choices[0], name, choices)
+
+
+def _checked(value: str, name: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ConfigurationError(f"`{name}` must be one of {', '.join(choices)}. Given: {value!r}")
+    return value
