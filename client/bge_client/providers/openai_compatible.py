@@ -141,7 +141,7 @@ class OpenAICompatible:
                 f"that endpoint: `bge probe --save FILE`"
             )
         if reasons := self._probe_result():
-            raise ProbeError(f"vectors of {self.name} do not match the probe: {reasons[0]}")
+            raise ProbeError(f"vectors of {self.name} do not match: {'; '.join(reasons)}")
 
     # ------------------------------------------------------------- what Jina does differently
 
@@ -194,7 +194,7 @@ class OpenAICompatible:
 
     def _normalised(self, dense: Floats) -> Floats:
         """Return unit vectors [N, D]."""
-        norms = np.linalg.norm(dense, axis=1, keepdims=True)
+        norms: Floats = np.linalg.norm(dense, axis=1, keepdims=True)
         if not (norms > 0).all():
             raise ProtocolError("the reply has a vector of length 0")
         if (abs(norms - 1) <= NORM_TOLERANCE).all():
@@ -204,7 +204,7 @@ class OpenAICompatible:
             log.warning(
                 "vectors of %s have length %.4g, not 1: they are normalised", self.name, norms[0, 0]
             )
-        return (dense / norms).astype(np.float32)
+        return dense / norms
 
     def _required(self, model: str | None, kind: str) -> str:
         if model is None:

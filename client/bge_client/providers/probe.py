@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from ..results import EmbedResult, Floats, SparseVector
 log = logging.getLogger("bge_client")
 
 MIN_COSINE = 0.999  # of a vector with its own
-MIN_MARGIN = 0.01  # between that and the cosine with the vector of any other text
+MIN_MARGIN = 0.005  # between that and the cosine with the vector of any other text
 MAX_WEIGHT_DIFFERENCE = 0.02  # of a sparse weight
 WEIGHTS = 8  # sparse weights kept of each text, the largest
 TTL_SECONDS = 86_400.0
@@ -86,11 +86,11 @@ class Probe:
 
     fingerprint: str
     model: str
-    items: tuple[ProbeText, ...]
+    items: tuple[ProbeText, ...] = field(repr=False)
 
     @classmethod
     def record(cls, client: Client) -> Probe:
-        """Return the probe of an endpoint. Sends it one request of about 2,300 tokens."""
+        """Return the probe of an endpoint. Sends it one request of about 1,700 tokens."""
         result = client.embed(list(TEXTS.values()), sparse=True)
         if result.dense is None or result.sparse is None:
             raise AssertionError("the result lacks vectors. This is a bug.")
