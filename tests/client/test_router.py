@@ -1,4 +1,4 @@
-"""Choice of the provider, vectors of two models never mixed, and Jina's documented API."""
+"""Choice of the provider, and vectors of two models never mixed."""
 
 from __future__ import annotations
 
@@ -7,34 +7,17 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 from bge_client import Client, Endpoint, JinaClient, Route, Router, errors, retry
 from bge_client.providers import endpoint as endpoints
-from fakes.scripted import Scripted, completed, failed, status, vector_of
+from fakes.scripted import Scripted, completed, failed, jina_embeddings, jina_rerank, status
 
 TEXTS = ["море", "суша"]
 JINA = "jina/jina-embeddings-v3/8"
 HEALTHY = status(200, {"jobs": {}, "workers": {"idle": 0, "unhealthy": 0}})
 NO_WORKER = status(200, {"jobs": {"inQueue": 1}, "workers": {"idle": 0}})
 BROKEN = status(200, {"jobs": {}, "workers": {"idle": 0, "unhealthy": 2}})
-
-
-def jina_embeddings(exchange: Any) -> None:
-    texts = exchange.body["input"]
-    data = [
-        {"object": "embedding", "index": index, "embedding": (-vector_of(text)).tolist()}
-        for index, text in enumerate(texts)
-    ]
-    usage = {"total_tokens": 3, "prompt_tokens": 3}
-    body = {"model": "jina-embeddings-v3", "object": "list", "usage": usage}
-    status(200, body | {"data": data[::-1]})(exchange)
-
-
-def jina_rerank(exchange: Any) -> None:
-    results = [{"index": 1, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0.1}]
-    status(200, {"model": "m", "usage": {"total_tokens": 5}, "results": results})(exchange)
 
 
 @pytest.fixture(autouse=True)
@@ -73,50 +56,6 @@ def route(endpoint: Scripted) -> Iterator[Any]:
 def test_bge_is_the_default_provider(route: Any) -> None:
     result = route().embed(TEXTS)
     assert (result.provider, result.fingerprint) == ("bge", "f")
-
-
-def test_jina_requests_and_replies_match_its_documentation(route: Any, endpoint: Scripted) -> None:
-    result = route(provider="jina").embed(TEXTS, input_type="query")
-    assert (result.provider, result.fingerprint) == ("jina", JINA)
-    np.testing.assert_array_equal(result.dense, [-vector_of(text) for text in TEXTS])
-    (seen,) = endpoint.seen
-    assert seen.headers["Authorization"] == "Bearer key"
-    assert seen.body == {
-        "model": "jina-embeddings-v3",
-        "task": "retrieval.query",
-        "truncate": True,
-        "input": TEXTS,
-    }
-    ranked = route(provider="jina").rerank("q", TEXTS, top_n=2)
-    assert [document.index for document in ranked] == [1, 0]
-    assert [document.document for document in ranked] == ["суша", "море"]
-    assert ranked.provider == "jina"
-
-
-def test_many_texts_go_to_jina_in_batches(route: Any, endpoint: Scripted) -> None:
-    texts = [f"текст {number}" for number in range(300)]
-    result = route(provider="jina").embed(texts)
-    np.testing.assert_array_equal(result.dense, [-vector_of(text) for text in texts])
-    assert [len(seen.body["input"]) for seen in endpoint.seen] == [128, 128, 44]
-    assert result.usage.total_tokens == 9
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [
-        (status(401, {"detail": "Invalid API key"}), errors.AuthenticationError),
-        (status(402, {"detail": "Account has insufficient balance"}), errors.HTTPStatusError),
-        (status(200, {"data": []}), errors.ProtocolError),
-        (status(200, {"data": [{"index": 0}]}), errors.ProtocolError),
-        (status(200, {"data": [{"index": 1, "embedding": [1.0]}] * 2}), errors.ProtocolError),
-    ],
-)
-def test_jina_errors_are_bge_errors(
-    answer: Any, kind: type[errors.BGEError], route: Any, endpoint: Scripted
-) -> None:
-    endpoint.on("POST /v1/embeddings", answer)
-    with pytest.raises(kind):
-        route(provider="jina").embed(TEXTS)
 
 
 def test_fallback_to_jina_is_opt_in(

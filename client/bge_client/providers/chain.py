@@ -177,7 +177,8 @@ class Chain(Generic[Result]):
             except BGEError as error:
                 if not self._is_passed_on(error):
                     raise
-                log.warning("%s: %s did not answer: %s", self._route.name, name, error)
+                if not isinstance(error, CircuitOpenError):  # what opened it was logged
+                    log.warning("%s: %s did not answer: %s", self._route.name, name, error)
                 failure = failure or error
         raise failure or AssertionError("no provider was asked. This is a bug.")
 
@@ -197,6 +198,8 @@ class Chain(Generic[Result]):
             reserved = tokens
             result = self._send(link, request)
             used = result.usage.total_tokens or reserved
+            if is_trial:
+                log.warning("%s: %s answers again", self._route.name, link.provider.name)
             return result
         except BaseException as error:
             failure = error

@@ -12,11 +12,13 @@ from ..errors import (
     ConfigurationError,
     FingerprintError,
     HTTPStatusError,
+    NoWorkerError,
     TooLargeError,
+    TransportError,
     ValidationError,
 )
 
-FAILURES = 3  # in a row that open a circuit
+FAILURES = 3  # in a row that open a circuit, if each may be the request's own
 OPEN_SECONDS = 30.0  # until one request tries whether the provider is back
 DAY_SECONDS = 86_400
 # The request is at fault, or the vectors must not be used: no other provider is asked.
@@ -27,7 +29,7 @@ REQUEST_STATUSES = (400, 413, 422)  # of a provider that works, and refuses this
 class Circuit:
     """Whether a provider gets requests.
 
-        closed ── FAILURES in a row ──▶ open ── OPEN_SECONDS ──▶ half-open: one trial
+        closed ── failures in a row ──▶ open ── OPEN_SECONDS ──▶ half-open: one trial
           ▲                               ▲                          │
           └───────────── success ─────────┼──────────────────────────┤
                                           └───────── failure ────────┘
@@ -54,8 +56,8 @@ class Circuit:
             seconds = max(0.0, self._opened_at + OPEN_SECONDS - time.monotonic())
             if seconds or self._has_trial:
                 error = CircuitOpenError(
-                    f"{provider} failed {self._failures} times in a row, and is tried again in "
-                    f"{seconds:.0f} s. The last failure: {self._last_failure}"
+                    f"{provider} has failed, and is tried again in {seconds:.0f} s. Its last "
+                    f"error: {self._last_failure}"
                 )
                 error.retry_after = seconds
                 raise error
@@ -71,17 +73,23 @@ class Circuit:
             self._has_trial = self._has_trial and not is_trial
             if error is None:
                 self._failures = 0
-            elif is_outage(error):
-                self._failures += 1
+            elif weight := failure_weight(error):
+                self._failures += weight
                 self._last_failure = str(error)
                 self._opened_at = time.monotonic()
 
 
-def is_outage(error: BaseException) -> bool:
-    """Return whether an error shows that the provider cannot answer, whatever the request."""
+def failure_weight(error: BaseException) -> int:
+    """Return how many failures an error counts as: 0 if it says nothing about the provider.
+
+    What was retried in vain, and a key that is not accepted, would fail any request.
+    """
     if isinstance(error, HTTPStatusError) and error.status in REQUEST_STATUSES:
-        return False
-    return isinstance(error, BGEError) and not isinstance(error, (*NO_FALLBACK_ERRORS, BudgetError))
+        return 0
+    if isinstance(error, (TransportError, NoWorkerError, HTTPStatusError)):
+        return FAILURES
+    is_neutral = isinstance(error, (*NO_FALLBACK_ERRORS, BudgetError))
+    return int(isinstance(error, BGEError) and not is_neutral)
 
 
 class Budget:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from ..client import Client
-from ..endpoint import endpoint_from, key_from
+from ..endpoint import endpoint_from, http_url, key_from
 from ..errors import ConfigurationError
 from ..redaction import read_secret
 from . import Provider
@@ -90,7 +90,7 @@ def _host(
         raise ConfigurationError(f"set `{error.args[0]}` to use {name}") from None
     return OpenAICompatible(
         name,
-        base,
+        http_url(base, f"{prefix}_BASE_URL"),
         key,
         embedding_model=models["EMBEDDINGS"],
         rerank_model=models["RERANKER"],

@@ -92,11 +92,11 @@ class OpenAICompatible:
         if options.sparse or options.colbert:
             raise ConfigurationError(f"{self.name} has neither `sparse` nor `colbert` vectors")
         text_list = checked_texts(texts, "texts")
-        has_passed = self._probe_check is not None and not self._probe_result()
         result = self._embed_all(text_list, input_type)
-        if has_passed and self._probe_check is not None:
-            return replace(result, fingerprint=self._probe_check.probe.fingerprint)
-        return result
+        check = self._probe_check
+        if check is None or self._mismatches(check):
+            return result
+        return replace(result, fingerprint=check.probe.fingerprint)
 
     def rerank(
         self,
@@ -140,7 +140,7 @@ class OpenAICompatible:
                 f"vectors of {self.name} may be used as those of {expected} only with a probe of "
                 f"that endpoint: `bge probe --save FILE`"
             )
-        if reasons := self._probe_result():
+        if reasons := self._mismatches(check):
             raise ProbeError(f"vectors of {self.name} do not match: {'; '.join(reasons)}")
 
     # ------------------------------------------------------------- what Jina does differently
@@ -156,11 +156,8 @@ class OpenAICompatible:
 
     # ---------------------------------------------------------------------------- requests
 
-    def _probe_result(self) -> list[str]:
+    def _mismatches(self, check: ProbeCheck) -> list[str]:
         """Return why the vectors do not match the probe; nothing if they match."""
-        check = self._probe_check
-        if check is None:
-            raise AssertionError("called without a probe. This is a bug.")
         with check.lock:
             if check.is_due():
                 check.record(self._embed_all(check.probe.texts, "document"))
