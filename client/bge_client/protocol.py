@@ -107,14 +107,16 @@ Exchange = Generator[Step, Response, T]
 # ------------------------------------------------------------------------------- exchanges
 
 
-def request_json(deadline: Deadline, request: Request) -> Exchange[JSONObject]:
+def request_json(
+    deadline: Deadline, request: Request, max_retries: float = RETRIES
+) -> Exchange[JSONObject]:
     """Send a request with retries and return the JSON object of the response.
 
     Raises:
         HTTPStatusError: the status is not 2xx.
         ProtocolError: the body is not a JSON object.
     """
-    retries = Retries(deadline)
+    retries = Retries(deadline, max_retries)
     while True:
         try:
             return parse_reply((yield request))

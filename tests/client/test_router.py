@@ -71,6 +71,19 @@ def test_fallback_to_jina_is_opt_in(
     assert route(fallback=True).rerank("q", TEXTS).provider == "jina"
 
 
+def test_a_provider_with_a_fallback_is_asked_three_times_and_the_last_seven(
+    endpoint: Scripted,
+) -> None:
+    env = {"BGE_EMBEDDINGS_ENDPOINT": endpoint.url, "VLLM_BASE_URL": endpoint.url}
+    endpoint.on("POST /runsync", status(503))
+    endpoint.on("POST /embeddings", status(503))
+    refused = pytest.raises(errors.HTTPStatusError)
+    with Router.from_env(env | {"EMBEDDINGS_FALLBACKS": "vllm"}) as router, refused:
+        router.embed(TEXTS)
+    assert endpoint.routes().count("POST /runsync") == 3
+    assert endpoint.routes().count("POST /embeddings") == 7
+
+
 def test_invalid_request_does_not_fall_back_to_jina(route: Any, endpoint: Scripted) -> None:
     endpoint.on("POST /runsync", failed("ValidationError: `texts[0]` has 9000 tokens"))
     with pytest.raises(errors.ValidationError):

@@ -11,7 +11,7 @@ from ..client import Client
 from ..codec import EmbedOptions
 from ..errors import ConfigurationError, ProbeError
 from ..providers import Provider
-from ..providers.environment import NAMES, provider_from
+from ..providers.environment import NAMES, Settings, provider_from
 from ..providers.probe import MIN_COSINE, MIN_MARGIN, Probe, ProbeRow
 from .command import connected
 
@@ -43,7 +43,7 @@ def probe(
         save.write_text(reference.dumps(), encoding="utf-8")
         click.echo(f"Probe of {reference.model}, fingerprint {reference.fingerprint}: {save}")
         return
-    _compare(provider_from(os.environ, provider or "", "EMBEDDINGS", timeout=300.0), reference)
+    _compare(provider_from(provider or "", Settings(os.environ, "EMBEDDINGS")), reference)
 
 
 def _read(path: Path | None) -> bytes:

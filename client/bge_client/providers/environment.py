@@ -11,12 +11,14 @@ and the same for RERANKER. Of a provider DEEPINFRA: DEEPINFRA_API_KEY, and if th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..client import Client
 from ..endpoint import endpoint_from, http_url, key_from
 from ..errors import ConfigurationError
 from ..redaction import read_secret
+from ..retry import RETRIES
 from . import Provider
 from .chain import Route
 from .endpoint import Endpoint
@@ -28,6 +30,19 @@ from .probe import Probe
 Kind = Literal["EMBEDDINGS", "RERANKER"]
 ROUTE_NAMES = {"EMBEDDINGS": "embeddings", "RERANKER": "scores"}
 NAMES = ("bge", "jina", *PRESETS)
+FALLBACK_RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the providers of one kind of request are made with."""
+
+    env: Mapping[str, str]
+    kind: Kind
+    timeout: float = 300.0
+    probe: Probe | None = None
+    max_retries: float = RETRIES
+    check_health: bool = False
 
 
 def route_from(
@@ -46,41 +61,40 @@ def route_from(
     is_auto = first == "auto"
     later = fallbacks or (["jina"] if is_auto else [])
     names = dict.fromkeys(["bge" if is_auto else first, *later])  # each once, in order
-    providers = [provider_from(env, name, kind, timeout, probe, is_auto) for name in names]
+    settings = Settings(env, kind, timeout, probe, check_health=is_auto)
+    # The next one answers sooner than a provider that is down comes back.
+    eager = replace(settings, max_retries=FALLBACK_RETRIES) if fallbacks else settings
+    *before, last = names
+    providers = [*(provider_from(name, eager) for name in before), provider_from(last, settings)]
     return Route(ROUTE_NAMES[kind], providers, fallback=bool(fallbacks))
 
 
-def provider_from(
-    env: Mapping[str, str],
-    name: str,
-    kind: Kind,
-    timeout: float,
-    probe: Probe | None = None,
-    check_health: bool = False,
-) -> Provider:
-    """Return the provider with this name, for one kind of request. Raises as `route_from`."""
+def provider_from(name: str, settings: Settings) -> Provider:
+    """Return the provider with this name. Raises as `route_from`."""
+    env, timeout, max_retries = settings.env, settings.timeout, settings.max_retries
     if name == "bge":
-        url = endpoint_from(env, kind)
+        url = endpoint_from(env, settings.kind)
         if url is None:
-            raise ConfigurationError(f"`BGE_{kind}_ENDPOINT` is not set")
+            raise ConfigurationError(f"`BGE_{settings.kind}_ENDPOINT` is not set")
         key = key_from(env, url) or ""  # "": the client reads no other environment
-        return Endpoint(Client(url, key, timeout=timeout), check_health=check_health)
+        client = Client(url, key, timeout=timeout, max_retries=max_retries)
+        return Endpoint(client, check_health=settings.check_health)
     if name == "jina":
-        return JinaClient(env.get("JINA_API_KEY", ""), timeout=timeout)
-    return _host(env, name, kind, timeout, probe)
+        key = env.get("JINA_API_KEY", "")
+        return JinaClient(key, timeout=timeout, max_retries=max_retries)
+    return _host(name, settings)
 
 
-def _host(
-    env: Mapping[str, str], name: str, kind: Kind, timeout: float, probe: Probe | None
-) -> OpenAICompatible:
-    preset, prefix = PRESETS[_checked(name, "provider", tuple(PRESETS))], name.upper()
+def _host(name: str, settings: Settings) -> OpenAICompatible:
+    env, preset, prefix = settings.env, PRESETS[name], name.upper()
     models = {
         "EMBEDDINGS": env.get(f"{prefix}_EMBEDDING_MODEL") or preset.embedding_model,
         "RERANKER": env.get(f"{prefix}_RERANK_MODEL") or preset.rerank_model,
     }
-    if models[kind] is None:
-        variable = f"{prefix}_{'EMBEDDING' if kind == 'EMBEDDINGS' else 'RERANK'}_MODEL"
-        raise ConfigurationError(f"{name} has no model for the {ROUTE_NAMES[kind]}: `{variable}`")
+    if models[settings.kind] is None:
+        variable = f"{prefix}_{'EMBEDDING' if settings.kind == 'EMBEDDINGS' else 'RERANK'}_MODEL"
+        kind = ROUTE_NAMES[settings.kind]
+        raise ConfigurationError(f"{name} has no model for the {kind}: set `{variable}`")
     key = read_secret(env.get(f"{prefix}_API_KEY"), f"{prefix}_API_KEY")
     if preset.needs_key and key is None:
         raise ConfigurationError(f"set `{prefix}_API_KEY` to use {name}")
@@ -95,8 +109,9 @@ def _host(
         embedding_model=models["EMBEDDINGS"],
         rerank_model=models["RERANKER"],
         max_texts=preset.max_texts,
-        timeout=timeout,
-        probe=probe,
+        timeout=settings.timeout,
+        max_retries=settings.max_retries,
+        probe=settings.probe,
     )
 
 

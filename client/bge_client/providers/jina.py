@@ -12,6 +12,7 @@ from ..endpoint import base_url
 from ..errors import ConfigurationError
 from ..protocol import JSONObject
 from ..redaction import read_secret
+from ..retry import RETRIES
 from . import InputType
 from .openai_compatible import OpenAICompatible
 
@@ -35,6 +36,7 @@ class JinaClient(OpenAICompatible):
         embedding_model: str = "jina-embeddings-v3",
         rerank_model: str = "jina-reranker-v2-base-multilingual",
         timeout: float = 60.0,
+        max_retries: float = RETRIES,
         session: requests.Session | None = None,
     ) -> None:
         key = read_secret(api_key, "JINA_API_KEY")
@@ -48,6 +50,7 @@ class JinaClient(OpenAICompatible):
             rerank_model=rerank_model,
             max_texts=BATCH_SIZE,
             timeout=timeout,
+            max_retries=max_retries,
             session=session,
         )
 

@@ -22,6 +22,7 @@ from ..errors import ConfigurationError, ProbeError, ProtocolError
 from ..protocol import JSONObject, Request, request_json
 from ..redaction import read_secret
 from ..results import EmbedResult, Floats, RerankResult, Usage, merge
+from ..retry import RETRIES
 from ..transport import Transport
 from . import DENSE, InputType, check_input_type
 from .probe import Probe, ProbeCheck
@@ -54,6 +55,7 @@ class OpenAICompatible:
         rerank_model: str | None = None,
         max_texts: int = 128,
         timeout: float = 60.0,
+        max_retries: float = RETRIES,
         session: requests.Session | None = None,
         probe: Probe | None = None,
     ) -> None:
@@ -62,7 +64,7 @@ class OpenAICompatible:
         self._transport = Transport(http_url(base, "base"), key, session)
         self._embedding_model, self._rerank_model = embedding_model, rerank_model
         self._max_texts = max_texts
-        self._timeout = Deadline(timeout).seconds
+        self._timeout, self._max_retries = Deadline(timeout).seconds, max_retries
         self._probe_check = None if probe is None else ProbeCheck(name, probe)
         self._has_logged_norm = False
 
@@ -187,7 +189,8 @@ class OpenAICompatible:
 
     def _post(self, path: str, payload: JSONObject, deadline: Deadline) -> JSONObject:
         request = Request("POST", path, json.dumps(payload, ensure_ascii=False).encode())
-        return self._transport.run(request_json(deadline, request), deadline)
+        exchange = request_json(deadline, request, self._max_retries)
+        return self._transport.run(exchange, deadline)
 
     def _normalised(self, dense: Floats) -> Floats:
         """Return unit vectors [N, D]."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bge_client import ConfigurationError, Router
-from bge_client.providers.environment import NAMES, provider_from, route_from
+from bge_client.providers.environment import NAMES, Settings, provider_from, route_from
 from bge_client.providers.openai_compatible import OpenAICompatible
 from bge_client.providers.presets import PRESETS
 from fakes.hosts import SHAPES
@@ -59,7 +59,7 @@ def test_providers_are_used_in_the_given_order(
     [
         ({"EMBEDDINGS_FALLBACKS": "deepinfra,openai"}, "`EMBEDDINGS_FALLBACKS` must be one of bge"),
         ({"EMBEDDINGS_FALLBACKS": "deepinfra"}, "set `DEEPINFRA_API_KEY` to use deepinfra"),
-        ({"RERANKER_FALLBACKS": "tei"}, "tei has no model for the scores: `TEI_RERANK_MODEL`"),
+        ({"RERANKER_FALLBACKS": "tei"}, "tei has no model for the scores: set `TEI_RERANK_MODEL`"),
         (
             {"EMBEDDINGS_FALLBACKS": "cloudflare", "CLOUDFLARE_API_KEY": "k3y"},
             "set `CLOUDFLARE_ACCOUNT_ID` to use cloudflare",
@@ -88,7 +88,7 @@ def test_presets_have_the_addresses_and_models_of_the_documentation() -> None:
     for name, shape in SHAPES.items():
         if name == "openai_compatible":
             continue
-        provider = provider_from(env, name, "EMBEDDINGS", 10)
+        provider = provider_from(name, Settings(env, "EMBEDDINGS"))
         assert isinstance(provider, OpenAICompatible)
         assert provider._transport.url.endswith(shape.prefix)
         assert PRESETS[name].embedding_model == shape.model

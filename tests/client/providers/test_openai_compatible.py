@@ -10,7 +10,7 @@ import pytest
 
 from bge_client import OpenAICompatible, errors, retry
 from bge_client.codec import EmbedOptions
-from bge_client.providers.environment import provider_from
+from bge_client.providers.environment import Settings, provider_from
 from fakes.hosts import KEY, SHAPES, Host
 from fakes.scripted import Scripted, status, vector_of
 
@@ -23,7 +23,7 @@ def vectors_of(texts: list[str]) -> np.ndarray[Any, Any]:
 
 def provider_of(host: Host, kind: Any = "EMBEDDINGS") -> Any:
     """Return the provider of a router's environment."""
-    return provider_from(host.env, host.name, kind, timeout=10)
+    return provider_from(host.name, Settings(host.env, kind, timeout=10))
 
 
 @pytest.fixture(autouse=True)
