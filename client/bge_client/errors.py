@@ -12,7 +12,6 @@
     │   └── MixedUpReplyError     the response belongs to another request                   retried
     ├── FingerprintError          vectors of another model than expected
     │   └── ProbeError            vectors of another host, not shown to be those of the endpoint
-    ├── CircuitOpenError          the provider has failed repeatedly and is left alone    later
     ├── BudgetError               fallbacks have used their tokens of the day
     ├── JobError                  the job failed with an error outside the contract
     │   ├── JobCancelledError     it was cancelled
@@ -137,12 +136,6 @@ class FingerprintError(BGEError):
 
 class ProbeError(FingerprintError):
     """Vectors of another host that were not shown to be those of the endpoint."""
-
-
-class CircuitOpenError(BGEError):
-    """The provider has failed repeatedly. It is tried again after `retry_after` seconds."""
-
-    retry = True
 
 
 class BudgetError(BGEError):

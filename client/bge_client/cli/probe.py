@@ -19,7 +19,7 @@ PROBE_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("provider", type=click.Choice(NAMES), required=False)
+@click.argument("provider", type=click.Choice(NAMES), required=False, metavar="[PROVIDER]")
 @click.option("--save", type=PROBE_FILE, help="Write the probe of the endpoint to this file.")
 @click.option("--against", type=PROBE_FILE, help="Compare with this file, not the endpoint.")
 @connected("EMBEDDINGS", unless=("against",))
@@ -28,8 +28,9 @@ def probe(
 ) -> None:
     """Compare the vectors of PROVIDER with those of the endpoint.
 
-    Its key and address are read from the environment, as a router does. Exit code 5 if the vectors
-    do not match.
+    It is bge, jina, deepinfra, novita, siliconflow, cloudflare, tei, infinity, vllm or
+    openai_compatible. Its key and address are read from the environment, as a router does. Exit
+    code 5 if the vectors do not match.
 
     \b
       bge probe --save probe.json
@@ -68,4 +69,4 @@ def _compare(provider: Provider, reference: Probe) -> None:
 
 def _line(row: ProbeRow) -> str:
     difference = "" if row.weight_difference is None else f"{row.weight_difference:.4f}"
-    return f"{row.name:8}{row.cosine:10.5f}{row.other_cosine:16.5f}{difference:>16}"
+    return f"{row.name:8}{row.cosine:10.5f}{row.other_cosine:16.5f}{difference:>16}".rstrip()

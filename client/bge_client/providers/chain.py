@@ -9,27 +9,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from ..chunking import estimate_tokens
 from ..codec import EmbedOptions
-from ..errors import (
-    BGEError,
-    BudgetError,
-    CircuitOpenError,
-    ConfigurationError,
-    FingerprintError,
-    ProbeError,
-)
+from ..errors import BGEError, BudgetError, ConfigurationError, FingerprintError, ProbeError
 from ..results import EmbedResult, RerankResult
 from . import InputType, Provider
 from .circuit import NO_FALLBACK_ERRORS, Budget, Circuit
 
 log = logging.getLogger("bge_client")
 
-SKIP_ERRORS = (ProbeError, BudgetError, CircuitOpenError)  # of a provider that was not asked
+SKIP_ERRORS = (ProbeError, BudgetError)  # of a provider that must not be used
 Result = TypeVar("Result", EmbedResult, RerankResult)
 ResultOut = TypeVar("ResultOut", EmbedResult, RerankResult, covariant=True)
 
@@ -164,23 +157,33 @@ class Chain(Generic[Result]):
         if not links:
             names = ", ".join(link.provider.name for link in self._links)
             raise ConfigurationError(f"{names} has neither `sparse` nor `colbert` vectors")
-        if len(links) == 1:  # asked even after failures: there is nobody else
-            return self._send(links[0], request)
-        failure: BGEError | None = None
-        for link in links:
-            name = link.provider.name
-            if link is not links[-1] and not link.provider.is_healthy():
-                log.warning("%s: %s is not healthy", self._route.name, name)
-                continue
+        failures: dict[str, BGEError] = {}  # by provider
+        for link, is_trial in self._in_order(links):
             try:
-                return self._admitted(link, request)
+                return self._attempt(link, request, is_trial)
             except BGEError as error:
                 if not self._is_passed_on(error):
                     raise
-                if not isinstance(error, CircuitOpenError):  # what opened it was logged
-                    log.warning("%s: %s did not answer: %s", self._route.name, name, error)
-                failure = failure or error
-        raise failure or AssertionError("no provider was asked. This is a bug.")
+                name = link.provider.name
+                log.warning("%s: %s did not answer: %s", self._route.name, name, error)
+                failures[name] = error
+        names = (link.provider.name for link in links)
+        raise next(failures[name] for name in names if name in failures)
+
+    def _in_order(self, links: Sequence[_Link]) -> Iterator[tuple[_Link, bool]]:
+        """Yield the providers to ask until one answers, and whether the request is its trial.
+
+        One with an open circuit comes last: it is asked if nobody else has answered.
+        """
+        open_links = []
+        for link in links:
+            if link is not links[-1] and not link.provider.is_healthy():
+                log.warning("%s: %s is not healthy", self._route.name, link.provider.name)
+            elif (state := link.circuit.admit()) == "open":
+                open_links.append(link)
+            else:
+                yield link, state == "trial"
+        yield from ((link, False) for link in open_links[:1])
 
     def _is_passed_on(self, error: BGEError) -> bool:
         """Return whether the next provider may answer after this error."""
@@ -188,9 +191,8 @@ class Chain(Generic[Result]):
             return True
         return self._route.fallback and not isinstance(error, NO_FALLBACK_ERRORS)
 
-    def _admitted(self, link: _Link, request: ProviderRequest[Result]) -> Result:
-        """Send a request if circuit and budget allow it, and record how it ended."""
-        is_trial = link.circuit.admit(link.provider.name)
+    def _attempt(self, link: _Link, request: ProviderRequest[Result], is_trial: bool) -> Result:
+        """Send a request if the budget allows it, and record how it ended."""
         failure: BaseException | None = None
         tokens, reserved, used = request.tokens, 0, 0
         try:

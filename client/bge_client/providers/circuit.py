@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Literal
 
 from ..errors import (
     BGEError,
     BudgetError,
-    CircuitOpenError,
     ConfigurationError,
     FingerprintError,
     HTTPStatusError,
@@ -34,35 +34,24 @@ class Circuit:
           └───────────── success ─────────┼──────────────────────────┤
                                           └───────── failure ────────┘
 
-    `admit` a request, then `record` how it ended.
+    `admit` a request, then `record` how it ended, unless the circuit was open.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failures = 0
-        self._last_failure = ""
         self._opened_at = 0.0
         self._has_trial = False
 
-    def admit(self, provider: str) -> bool:
-        """Return whether the request is the trial; false while the circuit is closed.
-
-        Raises:
-            CircuitOpenError: it is open, or another request is the trial.
-        """
+    def admit(self) -> Literal["closed", "open", "trial"]:
+        """Return the state for a request that is about to be sent. There is one trial at a time."""
         with self._lock:
             if self._failures < FAILURES:
-                return False
-            seconds = max(0.0, self._opened_at + OPEN_SECONDS - time.monotonic())
-            if seconds or self._has_trial:
-                error = CircuitOpenError(
-                    f"{provider} has failed, and is tried again in {seconds:.0f} s. Its last "
-                    f"error: {self._last_failure}"
-                )
-                error.retry_after = seconds
-                raise error
+                return "closed"
+            if self._has_trial or time.monotonic() < self._opened_at + OPEN_SECONDS:
+                return "open"
             self._has_trial = True
-            return True
+            return "trial"
 
     def record(self, error: BaseException | None, *, is_trial: bool) -> None:
         """Record the end of an admitted request: a success, or its error.
@@ -75,7 +64,6 @@ class Circuit:
                 self._failures = 0
             elif weight := failure_weight(error):
                 self._failures += weight
-                self._last_failure = str(error)
                 self._opened_at = time.monotonic()
 
 

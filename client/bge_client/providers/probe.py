@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,13 +29,14 @@ MIN_MARGIN = 0.005  # between that and the cosine with the vector of any other t
 MAX_WEIGHT_DIFFERENCE = 0.02  # of a sparse weight
 WEIGHTS = 8  # sparse weights kept of each text, the largest
 TTL_SECONDS = 86_400.0
-# The long text ends with another subject than it starts with, so that a shorter limit shows.
+# The last third of the long text, which a limit of 512 tokens cuts off, has a subject of its own.
 TEXTS = {
     "ru": "Градиентный спуск ищет минимум функции, двигаясь против её градиента.",
     "en": "A transaction is all or nothing: either every change is kept, or none.",
     "short": "море",
-    "long": "Предел функции в точке не зависит от её значения в этой точке. " * 40
-    + "The ship left the harbour at dawn and followed the coast to the north. " * 60,
+    "long": "Предел функции в точке не зависит от её значения в этой точке. " * 16
+    + "The ship left the harbour at dawn and followed the coast to the north. " * 16
+    + "Закваска для хлеба живёт в тепле, и утром её кормят мукой и водой. " * 16,
     "odd": "№7: ½ × ＡＢＣ-１２３ ≈ naïve cafe\u0301 😀 数学\t<b>if (a&&b)</b>\nשלום…",
 }
 
@@ -90,7 +90,7 @@ class Probe:
 
     @classmethod
     def record(cls, client: Client) -> Probe:
-        """Return the probe of an endpoint. Sends it one request of about 1,700 tokens."""
+        """Return the probe of an endpoint. Sends it one request of about 900 tokens."""
         result = client.embed(list(TEXTS.values()), sparse=True)
         if result.dense is None or result.sparse is None:
             raise AssertionError("the result lacks vectors. This is a bug.")
@@ -170,11 +170,10 @@ class Probe:
 
 
 class ProbeCheck:
-    """The outcome of the last comparison of a provider with a probe. Hold `lock` to use it."""
+    """The outcome of the last comparison of a provider with a probe. Threads may share it."""
 
     def __init__(self, provider: str, probe: Probe) -> None:
         self.probe = probe
-        self.lock = threading.Lock()
         self.reasons: list[str] = []  # why the vectors do not match; none if they do
         self._provider = provider
         self._checked_at: float | None = None

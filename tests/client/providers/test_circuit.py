@@ -23,14 +23,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def is_admitted(circuit: Circuit) -> bool:
-    try:
-        circuit.admit("bge")
-    except errors.CircuitOpenError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize(
     ("error", "failures"),
     [
@@ -55,37 +47,34 @@ def test_failures_in_a_row_that_open_it(
     """At once if the error says that no request would have been answered."""
     circuit = Circuit()
     for _ in range(failures or 10):
-        assert is_admitted(circuit)
+        assert circuit.admit() == "closed"
         circuit.record(error, is_trial=False)
-    assert is_admitted(circuit) == (failures is None)
+    assert circuit.admit() == ("closed" if failures is None else "open")
 
 
 def test_a_success_ends_the_row(clock: list[float]) -> None:
     circuit = Circuit()
     for error in (JOB_FAILED, JOB_FAILED, None, JOB_FAILED, JOB_FAILED):
         circuit.record(error, is_trial=False)
-    assert is_admitted(circuit)
+    assert circuit.admit() == "closed"
 
 
 def test_after_30_seconds_one_request_is_the_trial(clock: list[float]) -> None:
     circuit = Circuit()
     circuit.record(REFUSED, is_trial=False)
-    clock[0] += 20
-    message = "bge has failed, and is tried again in 10 s. Its last error: no response from http"
-    with pytest.raises(errors.CircuitOpenError, match=message) as caught:
-        circuit.admit("bge")
-    assert (caught.value.retry, caught.value.retry_after) == (True, 10)
-    clock[0] += 10
-    assert circuit.admit("bge")
+    clock[0] += 29
+    assert circuit.admit() == "open"
+    clock[0] += 1
+    assert circuit.admit() == "trial"
     circuit.record(REFUSED, is_trial=False)  # of a request from before: no other trial
     clock[0] += 31
-    assert not is_admitted(circuit)
+    assert circuit.admit() == "open"
     circuit.record(REFUSED, is_trial=True)
-    assert not is_admitted(circuit)
+    assert circuit.admit() == "open"
     clock[0] += 31
-    assert circuit.admit("bge")
+    assert circuit.admit() == "trial"
     circuit.record(None, is_trial=True)
-    assert not circuit.admit("bge")  # closed: no trial
+    assert circuit.admit() == "closed"
 
 
 def test_a_trial_without_an_outcome_is_followed_by_another(clock: list[float]) -> None:
@@ -93,7 +82,7 @@ def test_a_trial_without_an_outcome_is_followed_by_another(clock: list[float]) -
     circuit.record(REFUSED, is_trial=False)
     clock[0] += 31
     for error in (KeyboardInterrupt(), errors.ValidationError("blank")):
-        assert circuit.admit("bge")
+        assert circuit.admit() == "trial"
         circuit.record(error, is_trial=True)
 
 
@@ -101,15 +90,13 @@ def test_threads_share_one_trial(clock: list[float]) -> None:
     circuit = Circuit()
     circuit.record(REFUSED, is_trial=False)
     clock[0] += 31
-    admitted: list[bool] = []
-    threads = [
-        threading.Thread(target=lambda: admitted.append(is_admitted(circuit))) for _ in range(16)
-    ]
+    states: list[str] = []
+    threads = [threading.Thread(target=lambda: states.append(circuit.admit())) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(admitted) == [False] * 15 + [True]
+    assert sorted(states) == ["open"] * 15 + ["trial"]
 
 
 def test_a_budget_lasts_until_the_next_day(clock: list[float]) -> None:
