@@ -131,4 +131,4 @@ def test_no_vector_of_another_space_is_returned_while_the_endpoint_is_dead(
     assert not any(isinstance(error, ProbeError) for error in load.errors)  # its own error first
     assert all(error.retry for error in load.errors)
     assert "vectors of deepinfra are refused: text `ru` has cosine -1.0" in caplog.text
-    assert len(host.requests) == 1
+    assert len(host.requests) <= 4  # by each thread the probe, and nothing else

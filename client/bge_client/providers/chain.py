@@ -167,8 +167,8 @@ class Chain(Generic[Result]):
                 name = link.provider.name
                 log.warning("%s: %s did not answer: %s", self._route.name, name, error)
                 failures[name] = error
-        names = (link.provider.name for link in links)
-        raise next(failures[name] for name in names if name in failures)
+        order = (link.provider.name for link in links)
+        raise next(failures[name] for name in order if name in failures)
 
     def _in_order(self, links: Sequence[_Link]) -> Iterator[tuple[_Link, bool]]:
         """Yield the providers to ask until one answers, and whether the request is its trial.
