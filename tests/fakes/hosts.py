@@ -121,7 +121,7 @@ SHAPES = {
 class Host:
     """A provider on loopback. `requests` are the bodies it has accepted.
 
-    `failure` is the status of all further replies; `closed` ones get no reply at all.
+    `failure` is the status of all further replies.
     """
 
     name: str
