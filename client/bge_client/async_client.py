@@ -49,10 +49,11 @@ class AsyncClient(BaseClient):
         *,
         timeout: float = 300.0,
         max_in_flight: int = 8,
+        max_retries: float = RETRIES,
         session: httpx2.AsyncClient | None = None,
         expect_fingerprint: str | None = None,
     ) -> None:
-        super().__init__(endpoint, api_key, timeout, max_in_flight, expect_fingerprint)
+        super().__init__(endpoint, api_key, timeout, max_in_flight, max_retries, expect_fingerprint)
         self._transport = AsyncTransport(self._url, self._key, session)
 
     async def __aenter__(self) -> AsyncClient:
@@ -126,12 +127,14 @@ class AsyncClient(BaseClient):
     async def info(self, timeout: float | None = None) -> dict[str, object]:
         """See `Client.info`."""
         deadline = self._deadline(timeout)
-        return await self._transport.run(self._infer(deadline, INFO, RETRIES), deadline)
+        return await self._transport.run(self._infer(deadline, INFO), deadline)
 
     async def warm_up(self, timeout: float | None = None) -> dict[str, object]:
         """See `Client.warm_up`."""
         deadline = self._deadline(timeout)
-        return await self._transport.run(self._infer(deadline, INFO, math.inf), deadline)
+        return await self._transport.run(
+            self._infer(deadline, INFO, max_retries=math.inf), deadline
+        )
 
     async def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, object]:
         """See `Client.health`."""

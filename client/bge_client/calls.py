@@ -6,6 +6,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from .balanced import balanced_health, run_request
@@ -38,13 +39,12 @@ from .errors import (
 from .protocol import INFO, Exchange, JSONObject, job_health, run_job
 from .redaction import read_secret
 from .results import EmbedResult, RerankResult
-from .retry import RETRIES
 
 HEALTH_TIMEOUT_SECONDS = 10.0
 RERANK_LENGTH = 1024  # tokens of a query and a document, the contract's default
 Result = TypeVar("Result")
-# The exchange that gets the reply to a payload; the last argument is the number of retries.
-Infer = Callable[[Deadline, JSONObject, float], Exchange[JSONObject]]
+# The exchange that gets the reply to a payload, from a deadline and the payload.
+Infer = Callable[..., Exchange[JSONObject]]
 
 
 class BaseClient:
@@ -56,8 +56,11 @@ class BaseClient:
         api_key: str | None,
         timeout: float,
         max_in_flight: int,
+        max_retries: float,
         expect_fingerprint: str | None,
     ) -> None:
+        if max_retries < 0:
+            raise ConfigurationError(f"`max_retries` must be at least 0. Given: {max_retries}")
         if max_in_flight < 1:
             raise ConfigurationError(f"`max_in_flight` must be at least 1. Given: {max_in_flight}")
         address = endpoint_from(os.environ) if endpoint is None else endpoint
@@ -69,7 +72,8 @@ class BaseClient:
         is_given = api_key is not None
         self._key = read_secret(api_key, "api_key") if is_given else key_from(os.environ, self._url)
         is_balanced = is_load_balancer(self._url)
-        self._infer: Infer = run_request if is_balanced else run_job
+        infer: Infer = run_request if is_balanced else run_job
+        self._infer = partial(infer, max_retries=max_retries)
         self._request_health = balanced_health if is_balanced else job_health
         self._timeout = Deadline(timeout).seconds
         self._max_in_flight = max_in_flight
@@ -94,7 +98,7 @@ class BaseClient:
         chunks = Chunks(texts, call.cost)
         if self._limits is None and not chunks.is_single():
             try:
-                self._limits = Limits.of((yield from self._infer(deadline, INFO, RETRIES)))
+                self._limits = Limits.of((yield from self._infer(deadline, INFO)))
             except (WorkerError, JobError, ProtocolError) as error:
                 if not error.retry:
                     self._limits = Limits()  # a worker without `info`
@@ -163,7 +167,7 @@ class Call(ABC, Generic[Result]):
             BGEError: the last error.
         """
         try:
-            reply = yield from self._infer(deadline, self._payload(texts), RETRIES)
+            reply = yield from self._infer(deadline, self._payload(texts))
             return [self.decode(reply, texts)]
         except WorkerError as error:
             if not isinstance(error, TooLargeError) or len(texts) == 1:

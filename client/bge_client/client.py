@@ -38,8 +38,9 @@ class Client(BaseClient):
     `BGE_EMBEDDINGS_ENDPOINT` or `BGE_RERANKER_ENDPOINT` (`RUNPOD_…` takes precedence). `api_key`
     is RunPod's, or the server's `BGE_API_KEY`; the default is that of `RUNPOD_API_KEY` or
     `BGE_API_KEY`. `timeout` limits a call in seconds, including cold start, retries and splitting;
-    each call can override it. A call has at most `max_in_flight` requests open at once. With
-    `expect_fingerprint`, vectors of any other model raise `FingerprintError`.
+    each call can override it. A call has at most `max_in_flight` requests open at once, and repeats
+    each at most `max_retries` times; rate limits until the deadline. With `expect_fingerprint`,
+    vectors of any other model raise `FingerprintError`.
 
     Threads may share a client, and so may processes after a fork. Name resolution, connecting and
     the wait for bytes of a response may exceed `timeout` by seconds. Pass a `session` for proxies
@@ -56,10 +57,11 @@ class Client(BaseClient):
         *,
         timeout: float = 300.0,
         max_in_flight: int = 8,
+        max_retries: float = RETRIES,
         session: requests.Session | None = None,
         expect_fingerprint: str | None = None,
     ) -> None:
-        super().__init__(endpoint, api_key, timeout, max_in_flight, expect_fingerprint)
+        super().__init__(endpoint, api_key, timeout, max_in_flight, max_retries, expect_fingerprint)
         self._transport = Transport(self._url, self._key, session)
 
     def __enter__(self) -> Client:
@@ -164,7 +166,7 @@ class Client(BaseClient):
     def info(self, timeout: float | None = None) -> dict[str, object]:
         """Return the worker's models, device and limits: the contract's `info`."""
         deadline = self._deadline(timeout)
-        return self._transport.run(self._infer(deadline, INFO, RETRIES), deadline)
+        return self._transport.run(self._infer(deadline, INFO), deadline)
 
     def warm_up(self, timeout: float | None = None) -> dict[str, object]:
         """Wait until a worker answers, however often that fails, and return its `info`.
@@ -173,7 +175,7 @@ class Client(BaseClient):
             BGEError: no worker answers before the deadline, or the error is permanent.
         """
         deadline = self._deadline(timeout)
-        return self._transport.run(self._infer(deadline, INFO, math.inf), deadline)
+        return self._transport.run(self._infer(deadline, INFO, max_retries=math.inf), deadline)
 
     def health(self, timeout: float = HEALTH_TIMEOUT_SECONDS) -> dict[str, object]:
         """Return counts of `jobs` and `workers`. `endpoint_state` says what they mean.

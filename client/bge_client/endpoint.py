@@ -45,9 +45,25 @@ def base_url(url: str) -> str:
     """Return the address of an endpoint without a trailing `/runsync`, `/run` or `/v1`.
 
     Raises:
-        ConfigurationError: it is no http(s) address, or holds credentials. The message does not
-            quote it.
+        ConfigurationError: as `http_url`.
     """
+    origin, path = _origin_and_path(url, "endpoint")
+    for suffix in SUFFIXES:
+        path = path.removesuffix(suffix)
+    return origin + path
+
+
+def http_url(url: str, name: str) -> str:
+    """Return an address without a trailing slash.
+
+    Raises:
+        ConfigurationError: it is no http(s) address, or holds credentials. The message has `name`
+            and does not quote the address.
+    """
+    return "".join(_origin_and_path(url, name))
+
+
+def _origin_and_path(url: str, name: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url.strip())
         is_http = parts.scheme in ("http", "https") and bool(parts.hostname)
@@ -56,11 +72,8 @@ def base_url(url: str) -> str:
         is_valid = False
     if not is_valid:
         raise ConfigurationError(
-            "`endpoint` must be an http(s) address, like https://api.runpod.ai/v2/<id>"
+            f"`{name}` must be an http(s) address, like https://api.runpod.ai/v2/<id>"
         )
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("`endpoint` must hold neither a user, a query nor a fragment")
-    path = parts.path.rstrip("/")
-    for suffix in SUFFIXES:
-        path = path.removesuffix(suffix)
-    return f"{parts.scheme}://{parts.netloc}{path}"
+        raise ConfigurationError(f"`{name}` must hold neither a user, a query nor a fragment")
+    return f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/")

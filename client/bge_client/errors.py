@@ -11,6 +11,8 @@
     ├── ProtocolError             the response breaks the contract
     │   └── MixedUpReplyError     the response belongs to another request                   retried
     ├── FingerprintError          vectors of another model than expected
+    │   └── ProbeError            vectors of another host, not shown to be those of the endpoint
+    ├── BudgetError               fallbacks have used their tokens of the day
     ├── JobError                  the job failed with an error outside the contract
     │   ├── JobCancelledError     it was cancelled
     │   ├── JobTimedOutError      the platform ended it
@@ -130,6 +132,14 @@ class MixedUpReplyError(ProtocolError):
 
 class FingerprintError(BGEError):
     """Vectors of another model than expected. Mixed into one index, they corrupt it."""
+
+
+class ProbeError(FingerprintError):
+    """Vectors of another host that were not shown to be those of the endpoint."""
+
+
+class BudgetError(BGEError):
+    """Fallbacks have used their tokens of the day."""
 
 
 class JobError(BGEError):

@@ -60,6 +60,7 @@ MAX_BODY_BYTES = 1 << 28  # decompressed; ColBERT vectors of one text take up to
 UNFINISHED_STATUSES = ("IN_QUEUE", "IN_PROGRESS", "RUNNING")
 STATUSES = (*UNFINISHED_STATUSES, "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 JSONObject = dict[str, Any]
+ERROR_FIELDS = ("error", "detail", "message", "errors")
 INFO: JSONObject = {"info": True}  # the smallest job: the worker describes itself
 
 
@@ -106,14 +107,16 @@ Exchange = Generator[Step, Response, T]
 # ------------------------------------------------------------------------------- exchanges
 
 
-def request_json(deadline: Deadline, request: Request) -> Exchange[JSONObject]:
+def request_json(
+    deadline: Deadline, request: Request, max_retries: float = RETRIES
+) -> Exchange[JSONObject]:
     """Send a request with retries and return the JSON object of the response.
 
     Raises:
         HTTPStatusError: the status is not 2xx.
         ProtocolError: the body is not a JSON object.
     """
-    retries = Retries(deadline)
+    retries = Retries(deadline, max_retries)
     while True:
         try:
             return parse_reply((yield request))
@@ -276,13 +279,14 @@ def _http_error(status: int, text: str) -> BGEError:
 def error_message(response: Response) -> tuple[str, JSONObject]:
     """Return the message in an error body, or "", and the object that holds it.
 
-    Knows the bodies of RunPod, this project's server, Jina and OpenAI.
+    Knows the bodies of RunPod, this project's server, and the hosts in `providers/`.
     """
     try:
         body = parse_object(response)
     except ProtocolError:
         return "", {}
-    message = next((body[name] for name in ("error", "detail", "message") if body.get(name)), "")
+    message = next((body[name] for name in ERROR_FIELDS if body.get(name)), "")
+    message = message[0] if isinstance(message, list) else message
     if isinstance(message, dict):
         body, message = message, message.get("message", "")
     # Redact before cutting, so that no part of a key remains.

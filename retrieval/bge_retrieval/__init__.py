@@ -18,7 +18,7 @@ from .async_search import AsyncHybridSearch
 from .async_store import AsyncStore
 from .errors import MigrationError
 from .index import IndexReport, index
-from .metadata import CollectionMetadata
+from .metadata import CollectionMetadata, load_probe
 from .migration.added_vectors import drop_vectors, roll_back_in_place
 from .migration.cutover import drop_old, roll_back
 from .migration.in_place import InPlaceReport, add_in_place
@@ -54,6 +54,7 @@ __all__ = [
     "drop_old",
     "drop_vectors",
     "index",
+    "load_probe",
     "roll_back",
     "roll_back_in_place",
 ]

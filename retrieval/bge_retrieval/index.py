@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bge_client import Client, ConfigurationError
 
 from .documents import parse_documents
-from .metadata import CollectionMetadata
+from .metadata import CollectionMetadata, ensure_probe
 from .schema import Schema
 from .store import Store
 from .sync import Progress, SyncReport, no_progress, sync_by_batches
@@ -73,10 +73,12 @@ def index(
     report = IndexReport(collection=collection, fingerprint=metadata.fingerprint)
     parsed = parse_documents(documents, metadata.text_fields)
     for _ in sync_by_batches(store, client, collection, metadata, parsed, report, progress):
-        if is_new and schema.ensure(store, collection, requested) != requested:
-            raise ConfigurationError(
-                f"another process has created `{collection}` with other options. Run it again"
-            )
+        if is_new:
+            if schema.ensure(store, collection, requested) != requested:
+                raise ConfigurationError(
+                    f"another process has created `{collection}` with other options. Run it again"
+                )
+            ensure_probe(store, client, collection, metadata.fingerprint)
         is_new = False
     report.seconds = time.monotonic() - start
     return report

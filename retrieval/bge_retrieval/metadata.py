@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, fields
 
 from qdrant_client import models
 
-from bge_client import Client, ConfigurationError, FingerprintError
+from bge_client import Client, ConfigurationError, FingerprintError, Probe
 
 from .store import Store
 
 DENSE = "dense"  # the default name of the dense vector
-METADATA = "bge"  # the key in a collection's metadata
+METADATA, PROBE = "bge", "bge_probe"  # keys in a collection's metadata
 
 
 @dataclass(frozen=True)
@@ -124,3 +124,23 @@ class CollectionMetadata:
     def save(self, store: Store, collection: str) -> None:
         """Write this into the metadata of an existing collection."""
         store.update_metadata(collection, self.as_metadata())
+
+
+def ensure_probe(store: Store, client: Client, collection: str, fingerprint: str) -> None:
+    """Record the endpoint's probe in the metadata of a collection that has none of its model."""
+    stored = load_probe(store, collection)
+    if stored is not None and stored.fingerprint == fingerprint:
+        return
+    probe = Probe.record(client)
+    if probe.fingerprint == fingerprint:
+        store.update_metadata(collection, {PROBE: probe.as_dict()})
+
+
+def load_probe(store: Store, collection: str) -> Probe | None:
+    """Return the probe of a collection, or of the one behind an alias; None if it has none.
+
+    Raises:
+        ConfigurationError: it is malformed.
+    """
+    metadata = store.info(store.resolve(collection)).config.metadata or {}
+    return Probe.from_dict(metadata[PROBE]) if metadata.get(PROBE) else None

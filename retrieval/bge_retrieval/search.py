@@ -13,7 +13,7 @@ import threading
 
 from qdrant_client import models
 
-from bge_client import Client, HTTPStatusError
+from bge_client import Client, HTTPStatusError, Router
 
 from . import fork
 from .metadata import CollectionMetadata
@@ -42,11 +42,11 @@ class HybridSearch:
     def __init__(
         self,
         store: Store,
-        client: Client,
+        client: Client | Router,
         collection: str,
         plan: Plan | None = None,
         *,
-        reranker: Client | None = None,
+        reranker: Client | Router | None = None,
     ) -> None:
         self._store, self._client = store, client
         self._reranker = reranker or client

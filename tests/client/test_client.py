@@ -316,6 +316,16 @@ def test_retries_are_limited(client: Client, endpoint: Scripted) -> None:
     assert len(endpoint.seen) == 1 + retry.RETRIES
 
 
+def test_a_client_may_have_fewer_retries(connect: Any, endpoint: Scripted) -> None:
+    endpoint.on(SYNC, status(500))
+    refused = pytest.raises(errors.HTTPStatusError, match="HTTP 500")
+    with connect(endpoint.url, max_retries=1) as client, refused:
+        client.embed(TEXTS)
+    assert len(endpoint.seen) == 2
+    with pytest.raises(errors.ConfigurationError, match="`max_retries` must be at least 0"):
+        connect(endpoint.url, max_retries=-1)
+
+
 def test_refused_connection_is_reported(connect: Any) -> None:
     refused = pytest.raises(errors.TransportError, match=r"127\.0\.0\.1:9: Connection refused")
     with connect("http://127.0.0.1:9", timeout=10) as client, refused:

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from bge_client import Client, EndpointState, Route, Router, endpoint_state, errors
 from bge_client.cli import bge
+from bge_client.providers import endpoint as providers
 from fakes.clients import CLIENTS
 from fakes.endpoints import ENDPOINTS, BalancedEndpoint, Endpoint, cancelled_requests
 from fakes.load_balancer import KEY, MAX_BYTES, resolve_to_loopback
@@ -235,5 +236,5 @@ def test_command_says_in_words_what_the_endpoint_is(
 
 def test_router_uses_the_endpoint(client: Client) -> None:
     if isinstance(client, Client):
-        route = Route("embeddings", client)
+        route = Route("embeddings", [providers.Endpoint(client)])
         assert Router(route, route).embed(TEXTS).provider == "bge"

@@ -1,4 +1,4 @@
-"""Choice of the provider, vectors of two models never mixed, and Jina's documented API."""
+"""Choice of the provider, and vectors of two models never mixed."""
 
 from __future__ import annotations
 
@@ -7,33 +7,17 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
-from bge_client import Client, JinaClient, Route, Router, errors, retry, router
-from fakes.scripted import Scripted, completed, failed, status, vector_of
+from bge_client import Client, Endpoint, JinaClient, Route, Router, errors, retry
+from bge_client.providers import endpoint as endpoints
+from fakes.scripted import Scripted, completed, failed, jina_embeddings, jina_rerank, status
 
 TEXTS = ["море", "суша"]
 JINA = "jina/jina-embeddings-v3/8"
 HEALTHY = status(200, {"jobs": {}, "workers": {"idle": 0, "unhealthy": 0}})
 NO_WORKER = status(200, {"jobs": {"inQueue": 1}, "workers": {"idle": 0}})
 BROKEN = status(200, {"jobs": {}, "workers": {"idle": 0, "unhealthy": 2}})
-
-
-def jina_embeddings(exchange: Any) -> None:
-    texts = exchange.body["input"]
-    data = [
-        {"object": "embedding", "index": index, "embedding": (-vector_of(text)).tolist()}
-        for index, text in enumerate(texts)
-    ]
-    usage = {"total_tokens": 3, "prompt_tokens": 3}
-    body = {"model": "jina-embeddings-v3", "object": "list", "usage": usage}
-    status(200, body | {"data": data[::-1]})(exchange)
-
-
-def jina_rerank(exchange: Any) -> None:
-    results = [{"index": 1, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0.1}]
-    status(200, {"model": "m", "usage": {"total_tokens": 5}, "results": results})(exchange)
 
 
 @pytest.fixture(autouse=True)
@@ -56,10 +40,12 @@ def route(endpoint: Scripted) -> Iterator[Any]:
     """A function that makes a router of two equal routes."""
     routers = []
 
-    def make_router(expect_fingerprint: str | None = None, **options: Any) -> Router:
-        route = Route("embeddings", Client(endpoint.url, timeout=10), **options)
-        jina = JinaClient("key", base=endpoint.url)
-        routers.append(Router(route, route, jina, expect_fingerprint=expect_fingerprint))
+    def make_router(provider: str = "bge", fallback: bool = False, **options: Any) -> Router:
+        client, jina = Client(endpoint.url, timeout=10), JinaClient("key", base=endpoint.url)
+        bge = Endpoint(client, check_health=provider == "auto")
+        providers = {"bge": [bge, jina] if fallback else [bge], "auto": [bge, jina]}
+        route = Route("embeddings", providers.get(provider, [jina]), fallback)
+        routers.append(Router(route, route, **options))
         return routers[-1]
 
     yield make_router
@@ -72,50 +58,6 @@ def test_bge_is_the_default_provider(route: Any) -> None:
     assert (result.provider, result.fingerprint) == ("bge", "f")
 
 
-def test_jina_requests_and_replies_match_its_documentation(route: Any, endpoint: Scripted) -> None:
-    result = route(provider="jina").embed(TEXTS, input_type="query")
-    assert (result.provider, result.fingerprint) == ("jina", JINA)
-    np.testing.assert_array_equal(result.dense, [-vector_of(text) for text in TEXTS])
-    (seen,) = endpoint.seen
-    assert seen.headers["Authorization"] == "Bearer key"
-    assert seen.body == {
-        "model": "jina-embeddings-v3",
-        "task": "retrieval.query",
-        "truncate": True,
-        "input": TEXTS,
-    }
-    ranked = route(provider="jina").rerank("q", TEXTS, top_n=2)
-    assert [document.index for document in ranked] == [1, 0]
-    assert [document.document for document in ranked] == ["суша", "море"]
-    assert ranked.provider == "jina"
-
-
-def test_many_texts_go_to_jina_in_batches(route: Any, endpoint: Scripted) -> None:
-    texts = [f"текст {number}" for number in range(300)]
-    result = route(provider="jina").embed(texts)
-    np.testing.assert_array_equal(result.dense, [-vector_of(text) for text in texts])
-    assert [len(seen.body["input"]) for seen in endpoint.seen] == [128, 128, 44]
-    assert result.usage.total_tokens == 9
-
-
-@pytest.mark.parametrize(
-    ("answer", "kind"),
-    [
-        (status(401, {"detail": "Invalid API key"}), errors.AuthenticationError),
-        (status(402, {"detail": "Account has insufficient balance"}), errors.HTTPStatusError),
-        (status(200, {"data": []}), errors.ProtocolError),
-        (status(200, {"data": [{"index": 0}]}), errors.ProtocolError),
-        (status(200, {"data": [{"index": 1, "embedding": [1.0]}] * 2}), errors.ProtocolError),
-    ],
-)
-def test_jina_errors_are_bge_errors(
-    answer: Any, kind: type[errors.BGEError], route: Any, endpoint: Scripted
-) -> None:
-    endpoint.on("POST /v1/embeddings", answer)
-    with pytest.raises(kind):
-        route(provider="jina").embed(TEXTS)
-
-
 def test_fallback_to_jina_is_opt_in(
     route: Any, endpoint: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -125,8 +67,21 @@ def test_fallback_to_jina_is_opt_in(
     with caplog.at_level(logging.WARNING, "bge_client"):
         result = route(fallback=True).embed(TEXTS)
     assert (result.provider, result.fingerprint) == ("jina", JINA)
-    assert "embeddings come from Jina: HTTP 400" in caplog.text
+    assert "embeddings: bge did not answer: HTTP 400" in caplog.text
     assert route(fallback=True).rerank("q", TEXTS).provider == "jina"
+
+
+def test_a_provider_with_a_fallback_is_asked_three_times_and_the_last_seven(
+    endpoint: Scripted,
+) -> None:
+    env = {"BGE_EMBEDDINGS_ENDPOINT": endpoint.url, "VLLM_BASE_URL": endpoint.url}
+    endpoint.on("POST /runsync", status(503))
+    endpoint.on("POST /embeddings", status(503))
+    refused = pytest.raises(errors.HTTPStatusError)
+    with Router.from_env(env | {"EMBEDDINGS_FALLBACKS": "vllm"}) as router, refused:
+        router.embed(TEXTS)
+    assert endpoint.routes().count("POST /runsync") == 3
+    assert endpoint.routes().count("POST /embeddings") == 7
 
 
 def test_invalid_request_does_not_fall_back_to_jina(route: Any, endpoint: Scripted) -> None:
@@ -142,7 +97,7 @@ def test_auto_checks_health_once_a_minute(
     auto = route(provider="auto")
     assert [auto.embed(TEXTS).provider for _ in range(3)] == ["bge"] * 3
     assert endpoint.routes().count("GET /health") == 1
-    monkeypatch.setattr(router, "HEALTH_TTL_SECONDS", 0)
+    monkeypatch.setattr(endpoints, "HEALTH_TTL_SECONDS", 0)
     assert auto.embed(TEXTS).provider == "jina"
     endpoint.on("GET /health", status(404))
     assert auto.rerank("q", TEXTS).provider == "jina"
@@ -151,11 +106,11 @@ def test_auto_checks_health_once_a_minute(
 def test_auto_gives_up_on_an_endpoint_that_stays_without_a_worker(
     route: Any, endpoint: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(router, "HEALTH_TTL_SECONDS", 0)
+    monkeypatch.setattr(endpoints, "HEALTH_TTL_SECONDS", 0)
     endpoint.on("GET /health", NO_WORKER)
     auto = route(provider="auto")
     assert auto.embed(TEXTS).provider == "bge"
-    monkeypatch.setattr(router, "NO_WORKER_SECONDS", 0.01)
+    monkeypatch.setattr(endpoints, "NO_WORKER_SECONDS", 0.01)
     time.sleep(0.02)
     assert auto.embed(TEXTS).provider == "bge"  # the answer before ended the wait
     endpoint.on("POST /runsync", status(400), completed)
@@ -174,8 +129,8 @@ def test_vectors_of_an_unexpected_model_are_refused(route: Any, endpoint: Script
     with pytest.raises(errors.HTTPStatusError):
         bound.embed(TEXTS)
     assert "POST /v1/embeddings" not in endpoint.routes()
-    with pytest.raises(errors.ConfigurationError, match="Jina's vectors cannot have"):
-        route(expect_fingerprint="f", provider="jina")
+    with pytest.raises(errors.ProbeError, match="vectors of jina may be used as those of f only"):
+        route(expect_fingerprint="f", provider="jina").embed(TEXTS)
     with pytest.raises(errors.FingerprintError, match=f"Given: those of {JINA}, from jina"):
         route(expect_fingerprint="jina/other/8", provider="jina").embed(TEXTS)
 
@@ -193,7 +148,10 @@ def test_sparse_vectors_are_never_requested_from_jina(route: Any, endpoint: Scri
     ("env", "message"),
     [
         ({}, "`BGE_EMBEDDINGS_ENDPOINT` is not set"),
-        ({"EMBEDDINGS_PROVIDER": "openai"}, "`EMBEDDINGS_PROVIDER` must be one of bge, jina, auto"),
+        (
+            {"EMBEDDINGS_PROVIDER": "openai"},
+            "`EMBEDDINGS_PROVIDER` must be one of bge, auto, jina, deep",
+        ),
         ({"EMBEDDINGS_FALLBACK_TO_JINA": "yes"}, "must be one of false, true. Given: 'yes'"),
         ({"RERANKER_PROVIDER": "jina"}, "set `JINA_API_KEY`"),
         ({"RERANKER_FALLBACK_TO_JINA": "true"}, "set `JINA_API_KEY`"),

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from bge_client.providers.presets import PRESETS
 from bge_worker import errors
 from bge_worker.engine.engine import Engine
 from bge_worker.http.app import INFO_ROUTES, ROUTES, Application
@@ -27,6 +28,7 @@ from pages import ROOT, Page
 
 HTTP_API = Page(ROOT / "docs" / "http-api.md")
 SECTIONS = re.split(r"^## ", HTTP_API.text, flags=re.MULTILINE)
+FALLBACK = Page(ROOT / "docs" / "fallback.md")
 OPERATIONS = Page(ROOT / "docs" / "operations.md")
 
 
@@ -123,6 +125,17 @@ def test_every_metric_is_documented(service: Service) -> None:
     types = re.findall(r"^# TYPE (\w+) \w+$", metrics.text().decode(), re.MULTILINE)
     exported = {name for name in types if not name.endswith("_created")}
     assert {row[0].strip("`") for row in OPERATIONS.table("## Metrics")} == exported
+
+
+def test_every_provider_is_documented_with_its_key_and_documentation() -> None:
+    rows = {row[0].strip("`"): row for row in FALLBACK.table("## Providers")}
+    for name, preset in PRESETS.items():
+        _, _, reranks, key, documentation = rows[name]
+        has_reranker = preset.rerank_model is not None or name == "openai_compatible"
+        assert (reranks != "no") == has_reranker
+        assert key.startswith(f"`{name.upper()}_API_KEY`" if preset.needs_key else "optional")
+        assert f"({preset.documentation})" in documentation
+    assert {*PRESETS, "bge", "jina"} <= {*rows}
 
 
 def test_limits_of_the_http_server_are_those_of_the_code() -> None:

@@ -264,3 +264,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Log nothing."""
+
+
+# ------------------------------------------------------------------------------ Jina's API
+
+
+def jina_embeddings(exchange: Exchange) -> None:
+    """Answer with the negative vectors of a worker's, last first."""
+    texts = exchange.body["input"]
+    data = [
+        {"object": "embedding", "index": index, "embedding": (-vector_of(text)).tolist()}
+        for index, text in enumerate(texts)
+    ]
+    usage = {"total_tokens": 3, "prompt_tokens": 3}
+    body = {"model": "jina-embeddings-v3", "object": "list", "usage": usage}
+    status(200, body | {"data": data[::-1]})(exchange)
+
+
+def jina_rerank(exchange: Exchange) -> None:
+    """Answer with a ranking of two documents."""
+    results = [{"index": 1, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0.1}]
+    status(200, {"model": "m", "usage": {"total_tokens": 5}, "results": results})(exchange)

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
-from bge_client import BGEError, EmbedResult, EndpointState, endpoint_state, jina
+from bge_client import BGEError, EmbedResult, EndpointState, endpoint_state
 from bge_client.chunking import Limits
 from bge_client.codec import EmbedOptions, embed_result, ranked_documents, reply_metadata
 from bge_client.errors import job_error
 from bge_client.protocol import Response, _parse_job, job_output, parse_object, status_error
+from bge_client.providers import openai_compatible
 from fuzz.duration import fuzz_settings, rounds
 from fuzz.mutation import mutated, mutated_bytes, odd_values
 
@@ -136,10 +137,10 @@ def check_jina(reply: Any) -> None:
     try:
         body = json.dumps(reply).encode()
         parsed = parse_object(Response(200, CaseInsensitiveDict(), body))
-        dense = jina._dense(parsed, len(TEXTS))
+        dense = openai_compatible.dense_of(parsed, len(TEXTS))
     except BGEError:
         return
-    assert jina._usage(parsed).total_tokens is not None
+    assert openai_compatible.usage_of(parsed).total_tokens is not None
     assert len(dense) == len(TEXTS)
     assert np.isfinite(dense).all()
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 import pytest
 from qdrant_client import models
 
-from bge_client import Client, ConfigurationError, FingerprintError
-from bge_retrieval import CollectionMetadata, HybridSearch, Schema, Store, index
+from bge_client import Client, ConfigurationError, FingerprintError, Router
+from bge_retrieval import (
+    CollectionMetadata,
+    HybridSearch,
+    Plan,
+    Schema,
+    Store,
+    index,
+    load_probe,
+)
+from fakes.host_vectors import dense_of
+from fakes.hosts import Host
 
 
 @pytest.fixture
@@ -44,3 +54,52 @@ def test_a_collection_of_another_model_is_neither_written_nor_searched(
 def test_a_missing_collection_error_lists_the_existing_ones(jina: Store, worker: Client) -> None:
     with pytest.raises(ConfigurationError, match=r"no collection `c`\. Existing: jina"):
         HybridSearch(jina, worker, "c")
+
+
+# ----------------------------------------------------------------------------------- probe
+
+
+def test_a_new_collection_keeps_the_probe_of_its_endpoint(store: Store, worker: Client) -> None:
+    index(store, worker, "c", [{"id": 1, "text": "море"}])
+    probe = load_probe(store, "c")
+    assert probe is not None
+    assert probe.fingerprint == CollectionMetadata.load(store, "c").fingerprint
+    rows = probe.compare(worker.embed(probe.texts, sparse=True))
+    assert [row.reason for row in rows] == [None] * 5
+    store.point_alias("alias", "c")
+    assert load_probe(store, "alias") is not None
+
+
+def test_a_collection_without_a_probe_has_none(jina: Store) -> None:
+    assert load_probe(jina, "jina") is None
+    jina.update_metadata("jina", {"bge_probe": {"fingerprint": "f"}})
+    with pytest.raises(ConfigurationError, match="the probe is malformed"):
+        load_probe(jina, "jina")
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_host_searches_a_collection_only_with_vectors_that_match_its_probe(
+    is_same: bool, store: Store, worker: Client
+) -> None:
+    index(store, worker, "c", [{"id": 1, "text": "море"}, {"id": 2, "text": "суша"}])
+    plan = Plan(sparse=False)
+    sign = 1 if is_same else -1
+    with (
+        Host("deepinfra", lambda texts: sign * dense_of(worker, texts)) as host,
+        Router.from_env(
+            host.env
+            | {"EMBEDDINGS_PROVIDER": "deepinfra", "BGE_RERANKER_ENDPOINT": "http://127.0.0.1:9"},
+            probe=load_probe(store, "c"),
+        ) as router,
+    ):
+        search = HybridSearch(store, router, "c", plan)
+        if is_same:
+            hits, expected = (
+                s.search("море").hits for s in (search, HybridSearch(store, worker, "c", plan))
+            )
+            assert [(hit.id, hit.score) for hit in hits] == [
+                (hit.id, pytest.approx(hit.score)) for hit in expected
+            ]
+        else:
+            with pytest.raises(FingerprintError, match="Given: deepinfra/BAAI/bge-m3"):
+                search.search("море")

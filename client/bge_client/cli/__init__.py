@@ -16,6 +16,7 @@ from ..redaction import RedactingFilter
 from .command import connected, exit_codes, plain, refuse_unused
 from .endpoint import health, info, warm_up
 from .group import CommandGroup
+from .probe import probe
 from .texts import bench, embed, rerank
 
 __all__ = ["bge", "connected", "exit_codes", "plain", "refuse_unused"]
@@ -50,5 +51,5 @@ def bge(verbose: bool) -> None:
     logging.basicConfig(level=level, format="bge: %(message)s", handlers=[handler])
 
 
-for command in (embed, rerank, info, health, warm_up, bench):
+for command in (embed, rerank, info, health, warm_up, probe, bench):
     bge.add_command(command)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 from bge_client import ConfigurationError
 
-from ..metadata import METADATA, CollectionMetadata
+from ..metadata import METADATA, PROBE, CollectionMetadata
 from ..schema import COLBERT, SPARSE
 from ..store import Store
 
@@ -79,7 +79,7 @@ def roll_back_in_place(store: Store, collection: str) -> str | None:
     added = _record(store, collection)
     metadata = stored_metadata(store, collection)
     if added.dense is None:
-        store.update_metadata(collection, {METADATA: None})
+        store.update_metadata(collection, {METADATA: None, PROBE: None})
     elif metadata is not None:
         replace(metadata, dense=added.dense, colbert=added.colbert).save(store, collection)
     return added.dense

@@ -20,7 +20,7 @@ from bge_client import Client, ConfigurationError, Embedding, FingerprintError, 
 
 from ..documents import Document, usable_text
 from ..errors import MigrationError
-from ..metadata import CollectionMetadata
+from ..metadata import CollectionMetadata, ensure_probe
 from ..schema import COLBERT, COLBERT_CUT, MAX_SIM, SPARSE, is_colbert_cut, point_vectors
 from ..similarity import MIN_COSINE, format_ids, no_text_message, similarities
 from ..store import Payload, PointId, Store
@@ -98,7 +98,10 @@ def add_in_place(
         metadata = replace(stored, colbert=stored.colbert or colbert)
     if add_dense is not None:
         metadata = replace(metadata, dense=add_dense)
-    return _InPlaceMigration(store, client, collection, stored, metadata, add_dense, progress).run()
+    migration = _InPlaceMigration(store, client, collection, stored, metadata, add_dense, progress)
+    report = migration.run()
+    ensure_probe(store, client, collection, metadata.fingerprint)
+    return report
 
 
 def _find_dense_name(store: Store, collection: str, dimensions: int) -> str:

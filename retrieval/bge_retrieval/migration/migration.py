@@ -24,7 +24,7 @@ from bge_client import Client, ConfigurationError
 
 from ..documents import Document
 from ..errors import MigrationError
-from ..metadata import CollectionMetadata
+from ..metadata import CollectionMetadata, ensure_probe
 from ..schema import Schema
 from ..similarity import MAX_IDS_IN_MESSAGE, MIN_COSINE, format_ids, no_text_message, similarities
 from ..store import Store
@@ -208,6 +208,7 @@ class Migration:
                 f"collection `{self._target}` was created from "
                 f"{stored.migrated_from or 'documents'}, not from `{self.source}`. Name a new one"
             )
+        ensure_probe(self._store, self._client, self._target, stored.fingerprint)
         target_indexes = self._store.info(self._target).payload_schema
         for name, index in self._config.payload_schema.items():  # keep filters fast
             if name not in target_indexes:

@@ -19,6 +19,7 @@ from bge_retrieval import (
     Schema,
     Store,
     index,
+    load_probe,
     sync,
 )
 from bge_retrieval.schema import COLBERT_CUT
@@ -32,6 +33,7 @@ def test_the_copy_has_every_point_and_the_alias_points_to_it(old: Store, worker:
     report = Migration(old, worker, "live", "new").run()
     assert payloads(old, "new") == payloads(old, "old")
     assert old.aliases() == {"live": "new"}
+    assert load_probe(old, "live") is not None
     assert payloads(old, "old") == {id: payload for id, (payload, _) in before.items()}
     assert (report.points, report.passes, report.written, report.compared) == (30, 3, 30, 30)
     hits = HybridSearch(old, worker, "live", Plan(sparse=False)).search("список")

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bge_client import Client, JinaClient, Route, Router, errors
+from bge_client import Client, Endpoint, JinaClient, Route, Router, errors
 from bge_retrieval.shadow import Shadow, ShadowedSearch, recorder, summarize
 from fakes.scripted import Scripted, completed, status
 
@@ -318,9 +318,12 @@ def endpoint() -> Iterator[Scripted]:
         yield endpoint
 
 
-def make_router(endpoint: Scripted, shadow: Shadow, **options: Any) -> Router:
-    route = Route("scores", Client(endpoint.url, timeout=TIMEOUT), **options)
-    return Router(route, route, JinaClient(KEY, base=endpoint.url), on_rerank=shadow)
+def make_router(endpoint: Scripted, shadow: Shadow, provider: str = "bge") -> Router:
+    """Return a router of the endpoint and its fallback, or of Jina alone."""
+    jina = JinaClient(KEY, base=endpoint.url)
+    bge = Endpoint(Client(endpoint.url, timeout=TIMEOUT), check_health=provider == "auto")
+    route = Route("scores", [jina] if provider == "jina" else [bge, jina])
+    return Router(route, route, on_rerank=shadow)
 
 
 def jina_shadow(endpoint: Scripted, path: Path) -> Shadow:
@@ -373,7 +376,7 @@ def test_fallback_result_is_not_compared(provider: str, endpoint: Scripted, path
     endpoint.on("GET /health", status(200, {"workers": {"unhealthy": 1}}))
     endpoint.on("POST /runsync", status(401))
     shadow = jina_shadow(endpoint, path)
-    with make_router(endpoint, shadow, provider=provider, fallback=True) as router, shadow:
+    with make_router(endpoint, shadow, provider) as router, shadow:
         assert router.rerank(SECRET, DOCUMENTS).provider == "jina"
     assert shadow.counts == Counter()
     assert not path.exists()
