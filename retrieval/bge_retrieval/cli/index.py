@@ -10,9 +10,9 @@ from tqdm import tqdm
 from bge_client import Client
 from bge_client.cli import connected
 
-from .. import Schema, Store
+from .. import Chunker, Schema, Store
 from .. import index as index_documents
-from .options import not_empty, schema_options, text_options, with_store
+from .options import chunk_options, not_empty, schema_options, text_options, with_store
 from .output import print_json
 
 
@@ -25,6 +25,7 @@ from .output import print_json
 @connected("EMBEDDINGS")
 @with_store(create=True)
 @schema_options
+@chunk_options
 def index(
     client: Client,
     store: Store,
@@ -33,6 +34,7 @@ def index(
     text_fields: tuple[str, ...],
     max_length: int | None,
     schema: Schema,
+    chunker: Chunker | None,
 ) -> None:
     """Embed the JSON objects in SOURCE, one per line, and write them as points.
 
@@ -41,6 +43,7 @@ def index(
 
     \b
       bge index corpus.jsonl --collection courses --path qdrant-data
+      bge index books.jsonl --collection books --chunk --title-field title
     """
     with tqdm(unit="text", disable=None) as bar:
         report = index_documents(
@@ -51,6 +54,7 @@ def index(
             text_fields=text_fields or None,
             schema=schema,
             max_length=max_length,
+            chunker=chunker,
             progress=bar.update,
         )
     print_json(report.as_dict())

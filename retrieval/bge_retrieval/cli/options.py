@@ -12,7 +12,8 @@ import click
 
 from bge_client import ConfigurationError
 
-from .. import Schema, Store
+from .. import Chunker, Schema, ServerTokenizer, Store, TokenizerFile
+from ..chunks import OVERLAP, TOKENS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 WORKER_PRICE = 0.00019  # dollars per second of RunPod's 24 GB class, flex
@@ -72,6 +73,48 @@ def schema_options(command: Command) -> Command:
     @wraps(command)
     def run(colbert: bool, on_disk: bool, quantization: Any, **args: Any) -> None:
         command(schema=Schema(colbert, on_disk, quantization), **args)
+
+    return run  # type: ignore[return-value]
+
+
+def chunk_options(command: Command) -> Command:
+    """Add the options of chunks, as a `chunker`; None without --chunk."""
+
+    @click.option("--chunk", is_flag=True, help="Cut the documents: each chunk is a point.")
+    @click.option(
+        "--chunk-tokens", type=int, help=f"Maximum tokens of a chunk, title included. [{TOKENS}]"
+    )
+    @click.option(
+        "--chunk-overlap", type=int, help=f"Tokens that a chunk repeats of the last. [{OVERLAP}]"
+    )
+    @click.option("--title-field", help="Path of a text that begins every chunk.")
+    @click.option(
+        "--tokenizer",
+        type=click.Path(exists=True, dir_okay=False),
+        help="The model's tokenizer.json. [default: the endpoint's /tokenize]",
+    )
+    @wraps(command)
+    def run(
+        chunk: bool,
+        chunk_tokens: int | None,
+        chunk_overlap: int | None,
+        title_field: str | None,
+        tokenizer: str | None,
+        **args: Any,
+    ) -> None:
+        if not chunk:
+            if {chunk_tokens, chunk_overlap, title_field, tokenizer} != {None}:
+                raise ConfigurationError("options of chunks need --chunk")
+            command(chunker=None, **args)
+            return
+        endpoint = click.get_current_context().params["endpoint"]
+        chunker = Chunker(
+            TokenizerFile(tokenizer) if tokenizer else ServerTokenizer(endpoint),
+            tokens=TOKENS if chunk_tokens is None else chunk_tokens,
+            overlap=OVERLAP if chunk_overlap is None else chunk_overlap,
+            title_field=title_field,
+        )
+        command(chunker=chunker, **args)
 
     return run  # type: ignore[return-value]
 

@@ -108,7 +108,7 @@ class SystemBuilder:
             result = engine.search(query, limit)
             model_seconds = result.seconds["embed"] + result.seconds.get("rerank", 0.0)
             ranking = [(self._document_id(hit), hit.score) for hit in result]
-            return Answer(ranking, model_seconds, result.tokens)
+            return Answer(ranking, model_seconds, result.tokens, result.points)
 
         return UniqueDocuments(search)
 

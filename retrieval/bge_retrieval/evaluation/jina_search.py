@@ -66,7 +66,10 @@ class JinaSearch:
         )
         points = self._store.query_points(self._collection, request)
         result = SearchResult(
-            [self._hit(point) for point in points], seconds, embedding.usage.total_tokens
+            [self._hit(point) for point in points],
+            seconds,
+            embedding.usage.total_tokens,
+            len(points),
         )
         return self._reranked(query, result) if self._rerank else result
 
@@ -85,7 +88,8 @@ class JinaSearch:
         hits = [replace(candidates[item.index], score=item.relevance_score) for item in ranking]
         ids = {hit.id for hit in candidates}
         hits += [hit for hit in result.hits if hit.id not in ids]
-        return SearchResult(hits, seconds, result.tokens + ranking.usage.total_tokens)
+        tokens = result.tokens + ranking.usage.total_tokens
+        return SearchResult(hits, seconds, tokens, result.points)
 
     def _check_dimensions(self) -> str:
         """Return Jina's model if the collection has vectors of its size."""

@@ -52,11 +52,12 @@ class Price:
 
 
 class Answer(NamedTuple):
-    """The result of one query."""
+    """The result of one query. `points` were returned, of which a document may have several."""
 
     ranking: Ranking
     model_seconds: float  # time spent waiting for vectors and scores
     tokens: int = 0
+    points: int = 0
 
 
 @dataclass(frozen=True)

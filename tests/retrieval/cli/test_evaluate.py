@@ -181,7 +181,7 @@ def test_the_limit_grows_until_there_are_enough_documents(
     def search(query: str, limit: int) -> Answer:
         requested.append(limit)
         points = range(min(limit, documents * chunks))
-        return Answer([(str(n // chunks), -float(n)) for n in points], 1.0, 3)
+        return Answer([(str(n // chunks), -float(n)) for n in points], 1.0, 3, len(points))
 
     search_documents = UniqueDocuments(search)
     answer = search_documents("q")
