@@ -111,5 +111,6 @@ class AsyncStore:
     async def query_points(
         self, collection: str, request: models.QueryRequest
     ) -> list[models.ScoredPoint]:
-        response = await self.client.query_points(collection, **query_arguments(request))
+        arguments = query_arguments(request, is_local=self._is_local)
+        response = await self.client.query_points(collection, **arguments)
         return response.points

@@ -87,7 +87,7 @@ def migrate(client: Client, store: Store, **args: Any) -> None:
 
 
 COMMON = {"path", "qdrant_url", "endpoint", "timeout", "in_flight"}
-SCHEMA = {"colbert", "on_disk", "quantization", "schema"}
+SCHEMA = {"colbert", "on_disk", "quantization", "colbert_quantization", "schema"}
 TEXTS = {"text_fields", "max_length"}
 MODES: dict[str | None, set[str]] = {  # the options allowed with each
     None: {"source", "target", "alias", "snapshot"} | TEXTS | SCHEMA,

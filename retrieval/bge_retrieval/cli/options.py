@@ -70,9 +70,18 @@ def schema_options(command: Command) -> Command:
         show_default=True,
         help="Compressed copies of the dense vectors in memory.",
     )
+    @click.option(
+        "--colbert-quantization",
+        type=click.Choice(["none", "scalar", "binary"]),
+        default="none",
+        show_default=True,
+        help="Compressed copies of the ColBERT vectors in memory.",
+    )
     @wraps(command)
-    def run(colbert: bool, on_disk: bool, quantization: Any, **args: Any) -> None:
-        command(schema=Schema(colbert, on_disk, quantization), **args)
+    def run(
+        colbert: bool, on_disk: bool, quantization: Any, colbert_quantization: Any, **args: Any
+    ) -> None:
+        command(schema=Schema(colbert, on_disk, quantization, colbert_quantization), **args)
 
     return run  # type: ignore[return-value]
 

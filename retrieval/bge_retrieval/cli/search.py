@@ -65,6 +65,18 @@ MAX_TEXT_CHARACTERS = 100  # in a terminal
     show_default=True,
     help="Candidates from dense and from sparse.",
 )
+@click.option(
+    "--rescore/--no-rescore",
+    default=Plan.rescore,
+    show_default=True,
+    help="With quantized vectors: rank the best again, by the original vectors.",
+)
+@click.option(
+    "--oversampling",
+    default=Plan.oversampling,
+    show_default=True,
+    help="With --rescore: how many times the limit are ranked again.",
+)
 def search(
     client: Client,
     reranker: Client,
