@@ -19,14 +19,14 @@ from . import fork
 from .metadata import CollectionMetadata
 from .plan import Plan
 from .results import SearchResult
-from .search_run import SearchRun, SearchTarget
+from .search_run import Reranker, SearchRun, SearchTarget
 from .store import Store
 
 
 class HybridSearch:
     """Searches a collection or the collection behind an alias. Threads may share it.
 
-    `reranker` is the endpoint for reranking; by default `client`.
+    `reranker` is another endpoint or a provider for reranking; by default `client`.
 
     Queries go to the collection itself, so that an alias that moves cannot mix the vectors of one
     collection with the metadata of another. The name is resolved at the start, by a search more
@@ -46,10 +46,10 @@ class HybridSearch:
         collection: str,
         plan: Plan | None = None,
         *,
-        reranker: Client | None = None,
+        reranker: Reranker | None = None,
     ) -> None:
         self._store, self._client = store, client
-        self._reranker = reranker or client
+        self._reranker: Reranker = reranker or client
         self._name = collection
         self._plan = plan or Plan()
         self._resolving = threading.Lock()

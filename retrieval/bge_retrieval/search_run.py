@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from qdrant_client import models
 
@@ -18,6 +19,12 @@ from .results import Hit, SearchResult, Stage
 from .store import PointId
 
 ALIAS_TTL_SECONDS = 5.0
+
+
+class Reranker(Protocol):
+    """An endpoint or a provider: `Client`, `Router` and `JinaClient` are such."""
+
+    def rerank(self, query: str, documents: Sequence[str]) -> RerankResult: ...
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,13 @@ from bge_client.cli import connected
 
 from .. import Chunker, Schema, Store
 from .. import index as index_documents
-from .options import chunk_options, not_empty, schema_options, text_options, with_store
+from .options import chunk_options, collection_option, schema_options, text_options, with_store
 from .output import print_json
 
 
 @click.command()
 @click.argument("source", type=click.File("r", encoding="utf-8-sig"), default="-")
-@click.option(
-    "--collection", callback=not_empty, required=True, help="Created if it does not exist."
-)
+@collection_option("Created if it does not exist.")
 @text_options
 @connected("EMBEDDINGS")
 @with_store(create=True)

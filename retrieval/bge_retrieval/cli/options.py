@@ -135,6 +135,22 @@ text_fields_option = click.option(
     help="Path of the text in a document: text, page.content, chunks.0.text. Repeatable; the texts "
     "are joined. [default: text]",
 )
+
+
+def price_option(name: str, default: float, unit: str) -> Callable[[Command], Command]:
+    return click.option(
+        name,
+        default=default,
+        show_default=True,
+        type=click.FloatRange(0),
+        help=f"Dollars per {unit}.",
+    )
+
+
+def collection_option(help: str, *, required: bool = True) -> Callable[[Command], Command]:
+    return click.option("--collection", callback=not_empty, required=required, help=help)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 

@@ -12,7 +12,7 @@ from bge_client import Client, ConfigurationError
 from bge_client.cli import connected, plain
 
 from .. import Hit, HybridSearch, Plan, SearchResult, Store
-from .options import json_option, not_empty, with_store
+from .options import collection_option, json_option, with_store
 from .output import print_json, print_table
 
 MAX_TEXT_CHARACTERS = 100  # in a terminal
@@ -20,7 +20,7 @@ MAX_TEXT_CHARACTERS = 100  # in a terminal
 
 @click.command()
 @click.argument("query")
-@click.option("--collection", callback=not_empty, required=True, help="A collection or an alias.")
+@collection_option("A collection or an alias.")
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(1))
 @click.option(
     "--filter",
