@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import requests
 
@@ -22,7 +23,7 @@ from .codec import (
     iter_checked,
 )
 from .errors import ConfigurationError
-from .protocol import INFO
+from .protocol import INFO, JSONObject, Request, request_value
 from .results import Embedding, EmbedResult, RerankResult, merge, merge_rankings
 from .retry import RETRIES
 from .transport import Transport
@@ -183,6 +184,17 @@ class Client(BaseClient):
         """
         deadline = self._deadline(timeout)
         return self._transport.run(self._request_health(deadline), deadline)
+
+    def post(self, path: str, body: JSONObject, *, timeout: float | None = None) -> Any:
+        """Return the JSON of another route of the server, such as `/tokenize`.
+
+        Raises:
+            HTTPStatusError: the endpoint has no such route, as one with a queue on RunPod.
+            BGEError: see `errors.py`.
+        """
+        deadline = self._deadline(timeout)
+        request = Request("POST", path, json.dumps(body, ensure_ascii=False).encode())
+        return self._transport.run(request_value(deadline, request), deadline)
 
     def _run_call(
         self, call: Call[Result], texts: list[str], timeout: float | None

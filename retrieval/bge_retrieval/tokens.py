@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from bge_client import (
-    ConfigurationError,
-    HTTPStatusError,
-    ProtocolError,
-    TransportError,
-    WorkerError,
-    strict_json,
-)
-from bge_client.deadline import Deadline
-from bge_client.endpoint import base_url, endpoint_from, key_from
-from bge_client.protocol import Exchange, Pause, Request, status_error
-from bge_client.retry import Retries
-from bge_client.transport import Transport
+from bge_client import Client, ConfigurationError, HTTPStatusError, ProtocolError
 
 # Of a request to /tokenize, which replies at most 200,000 tokens.
 REQUEST_CHARACTERS = 200_000
@@ -59,23 +46,10 @@ class TokenizerFile:
 
 
 class ServerTokenizer:
-    """The `/tokenize` of a server at `endpoint`. The defaults are those of a `Client`.
+    """The `/tokenize` of the server of `client`. A queue endpoint on RunPod has no such route."""
 
-    A queue endpoint on RunPod has no such route.
-    """
-
-    def __init__(
-        self, endpoint: str | None = None, api_key: str | None = None, *, timeout: float = 60.0
-    ) -> None:
-        address = endpoint_from(os.environ) if endpoint is None else endpoint
-        if address is None:
-            raise ConfigurationError("pass an `endpoint`, or set `BGE_EMBEDDINGS_ENDPOINT`")
-        url = base_url(address)
-        self._transport = Transport(url, api_key or key_from(os.environ, url))
-        self._timeout = timeout
-
-    def close(self) -> None:
-        self._transport.close()
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
     def starts(self, texts: Sequence[str]) -> list[list[int]]:
         """Send as few requests as the server's limit allows.
@@ -92,9 +66,8 @@ class ServerTokenizer:
         return starts
 
     def _request(self, texts: list[str]) -> list[list[int]]:
-        deadline = Deadline(self._timeout)
         try:
-            reply = self._transport.run(_tokenize(deadline, texts), deadline)
+            reply = self._client.post("/tokenize", {"inputs": texts, "add_special_tokens": False})
             return [[int(token["start"]) for token in tokens] for tokens in reply]
         except HTTPStatusError as error:
             if error.status != 404:
@@ -118,20 +91,6 @@ def _batches(texts: Sequence[str]) -> Iterator[list[tuple[int, int, int]]]:
             room -= last - first
     if batch:
         yield batch
-
-
-def _tokenize(deadline: Deadline, texts: list[str]) -> Exchange[Any]:
-    payload = {"inputs": texts, "add_special_tokens": False}
-    request = Request("POST", "/tokenize", json.dumps(payload, ensure_ascii=False).encode())
-    retries = Retries(deadline)
-    while True:
-        try:
-            response = yield request
-            if response.status // 100 != 2:
-                raise status_error(response)
-            return strict_json.loads(response.body)
-        except (TransportError, HTTPStatusError, WorkerError) as error:
-            yield Pause(retries.pause(error))
 
 
 class TokenCounter:

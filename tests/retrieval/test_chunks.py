@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
-from bge_client import AsyncClient, Client, ConfigurationError, ValidationError
+from bge_client import AsyncClient, Client, ConfigurationError, ProtocolError, ValidationError
 from bge_retrieval import (
     AsyncHybridSearch,
     AsyncStore,
@@ -27,6 +27,7 @@ from bge_retrieval import (
 )
 from bge_retrieval.chunks import cut_documents
 from bge_retrieval.documents import chunk_in, parse_documents, without_texts
+from fakes.scripted import Scripted, status
 from points import contents
 
 
@@ -98,7 +99,7 @@ def test_a_short_document_is_one_chunk(tokenizer: TokenizerFile) -> None:
 
 @pytest.mark.parametrize("limit", [200_000, 1_000])
 def test_the_server_cuts_as_the_file_does(
-    served: str,
+    worker: Client,
     tokenizer: TokenizerFile,
     passages: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -106,12 +107,22 @@ def test_the_server_cuts_as_the_file_does(
 ) -> None:
     monkeypatch.setattr(tokens, "REQUEST_CHARACTERS", limit)
     texts = [document["text"] for document in long_documents(passages)] + [""]
-    starts = ServerTokenizer(served).starts(texts)
+    starts = ServerTokenizer(worker).starts(texts)
     expected = tokenizer.starts(texts)
     if limit > 1_000:
         assert starts == expected
     for by_server, by_file in zip(starts, expected, strict=True):
         assert abs(len(by_server) - len(by_file)) <= sum(map(len, texts)) // limit
+
+
+def test_an_endpoint_without_tokenize_is_named() -> None:
+    with Scripted() as endpoint, Client(endpoint.url) as client:
+        endpoint.on("POST /tokenize", status(200, [{"tokens": 1}]))
+        with pytest.raises(ProtocolError, match="no list of tokens"):
+            ServerTokenizer(client).starts(["море"])
+        endpoint.on("POST /tokenize", status(404))
+        with pytest.raises(ConfigurationError, match=r"no /tokenize: .* tokenizer\.json"):
+            ServerTokenizer(client).starts(["море"])
 
 
 @given(st.text(alphabet="аб 我。.\n", max_size=60), st.integers(0, 60), st.integers(0, 60))

@@ -87,7 +87,7 @@ def schema_options(command: Command) -> Command:
 
 
 def chunk_options(command: Command) -> Command:
-    """Add the options of chunks, as a `chunker`; None without --chunk."""
+    """Add the options of chunks, as a `chunker`; None without --chunk. Needs the `client`."""
 
     @click.option("--chunk", is_flag=True, help="Cut the documents: each chunk is a point.")
     @click.option(
@@ -116,9 +116,8 @@ def chunk_options(command: Command) -> Command:
                 raise ConfigurationError("options of chunks need --chunk")
             command(chunker=None, **args)
             return
-        endpoint = click.get_current_context().params["endpoint"]
         chunker = Chunker(
-            TokenizerFile(tokenizer) if tokenizer else ServerTokenizer(endpoint),
+            TokenizerFile(tokenizer) if tokenizer else ServerTokenizer(args["client"]),
             tokens=TOKENS if chunk_tokens is None else chunk_tokens,
             overlap=OVERLAP if chunk_overlap is None else chunk_overlap,
             title_field=title_field,

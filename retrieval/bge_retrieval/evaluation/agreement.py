@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..shadow.agreement import agreement
+from ..agreement import agreement
 from ..verdict import ROUNDING
 from .systems import Run
 

@@ -109,8 +109,8 @@ class ProviderSearch:
         config = self._store.info(self._collection).config
         if METADATA in (config.metadata or {}):
             raise FingerprintError(
-                f"collection `{self._collection}` holds BGE vectors. Append @OLD, the collection of "
-                f"the model's own vectors, or use dense@{self._collection}"
+                f"collection `{self._collection}` holds BGE vectors. Append @OLD, the collection "
+                f"of the model's own vectors, or use dense@{self._collection}"
             )
         vectors = config.params.vectors
         by_name = vectors if isinstance(vectors, Mapping) else {"": vectors}
