@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
@@ -23,7 +22,7 @@ from .codec import (
     iter_checked,
 )
 from .errors import ConfigurationError
-from .protocol import INFO, JSONObject, Request, request_value
+from .protocol import INFO, JSONObject, post_value
 from .results import Embedding, EmbedResult, RerankResult, merge, merge_rankings
 from .retry import RETRIES
 from .transport import Transport
@@ -193,8 +192,7 @@ class Client(BaseClient):
             BGEError: see `errors.py`.
         """
         deadline = self._deadline(timeout)
-        request = Request("POST", path, json.dumps(body, ensure_ascii=False).encode())
-        return self._transport.run(request_value(deadline, request), deadline)
+        return self._transport.run(post_value(deadline, path, body), deadline)
 
     def _run_call(
         self, call: Call[Result], texts: list[str], timeout: float | None

@@ -129,6 +129,12 @@ def request_value(deadline: Deadline, request: Request) -> Exchange[Any]:
             yield Pause(retries.pause(error))
 
 
+def post_value(deadline: Deadline, path: str, body: JSONObject) -> Exchange[Any]:
+    """Post a JSON object to `path`, return any JSON of the response, and raise alike."""
+    content = json.dumps(body, ensure_ascii=False).encode()
+    return request_value(deadline, Request("POST", path, content))
+
+
 def job_health(deadline: Deadline) -> Exchange[JSONObject]:
     """Return the counts of jobs and workers."""
     return request_json(deadline, Request("GET", "/health"))

@@ -7,6 +7,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 from bge_client import ValidationError, strict_json
@@ -139,17 +140,18 @@ def text_at(payload: Mapping[str, object], paths: Sequence[str]) -> str | None:
 
 def without_texts(payload: Mapping[str, object], paths: Sequence[str]) -> dict[str, Any]:
     """Return a copy of a payload without what `text_at` reads."""
-    copy: dict[str, Any] = json.loads(json.dumps(payload))
+    rest = deepcopy(dict(payload))
     for path in paths:
+        if path in rest:  # a key may contain a dot
+            del rest[path]
+            continue
         parent_path, _, key = path.rpartition(".")
-        parent = value_at(copy, parent_path) if parent_path else copy
-        if path in copy:  # a key may contain a dot
-            del copy[path]
-        elif isinstance(parent, dict):
+        parent = value_at(rest, parent_path)
+        if isinstance(parent, dict):
             parent.pop(key, None)
-        elif isinstance(parent, list) and value_at(copy, path) is not None:
+        elif isinstance(parent, list) and value_at(rest, path) is not None:
             parent[int(key)] = None  # keeps the numbers of the others
-    return copy
+    return rest
 
 
 def chunk_id(document_id: PointId, number: int) -> str:

@@ -24,6 +24,8 @@ from ..evaluation.report import (
 )
 from .output import exit_unless_passed, print_json, print_table, print_verdict
 
+MAX_QUERY_CHARACTERS = 60  # in a terminal
+
 
 class Spec(NamedTuple):
     """A parsed item of `--systems`: `hybrid` or `hybrid@collection`."""
@@ -170,19 +172,15 @@ def _print_agreement(report: evaluation.Report) -> None:
 
 def _print_least_agreement(report: evaluation.Report) -> None:
     """Print the queries to look at."""
-    rows = [
-        [
-            item.name,
-            query.query_id,
-            f"{query.rbo:.3f}",
-            *map(" ".join, (query.baseline, query.candidate)),
-        ]
-        for item in report.comparisons
-        for query in item.agreement.least
-    ]
     head = ["candidate", "query", "RBO", f"first of {report.baseline}", "first of the candidate"]
+    rows = []
+    for item in report.comparisons:
+        for query in item.agreement.least:
+            documents = " ".join(query.baseline), " ".join(query.candidate)
+            text = report.queries[query.query_id][:MAX_QUERY_CHARACTERS]
+            rows.append([item.name, query.query_id, f"{query.rbo:.3f}", *documents, text])
     click.echo("\nQueries whose rankings agree least\n")
-    print_table(head, rows, left=("candidate", "query", *head[3:]))
+    print_table([*head, "text"], rows, left=("candidate", "query", *head[3:], "text"))
 
 
 def _system_row(baseline: str, system: evaluation.Measured) -> list[str]:

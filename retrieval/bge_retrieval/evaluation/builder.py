@@ -64,23 +64,29 @@ class SystemBuilder:
         """
         kind = Kind.parse(kind) if isinstance(kind, str) else kind
         reranker = self._reranker_of(name, kind)
-        build = self._hosted if kind.is_hosted else self._own
-        return build(name, kind, collection, reranker)
+        if kind.is_hosted:
+            return self._hosted(name, kind, collection, reranker)
+        rerank = RERANKED if kind.reranker else 0
+        plan = replace(PLANS[kind.retrieval], colbert=kind.colbert, rerank=rerank)
+        system = self._planned(name, plan, collection, reranker)
+        if kind.reranker not in RERANKING_MODELS:
+            return system
+        about = {**system.about, "reranker": RERANKING_MODELS[kind.reranker]}
+        return replace(system, about=about, price=UNKNOWN_PRICE)
 
-    def _own(self, name: str, kind: Kind, collection: str, reranker: Reranker | None) -> System:
-        """Return a system on BGE vectors."""
-        plan = replace(
-            PLANS[kind.retrieval], colbert=kind.colbert, rerank=RERANKED if kind.reranker else 0
-        )
+    def planned(self, name: str, plan: Plan, collection: str) -> System:
+        """Build a system that searches BGE vectors by any plan. Raises as `system` does."""
+        kind = Kind("hybrid", reranker=BGE_RERANKER if plan.rerank else None)
+        return self._planned(name, plan, collection, self._reranker_of(name, kind))
+
+    def _planned(self, name: str, plan: Plan, collection: str, reranker: Reranker | None) -> System:
         engine = HybridSearch(self._store, self._client, collection, plan, reranker=reranker)
         about: dict[str, str | int | float] = {
             "collection": engine.collection,
             "fingerprint": engine.metadata.fingerprint,
             "plan": _describe_plan(plan),
         }
-        if kind.reranker in RERANKING_MODELS:
-            about["reranker"] = RERANKING_MODELS[kind.reranker]
-        return System(name, self._documents(engine), self._price(kind), about)
+        return System(name, self._documents(engine), self._bge_price, about)
 
     def _hosted(self, name: str, kind: Kind, collection: str, reranker: Reranker | None) -> System:
         """Return a system on the dense vectors of a provider's model."""
@@ -97,7 +103,8 @@ class SystemBuilder:
         if kind.reranker:
             model = RERANKING_MODELS.get(kind.reranker, kind.reranker)
             about["reranker"] = f"{model}, the best {RERANKED}"
-        return System(name, self._documents(engine), self._price(kind), about)
+        price = UNKNOWN_PRICE if kind.reranker == BGE_RERANKER else self._jina_price
+        return System(name, self._documents(engine), price, about)
 
     def _reranker_of(self, name: str, kind: Kind) -> Reranker | None:
         """Return the reranker of a kind, which has answered a request."""
@@ -115,13 +122,6 @@ class SystemBuilder:
     def _opened(self, provider: Provider) -> Provider:
         self._providers.append(provider)
         return provider
-
-    def _price(self, kind: Kind) -> Price:
-        """Return the price of a kind that one provider serves. That of others is unknown."""
-        is_own = {not kind.is_hosted, kind.reranker == BGE_RERANKER}
-        if kind.reranker is not None and len(is_own) > 1:
-            return UNKNOWN_PRICE
-        return self._jina_price if kind.is_hosted else self._bge_price
 
     def _documents(self, engine: HybridSearch | ProviderSearch) -> UniqueDocuments:
         def search(query: str, limit: int) -> Answer:

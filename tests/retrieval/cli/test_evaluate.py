@@ -17,8 +17,8 @@ import pytest
 from click.testing import Result
 from qdrant_client import models
 
-from bge_client import ConfigurationError, JinaClient
-from bge_retrieval import Store, evaluation
+from bge_client import Client, ConfigurationError, JinaClient
+from bge_retrieval import Plan, Store, evaluation, index
 from bge_retrieval.evaluation import Answer, Kind, SystemBuilder, providers
 from bge_retrieval.evaluation.builder import _id_at
 from bge_retrieval.evaluation.unique_documents import UniqueDocuments
@@ -316,6 +316,16 @@ def test_bge_hits_are_reranked_by_another_provider(
     plain, reranked = json.loads(run(*command).stdout)["systems"]
     assert reranked["about"]["reranker"] == "jina-reranker-v3"
     assert (plain["cost"] is None, reranked["cost"] is None) == (False, True)
+
+
+def test_a_system_may_have_any_plan(store: Store, worker: Client) -> None:
+    index(store, worker, "c", [{"id": 1, "text": "море"}])
+    with SystemBuilder(store, worker, worker) as systems:
+        system = systems.planned("mine", Plan(weights=(1.0, 3.0), rerank=5), "c")
+    assert system.about["plan"] == (
+        "dense + sparse by rrf (k 61, weights 1 and 3), 100 candidates of each, the best 5 reranked"
+    )
+    assert [document_id for document_id, _ in system.search("море").ranking] == ["1"]
 
 
 def test_without_judgements_only_the_rankings_are_compared(
