@@ -17,7 +17,9 @@ from bge_retrieval import (
     AsyncHybridSearch,
     AsyncStore,
     Chunker,
+    CollectionMetadata,
     HybridSearch,
+    Migration,
     Plan,
     ServerTokenizer,
     Store,
@@ -234,6 +236,17 @@ def test_a_search_returns_documents_by_their_best_chunk_with_its_neighbours(
             assert hit.neighbours == {n: chunks[document, n]["text"] for n in near}
     with pytest.raises(ConfigurationError, match="`neighbours` must be at least 0"):
         HybridSearch(store, worker, "c").search(query, neighbours=-1)
+
+
+def test_a_migrated_collection_of_chunks_is_searched_as_such(
+    store: Store, worker: Client, tokenizer: TokenizerFile, passages: list[dict[str, Any]]
+) -> None:
+    chunker = Chunker(tokenizer, tokens=128, overlap=0)
+    index(store, worker, "c", long_documents(passages)[:2], chunker=chunker)
+    Migration(store, worker, "c", "d", text_fields=["_chunk.text"]).run()
+    assert CollectionMetadata.load(store, "d").chunks == chunker.metadata(["text"])
+    result = HybridSearch(store, worker, "d").search("море", 10)
+    assert (len(result), result.points > 2) == (2, True)
 
 
 def test_asyncio_finds_the_same_neighbours(
