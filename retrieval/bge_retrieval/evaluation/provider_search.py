@@ -12,7 +12,7 @@ from bge_client import ConfigurationError, FingerprintError
 
 from .. import Hit, SearchResult, Store
 from ..documents import text_at
-from ..metadata import METADATA
+from ..metadata import METADATA, CollectionMetadata
 from ..search_run import Reranker
 from .providers import Provider
 
@@ -23,7 +23,8 @@ SAMPLE = 64  # points, of which at least one must have a text
 class ProviderSearch:
     """Searches a collection of a provider's vectors. The first `rerank` hits are reranked by texts.
 
-    `vector` names the vector if there are several. `about` describes the search in a report.
+    A collection of BGE vectors is searched only by vectors of its fingerprint. In others, `vector`
+    names the vector if there are several. `about` describes the search in a report.
 
     Raises:
         ConfigurationError: there is no such collection or vector, or a `reranker` without texts.
@@ -45,9 +46,12 @@ class ProviderSearch:
         self._store, self._embedder, self._reranker = store, embedder, reranker
         self._vector, self._rerank, self._text_fields = vector, rerank, text_fields
         self._collection = store.resolve(collection)
+        info = store.info(self._collection)
+        is_bge = METADATA in (info.config.metadata or {})
+        model = self._check_fingerprint(info) if is_bge else self._check_dimensions(info)
         self.about: dict[str, str | int | float] = {
             "collection": self._collection,
-            "model": self._check_dimensions(),
+            "model": model,
         }
         if vector:
             self.about["vector"] = vector
@@ -92,9 +96,17 @@ class ProviderSearch:
         tokens = result.tokens + ranking.usage.total_tokens
         return SearchResult(hits, seconds, tokens, result.points)
 
-    def _check_dimensions(self) -> str:
+    def _check_fingerprint(self, info: models.CollectionInfo) -> str:
+        """Return the provider's model if its vectors are those of a collection of BGE vectors."""
+        metadata = CollectionMetadata.parse(info, self._collection)
+        probe = self._embedder.embed(PROBE, input_type="query")
+        metadata.check_fingerprint(probe.fingerprint, self._collection)
+        self._vector, self._text_fields = metadata.dense, metadata.text_fields
+        return probe.model
+
+    def _check_dimensions(self, info: models.CollectionInfo) -> str:
         """Return the provider's model if the collection has vectors of its size."""
-        size = self._vector_size()
+        size = self._vector_size(info)
         probe = self._embedder.embed(PROBE, input_type="query")
         dimensions = probe[0].dense.shape[0]  # type: ignore[union-attr]
         if dimensions != size:
@@ -104,15 +116,9 @@ class ProviderSearch:
             )
         return probe.model
 
-    def _vector_size(self) -> int:
+    def _vector_size(self, info: models.CollectionInfo) -> int:
         """Return the dimensions of the provider's vector."""
-        config = self._store.info(self._collection).config
-        if METADATA in (config.metadata or {}):
-            raise FingerprintError(
-                f"collection `{self._collection}` holds BGE vectors. Append @OLD, the collection "
-                f"of the model's own vectors, or use dense@{self._collection}"
-            )
-        vectors = config.params.vectors
+        vectors = info.config.params.vectors
         by_name = vectors if isinstance(vectors, Mapping) else {"": vectors}
         params = by_name.get(self._vector)
         if params is None:

@@ -17,10 +17,11 @@ import pytest
 from click.testing import Result
 from qdrant_client import models
 
-from bge_client import Client, ConfigurationError, JinaClient
-from bge_retrieval import Plan, Store, evaluation, index
+from bge_client import Client, ConfigurationError, EmbedResult, JinaClient
+from bge_retrieval import HybridSearch, Plan, Store, evaluation, index
 from bge_retrieval.evaluation import Answer, Kind, SystemBuilder, providers
 from bge_retrieval.evaluation.builder import _id_at
+from bge_retrieval.evaluation.provider_search import ProviderSearch
 from bge_retrieval.evaluation.unique_documents import UniqueDocuments
 from bge_retrieval.shadow.recorder import utc
 from commands import COURSE, Run, report
@@ -110,15 +111,23 @@ def assert_refused(result: Result, code: int, message: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_jina_refuses_a_collection_of_bge_vectors(
-    run: Run, bge_options: tuple[object, ...], jina: Scripted
+def test_a_provider_searches_bge_vectors_of_its_fingerprint_alone(
+    run: Run, bge_options: tuple[object, ...], jina: Scripted, worker: Client, tmp_path: Path
 ) -> None:
-    assert_refused(
-        run("evaluate", COURSE, "--systems", "jina", *bge_options),
-        5,
-        "`course` holds BGE vectors. Append @OLD",
-    )
-    assert not jina.seen
+    result = run("evaluate", COURSE, "--systems", "jina", *bge_options)
+    assert_refused(result, 5, "`course` holds vectors of miniature/bge-m3, fingerprint")
+
+    class Host:
+        """The same model elsewhere."""
+
+        def embed(self, texts: str, *, input_type: str) -> EmbedResult:
+            assert input_type == "query"
+            return worker.embed(texts)
+
+    with Store.open(path=tmp_path / "qdrant") as store:
+        hits = ProviderSearch(store, Host(), "course").search("TCP 5", 3)  # type: ignore[arg-type]
+        expected = HybridSearch(store, worker, "course", Plan(sparse=False)).search("TCP 5", 3)
+    assert [(hit.id, hit.text) for hit in hits] == [(hit.id, hit.text) for hit in expected]
 
 
 @pytest.mark.parametrize(
