@@ -67,7 +67,8 @@ def read_results() -> tuple[Path, dict[str, Any]]:
     import torch
 
     current = machine(torch.cuda.get_device_name() if torch.cuda.is_available() else None)
-    path = FOLDER / f"{re.sub(r'[^a-z0-9]+', '-', str(current['gpu'] or current['cpu']).lower())}.json"
+    name = str(current["gpu"] or current["cpu"]).lower()
+    path = FOLDER / f"{re.sub(r'[^a-z0-9]+', '-', name)}.json"
     before = json.loads(path.read_text("utf-8")) if path.exists() else {"machine": current}
     if before["machine"] != current:
         sys.exit(f"{path} belongs to {before['machine']}, not to {current}: move it away first")
