@@ -105,6 +105,16 @@ def test_a_text_does_not_depend_on_its_neighbours(engines: dict[str, PackedEngin
         np.testing.assert_allclose(alone.dense, together.dense, atol=1e-6)
 
 
+def test_a_long_text_is_close_to_fp32_and_computed_alike_each_time(
+    engines: dict[str, PackedEngine],
+) -> None:
+    encoded = engines["int8"].encode_texts(["градиентный спуск " * 5000], 1500)
+    (reference,) = engines["float32"].run(Outputs.DENSE, encoded)
+    (result,), (again,) = (engines["int8"].run(Outputs.DENSE, encoded) for _ in range(2))
+    assert float(result.dense @ reference.dense) > 0.998
+    np.testing.assert_array_equal(result.dense, again.dense)
+
+
 def test_int8_has_a_fingerprint_of_its_own(engines: dict[str, PackedEngine]) -> None:
     int8, float32 = (engines[name].models["embed"].fingerprint for name in ("int8", "float32"))
     assert int8 != float32
