@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 # Of `blocked`. oneDNN compiles a product for each length, for 0.5 ms, more than short texts gain.
-MIN_BLOCKED_QUERIES = 256
+MIN_BLOCKED_QUERIES = 128
 BLOCK_SCORES, MIN_BLOCK_ROWS = 1 << 20, 64  # 4 MB
 
 
