@@ -80,11 +80,12 @@ class Process:
 def check_agreement(
     workload: Workload, rows: dict[str, np.ndarray], contestants: list[Process]
 ) -> None:
-    """Exit if a contestant's output differs by more than the tolerance."""
+    """Exit if an output is not finite, or in fp32 differs by more than the tolerance."""
     for contestant in contestants:
         difference = float(np.abs(rows[contestant.name] - rows[OURS]).max())
         contestant.difference = max(contestant.difference, difference)
-        if not is_int8(contestant.name) and not difference <= tolerance(workload.kind):
+        limit = np.finfo(float).max if is_int8(contestant.name) else tolerance(workload.kind)
+        if not difference <= limit:  # NaN included
             sys.exit(f"{workload.name}: {contestant.name} differs by {difference}: not comparable")
 
 

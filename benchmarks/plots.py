@@ -84,10 +84,18 @@ def load(results: dict[str, Any]) -> plt.Figure:
     return figure
 
 
-def main() -> None:
+def cpu_results() -> dict[str, Any]:
+    """Return each section of the first processor that has it, as `tables.py` does."""
     results: dict[str, Any] = {}
-    for path in FOLDER.glob("*.json"):
-        results |= json.loads(path.read_text("utf-8"))
+    for path in sorted(FOLDER.glob("*.json"), reverse=True):
+        content = json.loads(path.read_text("utf-8"))
+        if content["machine"]["gpu"] is None:
+            results |= content
+    return results
+
+
+def main() -> None:
+    results = cpu_results()
     with plt.rc_context(STYLE):
         for plot in (engine, load):
             figure = plot(results)

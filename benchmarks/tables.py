@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from contestants import CONTESTANTS, OURS, OURS_INT8, ROOT
+from contestants import CONTESTANTS, OURS, OURS_INT8
 from projection import HOSTED_PRICE, find_shares, project
 from results import FOLDER
+from workload import ROOT
 
 DOCUMENTS = ("README.md", "docs/*.md", "benchmarks/README.md")
 BLOCK = re.compile(r"(<!-- table: ([a-z0-9-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
@@ -46,9 +47,14 @@ def all_results() -> list[dict[str, Any]]:
 
 
 def cpu_results(section: str) -> dict[str, Any]:
-    """Return the results of the processor that has this section."""
-    contents = (content for content in all_results() if content["machine"]["gpu"] is None)
-    return next(content for content in contents if section in content)
+    """Return the results of the first processor that has this section.
+
+    Raises LookupError: none has.
+    """
+    for content in all_results():
+        if content["machine"]["gpu"] is None and section in content:
+            return content
+    raise LookupError(f"`{FOLDER}` has no section `{section}` of a CPU: measure it with --save")
 
 
 def cpu(section: str) -> dict[str, Any]:

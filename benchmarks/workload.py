@@ -181,7 +181,8 @@ def prepare(shape: str, folder: Path) -> None:
     done, content = folder / "done", f"{FORMAT} {DTYPES}"
     if done.is_file() and done.read_text() == content:
         return
-    shutil.rmtree(folder, ignore_errors=True)  # of an interrupted run, or in an earlier format
+    for name in ("hub", *DTYPES):  # of an interrupted run, or in an earlier format
+        shutil.rmtree(folder / name, ignore_errors=True)  # not the peers' exports of the same hub
     print(f"writing checkpoints of the {shape} shape to {folder} …", file=sys.stderr)
     if shape == TRAINED:
         write_trained(MINILM, folder / "hub" / MODELS[0])

@@ -100,10 +100,12 @@ def convert(
     renamed, so an interrupted run leaves no partial folder.
 
     Raises:
-        ConvertError: the source is refused, the destination is not empty and not a runtime folder,
-            or the disk fails.
+        ConvertError: the source is refused, `flagembedding` with int8, the destination is not empty
+            and not a runtime folder, or the disk fails.
         LockedError: another process is writing the destination.
     """
+    if engine != "packed" and dtype == checkpoint.INT8:
+        raise ConvertError(f"int8 runs on the engine packed alone. Given: {engine}")
     destination = Path(os.path.abspath(destination))  # `.` has neither a name nor a parent
     try:
         check_destination(source_folder, destination)

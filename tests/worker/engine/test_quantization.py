@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from bge_builder.convert import convert
-from bge_worker.engine.engine import PackedEngine
+from bge_builder.errors import ConvertError
+from bge_worker.engine.engine import PackedEngine, load_engine
 from bge_worker.engine.outputs import Outputs
 from bge_worker.engine.quantization import (
     LEVELS,
@@ -129,6 +130,14 @@ def test_folders_and_settings_of_different_dtypes_are_refused(folders: Path) -> 
     mixed = settings_in(folders / "int8", rerank_model=folders / "float32" / MODELS[1])
     with pytest.raises(StartError, match=r"is in int8 and .* is not"):
         PackedEngine(mixed)
+
+
+def test_flagembedding_has_no_int8(folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match="int8 runs on the engine packed alone"):
+        convert(folders / "hub" / MODELS[0], tmp_path, dtype="int8", engine="flagembedding")
+    settings = settings_in(tmp_path, engine="flagembedding", dtype="int8")
+    with pytest.raises(StartError, match="`BGE_DTYPE` is int8, which `BGE_ENGINE` flagembedding"):
+        load_engine(settings)
 
 
 def test_a_processor_without_int8_products_is_warned_of(

@@ -20,7 +20,7 @@ import torch
 from ..errors import StartError
 from ..settings import Settings
 from . import runtime
-from .checkpoint import TOKENIZER, check_files
+from .checkpoint import INT8, TOKENIZER, check_files
 from .config import Role
 from .engine import FinishedBatch, NotFiniteError
 from .outputs import Embedding, Outputs, Result, SparseVector
@@ -44,9 +44,11 @@ class ReferenceEngine:
         """Load the models.
 
         Raises:
-            StartError: FlagEmbedding is not installed, or a folder is not what the settings
-                require.
+            StartError: FlagEmbedding is not installed, `BGE_DTYPE` is int8, or a folder is not what
+                the settings require.
         """
+        if settings.dtype == INT8:
+            raise StartError("`BGE_DTYPE` is int8, which `BGE_ENGINE` flagembedding does not have")
         device = runtime.choose_device(settings)
         dtype = runtime.choose_dtype(settings, device)
         folders = runtime.runtime_folders(settings, "hub")

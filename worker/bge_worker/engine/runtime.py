@@ -84,7 +84,7 @@ def check_int8(
     if is_int8 and settings.dtype not in ("auto", INT8):
         raise StartError(f"`BGE_DTYPE` is {settings.dtype}, and `{by_dtype[True]}` is in int8")
     if is_int8 and device.type != "cpu":
-        raise StartError(f"`{by_dtype[True]}` is in int8, which runs on a CPU: set `BGE_DEVICE`")
+        raise StartError(f"`{by_dtype[True]}` is in int8, which needs `BGE_DEVICE` cpu")
     if is_int8 and not torch.cpu._is_vnni_supported():
         log.warning("this processor has no int8 products (VNNI): int8 is less exact and slow here")
     return is_int8
