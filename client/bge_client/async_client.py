@@ -20,7 +20,6 @@ from .codec import (
 )
 from .protocol import INFO, JSONObject, post_value
 from .results import Embedding, EmbedResult, RerankResult, merge, merge_rankings
-from .retry import RETRIES
 
 if TYPE_CHECKING:
     import httpx2
@@ -49,7 +48,7 @@ class AsyncClient(BaseClient):
         *,
         timeout: float = 300.0,
         max_in_flight: int = 8,
-        max_retries: float = RETRIES,
+        max_retries: float | None = None,
         session: httpx2.AsyncClient | None = None,
         expect_fingerprint: str | None = None,
     ) -> None:

@@ -33,7 +33,7 @@ from .protocol import (
     error_message,
     parse_reply,
 )
-from .retry import RETRIES, Retries
+from .retry import Retries
 from .state import NO_WORKERS, EndpointState
 
 log = logging.getLogger("bge_client")
@@ -44,7 +44,7 @@ NO_WORKER_PAUSE = 2.0  # seconds between two requests without a worker
 
 
 def run_request(
-    deadline: Deadline, payload: JSONObject, max_retries: float = RETRIES
+    deadline: Deadline, payload: JSONObject, max_retries: float | None = None
 ) -> Exchange[JSONObject]:
     """Send `payload` to a worker, and return its reply. Retries transient errors.
 

@@ -56,10 +56,10 @@ class BaseClient:
         api_key: str | None,
         timeout: float,
         max_in_flight: int,
-        max_retries: float,
+        max_retries: float | None,
         expect_fingerprint: str | None,
     ) -> None:
-        if max_retries < 0:
+        if max_retries is not None and max_retries < 0:
             raise ConfigurationError(f"`max_retries` must be at least 0. Given: {max_retries}")
         if max_in_flight < 1:
             raise ConfigurationError(f"`max_in_flight` must be at least 1. Given: {max_in_flight}")

@@ -24,7 +24,6 @@ from .codec import (
 from .errors import ConfigurationError
 from .protocol import INFO, JSONObject, post_value
 from .results import Embedding, EmbedResult, RerankResult, merge, merge_rankings
-from .retry import RETRIES
 from .transport import Transport
 
 Result = TypeVar("Result")
@@ -39,8 +38,8 @@ class Client(BaseClient):
     is RunPod's, or the server's `BGE_API_KEY`; the default is that of `RUNPOD_API_KEY` or
     `BGE_API_KEY`. `timeout` limits a call in seconds, including cold start, retries and splitting;
     each call can override it. A call has at most `max_in_flight` requests open at once, and repeats
-    each at most `max_retries` times; rate limits until the deadline. With `expect_fingerprint`,
-    vectors of any other model raise `FingerprintError`.
+    each at most `max_retries` times; by default six times, and after a rate limit until the
+    deadline. With `expect_fingerprint`, vectors of any other model raise `FingerprintError`.
 
     Threads may share a client, and so may processes after a fork. Name resolution, connecting and
     the wait for bytes of a response may exceed `timeout` by seconds. Pass a `session` for proxies
@@ -57,7 +56,7 @@ class Client(BaseClient):
         *,
         timeout: float = 300.0,
         max_in_flight: int = 8,
-        max_retries: float = RETRIES,
+        max_retries: float | None = None,
         session: requests.Session | None = None,
         expect_fingerprint: str | None = None,
     ) -> None:

@@ -44,7 +44,7 @@ from .errors import (
     worker_error,
 )
 from .redaction import redact
-from .retry import RETRIES, Retries
+from .retry import Retries
 from .state import EndpointState, endpoint_state
 
 log = logging.getLogger("bge_client")
@@ -108,7 +108,7 @@ Exchange = Generator[Step, Response, T]
 
 
 def request_json(
-    deadline: Deadline, request: Request, max_retries: float = RETRIES
+    deadline: Deadline, request: Request, max_retries: float | None = None
 ) -> Exchange[JSONObject]:
     """Send a request with retries and return the JSON object of the response.
 
@@ -120,7 +120,7 @@ def request_json(
 
 
 def request_value(
-    deadline: Deadline, request: Request, max_retries: float = RETRIES
+    deadline: Deadline, request: Request, max_retries: float | None = None
 ) -> Exchange[Any]:
     """Send a request with retries and return any JSON of the response, and raise alike."""
     retries = Retries(deadline, max_retries)
@@ -146,7 +146,7 @@ def job_health(deadline: Deadline) -> Exchange[JSONObject]:
 
 
 def run_job(
-    deadline: Deadline, payload: JSONObject, max_retries: float = RETRIES
+    deadline: Deadline, payload: JSONObject, max_retries: float | None = None
 ) -> Exchange[JSONObject]:
     """Submit `payload` as a job, wait for it, and return its output. Retries transient errors.
 
@@ -171,7 +171,7 @@ def checked_reply(payload: JSONObject, reply: JSONObject) -> Exchange[JSONObject
     raise MixedUpReplyError("the reply belongs to another request: `input_digest` differs")
 
 
-def _follow(deadline: Deadline, job: JSONObject, max_retries: float) -> Exchange[JSONObject]:
+def _follow(deadline: Deadline, job: JSONObject, max_retries: float | None) -> Exchange[JSONObject]:
     """Poll a job until it ends. Cancel it if the caller stops waiting."""
     pause, logged_status = MIN_POLL_PAUSE, ""
     try:
@@ -207,7 +207,7 @@ def _check_workers(deadline: Deadline) -> Exchange[None]:
 
 
 def _job_state(
-    deadline: Deadline, payload: JSONObject, job_id: str | None, max_retries: float
+    deadline: Deadline, payload: JSONObject, job_id: str | None, max_retries: float | None
 ) -> Exchange[JSONObject]:
     """Submit a job, or poll the one with this id, and return its state."""
     retries = Retries(deadline, max_retries)

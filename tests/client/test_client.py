@@ -317,11 +317,16 @@ def test_retries_are_limited(client: Client, endpoint: Scripted) -> None:
 
 
 def test_a_client_may_have_fewer_retries(connect: Any, endpoint: Scripted) -> None:
-    endpoint.on(SYNC, status(500))
-    refused = pytest.raises(errors.HTTPStatusError, match="HTTP 500")
-    with connect(endpoint.url, max_retries=1) as client, refused:
-        client.embed(TEXTS)
-    assert len(endpoint.seen) == 2
+    for reply, requests in [
+        (status(500), 2),
+        (status(429), 2),
+        (status(429, Retry_After="60"), 1),
+    ]:
+        endpoint.on(SYNC, reply)
+        endpoint.seen.clear()
+        with connect(endpoint.url, max_retries=1) as client, pytest.raises(errors.HTTPStatusError):
+            client.embed(TEXTS)
+        assert len(endpoint.seen) == requests
     with pytest.raises(errors.ConfigurationError, match="`max_retries` must be at least 0"):
         connect(endpoint.url, max_retries=-1)
 

@@ -18,7 +18,6 @@ from ..client import Client
 from ..endpoint import endpoint_from, http_url, key_from
 from ..errors import ConfigurationError
 from ..redaction import read_secret
-from ..retry import RETRIES
 from . import Provider
 from .chain import Route
 from .endpoint import Endpoint
@@ -41,7 +40,7 @@ class Settings:
     kind: Kind
     timeout: float = 300.0
     probe: Probe | None = None
-    max_retries: float = RETRIES
+    max_retries: float | None = None
     check_health: bool = False
 
 
@@ -62,7 +61,7 @@ def route_from(
     later = fallbacks or (["jina"] if is_auto else [])
     names = dict.fromkeys(["bge" if is_auto else first, *later])  # each once, in order
     settings = Settings(env, kind, timeout, probe, check_health=is_auto)
-    # The next one answers sooner than a provider that is down comes back.
+    # The next one answers sooner than a provider that is down or over its limit is back.
     eager = replace(settings, max_retries=FALLBACK_RETRIES) if fallbacks else settings
     *before, last = names
     providers = [*(provider_from(name, eager) for name in before), provider_from(last, settings)]

@@ -12,7 +12,6 @@ from ..endpoint import base_url
 from ..errors import ConfigurationError
 from ..protocol import JSONObject
 from ..redaction import read_secret
-from ..retry import RETRIES
 from . import InputType
 from .openai_compatible import OpenAICompatible
 
@@ -36,7 +35,7 @@ class JinaClient(OpenAICompatible):
         embedding_model: str = "jina-embeddings-v3",
         rerank_model: str = "jina-reranker-v2-base-multilingual",
         timeout: float = 60.0,
-        max_retries: float = RETRIES,
+        max_retries: float | None = None,
         session: requests.Session | None = None,
     ) -> None:
         key = read_secret(api_key, "JINA_API_KEY")

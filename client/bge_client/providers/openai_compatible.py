@@ -22,7 +22,6 @@ from ..errors import ConfigurationError, ProbeError, ProtocolError
 from ..protocol import JSONObject, Request, request_json
 from ..redaction import read_secret
 from ..results import EmbedResult, Floats, RerankResult, Usage, merge
-from ..retry import RETRIES
 from ..transport import Transport
 from . import DENSE, InputType, check_input_type
 from .probe import Probe, ProbeCheck
@@ -55,7 +54,7 @@ class OpenAICompatible:
         rerank_model: str | None = None,
         max_texts: int = 128,
         timeout: float = 60.0,
-        max_retries: float = RETRIES,
+        max_retries: float | None = None,
         session: requests.Session | None = None,
         probe: Probe | None = None,
     ) -> None:
