@@ -3,6 +3,7 @@
 import { element } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
+const ORDER = ["first", "second"];
 const WIDTH = 300, HEIGHT = 72;
 export const SPAN_MS = 300_000;
 
@@ -16,10 +17,10 @@ export function chart(title, unit, names, points) {
   const values = points.flatMap(point => names.map(name => point[name])).filter(value => value !== null);
   const top = Math.max(...values, 0) || 1;
   const last = points.at(-1);
-  const figures = names.map(name => {
+  const figures = names.map((name, index) => {
     const value = last?.[name] ?? null;
     const label = names.length > 1 ? `${name} ` : "";
-    return element("span", { class: name }, `${label}${value === null ? "–" : format.format(value)}`);
+    return element("span", { class: ORDER[index] }, `${label}${value === null ? "–" : format.format(value)}`);
   });
   const description = `${title}: ${figures.map(figure => figure.textContent).join(", ")} ${unit}`;
   return element("figure", { class: "chart" },
@@ -27,7 +28,7 @@ export function chart(title, unit, names, points) {
     element("p", { class: "now" }, ...figures, ` ${unit}`),
     drawing(names, points, top, description),
     element("p", { class: "axis" }, element("span", {}, "5 min ago"),
-      element("span", {}, `top ${format.format(top)}`), element("span", {}, "now")));
+      element("span", {}, `max ${format.format(top)}`), element("span", {}, "now")));
 }
 
 function drawing(names, points, top, description) {
@@ -35,10 +36,10 @@ function drawing(names, points, top, description) {
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": description,
   });
   const end = points.at(-1)?.time ?? 0;
-  for (const name of names) {
+  names.forEach((name, index) => {
     const place = point => [WIDTH * (1 - (end - point.time) / SPAN_MS), HEIGHT * (1 - point[name] / top)];
-    svg.append(svgNode("path", { d: pathOf(points, name, place), class: name }));
-  }
+    svg.append(svgNode("path", { d: pathOf(points, name, place), class: ORDER[index] }));
+  });
   return svg;
 }
 

@@ -70,17 +70,18 @@ async function compare(view, messages, texts, signal) {
 function heatMap(view, messages, texts, matrix) {
   const others = matrix.flatMap((row, i) => row.filter((_, j) => i !== j));
   const lowest = Math.min(...others), range = Math.max(...others) - lowest || 1;
+  const hasMany = texts.length > 10;
   const buttons = [];
   const rows = matrix.map((row, i) => {
     const cells = row.map((value, j) => {
-      const button = cellButton(value, Math.min(1, (value - lowest) / range), i, j);
+      const button = cellButton(value.toFixed(hasMany ? 2 : 3), Math.min(1, (value - lowest) / range), i, j);
       buttons.push(button);
       return element("td", {}, button);
     });
     return element("tr", {}, rowHeading(texts[i], i), ...cells);
   });
   const heads = texts.map((_, j) => element("th", { scope: "col" }, String(j + 1)));
-  const grid = element("table", { class: "map" },
+  const grid = element("table", { class: hasMany ? "map many" : "map" },
     element("thead", {}, element("tr", {}, element("td"), ...heads)),
     element("tbody", {}, ...rows));
   moveByArrows(grid, buttons, texts.length);
@@ -100,8 +101,8 @@ function heatMap(view, messages, texts, matrix) {
 function cellButton(value, share, row, column) {
   return element("button", {
     "--share": share.toFixed(3), "data-row": row, "data-column": column, "aria-pressed": "false",
-    "aria-label": `Text ${row + 1} and text ${column + 1}: ${value.toFixed(3)}`,
-  }, value.toFixed(3));
+    "aria-label": `Text ${row + 1} and text ${column + 1}: ${value}`,
+  }, value);
 }
 
 function rowHeading(text, index) {

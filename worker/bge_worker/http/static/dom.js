@@ -68,12 +68,8 @@ export class Messages {
 
   error(error) {
     if (error.name === "AbortError") return; // a newer request took its place
-    if (this._status) this._status.textContent = "";
+    this._status.textContent = "";
     this._error.textContent = error.message;
     this._error.hidden = false;
-  }
-
-  clearError() {
-    this._error.hidden = true;
   }
 }

@@ -62,7 +62,7 @@ export function startRerank(view) {
       .catch(error => messages.error(error));
   });
   const load = file => {
-    messages.clearError();
+    messages.status("");
     documents.load(file).catch(error => messages.error(error));
   };
   const input = document.getElementById("rerank-file");
@@ -106,8 +106,8 @@ function rankingTable(reply, documents, similarities) {
         truncated.has(index) ? element("small", {}, " truncated") : ""),
       ...(similarities ? [barCell(similarities[index].toFixed(4), similarities[index])] : []),
       barCell(relevance_score.toFixed(4), relevance_score)));
-  const dense = similarities ? ["Dense"] : [];
-  const headings = ["After", "Before", "Document", ...dense, "Relevance"];
+  const dense = similarities ? ["Dense, before"] : [];
+  const headings = ["Rank", "Rank before", "Document", ...dense, "Relevance, after"];
   const shown = rows.length < documents.length ? `, the first ${MAX_ROWS} of ${documents.length}` : "";
   return [
     element("h2", {}, `Order by relevance${shown}`),

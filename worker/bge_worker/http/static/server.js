@@ -34,7 +34,7 @@ async function poll(view, messages, samples) {
   try {
     if (!document.hidden && !isKeyMissing()) {
       await sample(view, samples);
-      messages.clearError();
+      messages.status("");
     }
   } catch (error) {
     messages.error(error);
