@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -99,16 +98,8 @@ def test_texts_are_shown_as_text(reader: Reader) -> None:
     assert sorted(shown) == sorted(HOSTILE)
     for text in HOSTILE:
         reader.tokenize(text)
-        assert (
-            text
-            in json.loads(
-                page.inner_text("#tokens pre")
-                .split("-d ")[1]
-                .replace("'\\''", "\0")
-                .split("'")[1]
-                .replace("\0", "'")
-            )["inputs"]
-        )
+        shown = page.locator("#token-list .token").all_text_contents()
+        assert "".join(shown).count("injected") == text.count("injected")
     assert page.locator("main img, main script, main svg[onload]").count() == 0
     assert page.evaluate("window.injected") is None
 
