@@ -148,6 +148,7 @@ def test_the_server_view_shows_its_info(reader: Reader, api: httpx.Client) -> No
 
 METRICS = """
 bge_requests_total{{route="/native/embed",status="200"}} {count}
+bge_requests_total{{route="/native/rerank",status="429"}} {refused}
 bge_requests_total{{route="/metrics",status="200"}} 1000
 bge_request_seconds_bucket{{le="0.1",route="/native/embed"}} {fast}
 bge_request_seconds_bucket{{le="0.2",route="/native/embed"}} {count}
@@ -160,10 +161,10 @@ bge_micro_batch_seconds_total {busy}
 
 
 def test_charts_are_rates_and_quantiles_between_samples(reader: Reader) -> None:
-    """20 requests in 10 seconds: 15 of at most 0.1 s, 5 of at most 0.2 s."""
+    """In 10 seconds 15 requests took at most 0.1 s and 5 at most 0.2 s; 5 were refused."""
     samples = [
-        METRICS.format(count=10.0, fast=10.0, tokens=100.0, busy=1.0),
-        METRICS.format(count=30.0, fast=25.0, tokens=600.0, busy=3.5),
+        METRICS.format(count=10.0, fast=10.0, refused=0.0, tokens=100.0, busy=1.0),
+        METRICS.format(count=30.0, fast=25.0, refused=5.0, tokens=600.0, busy=3.5),
     ]
     points = reader.page.evaluate(
         "async texts => { const {parseMetrics, pointsOf} = await import('/page/metrics.js');"
@@ -173,7 +174,8 @@ def test_charts_are_rates_and_quantiles_between_samples(reader: Reader) -> None:
     (point,) = points
     assert point == {
         "time": 10_000,
-        "requests": 2,
+        "requests": 2.5,
+        "errors": 0.5,
         "tokens": 50,
         "load": 25,
         "queue": 3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,5 +60,8 @@ def fill_the_charts(page: Page, api: httpx.Client) -> None:
 
 
 def take(page: Page, name: str) -> None:
+    from PIL import Image
+
     assert FOLDER is not None
-    page.screenshot(path=Path(FOLDER) / f"{name}.png", full_page=True)
+    picture = Image.open(BytesIO(page.screenshot(full_page=True)))
+    picture.convert("RGB").quantize(64).save(Path(FOLDER) / f"{name}.png", optimize=True)

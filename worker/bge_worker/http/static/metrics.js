@@ -8,13 +8,13 @@ const WINDOW_MS = 60_000; // of the quantiles
 
 /** Return what the charts need of a reply of /metrics. */
 export function parseMetrics(text, time) {
-  const sample = { time, requests: 0, tokens: 0, queue: 0, busy: 0, buckets: new Map() };
+  const sample = { time, requests: 0, errors: 0, tokens: 0, queue: 0, busy: 0, buckets: new Map() };
   for (const line of text.split("\n")) {
     const [, name, labels, value] = line.match(/^(\w+)(?:\{(.*)\})? (\S+)/) ?? [];
     if (name === "bge_tokens_total") sample.tokens = Number(value);
     else if (name === "bge_queue_depth") sample.queue = Number(value);
     else if (name === "bge_micro_batch_seconds_total") sample.busy = Number(value);
-    else if (name === "bge_requests_total" && isInference(labels)) sample.requests += Number(value);
+    else if (name === "bge_requests_total") addRequests(sample, labels, Number(value));
     else if (name === BUCKET && isInference(labels)) addBucket(sample.buckets, labels, Number(value));
   }
   return sample;
@@ -22,6 +22,12 @@ export function parseMetrics(text, time) {
 
 const labelOf = (labels, name) => labels.match(new RegExp(`${name}="([^"]*)"`))?.[1];
 const isInference = labels => !OTHER_ROUTES.has(labelOf(labels, "route"));
+
+function addRequests(sample, labels, count) {
+  if (!isInference(labels)) return;
+  sample.requests += count;
+  if (Number(labelOf(labels, "status")) >= 400) sample.errors += count;
+}
 
 function addBucket(buckets, labels, count) {
   const limit = Number(labelOf(labels, "le").replace("+Inf", "Infinity"));
@@ -37,6 +43,7 @@ export function pointsOf(samples) {
     return {
       time: sample.time,
       requests: (sample.requests - previous.requests) / seconds,
+      errors: (sample.errors - previous.errors) / seconds,
       tokens: (sample.tokens - previous.tokens) / seconds,
       load: 100 * (sample.busy - previous.busy) / seconds,
       queue: sample.queue,

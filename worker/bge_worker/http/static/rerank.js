@@ -11,10 +11,11 @@ import { showRequests } from "./snippets.js";
 const MAX_ROWS = 200; // more would stop the page while it draws
 const QUERY = "как найти минимум функции";
 const DOCUMENTS = [
-  "A transaction is all or nothing.",
+  "Как найти работу?",
+  "Функции и пределы",
   "Градиентный спуск ищет минимум функции потерь.",
-  "Минимум температуры в январе был ниже обычного.",
   "Gradient descent finds a minimum of the loss function.",
+  "A transaction is all or nothing.",
 ];
 
 /** The documents are the lines of the field, or those of a file. */

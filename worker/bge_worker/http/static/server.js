@@ -10,6 +10,7 @@ const POLL_MS = 2000;
 const CHARTS = [
   ["Requests", "a second", ["requests"]],
   ["Tokens", "a second", ["tokens"]],
+  ["Refused or failed requests", "a second", ["errors"]],
   ["Latency over a minute", "ms", ["p50", "p99"]],
   ["Queue", "requests", ["queue"]],
   ["Device load", "%", ["load"]],
