@@ -59,7 +59,8 @@ async function attempt({ method, path, body }, signal) {
 /** Return the message of an error reply, without the name of its type. */
 async function sentenceOf(response) {
   const body = await response.json().catch(() => ({}));
-  const message = [body.error?.message, body.error, body.message].find(text => typeof text === "string");
+  const messages = [body.error?.message, body.error, body.message];
+  const message = messages.find(text => typeof text === "string");
   if (message === undefined) return `The server answered with status ${response.status}.`;
   const sentence = message.replace(/^\w+Error: /, "");
   return /[.!?]$/.test(sentence) ? sentence : `${sentence}.`;

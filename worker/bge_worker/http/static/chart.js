@@ -14,13 +14,14 @@ const format = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
  * `names` are fields of the points; a value of null is a gap.
  */
 export function chart(title, unit, names, points) {
-  const values = points.flatMap(point => names.map(name => point[name])).filter(value => value !== null);
-  const top = Math.max(...values, 0) || 1;
+  const values = points.flatMap(point => names.map(name => point[name]));
+  const top = Math.max(...values, 0) || 1; // a null counts as 0
   const last = points.at(-1);
   const figures = names.map((name, index) => {
     const value = last?.[name] ?? null;
     const label = names.length > 1 ? `${name} ` : "";
-    return element("span", { class: ORDER[index] }, `${label}${value === null ? "–" : format.format(value)}`);
+    const shown = value === null ? "–" : format.format(value);
+    return element("span", { class: ORDER[index] }, label + shown);
   });
   const description = `${title}: ${figures.map(figure => figure.textContent).join(", ")} ${unit}`;
   return element("figure", { class: "chart" },
@@ -33,24 +34,26 @@ export function chart(title, unit, names, points) {
 
 function drawing(names, points, top, description) {
   const svg = svgNode("svg", {
-    viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": description,
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none",
+    role: "img", "aria-label": description,
   });
   const end = points.at(-1)?.time ?? 0;
   names.forEach((name, index) => {
-    const place = point => [WIDTH * (1 - (end - point.time) / SPAN_MS), HEIGHT * (1 - point[name] / top)];
-    svg.append(svgNode("path", { d: pathOf(points, name, place), class: ORDER[index] }));
+    const positionOf = point =>
+      [WIDTH * (1 - (end - point.time) / SPAN_MS), HEIGHT * (1 - point[name] / top)];
+    svg.append(svgNode("path", { d: pathOf(points, name, positionOf), class: ORDER[index] }));
   });
   return svg;
 }
 
-function pathOf(points, name, place) {
+function pathOf(points, name, positionOf) {
   let command = "M";
   return points.map(point => {
     if (point[name] === null) {
       command = "M";
       return "";
     }
-    const [x, y] = place(point);
+    const [x, y] = positionOf(point);
     const step = `${command}${x.toFixed(1)} ${y.toFixed(1)}`;
     command = "L";
     return step;

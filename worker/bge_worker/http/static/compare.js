@@ -41,7 +41,7 @@ function addText(list, text) {
   return field;
 }
 
-/** Name the fields by their place; keep the number of texts within its limits. */
+/** Name the fields by their position; keep the number of texts within its limits. */
 function numberTexts(list) {
   [...list.children].forEach((item, index) => {
     const [field, remove] = item.children;
@@ -63,18 +63,19 @@ async function compare(view, messages, texts, signal) {
   const matrix = await compute("cosines", [reply.embeddings, texts.length], signal);
   messages.status(describe(reply));
   document.getElementById("map").replaceChildren(
-    element("h2", {}, "Dense similarity"), heatMap(view, messages, texts, matrix));
+    element("h2", {}, "Dense similarity"), heatMap(view, messages, texts, matrix, signal));
 }
 
 /** Return the map: rows are queries, columns documents. Shades span the values that it shows. */
-function heatMap(view, messages, texts, matrix) {
+function heatMap(view, messages, texts, matrix, signal) {
   const others = matrix.flatMap((row, i) => row.filter((_, j) => i !== j));
   const lowest = Math.min(...others), range = Math.max(...others) - lowest || 1;
   const hasMany = texts.length > 10;
   const buttons = [];
   const rows = matrix.map((row, i) => {
     const cells = row.map((value, j) => {
-      const button = cellButton(value.toFixed(hasMany ? 2 : 3), Math.min(1, (value - lowest) / range), i, j);
+      const share = Math.min(1, (value - lowest) / range);
+      const button = cellButton(value.toFixed(hasMany ? 2 : 3), share, i, j);
       buttons.push(button);
       return element("td", {}, button);
     });
@@ -93,7 +94,8 @@ function heatMap(view, messages, texts, matrix) {
     opened = new AbortController();
     const [i, j] = [Number(event.target.dataset.row), Number(event.target.dataset.column)];
     const pair = { query: texts[i], document: texts[j], row: i, column: j, dense: matrix[i][j] };
-    openPair(view, pair, opened.signal).catch(error => messages.error(error));
+    openPair(view, pair, AbortSignal.any([signal, opened.signal]))
+      .catch(error => messages.error(error));
   });
   return scrollable("Dense similarity", grid);
 }

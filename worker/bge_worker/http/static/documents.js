@@ -7,7 +7,9 @@ export function readDocuments(name, content) {
   const documents = parse(name, content).map(textOf);
   if (!documents.length) throw new RequestError(`${name} has no documents.`);
   const wrong = documents.findIndex(text => typeof text !== "string");
-  if (wrong >= 0) throw new RequestError(`Document ${wrong + 1} of ${name} is neither a text nor has \`text\`.`);
+  if (wrong >= 0) {
+    throw new RequestError(`Document ${wrong + 1} of ${name} is neither a text nor has \`text\`.`);
+  }
   return documents;
 }
 

@@ -25,7 +25,8 @@ export function table(caption, headings, rows, attributes = {}) {
 
 /** Return a table inside a region that scrolls sideways, which the keyboard can reach. */
 export function scrollable(label, node) {
-  return element("div", { class: "scroll", role: "region", "aria-label": label, tabindex: "0" }, node);
+  const region = { class: "scroll", role: "region", "aria-label": label, tabindex: "0" };
+  return element("div", region, node);
 }
 
 /** Return a cell with a number and a bar of `share`, 0 to 1. */
@@ -36,7 +37,8 @@ export function barCell(text, share) {
 
 /** Return a token, shaded by `share`, 0 to 1. Isolated, so that its direction changes no other. */
 export function tokenNode(tag, string, share, title) {
-  return element(tag, { class: "token", title, "--share": share.toFixed(3) }, element("bdi", {}, string));
+  const attributes = { class: "token", title, "--share": share.toFixed(3) };
+  return element(tag, attributes, element("bdi", {}, string));
 }
 
 /** The arrow keys move the focus among `nodes`, laid out in rows of `columns`; Tab leaves them. */

@@ -9,11 +9,11 @@ import { startTokens } from "./tokens.js";
 const tabs = [...document.querySelectorAll("[role=tab]")];
 
 function show(tab) {
-  for (const other of tabs) {
-    const isShown = other === tab;
-    other.setAttribute("aria-selected", isShown);
-    other.tabIndex = isShown ? 0 : -1;
-    document.getElementById(other.getAttribute("aria-controls")).hidden = !isShown;
+  for (const each of tabs) {
+    const isShown = each === tab;
+    each.setAttribute("aria-selected", isShown);
+    each.tabIndex = isShown ? 0 : -1;
+    document.getElementById(each.getAttribute("aria-controls")).hidden = !isShown;
   }
 }
 

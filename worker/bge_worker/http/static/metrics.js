@@ -15,7 +15,7 @@ export function parseMetrics(text, time) {
     else if (name === "bge_queue_depth") sample.queue = Number(value);
     else if (name === "bge_micro_batch_seconds_total") sample.busy = Number(value);
     else if (name === "bge_requests_total") addRequests(sample, labels, Number(value));
-    else if (name === BUCKET && isInference(labels)) addBucket(sample.buckets, labels, Number(value));
+    else if (name === BUCKET) addBucket(sample.buckets, labels, Number(value));
   }
   return sample;
 }
@@ -30,6 +30,7 @@ function addRequests(sample, labels, count) {
 }
 
 function addBucket(buckets, labels, count) {
+  if (!isInference(labels)) return;
   const limit = Number(labelOf(labels, "le").replace("+Inf", "Infinity"));
   buckets.set(limit, (buckets.get(limit) ?? 0) + count);
 }
@@ -53,7 +54,7 @@ export function pointsOf(samples) {
   });
 }
 
-/** Return a quantile in milliseconds of what was counted between two samples; null if nothing was. */
+/** Return a quantile, in milliseconds, of what two samples count between them; null if nothing. */
 export function quantile(share, before, after) {
   const limits = [...after.keys()].sort((a, b) => a - b);
   const counts = limits.map(limit => after.get(limit) - (before.get(limit) ?? 0)); // cumulative

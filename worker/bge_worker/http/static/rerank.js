@@ -97,22 +97,24 @@ async function rankDocuments(view, messages, query, documents, signal) {
 
 /** `similarities` of the documents, undefined without an embedding model. */
 function rankingTable(reply, documents, similarities) {
-  const before = ranksBefore(documents.length, similarities);
+  const ranks = ranksBefore(documents.length, similarities);
   const truncated = new Set(reply.truncated);
   const rows = reply.results.slice(0, MAX_ROWS).map(({ index, relevance_score }, rank) =>
     element("tr", {},
       element("td", { class: "number" }, String(rank + 1)),
-      element("td", { class: "number" }, change(before[index], rank + 1)),
-      element("th", { scope: "row", class: "document" }, element("bdi", {}, documents[index].slice(0, 300)),
+      element("td", { class: "number" }, change(ranks[index], rank + 1)),
+      element("th", { scope: "row", class: "document" },
+        element("bdi", {}, documents[index].slice(0, 300)),
         truncated.has(index) ? element("small", {}, " truncated") : ""),
       ...(similarities ? [barCell(similarities[index].toFixed(4), similarities[index])] : []),
       barCell(relevance_score.toFixed(4), relevance_score)));
   const dense = similarities ? ["Dense, before"] : [];
   const headings = ["Rank", "Rank before", "Document", ...dense, "Relevance, after"];
-  const shown = rows.length < documents.length ? `, the first ${MAX_ROWS} of ${documents.length}` : "";
+  const shown = rows.length < documents.length ? `, ${MAX_ROWS} of ${documents.length}` : "";
+  const before = similarities ? "the order by dense similarity" : "the order given";
   return [
     element("h2", {}, `Order by relevance${shown}`),
-    element("p", { class: "hint" }, `Before: ${similarities ? "the order by dense similarity" : "the order given"}.`),
+    element("p", { class: "hint" }, `Before: ${before}.`),
     scrollable("Ranking", table("Ranking", headings, rows, { class: "ranking" })),
   ];
 }

@@ -58,10 +58,11 @@ async function sample(view, samples) {
 }
 
 function describe({ models, limits, versions, ...engine }) {
-  const headings = ["Role", "Model", "Fingerprint", "Revision", "Dimensions", "Vocabulary", "Tokens"];
+  const headings =
+    ["Role", "Model", "Fingerprint", "Revision", "Dimensions", "Vocabulary", "Tokens"];
   const rows = Object.entries(models).map(([role, model]) => {
-    const cells = [model.model, model.fingerprint, model.revision?.slice(0, 12) ?? "–", model.width,
-      model.vocab_size.toLocaleString("en"), model.max_length.toLocaleString("en")];
+    const cells = [model.model, model.fingerprint, model.revision?.slice(0, 12) ?? "–",
+      model.width, model.vocab_size.toLocaleString("en"), model.max_length.toLocaleString("en")];
     return element("tr", {}, element("th", { scope: "row" }, role),
       ...cells.map(cell => element("td", {}, String(cell))));
   });

@@ -42,7 +42,7 @@ export function align(query, document) {
   return alignment;
 }
 
-/** Return what each token of the document adds to the sum: the cosines of the tokens that chose it. */
+/** Return what each document token adds to the sum: the cosines that are best with it. */
 export function contributions(alignment, columns) {
   const sums = new Array(columns).fill(0);
   for (const { index, similarity } of alignment) sums[index] += similarity;

@@ -46,11 +46,13 @@ function toCurl(requests) {
 const shellQuoted = text => `'${text.replaceAll("'", "'\\''")}'`;
 
 function toPython(requests) {
-  const key = hasKey() ? ', headers={"Authorization": f"Bearer {os.environ[\'BGE_API_KEY\']}"}' : "";
+  const header = `{"Authorization": f"Bearer {os.environ['BGE_API_KEY']}"}`;
+  const key = hasKey() ? `, headers=${header}` : "";
   const calls = requests.map(({ method, path, body }) => {
     const json = body ? `, json=${pythonLiteral(body)}` : "";
     const reply = path === "/metrics" ? "text" : "json()";
-    return `reply = requests.${method.toLowerCase()}("${address(path)}"${json}${key})\nprint(reply.${reply})`;
+    const call = `requests.${method.toLowerCase()}("${address(path)}"${json}${key})`;
+    return `reply = ${call}\nprint(reply.${reply})`;
   });
   return `${hasKey() ? "import os\n\n" : ""}import requests\n\n${calls.join("\n\n")}`;
 }
@@ -66,10 +68,12 @@ function pythonLiteral(value) {
 
 function toJavaScript(requests) {
   return requests.map(({ method, path, body }) => {
-    const key = hasKey() ? ["  headers: { authorization: `Bearer ${process.env.BGE_API_KEY}` },"] : [];
+    const header = "  headers: { authorization: `Bearer ${process.env.BGE_API_KEY}` },";
+    const key = hasKey() ? [header] : [];
     const data = body ? [`  body: JSON.stringify(${JSON.stringify(body)}),`] : [];
     const options = [`  method: "${method}",`, ...key, ...data].join("\n");
     const reply = path === "/metrics" ? "text" : "json";
-    return `console.log(await fetch("${address(path)}", {\n${options}\n}).then(reply => reply.${reply}()));`;
+    const call = `await fetch("${address(path)}", {\n${options}\n})`;
+    return `console.log(await (${call}).${reply}());`;
   }).join("\n\n");
 }

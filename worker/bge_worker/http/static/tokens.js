@@ -23,7 +23,8 @@ export function startTokens(view) {
 
 async function showTokens(view, messages, text, signal) {
   const panel = document.getElementById("token-list");
-  const requests = [tokenize([text]), embed({ texts: [text], return_dense: false, return_sparse: true })];
+  const sparseOnly = { return_dense: false, return_sparse: true };
+  const requests = [tokenize([text]), embed({ texts: [text], ...sparseOnly })];
   messages.status("Computing…");
   panel.replaceChildren();
   showRequests(view, requests);
