@@ -113,7 +113,9 @@ def first_request(address: str, service: Service, settings: Settings) -> str:
     if "embed" not in service.models:
         route, body = "/v2/rerank", '{"query": "море", "documents": ["о море", "о суше"]}'
     key = ' -H "Authorization: Bearer $BGE_API_KEY"' if settings.api_key else ""
-    return f"  documentation  {url}/docs\n  try            curl {url}{route}{key} -d '{body}'"
+    page = f"  page           {url}/\n" if settings.page else ""
+    documentation = f"  documentation  {url}/docs\n"
+    return f"{page}{documentation}  try            curl {url}{route}{key} -d '{body}'"
 
 
 def serve(settings: Settings, listeners: list[socket.socket]) -> None:

@@ -39,12 +39,14 @@ def test_every_variable_is_read() -> None:
             "BGE_RERANK_ALIASES": "r",
             "BGE_CORS_ORIGINS": "https://app.example",
             "BGE_TRACE_START": "1",
+            "BGE_PAGE": "0",
         }
     )
     paths_and_engine = (Path("/models/a"), None, "cpu", "float16", "flagembedding", "sdpa", False)
     names = (("text-embedding-3-small", "e"), ("r",), ("https://app.example",))
     numbers = (1, 2, 3, 4, 70000, 6)
-    assert settings == Settings(*paths_and_engine, *numbers, "secret", True, True, *names, True)
+    flags_and_names = (True, True, *names, True, False)
+    assert settings == Settings(*paths_and_engine, *numbers, "secret", *flags_and_names)
     assert Settings.from_env({"BGE_API_KEY": "\n"}).api_key is None
 
 
@@ -71,6 +73,13 @@ def test_a_bad_value_is_named_with_the_variable_and_the_limit(
     assert f"`{variable}`" in str(caught.value)
     assert limit in str(caught.value)
     assert f"Given: {value!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["RUNPOD_ENDPOINT_ID", "PORT_HEALTH"])
+def test_the_page_is_off_on_runpod_unless_it_is_turned_on(variable: str) -> None:
+    assert Settings.from_env({}).page
+    assert not Settings.from_env({variable: "8000"}).page
+    assert Settings.from_env({variable: "8000", "BGE_PAGE": "1"}).page
 
 
 def test_an_alias_names_one_model() -> None:

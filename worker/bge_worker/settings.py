@@ -51,6 +51,7 @@ class Settings:
     rerank_aliases: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     trace_start: bool = False
+    page: bool = True
     log_format: LogFormat = "text"
     log_level: LogLevel = "INFO"
 
@@ -83,6 +84,7 @@ class Settings:
             rerank_aliases=_names(env, "BGE_RERANK_ALIASES"),
             cors_origins=_names(env, "BGE_CORS_ORIGINS"),
             trace_start=_one_of(env, "BGE_TRACE_START", ("0", "1")) == "1",
+            page=_one_of(env, "BGE_PAGE", ("0", "1") if _on_runpod(env) else ("1", "0")) == "1",
             log_format=_one_of(env, "BGE_LOG_FORMAT", ("text", "json")),
             log_level=_one_of(env, "BGE_LOG_LEVEL", ("INFO", "DEBUG", "WARNING", "ERROR")),
         )
@@ -107,6 +109,14 @@ def unknown_variables(env: Mapping[str, str]) -> list[str]:
                 f"`{name[:60]}` is no variable of this worker. The nearest is `{nearest}`"
             )
     return sentences
+
+
+def _on_runpod(env: Mapping[str, str]) -> bool:
+    """Whether RunPod runs this worker: its platform sets the first, its load balancer the second.
+
+    A load balancer's address is public, and each page that is opened starts a billed worker.
+    """
+    return "RUNPOD_ENDPOINT_ID" in env or "PORT_HEALTH" in env
 
 
 def _folder(env: Mapping[str, str], name: str, default: Path | None) -> Path | None:

@@ -29,6 +29,7 @@ from .loading import LoadingService
 from .memory import HeldBytes
 from .metrics import CONTENT_TYPE, Metrics
 from .middleware import Middleware
+from .page import Page
 from .routes import (
     cohere,
     infinity,
@@ -101,8 +102,11 @@ class Application:
             Endpoint("GET", "/metrics", self._get_metrics),
             Endpoint("GET", "/openapi.json", self._get_openapi),
             Endpoint("GET", "/docs", self._get_docs),
-            Endpoint("GET", "/", self._get_docs),
         ]
+        if self._settings.page:
+            endpoints += Page().endpoints()
+        else:
+            endpoints.append(Endpoint("GET", "/", self._get_docs))
         for path in {path: None for route in ROUTES for path in route.paths}:
             routes = [route for route in ROUTES if path in route.paths]
             handle = partial(self._answer, routes)
