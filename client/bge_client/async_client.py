@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .async_bulk import run_all, run_each
 from .async_transport import AsyncTransport
@@ -18,7 +18,7 @@ from .codec import (
     checked_texts,
     iter_checked,
 )
-from .protocol import INFO
+from .protocol import INFO, JSONObject, post_value
 from .results import Embedding, EmbedResult, RerankResult, merge, merge_rankings
 from .retry import RETRIES
 
@@ -137,6 +137,11 @@ class AsyncClient(BaseClient):
         """See `Client.health`."""
         deadline = self._deadline(timeout)
         return await self._transport.run(self._request_health(deadline), deadline)
+
+    async def post(self, path: str, body: JSONObject, *, timeout: float | None = None) -> Any:
+        """See `Client.post`."""
+        deadline = self._deadline(timeout)
+        return await self._transport.run(post_value(deadline, path, body), deadline)
 
     async def _run_call(
         self, call: Call[Result], texts: list[str], timeout: float | None

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import requests
 
@@ -22,7 +22,7 @@ from .codec import (
     iter_checked,
 )
 from .errors import ConfigurationError
-from .protocol import INFO
+from .protocol import INFO, JSONObject, post_value
 from .results import Embedding, EmbedResult, RerankResult, merge, merge_rankings
 from .retry import RETRIES
 from .transport import Transport
@@ -183,6 +183,16 @@ class Client(BaseClient):
         """
         deadline = self._deadline(timeout)
         return self._transport.run(self._request_health(deadline), deadline)
+
+    def post(self, path: str, body: JSONObject, *, timeout: float | None = None) -> Any:
+        """Return the JSON of another route of the server, such as `/tokenize`.
+
+        Raises:
+            HTTPStatusError: the endpoint has no such route, as one with a queue on RunPod.
+            BGEError: see `errors.py`.
+        """
+        deadline = self._deadline(timeout)
+        return self._transport.run(post_value(deadline, path, body), deadline)
 
     def _run_call(
         self, call: Call[Result], texts: list[str], timeout: float | None

@@ -113,12 +113,26 @@ def request_json(deadline: Deadline, request: Request) -> Exchange[JSONObject]:
         HTTPStatusError: the status is not 2xx.
         ProtocolError: the body is not a JSON object.
     """
+    return checked_object((yield from request_value(deadline, request)))
+
+
+def request_value(deadline: Deadline, request: Request) -> Exchange[Any]:
+    """Send a request with retries and return any JSON of the response, and raise alike."""
     retries = Retries(deadline)
     while True:
         try:
-            return parse_reply((yield request))
+            response = yield request
+            if response.status // 100 != 2:
+                raise status_error(response)
+            return parse_json(response)
         except (TransportError, HTTPStatusError, WorkerError) as error:
             yield Pause(retries.pause(error))
+
+
+def post_value(deadline: Deadline, path: str, body: JSONObject) -> Exchange[Any]:
+    """Post a JSON object to `path`, return any JSON of the response, and raise alike."""
+    content = json.dumps(body, ensure_ascii=False).encode()
+    return request_value(deadline, Request("POST", path, content))
 
 
 def job_health(deadline: Deadline) -> Exchange[JSONObject]:
@@ -240,13 +254,21 @@ def parse_reply(response: Response) -> JSONObject:
 
 def parse_object(response: Response) -> JSONObject:
     """Parse the body. Raises ProtocolError if it is not one strict JSON object."""
+    return checked_object(parse_json(response))
+
+
+def parse_json(response: Response) -> Any:
+    """Parse the body. Raises ProtocolError if it is not strict JSON."""
     try:
-        value = strict_json.loads(response.body)
+        return strict_json.loads(response.body)
     except ValueError as error:
         if response.body.lstrip()[:1] == b"<":
             raise ProtocolError("the response is an HTML page, not JSON") from None
         size = len(response.body)
         raise ProtocolError(f"the response is not JSON: {error}. Given: {size} bytes") from None
+
+
+def checked_object(value: Any) -> JSONObject:
     if not isinstance(value, dict):
         raise ProtocolError(f"the response must be a JSON object, not {type(value).__name__}")
     return value

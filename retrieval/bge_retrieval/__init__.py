@@ -16,6 +16,7 @@ from bge_client.redaction import RedactingFilter as _RedactingFilter
 
 from .async_search import AsyncHybridSearch
 from .async_store import AsyncStore
+from .chunks import Chunker
 from .errors import MigrationError
 from .index import IndexReport, index
 from .metadata import CollectionMetadata
@@ -29,6 +30,7 @@ from .results import Hit, SearchResult, Stage
 from .schema import Schema
 from .search import HybridSearch
 from .store import Store
+from .tokens import ServerTokenizer, TokenizerFile
 
 _logging.getLogger("bge_retrieval").addFilter(_RedactingFilter())
 
@@ -36,6 +38,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncHybridSearch",
     "AsyncStore",
+    "Chunker",
     "CollectionMetadata",
     "Estimate",
     "Hit",
@@ -48,8 +51,10 @@ __all__ = [
     "Plan",
     "Schema",
     "SearchResult",
+    "ServerTokenizer",
     "Stage",
     "Store",
+    "TokenizerFile",
     "add_in_place",
     "drop_old",
     "drop_vectors",

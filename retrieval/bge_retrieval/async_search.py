@@ -48,9 +48,12 @@ class AsyncHybridSearch:
         *,
         filter: models.Filter | None = None,
         explain: bool = False,
+        neighbours: int = 0,
     ) -> SearchResult:
-        """Return the best `limit` points that pass the filter.
+        """Return the best `limit` points that pass the filter; of chunks, a document's best one.
 
+        There may be fewer than `limit` documents of chunks among the plan's candidates.
+        `neighbours` adds the texts of so many chunks before and after each hit, at one request.
         `explain` adds each hit's rank in every stage, at one more request for each stage. Hits
         after the reranked ones keep their retrieval score.
 
@@ -59,7 +62,7 @@ class AsyncHybridSearch:
             BGEError: see `errors.py`.
         """
         target = await self._current_target()
-        run = SearchRun(self._plan, query, limit, filter, explain)
+        run = SearchRun(self._plan, query, limit, filter, explain, neighbours)
         run.add_embeddings(await self._client.embed(query, **self._plan.embed_options))
         try:
             points = await self._query(target, run)
@@ -72,6 +75,8 @@ class AsyncHybridSearch:
         run.add_points(points, target)
         if texts := run.texts_to_rerank():
             run.add_ranking(await self._reranker.rerank(query, texts))
+        if ids := run.cut_hits():
+            run.add_neighbours(await self._store.retrieve(target.collection, ids))
         return run.result()
 
     async def resolve(self) -> SearchTarget:

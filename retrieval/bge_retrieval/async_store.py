@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,7 +14,7 @@ from bge_client import HTTPStatusError
 
 from .connection import connect
 from .qdrant_errors import QDRANT_ERRORS, bge_error, unknown_collection
-from .store import RETRY_SECONDS, query_arguments, started_retries
+from .store import RETRY_SECONDS, PointId, query_arguments, started_retries
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -103,8 +103,14 @@ class AsyncStore:
         return (await self.aliases()).get(name, name)
 
     @_request
+    async def retrieve(self, collection: str, ids: Sequence[PointId]) -> list[models.Record]:
+        """Return the points that exist, in any order, without vectors."""
+        return await self.client.retrieve(collection, ids)
+
+    @_request
     async def query_points(
         self, collection: str, request: models.QueryRequest
     ) -> list[models.ScoredPoint]:
-        response = await self.client.query_points(collection, **query_arguments(request))
+        arguments = query_arguments(request, is_local=self._is_local)
+        response = await self.client.query_points(collection, **arguments)
         return response.points

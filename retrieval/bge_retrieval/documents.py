@@ -7,6 +7,7 @@ import json
 import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 from bge_client import ValidationError, strict_json
@@ -20,6 +21,7 @@ UUID = re.compile(rf"(urn:uuid:)?\{{?{HEX}{{8}}(-?{HEX}{{4}}){{3}}-?{HEX}{{12}}\
 MAX_CHARACTERS = 1_000_000  # the worker's limit for one text
 MAX_ID = 2**64 - 1
 MAX_INDEX_DIGITS = 20  # `int` raises above 4,300 digits
+CHUNK = "_chunk"  # a key of the payload of a chunk; see `chunks.py`
 
 
 class Document(NamedTuple):
@@ -134,6 +136,33 @@ def text_at(payload: Mapping[str, object], paths: Sequence[str]) -> str | None:
     texts = [value for path in paths if isinstance(value := value_at(payload, path), str)]
     text = "\n".join(value for value in texts if value and not value.isspace())
     return text or None
+
+
+def without_texts(payload: Mapping[str, object], paths: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of a payload without what `text_at` reads."""
+    rest = deepcopy(dict(payload))
+    for path in paths:
+        if path in rest:  # a key may contain a dot
+            del rest[path]
+            continue
+        parent_path, _, key = path.rpartition(".")
+        parent = value_at(rest, parent_path)
+        if isinstance(parent, dict):
+            parent.pop(key, None)
+        elif isinstance(parent, list) and value_at(rest, path) is not None:
+            parent[int(key)] = None  # keeps the numbers of the others
+    return rest
+
+
+def chunk_id(document_id: PointId, number: int) -> str:
+    """Return the point id of a document's chunk."""
+    return str(uuid.uuid5(NAMESPACE, f"{document_id}#{number}"))
+
+
+def chunk_in(payload: Mapping[str, object]) -> dict[str, Any] | None:
+    """Return what a payload has under `CHUNK`, or None if its point is no chunk."""
+    chunk = payload.get(CHUNK)
+    return chunk if isinstance(chunk, dict) else None
 
 
 def usable_text(payload: Mapping[str, object], paths: Sequence[str]) -> tuple[str | None, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bge_client import Client, ConfigurationError
 
+from .chunks import TEXT_FIELD, Chunker, cut_documents
 from .documents import parse_documents
 from .metadata import CollectionMetadata
 from .schema import Schema
@@ -34,6 +35,7 @@ def index(
     text_fields: Sequence[str] | None = None,
     schema: Schema | None = None,
     max_length: int | None = None,
+    chunker: Chunker | None = None,
     progress: Progress = no_progress,
 ) -> IndexReport:
     """Embed documents and write them as points. Skips documents that are already indexed.
@@ -43,7 +45,8 @@ def index(
     id is derived from `_id`, `id` or the whole payload; of documents with the same id, the last
     one is kept. A missing collection is created with `schema` before the first write, so a run
     without a write leaves none. A run that is killed between the two leaves an empty one, which
-    the next run fills. `progress` is called with the number of documents done since its last call.
+    the next run fills. With a `chunker`, each chunk of a document is a point.
+    `progress` is called with the number of points done since its last call.
 
     Raises:
         ValidationError: a document has no text or an invalid id. Those before it are written.
@@ -56,11 +59,13 @@ def index(
     start = time.monotonic()
     collection = store.resolve(collection)
     schema = schema or Schema()
+    fields = tuple(text_fields or ("text",))
     requested = CollectionMetadata.probe(
         client,
         colbert=schema.colbert,
         max_length=max_length,
-        text_fields=tuple(text_fields or ("text",)),
+        text_fields=(TEXT_FIELD,) if chunker else fields,
+        chunks=chunker.metadata(fields) if chunker else None,
     )
     is_new = not store.exists(collection)
     metadata = requested if is_new else schema.ensure(store, collection, requested)
@@ -68,10 +73,17 @@ def index(
         collection,
         colbert=schema.colbert or None,
         max_length=max_length,
-        text_fields=text_fields and tuple(text_fields),
+        text_fields=text_fields and requested.text_fields,
     )
+    if metadata.chunks != requested.chunks:
+        raise ConfigurationError(
+            f"collection `{collection}` was created with `chunks` {metadata.chunks}. "
+            f"Given: {requested.chunks}"
+        )
     report = IndexReport(collection=collection, fingerprint=metadata.fingerprint)
-    parsed = parse_documents(documents, metadata.text_fields)
+    parsed = parse_documents(documents, fields if chunker else metadata.text_fields)
+    if chunker:
+        parsed = cut_documents(store, collection, parsed, chunker, fields)
     for _ in sync_by_batches(store, client, collection, metadata, parsed, report, progress):
         if is_new and schema.ensure(store, collection, requested) != requested:
             raise ConfigurationError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from qdrant_client import models
 
@@ -21,7 +22,8 @@ METADATA = "bge"  # the key in a collection's metadata
 
 @dataclass(frozen=True)
 class CollectionMetadata:
-    """The model and options a collection was created with. `dense` names its dense vector.
+    """The model and options a collection was created with. `dense` names its dense vector,
+    `chunks` says how documents were cut, if they were.
 
     The target of a migration also records its source (`migrated_from`), whether an alias has
     pointed to it (`in_use`), and the source points that changed at the cutover: their number
@@ -35,6 +37,7 @@ class CollectionMetadata:
     dense: str = DENSE
     max_length: int | None = None
     text_fields: tuple[str, ...] = ("text",)
+    chunks: dict[str, Any] | None = None
     migrated_from: str | None = None
     in_use: bool = False
     late: tuple[str, ...] = ()
@@ -48,6 +51,7 @@ class CollectionMetadata:
         colbert: bool = False,
         max_length: int | None = None,
         text_fields: tuple[str, ...] = ("text",),
+        chunks: dict[str, Any] | None = None,
     ) -> CollectionMetadata:
         """Return the metadata for the model that an endpoint serves."""
         result = client.embed("fingerprint")
@@ -60,6 +64,7 @@ class CollectionMetadata:
             colbert=colbert,
             max_length=max_length,
             text_fields=text_fields,
+            chunks=chunks,
         )
 
     @classmethod

@@ -33,6 +33,10 @@ class Plan:
     rank 3 counts as rank 1 of the other list, and k = 60 of Cormack, Clarke and Büttcher (2009)
     is 61. `weights` are those of dense and sparse. The cross-encoder reads the first `rerank`.
 
+    In a collection with quantized vectors, Qdrant ranks by those, and with `rescore` then ranks the
+    best `oversampling` times the limit by the original ones. By itself it would do so with binary
+    vectors alone. Without `rescore`, their scores are no cosines.
+
     Raises:
         ConfigurationError: both `dense` and `sparse` are off, or a number is out of range.
     """
@@ -45,6 +49,8 @@ class Plan:
     colbert: bool = False
     rerank: int = 0
     candidates: int = 100
+    rescore: bool = True
+    oversampling: float = 2.0
 
     def __post_init__(self) -> None:
         if not (self.dense or self.sparse):
@@ -56,6 +62,10 @@ class Plan:
                 raise ConfigurationError(
                     f"`{name}` must be at least {minimum}. Given: {getattr(self, name)}"
                 )
+        if not 1 <= self.oversampling < math.inf:
+            raise ConfigurationError(
+                f"`oversampling` must be at least 1. Given: {self.oversampling}"
+            )
         if len(self.weights) != 2:
             raise ConfigurationError(f"`weights` must be two numbers. Given: {len(self.weights)}")
         is_valid = all(map(math.isfinite, self.weights))
@@ -89,10 +99,11 @@ def stage_requests(
     it rejects would take up candidates.
     """
     common: dict[str, Any] = {"filter": filter, "limit": max(limit, plan.candidates)}
+    scored = {**common, "params": _quantization_params(plan)}
     stages: dict[str, models.Prefetch] = {}
     if plan.dense:
         query = present(embedding.dense).tolist()
-        stages[DENSE] = models.Prefetch(query=query, using=metadata.dense, **common)
+        stages[DENSE] = models.Prefetch(query=query, using=metadata.dense, **scored)
     if plan.sparse:
         query = sparse_vector(embedding)
         stages[SPARSE] = models.Prefetch(query=query, using=SPARSE, **common)
@@ -103,7 +114,7 @@ def stage_requests(
         candidates = [*stages.values()][-1:]
         vectors: Any = present(embedding.colbert)
         query = vectors[: max_colbert_vectors(metadata.dimensions)].tolist()
-        stages[COLBERT] = models.Prefetch(prefetch=candidates, query=query, using=COLBERT, **common)
+        stages[COLBERT] = models.Prefetch(prefetch=candidates, query=query, using=COLBERT, **scored)
     return stages
 
 
@@ -116,9 +127,18 @@ def query_request(
         query=stage.query,
         using=stage.using,
         filter=stage.filter,
+        params=stage.params,
         limit=stage.limit if limit is None else limit,
         with_payload=with_payload,
     )
+
+
+def _quantization_params(plan: Plan) -> models.SearchParams:
+    """Return parameters that a collection without quantized vectors ignores."""
+    quantization = models.QuantizationSearchParams(
+        rescore=plan.rescore, oversampling=plan.oversampling if plan.rescore else None
+    )
+    return models.SearchParams(quantization=quantization)
 
 
 def _fusion_query(plan: Plan) -> models.Query:

@@ -28,12 +28,22 @@ class Schema:
 
     `on_disk` keeps dense vectors, payloads and the index on disk. `quantization` keeps compressed
     copies of the dense vectors in memory (scalar: 1/4 of the size, binary: 1/32). ColBERT vectors
-    are always on disk and have no index, because they only rescore candidates.
+    are always on disk and have no index, because they only rescore candidates;
+    `colbert_quantization` keeps compressed copies of them in memory, so that only those of the best
+    candidates are read from the disk (`Plan.oversampling`).
+
+    Raises:
+        ConfigurationError: `colbert_quantization` without `colbert`.
     """
 
     colbert: bool = False
     on_disk: bool = False
     quantization: Quantization = "none"
+    colbert_quantization: Quantization = "none"
+
+    def __post_init__(self) -> None:
+        if self.colbert_quantization != "none" and not self.colbert:
+            raise ConfigurationError("`colbert_quantization` needs `colbert`")
 
     def ensure(
         self,
@@ -98,6 +108,7 @@ class Schema:
                 hnsw_config=models.HnswConfigDiff(m=0),
                 datatype=models.Datatype.FLOAT16,
                 on_disk=True,
+                quantization_config=_QUANTIZATION[self.colbert_quantization],
             )
         return vectors
 

@@ -19,14 +19,14 @@ from . import fork
 from .metadata import CollectionMetadata
 from .plan import Plan
 from .results import SearchResult
-from .search_run import SearchRun, SearchTarget
+from .search_run import Reranker, SearchRun, SearchTarget
 from .store import Store
 
 
 class HybridSearch:
     """Searches a collection or the collection behind an alias. Threads may share it.
 
-    `reranker` is the endpoint for reranking; by default `client`.
+    `reranker` is another endpoint or a provider for reranking; by default `client`.
 
     Queries go to the collection itself, so that an alias that moves cannot mix the vectors of one
     collection with the metadata of another. The name is resolved at the start, by a search more
@@ -46,10 +46,10 @@ class HybridSearch:
         collection: str,
         plan: Plan | None = None,
         *,
-        reranker: Client | None = None,
+        reranker: Reranker | None = None,
     ) -> None:
         self._store, self._client = store, client
-        self._reranker = reranker or client
+        self._reranker: Reranker = reranker or client
         self._name = collection
         self._plan = plan or Plan()
         self._resolving = threading.Lock()
@@ -76,9 +76,12 @@ class HybridSearch:
         *,
         filter: models.Filter | None = None,
         explain: bool = False,
+        neighbours: int = 0,
     ) -> SearchResult:
-        """Return the best `limit` points that pass the filter.
+        """Return the best `limit` points that pass the filter; of chunks, a document's best one.
 
+        There may be fewer than `limit` documents of chunks among the plan's candidates.
+        `neighbours` adds the texts of so many chunks before and after each hit, at one request.
         `explain` adds each hit's rank in every stage, at one more request for each stage. Hits
         after the reranked ones keep their retrieval score.
 
@@ -87,7 +90,7 @@ class HybridSearch:
             BGEError: see `errors.py`.
         """
         target = self._current_target()
-        run = SearchRun(self._plan, query, limit, filter, explain)
+        run = SearchRun(self._plan, query, limit, filter, explain, neighbours)
         run.add_embeddings(self._client.embed(query, **self._plan.embed_options))
         try:
             points = self._query(target, run)
@@ -100,6 +103,8 @@ class HybridSearch:
         run.add_points(points, target)
         if texts := run.texts_to_rerank():
             run.add_ranking(self._reranker.rerank(query, texts))
+        if ids := run.cut_hits():
+            run.add_neighbours(self._store.retrieve(target.collection, ids))
         return run.result()
 
     def resolve(self) -> SearchTarget:

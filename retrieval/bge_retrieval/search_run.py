@@ -5,19 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from qdrant_client import models
 
 from bge_client import ConfigurationError, EmbedResult, RerankResult
 from bge_client.codec import checked_text
 
-from .documents import text_at
+from .documents import chunk_id, chunk_in, text_at
 from .metadata import CollectionMetadata
 from .plan import RERANK, Plan, query_request, stage_requests
 from .results import Hit, SearchResult, Stage
 from .store import PointId
 
 ALIAS_TTL_SECONDS = 5.0
+
+
+class Reranker(Protocol):
+    """An endpoint or a provider: `Client`, `Router` and `JinaClient` are such."""
+
+    def rerank(self, query: str, documents: Sequence[str]) -> RerankResult: ...
 
 
 @dataclass(frozen=True)
@@ -51,15 +58,18 @@ class SearchRun:
         limit: int,
         filter: models.Filter | None,
         explain: bool,
+        neighbours: int,
     ) -> None:
         checked_text(query, "query")
         if limit < 1:
             raise ConfigurationError(f"`limit` must be at least 1. Given: {limit}")
+        if neighbours < 0:
+            raise ConfigurationError(f"`neighbours` must be at least 0. Given: {neighbours}")
         self._plan, self._limit = plan, limit
-        self._filter, self._explain = filter, explain
+        self._filter, self._explain, self._neighbours = filter, explain, neighbours
         self._stage_names: list[str] = []
         self._hits: list[Hit] = []
-        self._tokens = 0
+        self._tokens = self._points = 0
         self._seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
@@ -76,6 +86,8 @@ class SearchRun:
         """
         target.metadata.check_fingerprint(self._embedding.fingerprint, target.collection)
         limit = max(self._limit, self._plan.rerank)
+        if target.metadata.chunks:  # several may be of one document
+            limit = max(limit, self._plan.candidates)
         stages = stage_requests(self._plan, self._embedding, target.metadata, limit, self._filter)
         self._stage_names = [*stages]
         final = query_request([*stages.values()][-1], limit, with_payload=True)
@@ -84,14 +96,24 @@ class SearchRun:
     def add_points(
         self, responses: Sequence[Sequence[models.ScoredPoint]], target: SearchTarget
     ) -> None:
-        """Add the responses to `requests`."""
+        """Add the responses to `requests`. Of the chunks of a document, keep the best.
+
+        Qdrant's groups would repeat the query without the documents so far, and ranks, of which
+        RRF is made, would begin anew.
+        """
         points, *stages = responses
         ranks = dict(zip(self._stage_names, map(_ranks, stages), strict=False))
+        hits = []
         for point in points:
             payload = point.payload or {}
             text = text_at(payload, target.metadata.text_fields)
             explained = {name: by[point.id] for name, by in ranks.items() if point.id in by}
-            self._hits.append(Hit(point.id, point.score, text, payload, explained))
+            hits.append(Hit(point.id, point.score, text, payload, explained))
+        self._points = len(points)
+        best: dict[PointId, Hit] = {}
+        for hit in hits:
+            best.setdefault(hit.document_point, hit)
+        self._hits = [*best.values()]
         self._record("qdrant")
 
     def texts_to_rerank(self) -> list[str]:
@@ -109,10 +131,26 @@ class SearchRun:
         self._hits = reranked + [hit for hit in self._hits if hit.id not in ids]
         self._tokens += ranking.usage.total_tokens
 
-    def result(self) -> SearchResult:
+    def cut_hits(self) -> list[PointId]:
+        """Keep the best `limit` hits. Return the points of their neighbours."""
         if self._plan.rerank:
             self._record(RERANK)
-        return SearchResult(self._hits[: self._limit], self._seconds, self._tokens)
+        self._hits = self._hits[: self._limit]
+        return [id for hit in self._hits for id in _neighbour_ids(hit, self._neighbours).values()]
+
+    def add_neighbours(self, records: Sequence[models.Record]) -> None:
+        """Add the points of `cut_hits` that exist."""
+        chunks = {record.id: chunk_in(record.payload or {}) for record in records}
+        for index, hit in enumerate(self._hits):
+            ids = _neighbour_ids(hit, self._neighbours)
+            texts = {
+                number: chunk["text"] for number, id in ids.items() if (chunk := chunks.get(id))
+            }
+            self._hits[index] = replace(hit, neighbours=texts)
+        self._record("neighbours")
+
+    def result(self) -> SearchResult:
+        return SearchResult(self._hits, self._seconds, self._tokens, self._points)
 
     def _candidates(self) -> list[Hit]:
         return [hit for hit in self._hits[: self._plan.rerank] if hit.text]
@@ -125,3 +163,13 @@ class SearchRun:
 
 def _ranks(points: Sequence[models.ScoredPoint]) -> dict[PointId, Stage]:
     return {point.id: Stage(rank, point.score) for rank, point in enumerate(points, 1)}
+
+
+def _neighbour_ids(hit: Hit, count: int) -> dict[int, PointId]:
+    """Return the points of the `count` chunks before and after a hit's, by number."""
+    chunk = chunk_in(hit.payload)
+    if chunk is None:
+        return {}
+    number = chunk["number"]
+    numbers = [*range(max(0, number - count), number), *range(number + 1, number + 1 + count)]
+    return {near: chunk_id(chunk["document"], near) for near in numbers}

@@ -305,7 +305,8 @@ class Store:
     def query_points(
         self, collection: str, request: models.QueryRequest
     ) -> list[models.ScoredPoint]:
-        return self.client.query_points(collection, **query_arguments(request)).points
+        arguments = query_arguments(request, is_local=self._is_local)
+        return self.client.query_points(collection, **arguments).points
 
     def sample(
         self, collection: str, count: int, filter: models.Filter | None = None
@@ -408,14 +409,15 @@ def started_retries(seconds: float) -> Retries:
     return Retries(deadline, logger="bge_retrieval")
 
 
-def query_arguments(request: models.QueryRequest) -> dict[str, Any]:
+def query_arguments(request: models.QueryRequest, *, is_local: bool) -> dict[str, Any]:
     """Return the arguments of `query_points`. `query_batch_points` would copy the vectors first,
-    which takes most of the time of a search."""
+    which takes most of the time of a search. Local mode has no search parameters."""
     return {
         "query": request.query,
         "using": request.using,
         "prefetch": request.prefetch,
         "query_filter": request.filter,
+        "search_params": None if is_local else request.params,
         "limit": request.limit,
         "with_payload": request.with_payload,
     }

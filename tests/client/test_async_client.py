@@ -22,7 +22,7 @@ from bge_client import AsyncClient, Client, errors
 from fakes.scripted import Queue, Scripted, completed, job, silence, vector_of
 
 SYNC, POLL, CANCEL = "POST /runsync", "GET /status/job-1", "POST /cancel/job-1"
-METHODS = ("embed", "embed_iter", "rerank", "info", "health", "warm_up")
+METHODS = ("embed", "embed_iter", "rerank", "info", "health", "warm_up", "post")
 
 
 @pytest.fixture

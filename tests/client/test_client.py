@@ -710,6 +710,15 @@ def test_health_returns_runpod_s_reply(client: Client, endpoint: Scripted) -> No
     assert client.health()["workers"] == {"idle": 1}
 
 
+def test_another_route_may_reply_any_json(client: Client, endpoint: Scripted) -> None:
+    endpoint.on("POST /tokenize", status(503), status(200, [["море"]]))
+    assert client.post("/tokenize", {"inputs": "море"}) == [["море"]]
+    endpoint.on("POST /tokenize", status(404))
+    with pytest.raises(errors.HTTPStatusError, match="404"):
+        client.post("/tokenize", {})
+    assert [seen.body for seen in endpoint.seen] == [{"inputs": "море"}] * 2 + [{}]
+
+
 def test_warm_up_waits_for_a_worker_and_returns_its_info(
     client: Client, endpoint: Scripted
 ) -> None:

@@ -13,13 +13,16 @@ from .. import Store
 from ..shadow import ShadowThresholds
 from ..verdict import P50_MS, P99_MS
 from .evaluate_shadow import evaluate_shadow
-from .options import WORKER_PRICE, json_option, not_empty, text_fields_option, with_store
+from .options import (
+    WORKER_PRICE,
+    collection_option,
+    json_option,
+    price_option,
+    text_fields_option,
+    with_store,
+)
 
 JINA_PRICE = 0.05  # dollars per million tokens
-KINDS = (
-    *("dense", "sparse", "hybrid", "dense+rerank", "hybrid+rerank", "hybrid+colbert"),
-    *("jina", "jina+rerank"),
-)
 SHADOW_OPTIONS = {"shadow", "since", "min_agreement", "max_error_rate"}
 COMMON_OPTIONS = {"p50_ms", "p99_ms", "as_json"}  # of --shadow and DATASET
 
@@ -41,41 +44,27 @@ def _dataset_or_shadow(
     required=False,
     callback=_dataset_or_shadow,
 )
-@click.option(
-    "--collection",
-    callback=not_empty,
-    help="A collection or an alias, for systems without @COLLECTION.",
-)
+@collection_option("A collection or an alias, for systems without @COLLECTION.", required=False)
 @click.option(
     "--systems",
     default="dense,sparse,hybrid,hybrid+rerank",
     show_default=True,
-    help=f"Of {', '.join(KINDS)}, separated by commas; append @COLLECTION for another collection.",
+    help="Separated by commas: dense, sparse or hybrid, +colbert, +rerank; or the vectors of jina, "
+    "jina-v3, jina-v4, jina-v5, jina-v5-nano. Rerankers are also +bge-reranker, +jina-reranker-v2, "
+    "+jina-reranker-v3. Append @COLLECTION for another collection.",
 )
 @click.option("--baseline", help="The system to compare the others with. [default: the first]")
 @click.option("--split", default="test", show_default=True, help="Split of the judgements.")
 @click.option("--queries", type=click.IntRange(1), help="Draw this many queries at random.")
-@click.option("--vector", default="", help="Name of the dense vector for `jina`.")
+@click.option("--vector", default="", help="Name of a provider's dense vector.")
 @click.option(
     "--id-field",
     help="Path of the judged document id in a payload: page.id. "
     "[default: _id, then id, then the point's id]",
 )
 @text_fields_option
-@click.option(
-    "--price",
-    default=WORKER_PRICE,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="Dollars per second of a busy worker.",
-)
-@click.option(
-    "--jina-price",
-    default=JINA_PRICE,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="Dollars per million tokens.",
-)
+@price_option("--price", WORKER_PRICE, "second of a busy worker")
+@price_option("--jina-price", JINA_PRICE, "million tokens of Jina's")
 @click.option("--html", "html_path", type=click.Path(dir_okay=False), help="Write an HTML report.")
 @click.option(
     "--shadow",
@@ -114,11 +103,12 @@ def evaluate(
 ) -> None:
     """Run the queries of DATASET on several systems and score the results by its judgements.
 
-    DATASET is a folder in BEIR's layout: queries.jsonl, qrels/test.tsv and optionally
-    corpus.jsonl. Each query runs on all systems before the next. A candidate passes if it has at
-    least 0.90 of the baseline's nDCG@10 and MRR@10 and 0.95 of its recall@100, p50 below 100 ms
-    and p99 below 500 ms. `jina` needs JINA_API_KEY and a collection of Jina's vectors;
-    `jina+rerank` also reads its texts. The exit code is 7 unless each candidate passes.
+    DATASET is a folder in BEIR's layout: queries.jsonl, and optionally qrels/test.tsv and
+    corpus.jsonl. Without a folder qrels, the report shows how far the rankings agree. Each query
+    runs on all systems before the next. A candidate passes if it has at least 0.90 of the
+    baseline's nDCG@10 and MRR@10 and 0.95 of its recall@100, p50 below 100 ms and p99 below
+    500 ms. Jina's models need JINA_API_KEY, and their vectors a collection of them, whose texts a
+    reranker reads. The exit code is 7 unless each candidate passes.
 
     \b
       bge evaluate course --collection courses --html report.html

@@ -14,15 +14,24 @@ from bge_client import Client, ConfigurationError
 
 from .. import Store, evaluation
 from ..evaluation.comparison import METRICS
-from ..evaluation.report import DIFFERENCE_COLUMNS, difference_row, notes, query_summary
+from ..evaluation.report import (
+    AGREEMENT_COLUMNS,
+    DIFFERENCE_COLUMNS,
+    agreement_row,
+    difference_row,
+    notes,
+    query_summary,
+)
 from .output import exit_unless_passed, print_json, print_table, print_verdict
+
+MAX_QUERY_CHARACTERS = 60  # in a terminal
 
 
 class Spec(NamedTuple):
     """A parsed item of `--systems`: `hybrid` or `hybrid@collection`."""
 
     name: str
-    kind: str
+    kind: evaluation.Kind
     collection: str
 
 
@@ -48,13 +57,13 @@ def evaluate_systems(
 ) -> None:
     """Print the report, and exit with 7 unless each candidate passes."""
     specs = [_parse_spec(name.strip(), collection) for name in systems.split(",")]
-    _check_jina_options(specs, vector, text_fields)
+    _check_provider_options(specs, vector, text_fields)
     baseline = baseline or specs[0].name
     if baseline not in [spec.name for spec in specs]:
         raise ConfigurationError(f"`--baseline` must be one of the systems. Given: {baseline}")
     _check_writable(html_path)
-    judged = evaluation.read_beir(dataset, split)
-    drawn = judged.draw(queries)
+    data = evaluation.read_beir(dataset, split)
+    drawn = data.draw(queries)
     with evaluation.SystemBuilder(
         store,
         client,
@@ -66,14 +75,14 @@ def evaluate_systems(
         jina_price=evaluation.Price(per_million_tokens=jina_price),
     ) as builder:
         runs = _run([builder.system(*spec) for spec in specs], drawn)
-    evaluation.check_document_ids(runs, judged.documents, dataset)
+    evaluation.check_document_ids(runs, data.documents, dataset)
     report = evaluation.compare(
         runs,
-        {query_id: judged.qrels[query_id] for query_id in drawn},
+        data.qrels and {query_id: data.qrels[query_id] for query_id in drawn},
         baseline,
         evaluation.Thresholds(p50_ms=p50_ms, p99_ms=p99_ms),
-        drawn_from=len(judged.queries),
-        left_out=judged.left_out,
+        drawn_from=len(data.queries),
+        left_out=data.left_out,
     )
     if as_json:
         print_json(report.as_dict())
@@ -81,26 +90,27 @@ def evaluate_systems(
         print_report(report)
     if html_path:
         Path(html_path).write_text(evaluation.html(report, _title(dataset, report)), "utf-8")
-    exit_unless_passed(comparison.verdict for comparison in report.comparisons)
+    verdicts = (comparison.verdict for comparison in report.comparisons)
+    exit_unless_passed(verdict for verdict in verdicts if verdict is not None)
 
 
 def _parse_spec(name: str, collection: str | None) -> Spec:
     kind, _, own_collection = name.partition("@")
-    kinds = [*evaluation.PLANS, *evaluation.JINA_RERANKS]
-    if kind not in kinds:
-        raise ConfigurationError(f"`--systems` must be of {', '.join(kinds)}. Given: {kind!r}")
+    parsed = evaluation.Kind.parse(kind)
     resolved = own_collection or collection
     if not resolved:
         raise ConfigurationError(f"pass --collection, or --systems {kind}@COLLECTION")
-    return Spec(name, kind, resolved)
+    return Spec(name, parsed, resolved)
 
 
-def _check_jina_options(specs: Sequence[Spec], vector: str, text_fields: Sequence[str]) -> None:
-    kinds = {spec.kind for spec in specs}
-    if vector and kinds.isdisjoint(evaluation.JINA_RERANKS):
-        raise ConfigurationError("--vector needs the system `jina` or `jina+rerank`")
-    if text_fields and "jina+rerank" not in kinds:
-        raise ConfigurationError("--text-field needs the system `jina+rerank`")
+def _check_provider_options(specs: Sequence[Spec], vector: str, text_fields: Sequence[str]) -> None:
+    hosted = [spec.kind for spec in specs if spec.kind.is_hosted]
+    if vector and not hosted:
+        raise ConfigurationError("--vector needs a system of a provider's vectors, such as `jina`")
+    if text_fields and not any(kind.reranker for kind in hosted):
+        raise ConfigurationError(
+            "--text-field needs a system of a provider's vectors with a reranker: `jina+rerank`"
+        )
 
 
 def _check_writable(path: str | None) -> None:
@@ -130,11 +140,17 @@ def _title(dataset: str, report: evaluation.Report) -> str:
 def print_report(report: evaluation.Report) -> None:
     """Print the systems, the differences from the baseline and the verdicts."""
     click.echo(f"{query_summary(report)}, {report.date}, the baseline is {report.baseline}\n")
-    head = ["system", *METRICS, "p50 ms", "p99 ms", "$ per 1,000"]
+    metrics = [*METRICS] if report.is_judged else []
+    head = ["system", *metrics, "p50 ms", "p99 ms", "$ per 1,000"]
     rows = [_system_row(report.baseline, system) for system in report.systems]
     print_table(head, rows, left=("system",))
     click.echo("".join(f"\n{note}." for note in notes(report)))
     if not report.comparisons:
+        return
+    click.echo()
+    _print_agreement(report)
+    if not report.is_judged:
+        _print_least_agreement(report)
         return
     click.echo()
     differences = [
@@ -145,13 +161,32 @@ def print_report(report: evaluation.Report) -> None:
     head = ["candidate", "metric", *DIFFERENCE_COLUMNS]
     print_table(head, differences, left=("candidate", "metric"))
     for comparison in report.comparisons:
-        print_verdict(comparison.verdict)
+        if comparison.verdict is not None:
+            print_verdict(comparison.verdict)
+
+
+def _print_agreement(report: evaluation.Report) -> None:
+    rows = [[item.name, *agreement_row(item.agreement)] for item in report.comparisons]
+    print_table(["candidate", *AGREEMENT_COLUMNS], rows, left=("candidate",))
+
+
+def _print_least_agreement(report: evaluation.Report) -> None:
+    """Print the queries to look at."""
+    head = ["candidate", "query", "RBO", f"first of {report.baseline}", "first of the candidate"]
+    rows = []
+    for item in report.comparisons:
+        for query in item.agreement.least:
+            documents = " ".join(query.baseline), " ".join(query.candidate)
+            text = report.queries[query.query_id][:MAX_QUERY_CHARACTERS]
+            rows.append([item.name, query.query_id, f"{query.rbo:.3f}", *documents, text])
+    click.echo("\nQueries whose rankings agree least\n")
+    print_table([*head, "text"], rows, left=("candidate", "query", *head[3:], "text"))
 
 
 def _system_row(baseline: str, system: evaluation.Measured) -> list[str]:
     return [
         f"{system.name} (baseline)" if system.name == baseline else system.name,
-        *(f"{system.means[metric]:.4f}" for metric in METRICS),
+        *(f"{mean:.4f}" for mean in system.means.values()),
         f"{system.p50_ms:.1f}",
         f"{system.p99_ms:.1f}",
         "unknown" if system.cost is None else f"{system.cost:,.4f}",

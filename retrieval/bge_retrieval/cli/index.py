@@ -10,21 +10,20 @@ from tqdm import tqdm
 from bge_client import Client
 from bge_client.cli import connected
 
-from .. import Schema, Store
+from .. import Chunker, Schema, Store
 from .. import index as index_documents
-from .options import not_empty, schema_options, text_options, with_store
+from .options import chunk_options, collection_option, schema_options, text_options, with_store
 from .output import print_json
 
 
 @click.command()
 @click.argument("source", type=click.File("r", encoding="utf-8-sig"), default="-")
-@click.option(
-    "--collection", callback=not_empty, required=True, help="Created if it does not exist."
-)
+@collection_option("Created if it does not exist.")
 @text_options
 @connected("EMBEDDINGS")
 @with_store(create=True)
 @schema_options
+@chunk_options
 def index(
     client: Client,
     store: Store,
@@ -33,6 +32,7 @@ def index(
     text_fields: tuple[str, ...],
     max_length: int | None,
     schema: Schema,
+    chunker: Chunker | None,
 ) -> None:
     """Embed the JSON objects in SOURCE, one per line, and write them as points.
 
@@ -41,6 +41,7 @@ def index(
 
     \b
       bge index corpus.jsonl --collection courses --path qdrant-data
+      bge index books.jsonl --collection books --chunk --title-field title
     """
     with tqdm(unit="text", disable=None) as bar:
         report = index_documents(
@@ -51,6 +52,7 @@ def index(
             text_fields=text_fields or None,
             schema=schema,
             max_length=max_length,
+            chunker=chunker,
             progress=bar.update,
         )
     print_json(report.as_dict())

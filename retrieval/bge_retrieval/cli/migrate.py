@@ -15,7 +15,7 @@ from bge_client.cli import connected, refuse_unused
 from .. import Migration, Schema, Store, add_in_place, drop_vectors, roll_back_in_place
 from ..errors import MigrationError
 from ..migration import cutover
-from .options import WORKER_PRICE, schema_options, text_options, with_store
+from .options import WORKER_PRICE, price_option, schema_options, text_options, with_store
 from .output import print_json
 
 
@@ -38,13 +38,7 @@ from .output import print_json
 @click.option(
     "--dry-run", is_flag=True, help="Estimate time and cost from a sample; write nothing."
 )
-@click.option(
-    "--price",
-    default=WORKER_PRICE,
-    show_default=True,
-    type=click.FloatRange(0),
-    help="Dollars per worker second.",
-)
+@price_option("--price", WORKER_PRICE, "second of a busy worker")
 @click.option(
     "--rollback",
     is_flag=True,
@@ -87,7 +81,7 @@ def migrate(client: Client, store: Store, **args: Any) -> None:
 
 
 COMMON = {"path", "qdrant_url", "endpoint", "timeout", "in_flight"}
-SCHEMA = {"colbert", "on_disk", "quantization", "schema"}
+SCHEMA = {"colbert", "on_disk", "quantization", "colbert_quantization", "schema"}
 TEXTS = {"text_fields", "max_length"}
 MODES: dict[str | None, set[str]] = {  # the options allowed with each
     None: {"source", "target", "alias", "snapshot"} | TEXTS | SCHEMA,

@@ -12,7 +12,8 @@ import click
 
 from bge_client import ConfigurationError
 
-from .. import Schema, Store
+from .. import Chunker, Schema, ServerTokenizer, Store, TokenizerFile
+from ..chunks import OVERLAP, TOKENS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 WORKER_PRICE = 0.00019  # dollars per second of RunPod's 24 GB class, flex
@@ -69,9 +70,59 @@ def schema_options(command: Command) -> Command:
         show_default=True,
         help="Compressed copies of the dense vectors in memory.",
     )
+    @click.option(
+        "--colbert-quantization",
+        type=click.Choice(["none", "scalar", "binary"]),
+        default="none",
+        show_default=True,
+        help="Compressed copies of the ColBERT vectors in memory.",
+    )
     @wraps(command)
-    def run(colbert: bool, on_disk: bool, quantization: Any, **args: Any) -> None:
-        command(schema=Schema(colbert, on_disk, quantization), **args)
+    def run(
+        colbert: bool, on_disk: bool, quantization: Any, colbert_quantization: Any, **args: Any
+    ) -> None:
+        command(schema=Schema(colbert, on_disk, quantization, colbert_quantization), **args)
+
+    return run  # type: ignore[return-value]
+
+
+def chunk_options(command: Command) -> Command:
+    """Add the options of chunks, as a `chunker`; None without --chunk. Needs the `client`."""
+
+    @click.option("--chunk", is_flag=True, help="Cut the documents: each chunk is a point.")
+    @click.option(
+        "--chunk-tokens", type=int, help=f"Maximum tokens of a chunk, title included. [{TOKENS}]"
+    )
+    @click.option(
+        "--chunk-overlap", type=int, help=f"Tokens that a chunk repeats of the last. [{OVERLAP}]"
+    )
+    @click.option("--title-field", help="Path of a text that begins every chunk.")
+    @click.option(
+        "--tokenizer",
+        type=click.Path(exists=True, dir_okay=False),
+        help="The model's tokenizer.json. [default: the endpoint's /tokenize]",
+    )
+    @wraps(command)
+    def run(
+        chunk: bool,
+        chunk_tokens: int | None,
+        chunk_overlap: int | None,
+        title_field: str | None,
+        tokenizer: str | None,
+        **args: Any,
+    ) -> None:
+        if not chunk:
+            if {chunk_tokens, chunk_overlap, title_field, tokenizer} != {None}:
+                raise ConfigurationError("options of chunks need --chunk")
+            command(chunker=None, **args)
+            return
+        chunker = Chunker(
+            TokenizerFile(tokenizer) if tokenizer else ServerTokenizer(args["client"]),
+            tokens=TOKENS if chunk_tokens is None else chunk_tokens,
+            overlap=OVERLAP if chunk_overlap is None else chunk_overlap,
+            title_field=title_field,
+        )
+        command(chunker=chunker, **args)
 
     return run  # type: ignore[return-value]
 
@@ -83,6 +134,22 @@ text_fields_option = click.option(
     help="Path of the text in a document: text, page.content, chunks.0.text. Repeatable; the texts "
     "are joined. [default: text]",
 )
+
+
+def price_option(name: str, default: float, unit: str) -> Callable[[Command], Command]:
+    return click.option(
+        name,
+        default=default,
+        show_default=True,
+        type=click.FloatRange(0),
+        help=f"Dollars per {unit}.",
+    )
+
+
+def collection_option(help: str, *, required: bool = True) -> Callable[[Command], Command]:
+    return click.option("--collection", callback=not_empty, required=required, help=help)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 
 

@@ -11,8 +11,8 @@ from qdrant_client import models
 from bge_client import Client, ConfigurationError
 from bge_client.cli import connected, plain
 
-from .. import HybridSearch, Plan, SearchResult, Store
-from .options import json_option, not_empty, with_store
+from .. import Hit, HybridSearch, Plan, SearchResult, Store
+from .options import collection_option, json_option, with_store
 from .output import print_json, print_table
 
 MAX_TEXT_CHARACTERS = 100  # in a terminal
@@ -20,7 +20,7 @@ MAX_TEXT_CHARACTERS = 100  # in a terminal
 
 @click.command()
 @click.argument("query")
-@click.option("--collection", callback=not_empty, required=True, help="A collection or an alias.")
+@collection_option("A collection or an alias.")
 @click.option("--limit", default=10, show_default=True, type=click.IntRange(1))
 @click.option(
     "--filter",
@@ -28,6 +28,12 @@ MAX_TEXT_CHARACTERS = 100  # in a terminal
     help='A Qdrant filter as JSON: {"must": [{"key": "lang", "match": {"value": "ru"}}]}',
 )
 @click.option("--explain", is_flag=True, help="Show the rank of each hit in every stage.")
+@click.option(
+    "--neighbours",
+    default=0,
+    type=click.IntRange(0),
+    help="Also read this many chunks before and after each hit.",
+)
 @json_option
 @connected("EMBEDDINGS", reranking=True)
 @with_store()
@@ -59,6 +65,18 @@ MAX_TEXT_CHARACTERS = 100  # in a terminal
     show_default=True,
     help="Candidates from dense and from sparse.",
 )
+@click.option(
+    "--rescore/--no-rescore",
+    default=Plan.rescore,
+    show_default=True,
+    help="With quantized vectors: rank the best again, by the original vectors.",
+)
+@click.option(
+    "--oversampling",
+    default=Plan.oversampling,
+    show_default=True,
+    help="With --rescore: how many times the limit are ranked again.",
+)
 def search(
     client: Client,
     reranker: Client,
@@ -68,6 +86,7 @@ def search(
     limit: int,
     filter_json: str | None,
     explain: bool,
+    neighbours: int,
     as_json: bool,
     mode: str,
     **stages: Any,
@@ -80,13 +99,19 @@ def search(
     """
     plan = Plan(dense=mode != "sparse", sparse=mode != "dense", **stages)
     engine = HybridSearch(store, client, collection, plan, reranker=reranker)
-    result = engine.search(query, limit, filter=_parse_filter(filter_json), explain=explain)
+    condition = _parse_filter(filter_json)
+    result = engine.search(query, limit, filter=condition, explain=explain, neighbours=neighbours)
     if as_json:
         for hit in result:
-            stages = {name: [stage.rank, stage.score] for name, stage in hit.stages.items()}
-            print_json({"id": hit.id, "score": hit.score, "stages": stages, "payload": hit.payload})
+            print_json(_as_json(hit))
         return
     print_hits(result)
+
+
+def _as_json(hit: Hit) -> dict[str, object]:
+    stages = {name: [stage.rank, stage.score] for name, stage in hit.stages.items()}
+    line = {"id": hit.id, "score": hit.score, "stages": stages, "payload": hit.payload}
+    return line | ({"neighbours": hit.neighbours} if hit.neighbours else {})
 
 
 def print_hits(result: SearchResult) -> None:

@@ -1,14 +1,15 @@
 """Compare the quality, latency and cost of search systems on the same queries.
 
-read_beir       → Dataset          queries and relevance judgements
-SystemBuilder   → System           a search by a plan, or by Jina's vectors
+read_beir       → Dataset          queries, and relevance judgements if there are any
+SystemBuilder   → System           a search by a plan, or by a provider's vectors
 run_all         → Run per system   rankings and timings
-compare         → Report           metrics, their differences, a verdict on each candidate
+compare         → Report           agreement, metrics, a verdict on each candidate
 html                               the Report as a page
 """
 
-from .builder import JINA_RERANKS, PLANS, SystemBuilder
+from .builder import SystemBuilder
 from .dataset import Dataset, read_beir
+from .kinds import Kind
 from .systems import Answer, Price, Run, System, Timed, check_document_ids, run_all
 
 try:  # fail before the queries run, not after
@@ -21,11 +22,10 @@ except ImportError as error:
     ) from None
 
 __all__ = [
-    "JINA_RERANKS",
-    "PLANS",
     "Answer",
     "Comparison",
     "Dataset",
+    "Kind",
     "Measured",
     "Price",
     "Report",

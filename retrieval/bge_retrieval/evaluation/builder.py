@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from bge_client import BGEError, Client, JinaClient
+from bge_client import BGEError, Client
 
 from ..documents import value_at
 from ..plan import Plan
 from ..results import Hit
 from ..search import HybridSearch
+from ..search_run import Reranker
 from ..store import Store
-from .jina_search import PROBE, JinaSearch
+from .kinds import BGE_RERANKER, PLANS, Kind
+from .provider_search import PROBE, ProviderSearch
+from .providers import RERANKING_MODELS, Provider, open_embedder, open_reranker
 from .systems import Answer, Price, System
 from .unique_documents import UniqueDocuments
 
 RERANKED = 50  # hits
-PLANS = {  # by kind of system
-    "dense": Plan(sparse=False),
-    "sparse": Plan(dense=False),
-    "hybrid": Plan(),
-    "dense+rerank": Plan(sparse=False, rerank=RERANKED),
-    "hybrid+rerank": Plan(rerank=RERANKED),
-    "hybrid+colbert": Plan(colbert=True),
-}
-JINA_RERANKS = {"jina": 0, "jina+rerank": RERANKED}  # hits reranked, by kind of system
 UNKNOWN_PRICE = Price()
 
 
 class SystemBuilder:
     """Builds systems on one store and one endpoint. Close it after the run.
 
-    `vector` and `text_fields` are those of a collection of Jina's vectors.
+    `vector` and `text_fields` are those of a collection of a provider's vectors.
     """
 
     def __init__(
@@ -51,31 +45,42 @@ class SystemBuilder:
         self._store, self._client, self._reranker = store, client, reranker
         self._id_field, self._vector, self._text_fields = id_field, vector, text_fields
         self._bge_price, self._jina_price = bge_price, jina_price
-        self._jina_clients: list[JinaClient] = []
+        self._providers: list[Provider] = []
 
     def __enter__(self) -> SystemBuilder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for client in self._jina_clients:
-            client.close()
+        for provider in self._providers:
+            provider.close()
 
-    def system(self, name: str, kind: str, collection: str) -> System:
-        """Build a system: `kind` is a key of `PLANS` or `JINA_RERANKS`.
+    def system(self, name: str, kind: str | Kind, collection: str) -> System:
+        """Build a system.
 
         Raises:
-            ConfigurationError: the collection or the key of Jina is missing.
+            ConfigurationError: there is no such kind or collection, or a provider's key is missing.
             FingerprintError: the collection holds vectors of another model.
-            BGEError: the reranker or Jina refused a request.
+            BGEError: a reranker or a provider refused a request.
         """
-        if kind in JINA_RERANKS:
-            return self._jina(name, JINA_RERANKS[kind], collection)
-        return self._bge(name, PLANS[kind], collection)
+        kind = Kind.parse(kind) if isinstance(kind, str) else kind
+        reranker = self._reranker_of(name, kind)
+        if kind.is_hosted:
+            return self._hosted(name, kind, collection, reranker)
+        rerank = RERANKED if kind.reranker else 0
+        plan = replace(PLANS[kind.retrieval], colbert=kind.colbert, rerank=rerank)
+        system = self._planned(name, plan, collection, reranker)
+        if kind.reranker not in RERANKING_MODELS:
+            return system
+        about = {**system.about, "reranker": RERANKING_MODELS[kind.reranker]}
+        return replace(system, about=about, price=UNKNOWN_PRICE)
 
-    def _bge(self, name: str, plan: Plan, collection: str) -> System:
-        engine = HybridSearch(self._store, self._client, collection, plan, reranker=self._reranker)
-        if plan.rerank:
-            self._check_reranker(name)
+    def planned(self, name: str, plan: Plan, collection: str) -> System:
+        """Build a system that searches BGE vectors by any plan. Raises as `system` does."""
+        kind = Kind("hybrid", reranker=BGE_RERANKER if plan.rerank else None)
+        return self._planned(name, plan, collection, self._reranker_of(name, kind))
+
+    def _planned(self, name: str, plan: Plan, collection: str, reranker: Reranker | None) -> System:
+        engine = HybridSearch(self._store, self._client, collection, plan, reranker=reranker)
         about: dict[str, str | int | float] = {
             "collection": engine.collection,
             "fingerprint": engine.metadata.fingerprint,
@@ -83,32 +88,47 @@ class SystemBuilder:
         }
         return System(name, self._documents(engine), self._bge_price, about)
 
-    def _check_reranker(self, name: str) -> None:
+    def _hosted(self, name: str, kind: Kind, collection: str, reranker: Reranker | None) -> System:
+        """Return a system on the dense vectors of a provider's model."""
+        engine = ProviderSearch(
+            self._store,
+            self._opened(open_embedder(kind.retrieval)),
+            collection,
+            vector=self._vector,
+            reranker=reranker,
+            rerank=RERANKED if reranker else 0,
+            text_fields=self._text_fields,
+        )
+        about = dict(engine.about)
+        if kind.reranker:
+            model = RERANKING_MODELS.get(kind.reranker, kind.reranker)
+            about["reranker"] = f"{model}, the best {RERANKED}"
+        price = UNKNOWN_PRICE if kind.reranker == BGE_RERANKER else self._jina_price
+        return System(name, self._documents(engine), price, about)
+
+    def _reranker_of(self, name: str, kind: Kind) -> Reranker | None:
+        """Return the reranker of a kind, which has answered a request."""
+        if kind.reranker is None:
+            return None
+        is_own = kind.reranker == BGE_RERANKER
+        reranker = self._reranker if is_own else self._opened(open_reranker(kind.reranker))
         try:
-            self._reranker.rerank(PROBE, [PROBE])
+            reranker.rerank(PROBE, [PROBE])
         except BGEError as error:
             error.args = (f"`{name}` needs a reranker: {error}",)  # keeps the other attributes
             raise
+        return reranker
 
-    def _jina(self, name: str, rerank: int, collection: str) -> System:
-        jina = JinaClient(os.environ.get("JINA_API_KEY", ""))
-        self._jina_clients.append(jina)
-        engine = JinaSearch(
-            self._store,
-            jina,
-            collection,
-            vector=self._vector,
-            rerank=rerank,
-            text_fields=self._text_fields,
-        )
-        return System(name, self._documents(engine), self._jina_price, engine.about)
+    def _opened(self, provider: Provider) -> Provider:
+        self._providers.append(provider)
+        return provider
 
-    def _documents(self, engine: HybridSearch | JinaSearch) -> UniqueDocuments:
+    def _documents(self, engine: HybridSearch | ProviderSearch) -> UniqueDocuments:
         def search(query: str, limit: int) -> Answer:
             result = engine.search(query, limit)
             model_seconds = result.seconds["embed"] + result.seconds.get("rerank", 0.0)
             ranking = [(self._document_id(hit), hit.score) for hit in result]
-            return Answer(ranking, model_seconds, result.tokens)
+            return Answer(ranking, model_seconds, result.tokens, result.points)
 
         return UniqueDocuments(search)
 

@@ -1,4 +1,7 @@
-"""Metrics of several runs, the significance of their differences, and a verdict."""
+"""Metrics of several runs, the significance of their differences, and a verdict.
+
+Without judgements, there is only the agreement of the rankings.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
 
 import ir_measures
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
 from bge_client import ConfigurationError, __version__
 
 from ..verdict import P50_MS, P99_MS, Check, Verdict, judge
-from .dataset import RELEVANT, SEED
+from .agreement import RankingAgreement, ranking_agreement
+from .dataset import RELEVANT
+from .statistics import Values, holm, interval, paired_p
 from .systems import DEPTH, Run, check_names
 
-Values = NDArray[np.float64]
 Qrels = Mapping[str, Mapping[str, int]]  # query id → document id → grade
 
 METRICS = {  # as in trec_eval and MS MARCO; the gain of nDCG is linear in the grade
@@ -28,8 +29,6 @@ METRICS = {  # as in trec_eval and MS MARCO; the gain of nDCG is linear in the g
     "MRR@10": ir_measures.RR(rel=RELEVANT) @ 10,
     "recall@100": ir_measures.R(rel=RELEVANT) @ 100,
 }
-RESAMPLES = 9_999  # the test is exact for up to 13 queries that differ
-BATCH = 200  # resamples at a time: bounds memory to BATCH × N numbers
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Measured:
 
     name: str
     about: dict[str, str | int | float]
-    means: dict[str, float]  # by metric
+    means: dict[str, float]  # by metric; empty without judgements
     scores: dict[str, dict[str, float]]  # by metric, then by query id
     p50_ms: float
     p99_ms: float
@@ -83,11 +82,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate compared with the baseline."""
+    """A candidate compared with the baseline. Without judgements, only their rankings are."""
 
     name: str
+    agreement: RankingAgreement
     differences: dict[str, Difference]  # by metric
-    verdict: Verdict
+    verdict: Verdict | None
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ class Report:
     date: str  # UTC
     versions: dict[str, str]
 
+    @property
+    def is_judged(self) -> bool:
+        return any(system.means for system in self.systems)
+
     def as_dict(self) -> dict[str, object]:
         """Return the report as JSON-serializable values."""
         return asdict(self)
@@ -115,7 +119,7 @@ class Report:
 
 def compare(
     runs: Sequence[Run],
-    qrels: Qrels,
+    qrels: Qrels | None,
     baseline: str,
     thresholds: Thresholds = DEFAULTS,
     *,
@@ -124,22 +128,27 @@ def compare(
 ) -> Report:
     """Compute the metrics of each run over the queries of `qrels`, and compare with `baseline`.
 
-    A query without results counts 0. Queries that are not in `qrels` are ignored. The report
-    includes `drawn_from`, the number of judged queries from which these were drawn, and
-    `left_out`, the number of queries without a relevant document.
+    A query without results counts 0. Queries that are not in `qrels` are ignored. With `qrels`
+    None, all queries count, and there are neither metrics nor verdicts. The report includes
+    `drawn_from`, the number of queries from which these were drawn, and `left_out`, the number of
+    queries without a relevant document.
 
     Raises:
         ConfigurationError: the runs do not match each other or the judgements.
     """
-    ids = _judged_query_ids(runs, qrels, baseline)
+    ids = _query_ids(runs, qrels, baseline)
     systems = [_system_metrics(run, qrels, ids) for run in runs]
+    by_name = {run.name: run for run in runs}
     (base,) = (system for system in systems if system.name == baseline)
     candidates = [system for system in systems if system is not base]
     comparisons = []
     for candidate, differences in zip(candidates, _differences(base, candidates), strict=True):
-        checks = _checks(candidate, differences, thresholds, baseline)
-        verdict = judge(candidate.name, checks, len(ids))
-        comparisons.append(Comparison(candidate.name, differences, verdict))
+        agreement = ranking_agreement(by_name[baseline], by_name[candidate.name], ids)
+        verdict = None
+        if qrels is not None:
+            checks = _checks(candidate, differences, thresholds, baseline)
+            verdict = judge(candidate.name, checks, len(ids))
+        comparisons.append(Comparison(candidate.name, agreement, differences, verdict))
     return Report(
         baseline,
         systems,
@@ -155,28 +164,29 @@ def compare(
     )
 
 
-def _judged_query_ids(runs: Sequence[Run], qrels: Qrels, baseline: str) -> list[str]:
-    """Check the runs. Return the ids of the judged queries, in the order of the runs."""
+def _query_ids(runs: Sequence[Run], qrels: Qrels | None, baseline: str) -> list[str]:
+    """Check the runs. Return the ids of the queries that count, in the order of the runs."""
     names = [run.name for run in runs]
     check_names(names)
     if baseline not in names:
         raise ConfigurationError(
             f"`baseline` must be one of {', '.join(names)}. Given: {baseline!r}"
         )
-    if not qrels:
+    if qrels is not None and not qrels:
         raise ConfigurationError("`qrels` must judge at least one query")
     first = runs[0]
     for run in runs:
         if run.queries != first.queries:
             raise ConfigurationError(f"{run.name!r} and {first.name!r} must have the same queries")
-        missing = next((query_id for query_id in qrels if query_id not in run.answers), None)
+        judged = qrels or {}
+        missing = next((query_id for query_id in judged if query_id not in run.answers), None)
         if missing is not None:
             raise ConfigurationError(f"query {missing!r} is judged, but {run.name!r} has no answer")
-    return [query_id for query_id in first.queries if query_id in qrels]
+    return [query_id for query_id in first.queries if qrels is None or query_id in qrels]
 
 
-def _system_metrics(run: Run, qrels: Qrels, ids: Sequence[str]) -> Measured:
-    scores = _scores(run, qrels, ids)
+def _system_metrics(run: Run, qrels: Qrels | None, ids: Sequence[str]) -> Measured:
+    scores = {} if qrels is None else _scores(run, qrels, ids)
     answers = [run.answers[query_id] for query_id in ids]
     p50, p99 = np.percentile([timed.seconds for timed in answers], (50, 99))
     model_seconds = float(np.mean([timed.answer.model_seconds for timed in answers]))
@@ -213,12 +223,9 @@ def _scores(run: Run, qrels: Qrels, ids: Sequence[str]) -> dict[str, dict[str, f
     return scores
 
 
-# ----------------------------------------------------------------------------- statistics
-
-
 def _differences(base: Measured, candidates: Sequence[Measured]) -> list[dict[str, Difference]]:
     """Return each candidate's differences by metric, with the p-values corrected together."""
-    pairs = [(candidate, metric) for candidate in candidates for metric in METRICS]
+    pairs = [(candidate, metric) for candidate in candidates for metric in base.means]
     gaps = [_gaps(candidate.scores[metric], base.scores[metric]) for candidate, metric in pairs]
     ps = [paired_p(gap) for gap in gaps]
     differences: dict[str, dict[str, Difference]] = {candidate.name: {} for candidate in candidates}
@@ -244,44 +251,6 @@ def _gaps(candidate: Mapping[str, float], base: Mapping[str, float]) -> Values:
     """Return the candidate's advantage for each query, rounded so that equal scores are ties."""
     gaps = [round(candidate[query_id] - value, 12) for query_id, value in base.items()]
     return np.array(gaps, np.float64)
-
-
-def interval(gaps: Values) -> tuple[float, float]:
-    """Return the 95% percentile-bootstrap interval of the mean of `gaps` [N]."""
-    if len(gaps) < 2:  # each resample is the same
-        return float(gaps[0]), float(gaps[0])
-    result = stats.bootstrap((gaps,), np.mean, method="percentile", **_resampling())
-    low, high = result.confidence_interval
-    return float(low), float(high)
-
-
-def paired_p(gaps: Values) -> float:
-    """Return the two-sided p-value of a paired randomization test, which flips signs at random.
-
-    `gaps` [N] has one difference for each query. Zeros do not affect the test and are dropped.
-    """
-    nonzero = gaps[gaps != 0]
-    if len(nonzero) < 2:  # both signs are equally far from zero
-        return 1.0
-    # For a single sample, "samples" permutes its signs.
-    result = stats.permutation_test(
-        (nonzero,), np.mean, permutation_type="samples", **_resampling()
-    )
-    return float(result.pvalue)
-
-
-def _resampling() -> dict[str, Any]:
-    rng = np.random.default_rng(SEED)
-    return {"vectorized": True, "n_resamples": RESAMPLES, "batch": BATCH, "rng": rng}
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Return p-values with Holm's correction for multiple tests."""
-    corrected, minimum = [0.0] * len(ps), 0.0
-    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        minimum = max(minimum, min(1.0, (len(ps) - rank) * ps[index]))
-        corrected[index] = minimum
-    return corrected
 
 
 # --------------------------------------------------------------------------------- checks

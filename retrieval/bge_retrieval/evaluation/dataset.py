@@ -1,4 +1,4 @@
-"""Queries with relevance judgements, in the file layout of the BEIR benchmark."""
+"""Queries, with relevance judgements or without, in the file layout of the BEIR benchmark."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ SEED = 20_240_617  # makes reports reproducible
 class Dataset:
     """The queries that have a relevant document, and the grades of their documents.
 
+    Without judgements, `qrels` is None and there are all queries.
     `documents` are the ids in `corpus.jsonl`, or without that file the judged ids. `left_out`
     counts the queries without a relevant document, which cannot distinguish systems.
     """
 
     documents: frozenset[str]
     queries: dict[str, str]
-    qrels: dict[str, dict[str, int]]
+    qrels: dict[str, dict[str, int]] | None
     left_out: int = 0
 
     def draw(self, count: int | None) -> dict[str, str]:
@@ -39,9 +40,10 @@ class Dataset:
 
 
 def read_beir(folder: str | Path, split: str = "test") -> Dataset:
-    """Read a BEIR folder: queries.jsonl, qrels/<split>.tsv and optionally corpus.jsonl.
+    """Read a BEIR folder: queries.jsonl, and optionally qrels/<split>.tsv and corpus.jsonl.
 
-    Without corpus.jsonl, document ids are not checked.
+    Without a folder `qrels`, there are no judgements. Without corpus.jsonl, document ids are not
+    checked.
 
     Raises:
         ConfigurationError: a file is missing or malformed. The message names the file and line.
@@ -54,6 +56,8 @@ def read_beir(folder: str | Path, split: str = "test") -> Dataset:
         item_id: _required_string(value, "text", label)
         for item_id, value, label in _read_objects(folder / "queries.jsonl")
     }
+    if not (folder / "qrels").exists():
+        return Dataset(corpus, queries, None)
     path = folder / "qrels" / f"{split}.tsv"
     qrels = _read_qrels(path, queries, corpus)
     documents = corpus or frozenset[str]().union(*qrels.values())

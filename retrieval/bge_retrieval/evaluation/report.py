@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jinja2
 
 from ..verdict import MIN_QUERIES
+from .agreement import DEPTH as AGREEMENT_DEPTH
+from .agreement import RankingAgreement
 from .comparison import METRICS, Difference, Report
 from .systems import BUSY
 
@@ -45,6 +47,15 @@ def difference_row(difference: Difference) -> list[str]:
         _p_value(difference.p_holm),
         f"{difference.wins}/{difference.losses}/{difference.ties}",
     ]
+
+
+AGREEMENT_COLUMNS = [f"overlap@{AGREEMENT_DEPTH}", "RBO", "tau", "same first"]
+
+
+def agreement_row(agreement: RankingAgreement) -> list[str]:
+    """Return the cells under `AGREEMENT_COLUMNS`."""
+    values = agreement.overlap, agreement.rbo, agreement.tau, agreement.same_first
+    return ["–" if value is None else f"{value:.3f}" for value in values]
 
 
 def _signed(number: float) -> str:
@@ -95,17 +106,20 @@ def html(report: Report, title: str = "Search comparison") -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = files(__package__).joinpath("report.html.j2").read_text("utf-8")
+    judged = [item.name for item in report.comparisons if report.is_judged]
     return environment.from_string(template).render(
         title=title,
         report=report,
-        wins={item.name: _queries(report, item.name, 1) for item in report.comparisons},
-        losses={item.name: _queries(report, item.name, -1) for item in report.comparisons},
-        quality=[_quality_chart(report, metric) for metric in METRICS],
+        wins={name: _queries(report, name, 1) for name in judged},
+        losses={name: _queries(report, name, -1) for name in judged},
+        quality=[_quality_chart(report, metric) for metric in METRICS if report.is_judged],
         speed=[
             _latency_chart(report, "Half of the queries take less than (p50)", "p50_ms"),
             _latency_chart(report, "99 of 100 queries take less than (p99)", "p99_ms"),
         ],
         cost=_cost_chart(report),
+        agreement_row=agreement_row,
+        agreement_columns=AGREEMENT_COLUMNS,
         difference_row=difference_row,
         difference_columns=DIFFERENCE_COLUMNS,
         wins_metric=WINS_METRIC,
@@ -137,6 +151,9 @@ def _quality_chart(report: Report, metric: str) -> Chart:
 
 def _latency_chart(report: Report, title: str, name: str) -> Chart:
     values = [getattr(system, name) for system in report.systems]
+    if not report.is_judged:
+        scale = max(values) * 1.05 or 1
+        return Chart(title, _bars(report, values, "{:.1f} ms", scale))
     limit = getattr(report.thresholds, name)
     scale = max(limit, *values) * 1.05 or 1
     bars = [

@@ -52,11 +52,12 @@ class Price:
 
 
 class Answer(NamedTuple):
-    """The result of one query."""
+    """The result of one query. `points` were returned, of which a document may have several."""
 
     ranking: Ranking
     model_seconds: float  # time spent waiting for vectors and scores
     tokens: int = 0
+    points: int = 0
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,11 @@ def _check_ranking(ranking: Sequence[tuple[str, float]], location: str) -> None:
 
 
 def check_document_ids(runs: Sequence[Run], document_ids: Collection[str], dataset: str) -> None:
-    """Raises ConfigurationError if a system returns none of the dataset's document ids."""
+    """Raises ConfigurationError if a system returns none of the dataset's ids, if it has any."""
     for run in runs:
         rankings = (timed.answer.ranking for timed in run.answers.values())
         returned = {document_id for ranking in rankings for document_id, _ in ranking}
-        if returned and returned.isdisjoint(document_ids):
+        if returned and document_ids and returned.isdisjoint(document_ids):
             raise ConfigurationError(
                 f"{run.name} returned no document of {dataset}. It returned {min(returned)!r}, "
                 f"for example, and {dataset} has {min(document_ids)!r}: pass `--id-field` with "

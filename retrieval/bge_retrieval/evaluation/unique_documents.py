@@ -26,7 +26,7 @@ class UniqueDocuments:
             answer = self._search(query, self._points)
             seconds, tokens = seconds + answer.model_seconds, tokens + answer.tokens
             best = _best_points(answer.ranking)
-            is_exhausted = len(answer.ranking) < self._points or self._points == MAX_POINTS
+            is_exhausted = answer.points < self._points or self._points == MAX_POINTS
             if len(best) >= DEPTH or is_exhausted:
                 return answer._replace(ranking=best[:DEPTH], model_seconds=seconds, tokens=tokens)
             self._points = min(4 * self._points, MAX_POINTS)

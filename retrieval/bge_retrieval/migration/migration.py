@@ -24,7 +24,7 @@ from bge_client import Client, ConfigurationError
 
 from ..documents import Document
 from ..errors import MigrationError
-from ..metadata import CollectionMetadata
+from ..metadata import METADATA, CollectionMetadata
 from ..schema import Schema
 from ..similarity import MAX_IDS_IN_MESSAGE, MIN_COSINE, format_ids, no_text_message, similarities
 from ..store import Store
@@ -197,7 +197,7 @@ class Migration:
             "max_length": self._max_length,
             "text_fields": self._fields,
         }
-        probed = CollectionMetadata.probe(self._client, **options)
+        probed = CollectionMetadata.probe(self._client, chunks=self._source_chunks(), **options)
         metadata = replace(probed, migrated_from=self.source)
         if not self._store.exists(self._target):
             self._check_sample_has_text()
@@ -214,6 +214,12 @@ class Migration:
                 field_schema = index.params or index.data_type
                 self._store.create_payload_index(self._target, name, field_schema)
         return stored
+
+    def _source_chunks(self) -> dict[str, Any] | None:
+        """Return how the documents of a source of BGE vectors were cut, if they were."""
+        if METADATA not in (self._config.config.metadata or {}):
+            return None
+        return CollectionMetadata.parse(self._config, self.source).chunks
 
     def _check_sample_has_text(self) -> None:
         """Raises ConfigurationError if no point of a random sample has a text."""

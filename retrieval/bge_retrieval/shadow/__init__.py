@@ -1,6 +1,6 @@
 """Shadow mode: compare live results with another provider's in the background."""
 
-from .agreement import agreement, kendall_tau, rank_biased_overlap
+from ..agreement import agreement, kendall_tau, rank_biased_overlap
 from .recorder import Names, Shadow
 from .shadowed_search import ShadowedSearch
 from .summary import ShadowSummary, summarize

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from bge_client import Client, ConfigurationError, JinaClient, RerankResult
 
 from .. import fork
-from .agreement import Ranking, agreement
+from ..agreement import Ranking, agreement
 
 log = logging.getLogger("bge_retrieval")
 

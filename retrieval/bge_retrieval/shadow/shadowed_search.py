@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
-from .agreement import Ranking
+from ..agreement import Ranking
 from .recorder import Names, Shadow
 
 Result = TypeVar("Result")

@@ -15,7 +15,7 @@ import numpy as np
 
 from bge_client import ConfigurationError, strict_json
 
-from .agreement import Agreement
+from ..agreement import Agreement
 from .recorder import Names, utc
 
 START = b'{"kind": "'  # how each line begins: identifies an incomplete line

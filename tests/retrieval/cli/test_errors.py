@@ -24,7 +24,7 @@ from commands import COURSE, EXAMPLES, Run
         (["migrate", "course", "--in-place", "--add-dense", "sparse", "--path", "{}"], 2,
          "`add_dense` (--add-dense) must be a name other than `sparse`"),
         (["evaluate", str(COURSE), "--path", "{}", "--systems", "bm25@x"], 2,
-         "`--systems` must be of dense, sparse"),
+         "a system must be of dense, sparse"),
         (["evaluate", str(COURSE), "--path", "{}"], 2, "pass --collection, or --systems dense@"),
         (["evaluate", str(EXAMPLES), "--path", "{}", "--collection", "course"], 2,
          "queries.jsonl cannot be read: No such file"),

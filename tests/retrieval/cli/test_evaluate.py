@@ -17,11 +17,11 @@ import pytest
 from click.testing import Result
 from qdrant_client import models
 
-from bge_client import JinaClient
-from bge_retrieval import Store, evaluation
-from bge_retrieval.cli.evaluate import KINDS
-from bge_retrieval.evaluation import Answer, SystemBuilder, builder
+from bge_client import Client, ConfigurationError, EmbedResult, JinaClient
+from bge_retrieval import HybridSearch, Plan, Store, evaluation, index
+from bge_retrieval.evaluation import Answer, Kind, SystemBuilder, providers
 from bge_retrieval.evaluation.builder import _id_at
+from bge_retrieval.evaluation.provider_search import ProviderSearch
 from bge_retrieval.evaluation.unique_documents import UniqueDocuments
 from bge_retrieval.shadow.recorder import utc
 from commands import COURSE, Run, report
@@ -64,7 +64,7 @@ def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
     with Scripted() as api:
         api.on("POST /v1/embeddings", answer)
         api.on("POST /v1/rerank", rerank)
-        monkeypatch.setattr(builder, "JinaClient", functools.partial(JinaClient, base=api.url))
+        monkeypatch.setattr(providers, "JinaClient", functools.partial(JinaClient, base=api.url))
         monkeypatch.setenv("JINA_API_KEY", "secret")
         yield api
 
@@ -111,25 +111,33 @@ def assert_refused(result: Result, code: int, message: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_jina_refuses_a_collection_of_bge_vectors(
-    run: Run, bge_options: tuple[object, ...], jina: Scripted
+def test_a_provider_searches_bge_vectors_of_its_fingerprint_alone(
+    run: Run, bge_options: tuple[object, ...], jina: Scripted, worker: Client, tmp_path: Path
 ) -> None:
-    assert_refused(
-        run("evaluate", COURSE, "--systems", "jina", *bge_options),
-        5,
-        "`course` holds BGE vectors, so",
-    )
-    assert not jina.seen
+    result = run("evaluate", COURSE, "--systems", "jina", *bge_options)
+    assert_refused(result, 5, "`course` holds vectors of miniature/bge-m3, fingerprint")
+
+    class Host:
+        """The same model elsewhere."""
+
+        def embed(self, texts: str, *, input_type: str) -> EmbedResult:
+            assert input_type == "query"
+            return worker.embed(texts)
+
+    with Store.open(path=tmp_path / "qdrant") as store:
+        hits = ProviderSearch(store, Host(), "course").search("TCP 5", 3)  # type: ignore[arg-type]
+        expected = HybridSearch(store, worker, "course", Plan(sparse=False)).search("TCP 5", 3)
+    assert [(hit.id, hit.text) for hit in hits] == [(hit.id, hit.text) for hit in expected]
 
 
 @pytest.mark.parametrize(
     ("vectors", "vector", "code", "message"),
     [
         (params(8), "", 5, "holds vectors of 8 dimensions. Given: 16, of jina/jina-embeddings"),
-        ({"a": params(), "b": params(8)}, "", 2, "is Jina's: `a`, `b`. Given: ''"),
-        ({"a": params(), "b": params(8)}, "c", 2, "is Jina's: `a`, `b`. Given: 'c'"),
+        ({"a": params(), "b": params(8)}, "", 2, "is the provider's: `a`, `b`. Given: ''"),
+        ({"a": params(), "b": params(8)}, "c", 2, "is the provider's: `a`, `b`. Given: 'c'"),
         ({"a": params(), "b": params(8)}, "b", 5, "holds vectors of 8 dimensions"),
-        (params(), "a", 2, "is Jina's: an unnamed vector. Given: 'a'"),
+        (params(), "a", 2, "is the provider's: an unnamed vector. Given: 'a'"),
     ],
 )
 def test_jina_needs_a_vector_of_its_own_dimensions(
@@ -181,7 +189,7 @@ def test_the_limit_grows_until_there_are_enough_documents(
     def search(query: str, limit: int) -> Answer:
         requested.append(limit)
         points = range(min(limit, documents * chunks))
-        return Answer([(str(n // chunks), -float(n)) for n in points], 1.0, 3)
+        return Answer([(str(n // chunks), -float(n)) for n in points], 1.0, 3, len(points))
 
     search_documents = UniqueDocuments(search)
     answer = search_documents("q")
@@ -248,8 +256,14 @@ def test_a_failed_query_is_named(run: Run, tmp_path: Path, jina: Scripted) -> No
         (["--shadow", __file__, COURSE], "DATASET means nothing with --shadow"),
         (["--shadow", __file__, "--systems", "dense"], "--systems means nothing with --shadow"),
         (["--shadow", __file__, "--html", "x"], "--html means nothing with --shadow"),
-        ([COURSE, "--collection", "c", "--vector", "v"], "--vector needs the system `jina`"),
-        ([COURSE, "--collection", "c", "--text-field", "t"], "--text-field needs the system `jina"),
+        (
+            [COURSE, "--collection", "c", "--vector", "v"],
+            "--vector needs a system of a provider's vectors",
+        ),
+        (
+            [COURSE, "--collection", "c", "--text-field", "t"],
+            "--text-field needs a system of a provider",
+        ),
         ([COURSE, "--collection", "c", "--since", "7d"], "--since means nothing without --shadow"),
     ],
 )
@@ -261,8 +275,91 @@ def test_an_unused_option_is_refused(
     assert_refused(run("evaluate", *arguments, *path), 2, message)
 
 
-def test_every_kind_of_system_is_an_option() -> None:
-    assert (*evaluation.PLANS, *evaluation.JINA_RERANKS) == KINDS
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("dense", Kind("dense")),
+        ("hybrid+colbert+rerank", Kind("hybrid", colbert=True, reranker="bge-reranker")),
+        ("sparse+jina-reranker-v3", Kind("sparse", reranker="jina-reranker-v3")),
+        ("jina+rerank", Kind("jina", reranker="jina-reranker-v2")),
+        ("jina-v5+bge-reranker", Kind("jina-v5", reranker="bge-reranker")),
+    ],
+)
+def test_a_kind_is_a_retrieval_and_what_follows_it(text: str, kind: Kind) -> None:
+    assert Kind.parse(text) == kind
+
+
+@pytest.mark.parametrize(
+    "text", ["", "jina-v9", "dense+", "rerank", "jina+colbert", "dense+rerank+colbert", "dense+x"]
+)
+def test_an_unknown_kind_is_refused_with_the_names(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"jina-v5-nano, then \+colbert .* Given: "):
+        Kind.parse(text)
+
+
+def test_models_of_jina_are_requested_by_their_names(
+    run: Run, tmp_path: Path, jina: Scripted
+) -> None:
+    make_collection(tmp_path, params(), documents=2)
+    with Store.open(path=tmp_path) as store, SystemBuilder(store, None, None) as systems:
+        store.client.set_payload("old", {"text": "TCP"}, points=[0, 1])
+        for name in ("jina-v3", "jina-v4", "jina-v5", "jina-v5-nano"):
+            systems.system(name, name, "old")
+        system = systems.system("a", "jina-v5+jina-reranker-v3", "old")
+    assert system.about["reranker"] == "jina-reranker-v3, the best 50"
+    assert [exchange.body["model"] for exchange in jina.seen] == [
+        "jina-embeddings-v3",
+        "jina-embeddings-v4",
+        "jina-embeddings-v5-text-small",
+        "jina-embeddings-v5-text-nano",
+        "jina-reranker-v3",
+        "jina-embeddings-v5-text-small",
+    ]
+
+
+def test_bge_hits_are_reranked_by_another_provider(
+    run: Run, bge_options: tuple[object, ...], jina: Scripted
+) -> None:
+    systems = "dense,dense+jina-reranker-v3"
+    command = ("evaluate", COURSE, "--systems", systems, "--queries", 2, "--json", *bge_options)
+    plain, reranked = json.loads(run(*command).stdout)["systems"]
+    assert reranked["about"]["reranker"] == "jina-reranker-v3"
+    assert (plain["cost"] is None, reranked["cost"] is None) == (False, True)
+
+
+def test_a_system_may_have_any_plan(store: Store, worker: Client) -> None:
+    index(store, worker, "c", [{"id": 1, "text": "море"}])
+    with SystemBuilder(store, worker, worker) as systems:
+        system = systems.planned("mine", Plan(weights=(1.0, 3.0), rerank=5), "c")
+    assert system.about["plan"] == (
+        "dense + sparse by rrf (k 61, weights 1 and 3), 100 candidates of each, the best 5 reranked"
+    )
+    assert [document_id for document_id, _ in system.search("море").ranking] == ["1"]
+
+
+def test_without_judgements_only_the_rankings_are_compared(
+    run: Run, indexed: Path, tmp_path: Path
+) -> None:
+    dataset, page_path = tmp_path / "queries", tmp_path / "r.html"
+    dataset.mkdir()
+    lines = (COURSE / "queries.jsonl").read_text("utf-8").splitlines()[:12]
+    (dataset / "queries.jsonl").write_text("\n".join(lines), "utf-8")
+    command = ("evaluate", dataset, "--collection", "course", "--path", indexed)
+    command += ("--systems", "dense,sparse,dense@course")
+    result = run(*command, "--html", page_path)
+    assert result.exit_code == 0
+    assert re.search(r"dense@course +1\.000 +1\.000 +1\.000 +1\.000\n", result.stdout)
+    assert "nDCG" not in result.stdout
+    data = report(run(*command, "--json"))
+    sparse, equal = data["comparisons"]
+    assert 0 < sparse["agreement"]["rbo"] < 1
+    least = sparse["agreement"]["least"]
+    assert [query["rbo"] for query in least] == sorted(query["rbo"] for query in least)
+    assert (sparse["verdict"], equal["agreement"]["least"]) == (None, [])
+    page = page_path.read_text("utf-8")
+    assert "Queries whose rankings agree least" in page
+    assert least[0]["baseline"][0] in page
+    assert "nDCG" not in page
 
 
 def test_evaluate_prints_tables_or_json_and_exits_by_its_verdicts(

@@ -19,11 +19,11 @@ def test_table_columns_are_aligned_for_any_script(capsys: pytest.CaptureFixture[
     better, _ = run_with_hits(20)
     print_report(compare([base, better, worse], qrels, "jina"))
     blocks = capsys.readouterr().out.rstrip().split("\n\n")
-    head, systems, notes, differences, *verdicts = blocks
+    head, systems, notes, agreement, differences, *verdicts = blocks
     assert head.startswith("20 queries, ")
     assert "costs its idle timeout" in notes
     assert "p99 is close to the slowest query" in notes
-    for table, rows in ((systems, 4), (differences, 7)):
+    for table, rows in ((systems, 4), (agreement, 3), (differences, 7)):
         lines = table.splitlines()
         assert len(lines) == rows
         widths = {sum(not unicodedata.combining(letter) for letter in line) for line in lines}

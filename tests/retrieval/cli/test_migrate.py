@@ -14,7 +14,7 @@ from qdrant_client import models
 
 from bge_client import JinaClient
 from bge_retrieval import Store
-from bge_retrieval.evaluation import builder
+from bge_retrieval.evaluation import providers
 from commands import COURSE, EXAMPLES, FIELDS, Run, report
 from fakes.qdrant_server import QdrantServer
 from fakes.scripted import Exchange, Scripted, status
@@ -33,7 +33,7 @@ def jina(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
     with Scripted() as api:
         api.on("POST /v1/embeddings", answer)
-        monkeypatch.setattr(builder, "JinaClient", functools.partial(JinaClient, base=api.url))
+        monkeypatch.setattr(providers, "JinaClient", functools.partial(JinaClient, base=api.url))
         monkeypatch.setenv("JINA_API_KEY", "secret")
         yield api
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bge_retrieval.evaluation import comparison
+from bge_retrieval.evaluation import statistics
 
 
 @pytest.fixture(autouse=True)
 def _fewer_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "RESAMPLES", 999)
+    monkeypatch.setattr(statistics, "RESAMPLES", 999)

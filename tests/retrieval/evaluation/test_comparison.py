@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bge_client.errors import ConfigurationError
-from bge_retrieval.evaluation import Measured, Run, Thresholds, compare, comparison
-from bge_retrieval.evaluation.comparison import holm, interval, paired_p
+from bge_retrieval.evaluation import Measured, Run, Thresholds, compare, comparison, statistics
+from bge_retrieval.evaluation.statistics import holm, interval, paired_p
 from runs import make_run, run_with_hits
 
 
@@ -156,7 +156,7 @@ def test_statistics_of_thousands_of_queries_need_little_memory() -> None:
     paired_p(gaps)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 10 * comparison.BATCH * gaps.nbytes  # without batches about five times that
+    assert peak < 10 * statistics.BATCH * gaps.nbytes  # without batches about five times that
 
 
 def test_of_a_single_query_the_interval_is_a_point() -> None:

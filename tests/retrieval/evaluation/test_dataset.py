@@ -51,6 +51,13 @@ def test_without_a_corpus_document_ids_are_not_checked(tmp_path: Path) -> None:
     assert data.qrels == {"q2": {"elsewhere": 1}}
 
 
+def test_without_a_folder_of_judgements_all_queries_are_read(tmp_path: Path) -> None:
+    write_beir(tmp_path, qrels=None)
+    (tmp_path / "qrels").rmdir()
+    data = read_beir(tmp_path)
+    assert (data.qrels, [*data.queries], data.left_out) == (None, ["q1", "q2"], 0)
+
+
 HEADER = "query-id\tcorpus-id\tscore\n"
 
 

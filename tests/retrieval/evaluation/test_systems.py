@@ -40,7 +40,7 @@ def test_each_query_goes_to_all_systems_in_a_random_order() -> None:
     assert 10 <= sum(turn[0].startswith("a") for turn in turns) <= 30
     assert len(ticks) == 80
     assert [run.name for run in runs] == ["a", "b"]
-    assert runs[1].answers["2"].answer == ([("d", 0.5)], 0.001, 3)
+    assert runs[1].answers["2"].answer == Answer([("d", 0.5)], 0.001, 3)
     assert all(0.002 <= timed.seconds < 2 for run in runs for timed in run.answers.values())
     first_calls = list(calls)
     calls.clear()

@@ -7,7 +7,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_retrieval.shadow import agreement, kendall_tau, rank_biased_overlap
+from bge_retrieval.agreement import agreement, kendall_tau, rank_biased_overlap
 
 RANKINGS = st.lists(st.integers(0, 15), unique=True, max_size=12)
 
