@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from bge_worker import errors
 from bge_worker.engine.engine import Engine
@@ -123,6 +124,13 @@ def test_every_metric_is_documented(service: Service) -> None:
     types = re.findall(r"^# TYPE (\w+) \w+$", metrics.text().decode(), re.MULTILINE)
     exported = {name for name in types if not name.endswith("_created")}
     assert {row[0].strip("`") for row in OPERATIONS.table("## Metrics")} == exported
+
+
+def test_every_alert_is_documented() -> None:
+    rules = yaml.safe_load((ROOT / "deploy/observability/alerts.yml").read_text("utf-8"))
+    alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+    table = OPERATIONS.table("## Dashboard and alerts")
+    assert [row[0].strip("`") for row in table] == alerts
 
 
 def test_limits_of_the_http_server_are_those_of_the_code() -> None:

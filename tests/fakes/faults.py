@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,26 +20,38 @@ BATCH_SECONDS = 0.5
 
 
 class FaultyEngine(FakeEngine):
-    """Slow, with room for one text in a micro-batch. A text names the fault that it causes."""
+    """A text names the fault that it causes."""
 
     def __init__(self) -> None:
-        super().__init__(max_batch_tokens=40)
+        super().__init__()
         self.fault = self.break_down
 
     def encode_pairs(
         self, queries: list[str], documents: Sequence[str], max_length: int
     ) -> list[Encoded]:
+        lengths = [min(len(text), max_length) for text in documents]
         return [
-            EncodedText([0] * min(len(text), max_length), len(text), text) for text in documents
+            EncodedText([0] * length, len(text), text)
+            for length, text in zip(lengths, documents, strict=True)
         ]
 
     def break_down(self, texts: list[str]) -> None:
-        time.sleep(BATCH_SECONDS)
         self.recomputed += "overflow" in texts
         if "fail" in texts:
             raise RuntimeError
         if "large" in texts and len(texts) > 1:
             raise OutOfMemoryError("does not fit")
+
+
+class SlowEngine(FakeEngine):
+    """Computes one text at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(max_batch_tokens=1)
+        self.fault = self.delay
+
+    def delay(self, texts: list[str]) -> None:
+        time.sleep(BATCH_SECONDS)
 
 
 class BrokenEngine(FakeEngine):
@@ -62,17 +74,16 @@ FAULTS = [
     reranking("large", "texts"),
     reranking("overflow"),
     reranking("longer than seventeen characters", max_length=17),
-    reranking("x"),
 ]
 
 
 @contextmanager
 def load(urls: dict[str, str]) -> Iterator[None]:
-    """Send requests all the time: more to the faulty server than its queue holds."""
+    """Send requests all the time: to the slow server more than its queue holds."""
     stopped = threading.Event()
-    targets: list[Callable[[], None]] = [lambda: send_texts(urls["healthy"], stopped)]
-    targets += [lambda: send_faults(urls["faulty"], stopped) for _ in range(MAX_QUEUE + 2)]
-    threads = [threading.Thread(target=target) for target in targets]
+    loads = [(urls["healthy"], [reranking(*TEXTS)]), (urls["faulty"], FAULTS)]
+    loads += [(urls["slow"], [reranking("a slow text")])] * (MAX_QUEUE + 1)
+    threads = [threading.Thread(target=send, args=(*of_server, stopped)) for of_server in loads]
     for thread in threads:
         thread.start()
     try:
@@ -83,15 +94,9 @@ def load(urls: dict[str, str]) -> Iterator[None]:
             thread.join()
 
 
-def send_texts(url: str, stopped: threading.Event) -> None:
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+def send(url: str, bodies: Sequence[dict[str, Any]], stopped: threading.Event) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
         while not stopped.wait(0.1):
-            client.post("/v1/embeddings", json={"input": TEXTS})
-            client.post("/native/rerank", json=reranking(*TEXTS))
-
-
-def send_faults(url: str, stopped: threading.Event) -> None:
-    with httpx.Client(base_url=url, timeout=60) as client:
-        while not stopped.wait(0.1):
-            for body in FAULTS:
+            for body in bodies:
                 client.post("/native/rerank", json=body)
