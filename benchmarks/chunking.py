@@ -85,7 +85,7 @@ def sizes(store: Store, collection: str, tokenizer: TokenizerFile) -> dict[str, 
             for key in field.split("."):
                 chunk = chunk[key]
             texts.append(chunk)
-    lengths = [len(starts) + 2 for starts in tokenizer.starts(texts)]  # and special tokens
+    lengths = [len(tokens) + 2 for tokens in tokenizer.tokens(texts)]  # and special tokens
     return {
         "tokens embedded": sum(lengths),
         "longest text, tokens": max(lengths),

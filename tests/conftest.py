@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--docs", action="store_true", help="run the commands of the documentation")
     parser.addoption("--clients", action="store_true", help="call the clients of .venv-clients-*")
     parser.addoption("--frameworks", action="store_true", help="use those of .venv-frameworks-*")
+    parser.addoption("--observability", action="store_true", help="run Prometheus")
     parser.addoption("--long", action="store_true", help="parity at 8,192 tokens for every shape")
 
 

@@ -18,6 +18,7 @@ from .async_search import AsyncHybridSearch
 from .async_store import AsyncStore
 from .chunks import Chunker
 from .errors import MigrationError
+from .explain import AlignedToken, Explanation, SharedToken, explain
 from .index import IndexReport, index
 from .metadata import CollectionMetadata, load_probe
 from .migration.added_vectors import drop_vectors, roll_back_in_place
@@ -36,11 +37,13 @@ _logging.getLogger("bge_retrieval").addFilter(_RedactingFilter())
 
 __version__ = "0.1.0"
 __all__ = [
+    "AlignedToken",
     "AsyncHybridSearch",
     "AsyncStore",
     "Chunker",
     "CollectionMetadata",
     "Estimate",
+    "Explanation",
     "Hit",
     "HybridSearch",
     "InPlaceReport",
@@ -52,12 +55,14 @@ __all__ = [
     "Schema",
     "SearchResult",
     "ServerTokenizer",
+    "SharedToken",
     "Stage",
     "Store",
     "TokenizerFile",
     "add_in_place",
     "drop_old",
     "drop_vectors",
+    "explain",
     "index",
     "load_probe",
     "roll_back",

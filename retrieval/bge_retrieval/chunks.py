@@ -91,7 +91,8 @@ class Chunker:
         """
         for page in pages(documents, PAGE, _characters):
             titles = [self._title(document) for document in page]
-            starts = self._tokenizer.starts([*titles, *(document.text for document in page)])
+            tokens = self._tokenizer.tokens([*titles, *(document.text for document in page)])
+            starts = [[token.start for token in of_text] for of_text in tokens]
             for index, document in enumerate(page):
                 capacity = self._capacity(document, len(starts[index]))
                 spans = self._spans(document.text, starts[len(page) + index], capacity)

@@ -1,4 +1,4 @@
-"""Where the tokens of texts start, by the model's own tokenizer: a file, or the server's."""
+"""The tokens of texts, by the model's own tokenizer: a file, or the server's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from bge_client import Client, ConfigurationError, HTTPStatusError, ProtocolError
 
@@ -14,9 +14,17 @@ from bge_client import Client, ConfigurationError, HTTPStatusError, ProtocolErro
 REQUEST_CHARACTERS = 200_000
 
 
+class Token(NamedTuple):
+    """A token as the tokenizer writes it, and the character at which it starts."""
+
+    id: int
+    text: str
+    start: int
+
+
 class Tokenizer(Protocol):
-    def starts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return for each text the characters at which its tokens start, ascending."""
+    def tokens(self, texts: Sequence[str]) -> list[list[Token]]:
+        """Return the tokens of each text in order, without special ones."""
 
 
 class TokenizerFile:
@@ -40,9 +48,17 @@ class TokenizerFile:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
 
-    def starts(self, texts: Sequence[str]) -> list[list[int]]:
+    def tokens(self, texts: Sequence[str]) -> list[list[Token]]:
         encodings = self._tokenizer.encode_batch([*texts], add_special_tokens=False)
-        return [[start for start, _ in encoding.offsets] for encoding in encodings]
+        return [
+            [
+                Token(id, text, start)
+                for id, text, (start, _) in zip(
+                    encoding.ids, encoding.tokens, encoding.offsets, strict=True
+                )
+            ]
+            for encoding in encodings
+        ]
 
 
 class ServerTokenizer:
@@ -51,24 +67,27 @@ class ServerTokenizer:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def starts(self, texts: Sequence[str]) -> list[list[int]]:
+    def tokens(self, texts: Sequence[str]) -> list[list[Token]]:
         """Send as few requests as the server's limit allows.
 
         Raises:
             ConfigurationError: the endpoint has no `/tokenize`.
             BGEError: see `errors.py`.
         """
-        starts: list[list[int]] = [[] for _ in texts]
+        tokens: list[list[Token]] = [[] for _ in texts]
         for batch in _batches(texts):
             pieces = [texts[index][first:last] for index, first, last in batch]
             for (index, first, _), piece in zip(batch, self._request(pieces), strict=True):
-                starts[index] += [first + start for start in piece]
-        return starts
+                tokens[index] += [token._replace(start=first + token.start) for token in piece]
+        return tokens
 
-    def _request(self, texts: list[str]) -> list[list[int]]:
+    def _request(self, texts: list[str]) -> list[list[Token]]:
         try:
             reply = self._client.post("/tokenize", {"inputs": texts, "add_special_tokens": False})
-            return [[int(token["start"]) for token in tokens] for tokens in reply]
+            return [
+                [Token(int(item["id"]), str(item["text"]), int(item["start"])) for item in items]
+                for items in reply
+            ]
         except HTTPStatusError as error:
             if error.status != 404:
                 raise

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from bge_client.providers.presets import PRESETS
 from bge_worker import errors
@@ -136,6 +137,13 @@ def test_every_provider_is_documented_with_its_key_and_documentation() -> None:
         assert key.startswith(f"`{name.upper()}_API_KEY`" if preset.needs_key else "optional")
         assert f"({preset.documentation})" in documentation
     assert {*PRESETS, "bge", "jina"} <= {*rows}
+
+
+def test_every_alert_is_documented() -> None:
+    rules = yaml.safe_load((ROOT / "deploy/observability/alerts.yml").read_text("utf-8"))
+    alerts = [rule["alert"] for group in rules["groups"] for rule in group["rules"]]
+    table = OPERATIONS.table("## Dashboard and alerts")
+    assert [row[0].strip("`") for row in table] == alerts
 
 
 def test_limits_of_the_http_server_are_those_of_the_code() -> None:

@@ -32,10 +32,21 @@ def test_the_dockerfiles_differ_only_in_base_and_torch() -> None:
 def test_compose_passes_the_key_and_the_server_checks_it() -> None:
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
     for service in compose["services"].values():
+        if "build" not in service:
+            continue
         environment = service["environment"]
         assert environment["BGE_API_KEY"] == "${BGE_API_KEY:-}"
         assert environment["BGE_INSECURE"] == "${BGE_INSECURE:-0}"
         assert service["ports"] == ["${BIND:-127.0.0.1}:${HOST_PORT:-8000}:8000"]
+
+
+def test_compose_mounts_files_that_exist() -> None:
+    """Docker would create a folder in place of a missing one."""
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
+    volumes = [v for service in compose["services"].values() for v in service.get("volumes", ())]
+    files = [volume.split(":")[0] for volume in volumes if volume.startswith("./")]
+    assert files
+    assert all((ROOT / file).is_file() for file in files)
 
 
 @pytest.mark.parametrize(

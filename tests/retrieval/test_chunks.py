@@ -109,11 +109,11 @@ def test_the_server_cuts_as_the_file_does(
 ) -> None:
     monkeypatch.setattr(tokens, "REQUEST_CHARACTERS", limit)
     texts = [document["text"] for document in long_documents(passages)] + [""]
-    starts = ServerTokenizer(worker).starts(texts)
-    expected = tokenizer.starts(texts)
+    by_servers = ServerTokenizer(worker).tokens(texts)
+    expected = tokenizer.tokens(texts)
     if limit > 1_000:
-        assert starts == expected
-    for by_server, by_file in zip(starts, expected, strict=True):
+        assert by_servers == expected
+    for by_server, by_file in zip(by_servers, expected, strict=True):
         assert abs(len(by_server) - len(by_file)) <= sum(map(len, texts)) // limit
 
 
@@ -121,10 +121,10 @@ def test_an_endpoint_without_tokenize_is_named() -> None:
     with Scripted() as endpoint, Client(endpoint.url) as client:
         endpoint.on("POST /tokenize", status(200, [{"tokens": 1}]))
         with pytest.raises(ProtocolError, match="no list of tokens"):
-            ServerTokenizer(client).starts(["море"])
+            ServerTokenizer(client).tokens(["море"])
         endpoint.on("POST /tokenize", status(404))
         with pytest.raises(ConfigurationError, match=r"no /tokenize: .* tokenizer\.json"):
-            ServerTokenizer(client).starts(["море"])
+            ServerTokenizer(client).tokens(["море"])
 
 
 @given(st.text(alphabet="аб 我。.\n", max_size=60), st.integers(0, 60), st.integers(0, 60))

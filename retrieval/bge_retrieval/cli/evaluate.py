@@ -19,6 +19,7 @@ from .options import (
     json_option,
     price_option,
     text_fields_option,
+    tokenizer_option,
     with_store,
 )
 
@@ -66,6 +67,7 @@ def _dataset_or_shadow(
 @price_option("--price", WORKER_PRICE, "second of a busy worker")
 @price_option("--jina-price", JINA_PRICE, "million tokens of Jina's")
 @click.option("--html", "html_path", type=click.Path(dir_okay=False), help="Write an HTML report.")
+@tokenizer_option
 @click.option(
     "--shadow",
     type=click.Path(exists=True, dir_okay=False),

@@ -14,6 +14,7 @@ from bge_client import Client, ConfigurationError
 
 from .. import Store, evaluation
 from ..evaluation.comparison import METRICS
+from ..evaluation.differences import Case, Reason
 from ..evaluation.report import (
     AGREEMENT_COLUMNS,
     DIFFERENCE_COLUMNS,
@@ -22,6 +23,7 @@ from ..evaluation.report import (
     notes,
     query_summary,
 )
+from .options import open_tokenizer
 from .output import exit_unless_passed, print_json, print_table, print_verdict
 
 MAX_QUERY_CHARACTERS = 60  # in a terminal
@@ -51,6 +53,7 @@ def evaluate_systems(
     price: float,
     jina_price: float,
     html_path: str | None,
+    tokenizer: str | None,
     p50_ms: float,
     p99_ms: float,
     as_json: bool,
@@ -89,7 +92,9 @@ def evaluate_systems(
     else:
         print_report(report)
     if html_path:
-        Path(html_path).write_text(evaluation.html(report, _title(dataset, report)), "utf-8")
+        reasons = _reasons(client, tokenizer, dataset, runs, report)
+        page = evaluation.html(report, _title(dataset, report), reasons)
+        Path(html_path).write_text(page, "utf-8")
     verdicts = (comparison.verdict for comparison in report.comparisons)
     exit_unless_passed(verdict for verdict in verdicts if verdict is not None)
 
@@ -127,6 +132,25 @@ def _check_writable(path: str | None) -> None:
 def _run(systems: Sequence[evaluation.System], queries: dict[str, str]) -> list[evaluation.Run]:
     with tqdm(total=len(queries) * len(systems), unit="query", disable=None) as bar:
         return evaluation.run_all(systems, queries, progress=bar.update)
+
+
+def _reasons(
+    client: Client,
+    tokenizer: str | None,
+    dataset: str,
+    runs: Sequence[evaluation.Run],
+    report: evaluation.Report,
+) -> dict[Case, list[Reason]]:
+    """Explain the documents that moved. Without their texts, or a tokenizer, there is nothing."""
+    moved = evaluation.moved_documents(report, runs, evaluation.shown_cases(report))
+    ids = {document.document_id for documents in moved.values() for document in documents}
+    texts = evaluation.read_texts(dataset, ids)
+    opened = open_tokenizer(tokenizer, client)
+    try:
+        return evaluation.explain_moved(client, opened, report.queries, moved, texts)
+    except ConfigurationError as error:  # a queue endpoint has no /tokenize
+        click.echo(f"bge: the report does not say why rankings differ: {error}", err=True)
+        return {}
 
 
 def _title(dataset: str, report: evaluation.Report) -> str:

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
-from bge_client import ConfigurationError
+from bge_client import Client, ConfigurationError
 
 from .. import Chunker, Schema, ServerTokenizer, Store, TokenizerFile
 from ..chunks import OVERLAP, TOKENS
+from ..tokens import Tokenizer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 WORKER_PRICE = 0.00019  # dollars per second of RunPod's 24 GB class, flex
@@ -86,6 +87,18 @@ def schema_options(command: Command) -> Command:
     return run  # type: ignore[return-value]
 
 
+tokenizer_option = click.option(
+    "--tokenizer",
+    type=click.Path(exists=True, dir_okay=False),
+    help="The model's tokenizer.json. [default: the endpoint's /tokenize]",
+)
+
+
+def open_tokenizer(path: str | None, client: Client) -> Tokenizer:
+    """Return the tokenizer of --tokenizer."""
+    return TokenizerFile(path) if path else ServerTokenizer(client)
+
+
 def chunk_options(command: Command) -> Command:
     """Add the options of chunks, as a `chunker`; None without --chunk. Needs the `client`."""
 
@@ -97,11 +110,7 @@ def chunk_options(command: Command) -> Command:
         "--chunk-overlap", type=int, help=f"Tokens that a chunk repeats of the last. [{OVERLAP}]"
     )
     @click.option("--title-field", help="Path of a text that begins every chunk.")
-    @click.option(
-        "--tokenizer",
-        type=click.Path(exists=True, dir_okay=False),
-        help="The model's tokenizer.json. [default: the endpoint's /tokenize]",
-    )
+    @tokenizer_option
     @wraps(command)
     def run(
         chunk: bool,
@@ -117,7 +126,7 @@ def chunk_options(command: Command) -> Command:
             command(chunker=None, **args)
             return
         chunker = Chunker(
-            TokenizerFile(tokenizer) if tokenizer else ServerTokenizer(args["client"]),
+            open_tokenizer(tokenizer, args["client"]),
             tokens=TOKENS if chunk_tokens is None else chunk_tokens,
             overlap=OVERLAP if chunk_overlap is None else chunk_overlap,
             title_field=title_field,

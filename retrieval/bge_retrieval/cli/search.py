@@ -11,11 +11,12 @@ from qdrant_client import models
 from bge_client import Client, ConfigurationError
 from bge_client.cli import connected, plain
 
-from .. import Hit, HybridSearch, Plan, SearchResult, Store
-from .options import collection_option, json_option, with_store
+from .. import Explanation, Hit, HybridSearch, Plan, SearchResult, Store, explain
+from .options import collection_option, json_option, open_tokenizer, tokenizer_option, with_store
 from .output import print_json, print_table
 
 MAX_TEXT_CHARACTERS = 100  # in a terminal
+EXPLAINED_HITS = 5
 
 
 @click.command()
@@ -27,7 +28,14 @@ MAX_TEXT_CHARACTERS = 100  # in a terminal
     "filter_json",
     help='A Qdrant filter as JSON: {"must": [{"key": "lang", "match": {"value": "ru"}}]}',
 )
-@click.option("--explain", is_flag=True, help="Show the rank of each hit in every stage.")
+@click.option(
+    "--explain",
+    "is_explained",
+    is_flag=True,
+    help="Show the rank of each hit in every stage, and of the best "
+    f"{EXPLAINED_HITS} the tokens that match.",
+)
+@tokenizer_option
 @click.option(
     "--neighbours",
     default=0,
@@ -85,7 +93,8 @@ def search(
     collection: str,
     limit: int,
     filter_json: str | None,
-    explain: bool,
+    is_explained: bool,
+    tokenizer: str | None,
     neighbours: int,
     as_json: bool,
     mode: str,
@@ -100,18 +109,47 @@ def search(
     plan = Plan(dense=mode != "sparse", sparse=mode != "dense", **stages)
     engine = HybridSearch(store, client, collection, plan, reranker=reranker)
     condition = _parse_filter(filter_json)
-    result = engine.search(query, limit, filter=condition, explain=explain, neighbours=neighbours)
+    result = engine.search(
+        query, limit, filter=condition, explain=is_explained, neighbours=neighbours
+    )
+    explanations: dict[int, Explanation] = {}
+    if is_explained:
+        explanations = _explain(client, tokenizer, query, result, engine.metadata.max_length)
     if as_json:
-        for hit in result:
-            print_json(_as_json(hit))
+        for index, hit in enumerate(result):
+            print_json(_as_json(hit, explanations.get(index)))
         return
     print_hits(result)
+    for index, explanation in explanations.items():
+        print_explanation(f"{index + 1}. {result[index].document_id}", explanation)
 
 
-def _as_json(hit: Hit) -> dict[str, object]:
+def _explain(
+    client: Client, tokenizer: str | None, query: str, result: SearchResult, max_length: int | None
+) -> dict[int, Explanation]:
+    """Return the explanations of the best hits with a text, by index."""
+    texts = {index: hit.text for index, hit in enumerate(result[:EXPLAINED_HITS]) if hit.text}
+    if not texts:
+        return {}
+    try:
+        explanations = explain(
+            client,
+            open_tokenizer(tokenizer, client),
+            query,
+            [*texts.values()],
+            max_length=max_length,
+        )
+    except ConfigurationError as error:  # a queue endpoint has no /tokenize
+        click.echo(f"bge: tokens are not shown: {error}", err=True)
+        return {}
+    return dict(zip(texts, explanations, strict=True))
+
+
+def _as_json(hit: Hit, explanation: Explanation | None) -> dict[str, object]:
     stages = {name: [stage.rank, stage.score] for name, stage in hit.stages.items()}
     line = {"id": hit.id, "score": hit.score, "stages": stages, "payload": hit.payload}
-    return line | ({"neighbours": hit.neighbours} if hit.neighbours else {})
+    line |= {"neighbours": hit.neighbours} if hit.neighbours else {}
+    return line | ({"explanation": explanation.as_dict()} if explanation else {})
 
 
 def print_hits(result: SearchResult) -> None:
@@ -126,6 +164,22 @@ def print_hits(result: SearchResult) -> None:
     print_table(["", "score", *stages, "document", "text"], rows, left=("document", "text"))
     times = ", ".join(f"{name} {seconds * 1e3:.0f} ms" for name, seconds in result.seconds.items())
     click.echo(f"bge: {times}", err=True)
+
+
+def print_explanation(title: str, explanation: Explanation) -> None:
+    """Print the similarities of a hit, with the tokens behind them."""
+    shared = (
+        f"{token.text} {token.query_weight:.3f} × {token.document_weight:.3f}"
+        for token in explanation.shared
+    )
+    aligned = (
+        f"{token.query_token} → {token.document_token} {token.similarity:.2f}"
+        for token in explanation.aligned
+    )
+    click.echo(f"\n{plain(title)}")
+    click.echo(f"  dense    {explanation.dense:.4f}")
+    click.echo(f"  sparse   {explanation.sparse:.4f}  {plain(', '.join(shared))}")
+    click.echo(f"  colbert  {explanation.colbert:.4f}  {plain(', '.join(aligned))}")
 
 
 def _parse_filter(filter_json: str | None) -> Any:

@@ -8,13 +8,14 @@ html                               the Report as a page
 """
 
 from .builder import SystemBuilder
-from .dataset import Dataset, read_beir
+from .dataset import Dataset, read_beir, read_texts
 from .kinds import Kind
 from .systems import Answer, Price, Run, System, Timed, check_document_ids, run_all
 
 try:  # fail before the queries run, not after
     from .comparison import Comparison, Measured, Report, Thresholds, compare
-    from .report import html
+    from .differences import explain_moved, moved_documents
+    from .report import html, shown_cases
 except ImportError as error:
     raise ImportError(
         f"bge_retrieval.evaluation needs {error.name}: pip install 'bge-retrieval[eval]'",
@@ -36,7 +37,11 @@ __all__ = [
     "Timed",
     "check_document_ids",
     "compare",
+    "explain_moved",
     "html",
+    "moved_documents",
     "read_beir",
+    "read_texts",
     "run_all",
+    "shown_cases",
 ]

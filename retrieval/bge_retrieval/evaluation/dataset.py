@@ -72,6 +72,19 @@ def read_beir(folder: str | Path, split: str = "test") -> Dataset:
     return Dataset(documents, judged, answered, left_out=len(queries) - len(judged))
 
 
+def read_texts(folder: str | Path, ids: Collection[str]) -> dict[str, str]:
+    """Return the titles and texts of documents by id. Those without a text are left out."""
+    path = Path(folder) / "corpus.jsonl"
+    if not ids or not path.exists():
+        return {}
+    texts = {}
+    for item_id, value, _ in _read_objects(path):
+        if item_id in ids:
+            parts = [value.get("title"), value.get("text")]
+            texts[item_id] = " ".join(part for part in parts if isinstance(part, str)).strip()
+    return {item_id: text for item_id, text in texts.items() if text}
+
+
 def _read_objects(path: Path) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield the `_id`, the object and the label of each line."""
     seen: set[str] = set()

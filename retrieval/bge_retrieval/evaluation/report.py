@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from ..verdict import MIN_QUERIES
 from .agreement import DEPTH as AGREEMENT_DEPTH
 from .agreement import RankingAgreement
 from .comparison import METRICS, Difference, Report
+from .differences import Case, Reason
 from .systems import BUSY
 
 SLOWEST = "With fewer than 100 queries, p99 is close to the slowest query"
@@ -100,18 +101,40 @@ class Row(NamedTuple):
     difference: str
 
 
-def html(report: Report, title: str = "Search comparison") -> str:
-    """Return a page without scripts, fonts or images, in the reader's light or dark scheme."""
+NO_REASONS: Mapping[Case, Sequence[Reason]] = {}
+
+
+def shown_cases(report: Report) -> list[Case]:
+    """Return the queries that the page shows, of each candidate."""
+    cases = []
+    for item in report.comparisons:
+        rows = [*_queries(report, item.name, 1), *_queries(report, item.name, -1)]
+        ids = [row.query_id for row in rows] + [query.query_id for query in item.agreement.least]
+        cases += [Case(item.name, query_id) for query_id in dict.fromkeys(ids)]
+    return cases
+
+
+def html(
+    report: Report,
+    title: str = "Search comparison",
+    reasons: Mapping[Case, Sequence[Reason]] = NO_REASONS,
+) -> str:
+    """Return a page without scripts, fonts or images, in the reader's light or dark scheme.
+
+    A query with `reasons` is a link to them.
+    """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = files(__package__).joinpath("report.html.j2").read_text("utf-8")
-    judged = [item.name for item in report.comparisons if report.is_judged]
+    names = [item.name for item in report.comparisons]
     return environment.from_string(template).render(
         title=title,
         report=report,
-        wins={name: _queries(report, name, 1) for name in judged},
-        losses={name: _queries(report, name, -1) for name in judged},
+        reasons=reasons,
+        anchors={case: f"why-{number}" for number, case in enumerate(reasons, 1)},
+        wins={name: _queries(report, name, 1) for name in names},
+        losses={name: _queries(report, name, -1) for name in names},
         quality=[_quality_chart(report, metric) for metric in METRICS if report.is_judged],
         speed=[
             _latency_chart(report, "Half of the queries take less than (p50)", "p50_ms"),
@@ -183,6 +206,8 @@ def _bars(report: Report, values: Sequence[float | None], template: str, scale: 
 
 def _queries(report: Report, candidate: str, sign: int) -> list[Row]:
     """Return the queries whose difference has this sign, largest first."""
+    if not report.is_judged:
+        return []
     base = report.system(report.baseline).scores[WINS_METRIC]
     scores = report.system(candidate).scores[WINS_METRIC]
     gaps = {query_id: sign * (scores[query_id] - base[query_id]) for query_id in base}

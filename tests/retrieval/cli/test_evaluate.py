@@ -373,7 +373,10 @@ def test_evaluate_prints_tables_or_json_and_exits_by_its_verdicts(
     assert len(data["queries"]) == 25
     assert 0.2 < data["systems"][1]["means"]["nDCG@10"] < 1
     assert data["comparisons"][0]["verdict"]["outcome"] == "pass"
-    assert (tmp_path / "r.html").read_text("utf-8").startswith("<!doctype html>")
+    page = (tmp_path / "r.html").read_text("utf-8")
+    assert page.startswith("<!doctype html>")
+    links, targets = (set(re.findall(rf'{name}="#?(why-\d+)"', page)) for name in ("href", "id"))
+    assert links == targets != set()
     result = run(*command, "--p99-ms", 0)
     assert result.exit_code == 7
     assert "FAIL: hybrid@course falls short in 1 of 5 checks: p99 " in result.stdout

@@ -7,7 +7,9 @@ import re
 
 import pytest
 
-from bge_retrieval.evaluation import Price, Report, compare, report
+from bge_retrieval import AlignedToken, Explanation, SharedToken
+from bge_retrieval.evaluation import Price, Report, compare, moved_documents, report
+from bge_retrieval.evaluation.differences import Reason
 from runs import make_run, run_with_hits
 
 
@@ -67,3 +69,21 @@ def test_the_report_counts_the_queries_left_out() -> None:
 def test_one_system_alone_is_shown_without_a_verdict() -> None:
     alone, qrels = run_with_hits(20)
     assert "There is no candidate" in report.html(compare([alone], qrels, "bge"))
+
+
+def test_a_query_links_to_why_its_documents_moved() -> None:
+    queries = [f"q{number}" for number in range(20)]
+    base = make_run("jina", {query_id: ["same", "<a>", "b"] for query_id in queries})
+    candidate = make_run("bge", {query_id: ["same", "b"] for query_id in queries})
+    result = compare([base, candidate], None, "jina")
+    cases = report.shown_cases(result)
+    moved = moved_documents(result, [base, candidate], cases)
+    assert moved[cases[0]] == [("<a>", 2, None), ("b", 3, 2)]
+    shared, aligned = [SharedToken("▁<b>", 0.5, 0.25)], [AlignedToken("▁<b>", "▁c", 0.75)]
+    explanation = Explanation(0.5, shared, aligned)
+    page = report.html(result, reasons={cases[0]: [Reason(moved[cases[0]][0], explanation)]})
+    assert page.count('href="#why-1"') == page.count('id="why-1"') == 1
+    assert "<td>&lt;a&gt;</td><td>2</td><td>–</td><td>0.500</td><td>0.125</td>" in page
+    assert "▁&lt;b&gt; 0.50 × 0.25" in page
+    assert "▁&lt;b&gt; → ▁c 0.75" in page
+    assert "href=" not in report.html(result)

@@ -6,17 +6,30 @@ Requests are counted as they end; the state of the queue and the device is read 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:  # imports torch
-    from ..serving.batcher import Finished
+    from ..serving.batcher import Counts, Finished
     from ..serving.service import Service
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+TOKENS = tuple(4**power for power in range(2, 11))  # 16 to a million
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -25,6 +38,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
         self._requests = Counter(
             "bge_requests", "HTTP requests answered", ("route", "status"), registry=registry
         )
@@ -42,6 +56,12 @@ class Metrics:
             registry=registry,
             buckets=SECONDS,
         )
+        self._request_tokens = Histogram(
+            "bge_request_tokens",
+            "Tokens of a computed request",
+            registry=registry,
+            buckets=TOKENS,
+        )
         self._texts = Counter("bge_texts", "Texts and documents computed", registry=registry)
         self._tokens = Counter("bge_tokens", "Tokens computed", registry=registry)
         self._truncated = Counter("bge_truncated_texts", "Truncated texts", registry=registry)
@@ -56,7 +76,9 @@ class Metrics:
         for stage in ("queue", "tokenize", "inference"):
             self._stage_seconds.labels(stage).observe(getattr(timings, stage) / 1e3)
         self._texts.inc(len(finished.encoded))
-        self._tokens.inc(sum(len(text.ids) for text in finished.encoded))
+        tokens = sum(len(text.ids) for text in finished.encoded)
+        self._tokens.inc(tokens)
+        self._request_tokens.observe(tokens)
         self._truncated.inc(sum(text.truncated for text in finished.encoded))
 
     def watch(self, service: Service) -> None:
@@ -76,7 +98,9 @@ class _ServiceCollector(Collector):
         counts, engine = self._service.batcher.counts, self._service.engine
         budget = engine.runtime.max_batch_tokens
         gauges: dict[str, tuple[str, float]] = {
+            "bge_healthy": ("1 while the worker can compute", self._service.healthy),
             "bge_queue_depth": ("Requests not answered yet", self._service.batcher.depth),
+            "bge_max_queue": ("Requests that may be in flight", self._service.settings.max_queue),
             "bge_max_batch_tokens": ("The token budget of a micro-batch", budget),
         }
         counters: dict[str, tuple[str, float]] = {
@@ -97,12 +121,25 @@ class _ServiceCollector(Collector):
         }
         yield from _families(GaugeMetricFamily, gauges)
         yield from _families(CounterMetricFamily, counters)
+        yield _fill(counts, budget)
         models = GaugeMetricFamily(
             "bge_model_info", "Always 1", labels=("role", "model", "fingerprint")
         )
         for role, model in self._service.models.items():
             models.add_metric([role, model.model, model.fingerprint], 1)
         yield models
+
+
+def _fill(counts: Counts, budget: int) -> Metric:
+    """Return the distribution of the fill of micro-batches."""
+    steps = len(counts.fills) - 1
+    bounds = [*(str(step / steps) for step in range(1, steps + 1)), "+Inf"]
+    return HistogramMetricFamily(
+        "bge_micro_batch_fill",
+        "Tokens of a micro-batch, as a fraction of the token budget",
+        buckets=[*zip(bounds, accumulate(counts.fills), strict=True)],
+        sum_value=counts.tokens / budget,
+    )
 
 
 def _families(

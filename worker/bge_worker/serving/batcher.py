@@ -45,6 +45,7 @@ SLICE_CHARACTERS = 16384
 # A request is short if its remaining texts fill at most this part of a micro-batch.
 SHORT_FRACTION = 1 / 8
 MIN_TOKENS = 3  # of a text: <s>, a token, </s>
+FILL_STEPS = 10  # in which the fill of micro-batches is counted
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Counts:
     tokens: int = 0
     out_of_memory: int = 0
     seconds: float = 0.0  # from launch to completion, of micro-batches that succeeded
+    # Micro-batches by their tokens: up to 1/10 of the budget, 2/10, …, all of it, and above.
+    fills: list[int] = field(default_factory=lambda: [0] * (FILL_STEPS + 1))
 
 
 @dataclass(eq=False)
@@ -339,6 +342,7 @@ class Batcher:
         tokens = sum(len(item.text.ids) for item in items)
         self.counts.batches += 1
         self.counts.tokens += tokens
+        self.counts.fills[min(FILL_STEPS, (tokens - 1) * FILL_STEPS // self._budget)] += 1
         began = perf_counter()
         outputs = items[0].job.request.outputs
         try:
