@@ -9,6 +9,8 @@ from typing import Any
 import click
 import msgspec
 
+from bge_client.cli import exit_codes
+
 from .advice import advise, endpoint_text, milliseconds, money
 from .arrivals import generate
 from .page import render
@@ -67,14 +69,14 @@ def plan(
       bge plan builder/examples/search_box.toml
       bge plan builder/examples/search_box.toml --sweep --html plan.html
     """
-    chosen = with_options(read_scenario(scenario), options)
-    arrivals = generate(chosen.traffic, chosen.days, seed)
-    reports = [make_report(chosen, arrivals, seed)]
-    front: list[Report] = []
-    if is_sweep:
-        grid = Grid(cards.split(","), idle_timeouts, [int(number) for number in min_workers_of])
-        reports += sweep(chosen, arrivals, grid, seed)
-        front = pareto_front(reports)
+    grid = Grid(cards.split(","), idle_timeouts, [int(number) for number in min_workers_of])
+    with exit_codes():
+        chosen = with_options(read_scenario(scenario), options)
+        arrivals = generate(chosen.traffic, chosen.days, seed)
+        reports = [make_report(chosen, arrivals, seed)]
+        if is_sweep:
+            reports += sweep(chosen, arrivals, grid, seed)
+    front = pareto_front(reports) if is_sweep else []
     advice = advise(reports, chosen.target)
     if html is not None:
         html.write_text(render(chosen, reports, front, advice), "utf-8")

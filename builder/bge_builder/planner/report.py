@@ -188,15 +188,13 @@ def notes(arrivals: Arrivals, scenario: Scenario, end: float) -> list[str]:
     pauses = np.diff(arrivals.times, prepend=0.0)
     if (asleep := int((pauses >= SLEEP_SECONDS).sum())) > 0:
         texts.append(
-            f"{asleep} times there is no request for 7 days: RunPod then lowers max workers to 0, and "
-            "requests wait until somebody raises it. The simulation takes this to be done at once"
+            f"{asleep} times there is no request for 7 days: RunPod then lowers max workers to 0, "
+            "and requests wait until somebody raises it. Here that takes no time"
         )
     elif (pauses >= QUIET_SECONDS).any():
         texts.append("After 3 days without a request, RunPod lowers max workers to 2")
     if end > scenario.days * DAY + 3600:
-        texts.append(
-            f"The last reply comes after {end / DAY:.1f} days: the endpoint is slower than its traffic"
-        )
+        texts.append(f"The last reply comes after {end / DAY:.1f} days: the endpoint is too slow")
     return texts
 
 

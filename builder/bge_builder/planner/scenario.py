@@ -128,7 +128,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def read_scenario(path: Path) -> Scenario:
     """Read a TOML file. Paths of CSV files in it are relative to it.
 
-    Raises PlanError: it is not TOML, or a field is missing, unknown or not valid (named by its path).
+    Raises PlanError: it is not TOML, or a field, which the message names, is missing, unknown or
+    not valid.
     """
     try:
         scenario = msgspec.toml.decode(path.read_bytes(), type=Scenario)

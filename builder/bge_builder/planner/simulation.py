@@ -49,7 +49,7 @@ class Outcome:
 def simulate(
     arrivals: Arrivals, endpoint: Endpoint, speed: Speed, *, seconds: float, seed: int = 0
 ) -> Outcome:
-    """Simulate until the last reply, and for `seconds` at least: that long `min_workers` are paid."""
+    """Simulate `seconds`, which `min_workers` are paid for, or longer: until the last reply."""
     return _Simulation(arrivals, endpoint, speed, seed).run(seconds)
 
 
@@ -177,7 +177,8 @@ class _Simulation:
 
     def _start_seconds(self) -> float:
         median, p95 = self._endpoint.cold_start, self._endpoint.cold_start_p95
-        return median * (p95 / median) ** (self._random.gauss(0, 1) / NORMAL_P95)
+        spread = math.log(p95 / median) / NORMAL_P95
+        return median * math.exp(spread * self._random.gauss(0, 1))
 
     def _set_idle(self, worker: Worker, now: float) -> None:
         worker.idle_since = now

@@ -23,7 +23,7 @@ class Grid:
 
 
 def sweep(scenario: Scenario, arrivals: Arrivals, grid: Grid, seed: int = 0) -> Iterator[Report]:
-    """Yield a report of each endpoint. With a given `tokens_per_second`, cards differ in price alone.
+    """Yield a report of each endpoint. With `tokens_per_second`, cards differ in price alone.
 
     Raises PlanError: RunPod Serverless has no such card, or there are more min workers than
     `max_workers`.

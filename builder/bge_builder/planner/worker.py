@@ -105,7 +105,7 @@ class Worker:
 
 
 def cut(jobs: Sequence[Job], budget: float) -> None:
-    """Share a micro-batch's tokens among jobs, equally; what one does not need goes to the others."""
+    """Share a micro-batch's tokens equally. What a job does not need goes to the others."""
     least = min(job.tokens_left for job in jobs)
     equal = budget / len(jobs)
     if least >= equal:
