@@ -29,7 +29,7 @@ def advise(reports: Sequence[Report], target: Target) -> str:
     sentence += f"; p99 is {milliseconds(p99(best))}"
     if not fits:
         sentence += ", which misses the target"
-    if best.cold_share >= COLD_SHARE and not best.endpoint.min_workers:
+    if cold_starts_decide(best):
         sentence += f" because {best.cold_share:.0%} of the requests meet a cold start"
     return sentence + "."
 
@@ -40,6 +40,12 @@ def hosted_advice(best: Report, hosted: HostedCost) -> str:
         f"{money(best.dollars.total)} on {endpoint_text(best)}, unless the texts must stay with "
         "you or you need what only your own worker gives."
     )
+
+
+def cold_starts_decide(report: Report) -> bool:
+    """Whether p99 would be less than half of it without cold starts."""
+    warm = report.warm.p99
+    return report.cold_share >= COLD_SHARE and warm is not None and warm < p99(report) / 2
 
 
 def meets(report: Report, target: Target) -> bool:
@@ -63,9 +69,11 @@ def money(dollars: float) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """Return milliseconds, seconds or hours: what a reader would say."""
+    """Return a time in the unit that a reader would use."""
     if value is None:
         return "–"
     if value < 1000:
         return f"{value:.0f} ms"
-    return f"{value / 1e3:.1f} s" if value < 3.6e6 else f"{value / 3.6e6:.1f} h"
+    if value < 120_000:
+        return f"{value / 1e3:.1f} s"
+    return f"{value / 60e3:.0f} min" if value < 7.2e6 else f"{value / 3.6e6:.1f} h"

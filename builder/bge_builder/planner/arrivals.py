@@ -43,7 +43,7 @@ def generate(traffic: Sequence[Traffic], days: int, seed: int) -> Arrivals:
     for part in traffic:
         part_times, part_tokens = recorded(part, days) if isinstance(part, Day) else (None, None)
         if part_times is None:
-            part_times = moments(part, days, rng)
+            part_times = moments(part, days, rng, seed)
         if part_tokens is None:
             part_tokens = sizes(part, len(part_times), rng)
         times.append(part_times)
@@ -72,13 +72,14 @@ def sizes(requests: Requests, count: int, rng: np.random.Generator) -> Array:
     return np.maximum(rng.gamma(shape, mean / shape, count), 1.0)
 
 
-def moments(part: Traffic, days: int, rng: np.random.Generator) -> Array:
+def moments(part: Traffic, days: int, rng: np.random.Generator, seed: int) -> Array:
     match part:
         case Poisson():
             return poisson(part, part.per_minute / 60, days, rng)
         case Bursts():
             start, end = part.hours
-            starts = poisson(part, part.per_day / (end - start) / HOUR, days, rng)
+            of_event = np.random.default_rng([seed, *part.event.encode()]) if part.event else rng
+            starts = poisson(part, part.per_day / (end - start) / HOUR, days, of_event)
             check_count(len(starts) * part.requests)
             offsets = rng.uniform(0, part.seconds, (len(starts), part.requests))
             return (starts[:, None] + offsets).ravel()

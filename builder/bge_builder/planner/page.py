@@ -14,7 +14,8 @@ from .report import Report
 from .scenario import Scenario
 from .sweep import p99
 
-WIDTH, HEIGHT, MARGIN = 720.0, 300.0, 56.0  # of a plot, in SVG units
+# Of a plot, in SVG units. Labels of the ticks are in the margins.
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720.0, 280.0, 56.0, 690.0, 16.0, 250.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,18 @@ class Area:
     path: str  # `d` of a filled path
     x_ticks: list[Tick]
     y_ticks: list[Tick]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The edges of a plot, for the template."""
+
+    width: float = WIDTH
+    height: float = HEIGHT
+    left: float = LEFT
+    right: float = RIGHT
+    top: float = TOP
+    bottom: float = BOTTOM
 
 
 class Scale:
@@ -81,7 +94,7 @@ def render(
         workers=area(reports[0]),
         split=split(reports[0]),
         advice=advice,
-        size=(WIDTH, HEIGHT, MARGIN),
+        frame=Frame(),
     )
 
 
@@ -90,8 +103,8 @@ def scatter(reports: Sequence[Report], front: Sequence[Report]) -> Scatter:
     shown = [report for report in reports if report.dollars.total > 0 and p99(report) > 0]
     dollars = [report.dollars.total for report in shown] or [1.0]
     times = [p99(report) for report in shown] or [1.0]
-    x = Scale(*decades(dollars), MARGIN, WIDTH - 16, log=True)
-    y = Scale(*decades(times), HEIGHT - MARGIN, 16, log=True)
+    x = Scale(*decades(dollars), LEFT, RIGHT, log=True)
+    y = Scale(*decades(times), BOTTOM, TOP, log=True)
     points = [
         Point(
             x(report.dollars.total),
@@ -103,10 +116,10 @@ def scatter(reports: Sequence[Report], front: Sequence[Report]) -> Scatter:
     ]
     line = [f"{x(report.dollars.total)},{y(p99(report))}" for report in front if report in shown]
     return Scatter(
-        points,
+        sorted(points, key=lambda point: point.is_best),  # the last ones are drawn on top
         " ".join(line),
         [Tick(x(value), f"${value:,g}") for value in x.powers()],
-        [Tick(y(value), milliseconds(value)) for value in y.powers()],
+        [Tick(y(value), f"{value / 1e3:,g} s") for value in y.powers()],
     )
 
 
@@ -120,8 +133,8 @@ def area(report: Report) -> Area:
     """The average number of workers in each period, as steps."""
     hours = report.period_hours * len(report.workers)
     top = max(1.0, math.ceil(max(report.workers)))
-    x = Scale(0, hours, MARGIN, WIDTH - 16, log=False)
-    y = Scale(0, top, HEIGHT - MARGIN, 16, log=False)
+    x = Scale(0, hours, LEFT, RIGHT, log=False)
+    y = Scale(0, top, BOTTOM, TOP, log=False)
     steps = [f"M{x(0)} {y(0)}"]
     for index, workers in enumerate(report.workers):
         steps.append(f"V{y(workers)} H{x((index + 1) * report.period_hours)}")

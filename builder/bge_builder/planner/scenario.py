@@ -63,11 +63,15 @@ class Poisson(Timed, frozen=True, kw_only=True, tag="poisson", tag_field="kind")
 
 
 class Bursts(Timed, frozen=True, kw_only=True, tag="bursts", tag_field="kind"):
-    """Bursts at random moments: each has `requests` requests within `seconds`."""
+    """Bursts at random moments: each has `requests` requests within `seconds`.
+
+    Bursts with the same `event` happen at the same moments, if their rates and hours are equal.
+    """
 
     per_day: Amount
     requests: Count
     seconds: Amount = 0.0
+    event: str = ""
 
 
 class Bulk(Requests, frozen=True, kw_only=True, tag="bulk", tag_field="kind"):

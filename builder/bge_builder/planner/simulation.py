@@ -4,7 +4,8 @@ What is known of RunPod is in `docs/costs.md`, with what is assumed of it:
 
 - The first worker starts as soon as a request waits and there is none. QUEUE_DELAY starts another
   one whenever the oldest request has waited for `scaler_value` seconds and the last start is as
-  long ago. REQUEST_COUNT has one for every `scaler_value` requests waiting or in flight.
+  long ago, up to one for each unfinished request. REQUEST_COUNT has one for every `scaler_value`
+  requests waiting or in flight.
 - A request goes to a random worker with a free slot.
 - A worker without a request for `idle_timeout` seconds stops, unless `min_workers` would be left.
 - After three days without a request there are two workers at most.
@@ -151,12 +152,13 @@ class _Simulation:
 
     def _scale(self, now: float) -> None:
         endpoint = self._endpoint
+        unfinished = len(self._queue) + self._in_flight
         if endpoint.scaler == "REQUEST_COUNT":
-            needed = math.ceil((len(self._queue) + self._in_flight) / endpoint.scaler_value)
+            needed = math.ceil(unfinished / endpoint.scaler_value)
             for _ in range(min(needed, self._max_workers) - len(self._workers)):
                 self._start_worker(now)
             return
-        if not self._queue or len(self._workers) >= self._max_workers:
+        if not self._queue or len(self._workers) >= min(self._max_workers, unfinished):
             return
         oldest = self._times[self._queue[0]]
         due = max(oldest, self._last_start) + endpoint.scaler_value
