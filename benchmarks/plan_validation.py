@@ -41,6 +41,7 @@ LOAD_SECONDS = 6.0  # until the models are loaded: longer than any start takes b
 LOOK_SECONDS = 0.02
 TEXT_TOKENS = 50  # of a document at most
 LONE_REQUESTS = 10
+SEEDS = 5
 
 
 class TimedJobServer(JobServer):
@@ -252,22 +253,27 @@ def calibrated(content: dict[str, Any]) -> Endpoint:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=[name.split(":")[0] for name in shapes()])
+    parser.add_argument(
+        "--add", choices=[name.split(":")[0] for name in shapes()], help="runs of one shape"
+    )
     args = parser.parse_args()
-    content = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {"shapes": {}}
-    if "calibration" not in content or not args.only:
-        content["calibration"] = with_date(calibrate())
-    endpoint = calibrated(content)
+    if not args.add:
+        save(FILE, {"calibration": with_date(calibrate()), "shapes": {}})
     for name, arrivals in shapes().items():
-        if args.only in (None, name.split(":")[0]):
-            before = content["shapes"].get(name, {}).get("measured", []) if args.only else []
-            measured = [*before, *(measure(arrivals, endpoint) for _ in range(args.repeats))]
-            simulated = [predict(arrivals, endpoint, seed) for seed in range(5)]
-            content["shapes"][name] = {
-                "requests": len(arrivals), "simulated": simulated, "measured": measured
-            }  # fmt: skip
-            print(name, json.dumps(content["shapes"][name]), flush=True)
+        if args.add in (None, name.split(":")[0]):
+            endpoint = calibrated(read())
+            measured = [measure(arrivals, endpoint) for _ in range(args.repeats)]
+            simulated = [predict(arrivals, endpoint, seed) for seed in range(SEEDS)]
+            content = read()
+            before = content["shapes"].get(name, {}).get("measured", [])
+            entry = {"simulated": simulated, "measured": [*before, *measured]}
+            content["shapes"][name] = {"requests": len(arrivals), **entry}
             save(FILE, content)
+            print(name, json.dumps(content["shapes"][name]), flush=True)
+
+
+def read() -> dict[str, Any]:
+    return dict(json.loads(FILE.read_text("utf-8")))
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

@@ -46,18 +46,20 @@ class Numbers(click.ParamType[list[float]]):
 @click.option("--max-workers", type=click.IntRange(1))
 @click.option("--days", type=click.IntRange(1, 366), help="Days to simulate.")
 @click.option("--seed", default=0, show_default=True, help="Of the traffic and the starts.")
-@click.option("--sweep", "is_sweep", is_flag=True, help="Try cards, idle timeouts and min workers.")
-@click.option("--cards", default=",".join(Grid.cards), show_default=True, help="Of --sweep.")
-@click.option("--idle-timeouts", type=Numbers(), default="5,60,600", show_default=True)
-@click.option("--min-workers-of", type=Numbers(), default="0,1", show_default=True)
+@click.option(
+    "--sweep", "is_sweep", is_flag=True, help="Try each of the following, with each other."
+)
+@click.option("--sweep-cards", default=",".join(Grid.cards), show_default=True)
+@click.option("--sweep-idle-timeouts", type=Numbers(), default="5,60,600", show_default=True)
+@click.option("--sweep-min-workers", type=Numbers(), default="0,1", show_default=True)
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page.")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON instead of tables.")
 def plan(
     scenario: Path,
     is_sweep: bool,
-    cards: str,
-    idle_timeouts: list[float],
-    min_workers_of: list[float],
+    sweep_cards: str,
+    sweep_idle_timeouts: list[float],
+    sweep_min_workers: list[float],
     seed: int,
     html: Path | None,
     is_json: bool,
@@ -69,7 +71,8 @@ def plan(
       bge plan builder/examples/search_box.toml
       bge plan builder/examples/search_box.toml --sweep --html plan.html
     """
-    grid = Grid(cards.split(","), idle_timeouts, [int(number) for number in min_workers_of])
+    min_workers = [int(number) for number in sweep_min_workers]
+    grid = Grid(sweep_cards.split(","), sweep_idle_timeouts, min_workers)
     with exit_codes():
         chosen = with_options(read_scenario(scenario), options)
         arrivals = generate(chosen.traffic, chosen.days, seed)

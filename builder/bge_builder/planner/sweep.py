@@ -23,14 +23,14 @@ class Grid:
 
 
 def sweep(scenario: Scenario, arrivals: Arrivals, grid: Grid, seed: int = 0) -> Iterator[Report]:
-    """Yield a report of each endpoint. With `tokens_per_second`, cards differ in price alone.
+    """Yield a report of each endpoint. A given `tokens_per_second` is that of the scenario's card,
+    and no other one is tried.
 
     Raises PlanError: RunPod Serverless has no such card, or there are more min workers than
     `max_workers`.
     """
-    for card, idle_timeout, min_workers in product(
-        grid.cards, grid.idle_timeouts, grid.min_workers
-    ):
+    cards = grid.cards if scenario.tokens_per_second is None else [scenario.card]
+    for card, idle_timeout, min_workers in product(cards, grid.idle_timeouts, grid.min_workers):
         endpoint = msgspec.structs.replace(
             scenario.endpoint, idle_timeout=idle_timeout, min_workers=min_workers
         )

@@ -127,7 +127,7 @@ def test_the_command_prints_a_report_and_writes_a_page(
 ) -> None:
     text = "days = 1\n[[traffic]]\nkind = 'poisson'\nper_minute = 1\ntokens = 12\n"
     page = tmp_path / "plan.html"
-    result = plan(text, "--sweep", "--cards", "L4,H100", "--html", str(page))
+    result = plan(text, "--sweep", "--sweep-cards", "L4,H100", "--html", str(page))
     assert result.exit_code == 0, result.output
     assert "Pareto front" in result.output
     assert result.output.splitlines()[-1].startswith("Call a hosted API")
