@@ -14,6 +14,7 @@ from projection import HOSTED_PRICE
 from results import FOLDER
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+REQUESTS_OF_A_COURSE = {"courses": 207, "courses_by_dollars": 3906}
 REQUIRED = {"p50": 0.15, "p99": 0.30, "paid": 0.15}
 
 
@@ -60,7 +61,7 @@ def answers() -> Table:
     rows = []
     for name, answer in read("answers").items():
         report = answer["report"]
-        scale = 30 / report["days"]
+        scale = 1 if report["is_once"] else 30 / report["days"]
         hosted = next(cost for cost in report["hosted"] if cost["same_model"])
         rows.append(
             [
@@ -86,6 +87,38 @@ def advice() -> str:
     )
 
 
+def starts() -> Table:
+    rows = [
+        [
+            f"`{name}.toml`",
+            f"{report['endpoint']['cold_start']:g}",
+            *(money(report["dollars"][part]) for part in ("start", "total")),
+            f"{report['cold_share']:.1%}",
+            milliseconds(report["latency"]["p99"]),
+        ]
+        for name, answer in read("answers").items()
+        for report in answer.get("starts", ())
+    ]
+    return ["", "seconds of a start", "$ start", "total", "meet a cold start", "p99"], rows
+
+
+def course() -> Table:
+    """A course by the sizes of each scenario, beside what the plan says of one."""
+    rows = []
+    for name, requests in REQUESTS_OF_A_COURSE.items():
+        report = read("answers")[name]["report"]
+        courses = report["requests"] / requests * 30 / report["days"]
+        hosted = {cost["name"]: cost["dollars"] for cost in report["hosted"]}
+        same_model = next(cost["dollars"] for cost in report["hosted"] if cost["same_model"])
+        tokens = report["tokens"] * 30 / report["days"] / courses / 1e6
+        dollars = [hosted["Jina"], same_model, report["dollars"]["total"]]
+        rows.append(
+            [f"`{name}.toml`", f"{tokens:,.1f}", *(f"${part / courses:.3f}" for part in dollars)]
+        )
+    rows.append(["the plan", "", "$10", "", "$0.30"])
+    return ["a course", "million tokens", "Jina", "the same models hosted", "RunPod"], rows
+
+
 def front(name: str) -> Table:
     rows = []
     for report in read("answers")[name]["front"]:
@@ -101,7 +134,15 @@ def front(name: str) -> Table:
                 f"{report['cold_share']:.1%}",
             ]
         )
-    head = ["card", "min workers", "idle timeout, s", "a month", "p50", "p99", "meet a cold start"]
+    head = [
+        "card",
+        "min workers",
+        "idle timeout, s",
+        "$ a month",
+        "p50",
+        "p99",
+        "meet a cold start",
+    ]
     return head, rows
 
 

@@ -338,6 +338,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "projected": projected,
     "plan-cards": lambda: table(*plan_tables.cards()),
     "plan-answers": lambda: table(*plan_tables.answers()),
+    "plan-course": lambda: table(*plan_tables.course()),
+    "plan-starts": lambda: table(*plan_tables.starts()),
     "plan-advice": plan_tables.advice,
     "plan-front-courses": lambda: table(*plan_tables.front("courses")),
     "plan-front-search": lambda: table(*plan_tables.front("search_box")),

@@ -23,10 +23,13 @@ def advise(reports: Sequence[Report], target: Target) -> str:
     hosted = best.cheapest_same_model
     if hosted is not None and hosted.dollars < best.dollars.total:
         return hosted_advice(best, hosted)
-    sentence = f"Deploy {endpoint_text(best)}: {money(best.dollars.total)} a month"
+    sentence = f"Deploy {endpoint_text(best)}: {money(best.dollars.total)} {best.period}"
     if hosted is not None:
         sentence += f", where the same models hosted cost {money(hosted.dollars)}"
-    sentence += f"; p99 is {milliseconds(p99(best))}"
+    if best.is_once:
+        sentence += f"; it ends after {milliseconds(3.6e6 * best.last_reply_hours)}"
+    else:
+        sentence += f"; p99 is {milliseconds(p99(best))}"
     if not fits:
         sentence += ", which misses the target"
     if cold_starts_decide(best):
@@ -36,7 +39,7 @@ def advise(reports: Sequence[Report], target: Target) -> str:
 
 def hosted_advice(best: Report, hosted: HostedCost) -> str:
     return (
-        f"Call a hosted API: this traffic costs {money(hosted.dollars)} a month there and "
+        f"Call a hosted API: this traffic costs {money(hosted.dollars)} {best.period} there and "
         f"{money(best.dollars.total)} on {endpoint_text(best)}, unless the texts must stay with "
         "you or you need what only your own worker gives."
     )

@@ -79,17 +79,14 @@ def plan(
         reports = [make_report(chosen, arrivals, seed)]
         if is_sweep:
             reports += sweep(chosen, arrivals, grid, seed)
-    front = pareto_front(reports) if is_sweep else []
-    advice = advise(reports, chosen.target)
-    if html is not None:
-        html.write_text(render(chosen, reports, front, advice), "utf-8")
-    if is_json:
-        click.echo(json.dumps({"advice": advice, "report": as_json(reports[0]), **as_lists(front)}))
-        return
-    print_report(chosen, reports[0])
-    if front:
-        print_front(front)
-    click.echo(f"\n{advice}")
+        front = pareto_front(reports) if is_sweep else []
+        advice = advise(reports, chosen.target)
+        if html is not None:
+            html.write_text(render(chosen, reports, front, advice), "utf-8")
+        if is_json:
+            print_json(reports[0], front, advice)
+        else:
+            print_tables(chosen, reports[0], front, advice)
 
 
 def with_options(scenario: Scenario, options: dict[str, Any]) -> Scenario:
@@ -103,8 +100,18 @@ def with_options(scenario: Scenario, options: dict[str, Any]) -> Scenario:
     return changed
 
 
-def as_lists(front: list[Report]) -> dict[str, Any]:
-    return {"front": [as_json(report) for report in front]} if front else {}
+def print_json(report: Report, front: list[Report], advice: str) -> None:
+    content = {"advice": advice, "report": as_json(report)}
+    if front:
+        content["front"] = [as_json(best) for best in front]
+    click.echo(json.dumps(content))
+
+
+def print_tables(scenario: Scenario, report: Report, front: list[Report], advice: str) -> None:
+    print_report(scenario, report)
+    if front:
+        print_front(front)
+    click.echo(f"\n{advice}")
 
 
 def print_report(scenario: Scenario, report: Report) -> None:
@@ -120,11 +127,11 @@ def print_report(scenario: Scenario, report: Report) -> None:
     average = sum(report.workers) / len(report.workers)
     click.echo(f"\n{report.cold_share:.2%} meet a cold start; {average:.2f} workers on average\n")
     print_table(
-        ("a month", "start", "work", "idle", "total", "a million tokens"), [cost_row(report)]
+        (report.period, "start", "work", "idle", "total", "a million tokens"), [cost_row(report)]
     )
     click.echo()
     hosted = [(cost.name, money(cost.dollars)) for cost in report.hosted]
-    print_table(("the same traffic hosted", "a month"), hosted)
+    print_table(("the same traffic hosted", report.period), hosted)
     for note in report.notes:
         click.echo(f"\nNote: {note}.")
 
@@ -149,4 +156,4 @@ def print_front(front: list[Report]) -> None:
         )
         for report in front
     ]
-    print_table(("Pareto front", "a month", "p50", "p99", "cold"), rows)
+    print_table(("Pareto front", front[0].period, "p50", "p99", "cold"), rows)

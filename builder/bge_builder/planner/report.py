@@ -11,7 +11,7 @@ import numpy as np
 
 from .arrivals import DAY, Array, Arrivals
 from .cards import Card, Speed, catalogue
-from .scenario import Endpoint, Scenario
+from .scenario import Bulk, Endpoint, Scenario
 from .simulation import QUIET_SECONDS, simulate
 from .worker import Life
 
@@ -38,7 +38,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Dollars:
-    """Of a month of 30 days. Seconds that are paid are start, work or idle."""
+    """Of the report's period. Seconds that are paid are start, work or idle."""
 
     start: float
     work: float
@@ -52,7 +52,7 @@ class Dollars:
 @dataclass(frozen=True)
 class HostedCost:
     name: str
-    dollars: float  # of a month
+    dollars: float  # of the report's period
     same_model: bool
 
 
@@ -60,6 +60,8 @@ class HostedCost:
 class Report:
     """`requests`, `tokens`: in the simulated days. `cold_share`: of the requests, 0 to 1.
 
+    Dollars are those of a month of 30 days or, if `is_once`, of all bulk jobs: there is no other
+    traffic.
     `workers` is their average number in each period of `period_hours`; `hosted` is sorted by cost.
     `warm` is the latency of the requests that met no cold start.
     """
@@ -69,6 +71,7 @@ class Report:
     tokens_per_second: float
     endpoint: Endpoint
     days: int
+    is_once: bool
     requests: int
     tokens: float
     latency: Latency
@@ -81,6 +84,10 @@ class Report:
     hosted: list[HostedCost]
     last_reply_hours: float
     notes: list[str]
+
+    @property
+    def period(self) -> str:
+        return "in all" if self.is_once else "a month"
 
     @property
     def cheapest_same_model(self) -> HostedCost | None:
@@ -123,7 +130,8 @@ def make_report(scenario: Scenario, arrivals: Arrivals, seed: int = 0) -> Report
     machine = Machine.of(scenario)
     seconds = scenario.days * DAY
     outcome = simulate(arrivals, scenario.endpoint, machine.speed, seconds=seconds, seed=seed)
-    scale = MONTH_DAYS / scenario.days
+    is_once = bool(scenario.traffic) and all(isinstance(part, Bulk) for part in scenario.traffic)
+    scale = 1.0 if is_once else MONTH_DAYS / scenario.days
     dollars = cost(outcome.lives, machine.price * scale)
     tokens = float(arrivals.tokens.sum())
     end = float((arrivals.times + outcome.latencies).max(initial=0.0))
@@ -134,6 +142,7 @@ def make_report(scenario: Scenario, arrivals: Arrivals, seed: int = 0) -> Report
         tokens_per_second=machine.speed.tokens_per_second,
         endpoint=scenario.endpoint,
         days=scenario.days,
+        is_once=is_once,
         requests=len(arrivals),
         tokens=tokens,
         latency=Latency.of(outcome.latencies),
