@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from bge_builder.planner.cards import catalogue
 from bge_worker.engine.runtime import GPU_BATCH_TOKENS
 from results import FOLDER
 from workload import SHAPES, Workload, mixed_texts, texts_of_length, token_lengths
 
-HOSTED_PRICE = 0.05  # dollars per million tokens: list price of Jina's embeddings API
+# Dollars per million tokens: the cheapest provider of the same embedding model.
+HOSTED_PRICE = min(model.embed for model in catalogue().hosted if model.same_model)
 
 
 @dataclass(frozen=True)
@@ -26,17 +28,13 @@ class Gpu:
     price: float | None
 
 
-GPUS = (
-    Gpu("A4000, 16 GB", 76.7, 0.00016),
-    Gpu("L4, 24 GB", 121.0, 0.00019),
-    Gpu("A5000, 24 GB", 111.1, 0.00019),
-    Gpu("RTX 3090, 24 GB", 71.0, 0.00019),
-    Gpu("RTX 4090, 24 GB", 165.2, 0.00031),
-    Gpu("A40, 48 GB", 149.7, 0.00034),
-    Gpu("A6000, 48 GB", 154.8, 0.00034),
-    Gpu("L40S, 48 GB", 362.0, 0.00053),
-    Gpu("T4, 16 GB", 65.0, None),
-    Gpu("7900 XTX, 24 GB", 122.8, None),
+GPUS = tuple(
+    Gpu(
+        f"{card.name}, {card.memory_gb} GB",
+        card.tflops,
+        catalogue().price(card) if card.pool else None,
+    )
+    for card in catalogue().cards
 )
 PEAKS = {"NVIDIA H200": 989.0, "NVIDIA H100 80GB HBM3": 989.0, "NVIDIA L4": 121.0, "Tesla T4": 65.0}
 GOALS = {"chunks": 0.6, "mixed": 0.5}  # of the large product's rate

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import plan_tables
 from contestants import CONTESTANTS, OURS, OURS_INT8
 from projection import HOSTED_PRICE, find_shares, project
 from results import FOLDER
@@ -346,6 +347,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "cold": cold,
     "beside-a-bulk": beside_bulk,
     "projected": projected,
+    "plan-cards": lambda: table(*plan_tables.cards()),
+    "plan-answers": lambda: table(*plan_tables.answers()),
+    "plan-course": lambda: table(*plan_tables.course()),
+    "plan-starts": lambda: table(*plan_tables.starts()),
+    "plan-advice": plan_tables.advice,
+    "plan-front-courses": lambda: table(*plan_tables.front("courses")),
+    "plan-front-search": lambda: table(*plan_tables.front("search_box")),
+    "plan-validation": lambda: table(*plan_tables.validation()),
 }
 
 

@@ -37,10 +37,15 @@ def test_missing_commands_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (result.exit_code, "No such command 'unknown'" in result.output) == (2, True)
 
 
-def test_a_missing_dependency_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    install(monkeypatch, EntryPoint("index", "no_such_module:index", group.ENTRY_POINTS))
-    result = CliRunner().invoke(bge, ["index"])
-    message = "`bge index` needs no_such_module: pip install bge-retrieval"
+@pytest.mark.parametrize(
+    ("name", "package"), [("index", "bge-retrieval"), ("plan", "'bge-builder[plan]'")]
+)
+def test_a_missing_dependency_is_named(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, EntryPoint(name, f"no_such_module:{name}", group.ENTRY_POINTS))
+    result = CliRunner().invoke(bge, [name])
+    message = f"`bge {name}` needs no_such_module: pip install {package}"
     assert (result.exit_code, result.output) == (2, f"bge: ConfigurationError: {message}\n")
 
 

@@ -5,19 +5,10 @@ from __future__ import annotations
 import time
 
 from ..deploy.settings import Fields
+from ..planner.cards import catalogue
 from .record import Record, ReportError
 
-# Dollars per second of one GPU, by pool: RunPod's list prices of 2026-08, flex.
-PRICES = {
-    "AMPERE_16": 0.00016,
-    "AMPERE_24": 0.00019,
-    "ADA_24": 0.00031,
-    "AMPERE_48": 0.00034,
-    "ADA_48_PRO": 0.00053,
-    "AMPERE_80": 0.00076,
-    "ADA_80_PRO": 0.00116,
-    "HOPPER_141": 0.00155,
-}
+PRICES = catalogue().pools  # dollars per second of one GPU
 
 
 class BudgetError(ReportError):

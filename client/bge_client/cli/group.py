@@ -12,6 +12,7 @@ from .command import exit_codes
 ENTRY_POINTS = "bge_client.commands"  # the group in which a package registers its commands
 RETRIEVAL_COMMANDS = {"evaluate", "index", "migrate", "search"}
 INSTALL = "pip install bge-retrieval"
+INSTALL_COMMANDS = {"plan": "pip install 'bge-builder[plan]'"}  # of other packages
 
 
 class CommandGroup(click.Group):
@@ -30,7 +31,8 @@ class CommandGroup(click.Group):
                     command: click.Command = entry_point.load()
                 except ImportError as error:
                     raise ConfigurationError(
-                        f"`bge {name}` needs {error.name or 'more'}: {INSTALL}"
+                        f"`bge {name}` needs {error.name or 'more'}: "
+                        f"{INSTALL_COMMANDS.get(name, INSTALL)}"
                     ) from None
                 return command
             if name in RETRIEVAL_COMMANDS:
