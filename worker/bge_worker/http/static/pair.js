@@ -7,7 +7,7 @@ import { AlignmentLines } from "./lines.js";
 import { contributions, sharedTokens, sum } from "./similarity.js";
 import { showRequests } from "./snippets.js";
 
-const MAX_LENGTH = 1024; // tokens of a text: about a second of products in the browser
+const MAX_LENGTH = 1024; // tokens of a text: more take the browser many seconds
 
 /** Compute and show a pair: `query` and `document`, `row` and `column` in the map, `dense`. */
 export async function openPair(view, pair, signal) {
