@@ -182,7 +182,9 @@ def engine(results: dict[str, Any], shape: str) -> str:
     ]
     rows.append(["ours, of the large product's rate", *product])
     rows.append(["ours, of reading every weight once", *reading])
-    return table([SHAPE_NAMES[shape], *(entry["about"] for entry in columns)], rows)
+    machine = results["machine"]
+    title = f"{SHAPE_NAMES[shape]}; {machine['cpu']}, {machine['threads']} threads"
+    return table([title, *(entry["about"] for entry in columns)], rows)
 
 
 def label(name: str, versions: dict[str, str]) -> str:

@@ -85,7 +85,8 @@ def _by_runs(
         )
         is_blocked = min_blocked is not None and q_len >= min_blocked
         attended = attend_in_blocks(*texts) if is_blocked else scaled_dot_product_attention(*texts)
-        out[q_row:q_end] = attended.transpose(1, 2).flatten(0, 1)  # [n * q_len, H, d]
+        rows = out[q_row:q_end].view(n, q_len, *q.shape[1:])
+        rows.copy_(attended.transpose(1, 2))  # [n, q_len, H, d]
         q_row, k_row = q_end, k_end
     out[q_row:] = 0
     return out

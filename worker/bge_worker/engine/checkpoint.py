@@ -44,6 +44,7 @@ from .quantization import Int8Linear, Int8ResidualLinear, Int8Weight
 FORMAT = 3
 WEIGHTS, TOKENIZER, MANIFEST = "model.safetensors", "tokenizer.json", "manifest.json"
 DTYPES = {"float16": torch.float16, "float32": torch.float32}
+INT8_VERSION = "int8, version 1"  # of the vectors: for the fingerprint
 INT8 = "int8"  # products in int8; tables in float16, everything else in float32
 SAMPLE_CHUNKS, CHUNK_BYTES = 512, 64 * 1024
 
@@ -343,5 +344,5 @@ def fingerprint(hashes: dict[str, str], dtype: str) -> str:
     """
     lines = [f"{sha256}  {name}\n" for name, sha256 in hashes.items()]
     if dtype == INT8:
-        lines.append(INT8)
+        lines.append(INT8_VERSION)
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
