@@ -67,7 +67,10 @@ RETRIEVAL_EXTRAS = {
     "tokens": {"tokenizers"},
 }
 # Of the client, what retrieval may import from: modules whose names are public and stay.
-PUBLIC_CLIENT = {"", "cli", "codec", "deadline", "redaction", "results", "retry", "strict_json"}
+PUBLIC_CLIENT = {
+    *("", "cli", "codec", "deadline", "providers.environment", "redaction", "results", "retry"),
+    "strict_json",
+}
 
 
 def modules(package: Path) -> list[str]:

@@ -22,6 +22,7 @@ MAX_CHARACTERS = 1_000_000  # the worker's limit for one text
 MAX_ID = 2**64 - 1
 MAX_INDEX_DIGITS = 20  # `int` raises above 4,300 digits
 CHUNK = "_chunk"  # a key of the payload of a chunk; see `chunks.py`
+CHUNK_KEYS = {"document", "number", "start", "end", "text"}
 
 
 class Document(NamedTuple):
@@ -162,7 +163,9 @@ def chunk_id(document_id: PointId, number: int) -> str:
 def chunk_in(payload: Mapping[str, object]) -> dict[str, Any] | None:
     """Return what a payload has under `CHUNK`, or None if its point is no chunk."""
     chunk = payload.get(CHUNK)
-    return chunk if isinstance(chunk, dict) else None
+    if isinstance(chunk, dict) and chunk.keys() >= CHUNK_KEYS:  # a document may have the key too
+        return chunk
+    return None
 
 
 def usable_text(payload: Mapping[str, object], paths: Sequence[str]) -> tuple[str | None, str]:

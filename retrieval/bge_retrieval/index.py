@@ -80,6 +80,8 @@ def index(
             f"collection `{collection}` was created with `chunks` {metadata.chunks}. "
             f"Given: {requested.chunks}"
         )
+    if not is_new:  # a run may have been killed before it recorded the probe
+        ensure_probe(store, client, collection, metadata.fingerprint)
     report = IndexReport(collection=collection, fingerprint=metadata.fingerprint)
     parsed = parse_documents(documents, fields if chunker else metadata.text_fields)
     if chunker:

@@ -63,6 +63,7 @@ def test_a_probe_in_a_file_needs_no_endpoint(
     [
         ([], "pass either PROVIDER or --save"),
         (["deepinfra", "--save", "probe.json"], "pass either PROVIDER or --save"),
+        (["--save", "a.json", "--against", "b.json"], "--against means nothing with --save"),
         (["novita"], "set `NOVITA_API_KEY` to use novita"),
         (["deepinfra", "--against", "/no/such/file"], "/no/such/file: No such file"),
         (["openai"], "'openai' is not one of 'bge', 'jina', 'deepinfra'"),

@@ -129,7 +129,7 @@ def test_vectors_of_an_unexpected_model_are_refused(route: Any, endpoint: Script
     with pytest.raises(errors.HTTPStatusError):
         bound.embed(TEXTS)
     assert "POST /v1/embeddings" not in endpoint.routes()
-    with pytest.raises(errors.ProbeError, match="vectors of jina may be used as those of f only"):
+    with pytest.raises(errors.ProbeError, match="of another space than those of f"):
         route(expect_fingerprint="f", provider="jina").embed(TEXTS)
     with pytest.raises(errors.FingerprintError, match=f"Given: those of {JINA}, from jina"):
         route(expect_fingerprint="jina/other/8", provider="jina").embed(TEXTS)

@@ -214,6 +214,12 @@ def test_a_payload_without_its_texts(paths: list[str], changes: dict[str, Any]) 
     assert json.dumps(payload) == before
 
 
+def test_a_document_may_have_the_key_of_chunks(store: Store, worker: Client) -> None:
+    index(store, worker, "c", [{"_id": "a", "text": "море", "_chunk": {"page": 3}}])
+    (hit,) = HybridSearch(store, worker, "c").search("море", neighbours=1)
+    assert (hit.document_id, hit.neighbours) == ("a", {})
+
+
 def test_a_search_returns_documents_by_their_best_chunk_with_its_neighbours(
     store: Store, worker: Client, tokenizer: TokenizerFile, passages: list[dict[str, Any]]
 ) -> None:

@@ -68,6 +68,9 @@ def test_a_new_collection_keeps_the_probe_of_its_endpoint(store: Store, worker: 
     assert [row.reason for row in rows] == [None] * 5
     store.point_alias("alias", "c")
     assert load_probe(store, "alias") is not None
+    store.update_metadata("c", {"bge_probe": None})  # as after a run that was killed
+    index(store, worker, "c", [{"id": 1, "text": "море"}])
+    assert load_probe(store, "c") is not None
 
 
 def test_a_collection_without_a_probe_has_none(jina: Store) -> None:

@@ -23,9 +23,7 @@ PROBE_FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--save", type=PROBE_FILE, help="Write the probe of the endpoint to this file.")
 @click.option("--against", type=PROBE_FILE, help="Compare with this file, not the endpoint.")
 @connected("EMBEDDINGS", unless=("against",))
-def probe(
-    client: Client | None, provider: str | None, save: Path | None, against: Path | None
-) -> None:
+def probe(client: Client, provider: str | None, save: Path | None, against: Path | None) -> None:
     """Compare the vectors of PROVIDER with those of the endpoint.
 
     It is bge, jina, deepinfra, novita, siliconflow, cloudflare, tei, infinity, vllm or
@@ -39,16 +37,14 @@ def probe(
     """
     if (provider is None) == (save is None):
         raise ConfigurationError("pass either PROVIDER or --save")
-    reference = Probe.record(client) if client else Probe.loads(_read(against))
+    if save is not None and against is not None:
+        raise ConfigurationError("--against means nothing with --save")
+    reference = Probe.loads(against.read_bytes()) if against else Probe.record(client)
     if save is not None:
         save.write_text(reference.dumps(), encoding="utf-8")
         click.echo(f"Probe of {reference.model}, fingerprint {reference.fingerprint}: {save}")
         return
     _compare(provider_from(provider or "", Settings(os.environ, "EMBEDDINGS")), reference)
-
-
-def _read(path: Path | None) -> bytes:
-    return b"" if path is None else path.read_bytes()
 
 
 def _compare(provider: Provider, reference: Probe) -> None:

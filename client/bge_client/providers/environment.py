@@ -28,7 +28,8 @@ from .probe import Probe
 
 Kind = Literal["EMBEDDINGS", "RERANKER"]
 ROUTE_NAMES = {"EMBEDDINGS": "embeddings", "RERANKER": "scores"}
-NAMES = ("bge", "jina", *PRESETS)
+HOSTS = tuple(PRESETS)
+NAMES = ("bge", "jina", *HOSTS)
 FALLBACK_RETRIES = 2
 
 

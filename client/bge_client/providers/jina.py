@@ -9,7 +9,7 @@ from __future__ import annotations
 import requests
 
 from ..endpoint import base_url
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, ProbeError
 from ..protocol import JSONObject
 from ..redaction import read_secret
 from . import InputType
@@ -52,6 +52,11 @@ class JinaClient(OpenAICompatible):
             max_retries=max_retries,
             session=session,
         )
+
+    def check_fingerprint(self, expected: str) -> None:
+        """Raises ProbeError if `expected` is no fingerprint of Jina's: a probe would not match."""
+        if not expected.startswith("jina/"):
+            raise ProbeError(f"Jina's vectors are of another space than those of {expected}")
 
     def _embed_fields(self, input_type: InputType) -> JSONObject:
         return {"task": TASKS[input_type], "truncate": True}

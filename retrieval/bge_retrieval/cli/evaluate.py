@@ -51,8 +51,9 @@ def _dataset_or_shadow(
     default="dense,sparse,hybrid,hybrid+rerank",
     show_default=True,
     help="Separated by commas: dense, sparse or hybrid, +colbert, +rerank; or the vectors of jina, "
-    "jina-v3, jina-v4, jina-v5, jina-v5-nano. Rerankers are also +bge-reranker, +jina-reranker-v2, "
-    "+jina-reranker-v3. Append @COLLECTION for another collection.",
+    "jina-v3, jina-v4, jina-v5, jina-v5-nano, or of a host, such as deepinfra. Rerankers are also "
+    "+bge-reranker, +jina-reranker-v2, +jina-reranker-v3, or a host, such as +novita. Append "
+    "@COLLECTION for another collection.",
 )
 @click.option("--baseline", help="The system to compare the others with. [default: the first]")
 @click.option("--split", default="test", show_default=True, help="Split of the judgements.")

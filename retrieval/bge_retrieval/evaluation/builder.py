@@ -9,6 +9,7 @@ from typing import Any
 from bge_client import BGEError, Client
 
 from ..documents import value_at
+from ..metadata import load_probe
 from ..plan import Plan
 from ..results import Hit
 from ..search import HybridSearch
@@ -69,9 +70,9 @@ class SystemBuilder:
         rerank = RERANKED if kind.reranker else 0
         plan = replace(PLANS[kind.retrieval], colbert=kind.colbert, rerank=rerank)
         system = self._planned(name, plan, collection, reranker)
-        if kind.reranker not in RERANKING_MODELS:
+        if kind.reranker in (None, BGE_RERANKER):
             return system
-        about = {**system.about, "reranker": RERANKING_MODELS[kind.reranker]}
+        about = {**system.about, "reranker": _reranking_model(kind)}
         return replace(system, about=about, price=UNKNOWN_PRICE)
 
     def planned(self, name: str, plan: Plan, collection: str) -> System:
@@ -92,7 +93,7 @@ class SystemBuilder:
         """Return a system on the dense vectors of a provider's model."""
         engine = ProviderSearch(
             self._store,
-            self._opened(open_embedder(kind.retrieval)),
+            self._opened(open_embedder(kind.retrieval, load_probe(self._store, collection))),
             collection,
             vector=self._vector,
             reranker=reranker,
@@ -101,9 +102,8 @@ class SystemBuilder:
         )
         about = dict(engine.about)
         if kind.reranker:
-            model = RERANKING_MODELS.get(kind.reranker, kind.reranker)
-            about["reranker"] = f"{model}, the best {RERANKED}"
-        price = UNKNOWN_PRICE if kind.reranker == BGE_RERANKER else self._jina_price
+            about["reranker"] = f"{_reranking_model(kind)}, the best {RERANKED}"
+        price = self._jina_price if kind.is_of_jina else UNKNOWN_PRICE
         return System(name, self._documents(engine), price, about)
 
     def _reranker_of(self, name: str, kind: Kind) -> Reranker | None:
@@ -137,6 +137,11 @@ class SystemBuilder:
         if self._id_field is None:
             return hit.document_id
         return _id_at(hit.payload, self._id_field) or f"point {hit.id}"
+
+
+def _reranking_model(kind: Kind) -> str:
+    name = kind.reranker or ""
+    return RERANKING_MODELS.get(name, name)
 
 
 def _id_at(payload: Mapping[str, Any], path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Dense search with a provider's vectors: the stack before a migration, for one."""
+"""Dense search with a provider's vectors: the stack before a migration, or the same model's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from qdrant_client import models
 
-from bge_client import ConfigurationError, FingerprintError
+from bge_client import ConfigurationError, FingerprintError, ProbeError
 
 from .. import Hit, SearchResult, Store
 from ..documents import text_at
@@ -99,6 +99,14 @@ class ProviderSearch:
     def _check_fingerprint(self, info: models.CollectionInfo) -> str:
         """Return the provider's model if its vectors are those of a collection of BGE vectors."""
         metadata = CollectionMetadata.parse(info, self._collection)
+        try:
+            self._embedder.check_fingerprint(metadata.fingerprint)
+        except ProbeError as error:
+            error.args = (
+                f"collection `{self._collection}` holds vectors of {metadata.model}, fingerprint "
+                f"{metadata.fingerprint}: {error}",
+            )
+            raise
         probe = self._embedder.embed(PROBE, input_type="query")
         metadata.check_fingerprint(probe.fingerprint, self._collection)
         self._vector, self._text_fields = metadata.dense, metadata.text_fields

@@ -25,6 +25,8 @@ from bge_retrieval.evaluation.provider_search import ProviderSearch
 from bge_retrieval.evaluation.unique_documents import UniqueDocuments
 from bge_retrieval.shadow.recorder import utc
 from commands import COURSE, Run, report
+from fakes.host_vectors import dense_of
+from fakes.hosts import Host
 from fakes.scripted import Exchange, Scripted, status
 
 DIMENSIONS = 16
@@ -119,6 +121,9 @@ def test_a_provider_searches_bge_vectors_of_its_fingerprint_alone(
 
     class Host:
         """The same model elsewhere."""
+
+        def check_fingerprint(self, expected: str) -> None:
+            pass
 
         def embed(self, texts: str, *, input_type: str) -> EmbedResult:
             assert input_type == "query"
@@ -283,6 +288,7 @@ def test_an_unused_option_is_refused(
         ("sparse+jina-reranker-v3", Kind("sparse", reranker="jina-reranker-v3")),
         ("jina+rerank", Kind("jina", reranker="jina-reranker-v2")),
         ("jina-v5+bge-reranker", Kind("jina-v5", reranker="bge-reranker")),
+        ("novita+rerank", Kind("novita", reranker="novita")),
     ],
 )
 def test_a_kind_is_a_retrieval_and_what_follows_it(text: str, kind: Kind) -> None:
@@ -293,7 +299,7 @@ def test_a_kind_is_a_retrieval_and_what_follows_it(text: str, kind: Kind) -> Non
     "text", ["", "jina-v9", "dense+", "rerank", "jina+colbert", "dense+rerank+colbert", "dense+x"]
 )
 def test_an_unknown_kind_is_refused_with_the_names(text: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"jina-v5-nano, then \+colbert .* Given: "):
+    with pytest.raises(ConfigurationError, match=r"deepinfra.* then \+colbert .* Given: "):
         Kind.parse(text)
 
 
@@ -325,6 +331,27 @@ def test_bge_hits_are_reranked_by_another_provider(
     plain, reranked = json.loads(run(*command).stdout)["systems"]
     assert reranked["about"]["reranker"] == "jina-reranker-v3"
     assert (plain["cost"] is None, reranked["cost"] is None) == (False, True)
+
+
+def test_a_host_of_the_same_model_searches_the_collection_whose_probe_it_passes(
+    run: Run, bge_options: tuple[object, ...], worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = "dense,vllm,dense+vllm"
+    command = ("evaluate", COURSE, "--systems", systems, "--queries", 2, "--json", *bge_options)
+    with Host("vllm", lambda texts: dense_of(worker, texts)) as host:
+        for name, value in host.env.items():
+            monkeypatch.setenv(name, value)
+        results = json.loads(run(*command).stdout)
+        host.embed = lambda texts: -dense_of(worker, texts)
+        refused = run(*command)
+    dense, hosted, reranked = results["systems"]
+    assert hosted["means"] == dense["means"]
+    assert (hosted["about"]["model"], reranked["about"]["reranker"]) == (host.model, "vllm")
+    assert (hosted["cost"], reranked["cost"]) == (None, None)
+    assert results["comparisons"][0]["agreement"]["overlap"] == 1
+    assert refused.exit_code == 5
+    assert "`course` holds vectors of miniature/bge-m3, fingerprint" in refused.stderr
+    assert "vectors of vllm do not match: text `ru` has cosine -1.0" in refused.stderr
 
 
 def test_a_system_may_have_any_plan(store: Store, worker: Client) -> None:
