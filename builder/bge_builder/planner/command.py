@@ -101,7 +101,7 @@ def with_options(scenario: Scenario, options: dict[str, Any]) -> Scenario:
 
 
 def print_json(report: Report, front: list[Report], advice: str) -> None:
-    content = {"advice": advice, "report": as_json(report)}
+    content: dict[str, Any] = {"advice": advice, "report": as_json(report)}
     if front:
         content["front"] = [as_json(best) for best in front]
     click.echo(json.dumps(content))
