@@ -67,7 +67,7 @@ def endpoint_text(report: Report) -> str:
 
 def money(dollars: float) -> str:
     if dollars < 0.01:
-        return "less than a cent"
+        return "<$0.01"
     return f"${dollars:,.2f}" if dollars < 100 else f"${dollars:,.0f}"
 
 
