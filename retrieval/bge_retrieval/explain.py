@@ -85,12 +85,12 @@ class _Text(NamedTuple):
     @property
     def colbert(self) -> Any:
         """[tokens - 1, D] float32."""
-        return present(self.embedding.colbert).astype(np.float32)
+        return np.asarray(present(self.embedding.colbert), np.float32)
 
     @property
     def colbert_tokens(self) -> list[str]:
         """The token of each ColBERT vector. A text may have been cut before its last tokens."""
-        count = len(present(self.embedding.colbert)) - 1
+        count = len(self.colbert) - 1
         return [*(token.text for token in self.tokens[:count]), END]
 
 

@@ -147,7 +147,12 @@ def _explain(
 
 def _as_json(hit: Hit, explanation: Explanation | None) -> dict[str, object]:
     stages = {name: [stage.rank, stage.score] for name, stage in hit.stages.items()}
-    line = {"id": hit.id, "score": hit.score, "stages": stages, "payload": hit.payload}
+    line: dict[str, object] = {
+        "id": hit.id,
+        "score": hit.score,
+        "stages": stages,
+        "payload": hit.payload,
+    }
     line |= {"neighbours": hit.neighbours} if hit.neighbours else {}
     return line | ({"explanation": explanation.as_dict()} if explanation else {})
 
