@@ -136,13 +136,18 @@ def wait_for_worker(
         DeployError: RunPod or the endpoint refuses.
     """
     with tqdm(total=seconds, bar_format=WAITING, disable=None, leave=False) as bar:
-        return _poll(runpod, endpoint_id, probe, history, bar)
+        return _poll(runpod, endpoint_id, probe, history, seconds, bar)
 
 
 def _poll(
-    runpod: RunPod, endpoint_id: str, probe: Probe, history: History, bar: tqdm[Any]
+    runpod: RunPod,
+    endpoint_id: str,
+    probe: Probe,
+    history: History,
+    seconds: float,
+    bar: tqdm[Any],
 ) -> float:
-    start, seconds = time.monotonic(), bar.total
+    start = time.monotonic()
     problem = ""
     while True:
         answered = probe.answers()
