@@ -61,7 +61,7 @@ RETRIEVAL_ROOMS = {
 RETRIEVAL_PACKAGES = {"bge_client", "numpy", "qdrant_client"}
 RETRIEVAL_EXTRAS = {
     "evaluation": {"ir_measures", "scipy", "jinja2"},
-    "cli": {"click", "tqdm", "pydantic", "rich"},
+    "cli": {"click", "pydantic", "rich"},
     "integrations": {"haystack", "langchain_core", "langchain_qdrant", "llama_index", "pydantic"},
     "chunks": {"semantic_text_splitter"},
     "tokens": {"tokenizers"},

@@ -19,6 +19,7 @@ from .convert import convert
 from .errors import BuilderError, as_text
 from .miniature import build
 from .pins import PINS
+from .progress import Step
 
 MAX_WAIT_SECONDS = 86_400
 EXAMPLES = """examples:
@@ -163,7 +164,8 @@ def run_fetch(model: str, to: Path) -> None:
 
 
 def run_convert(source: Path, destination: Path, dtype: str, engine: str, name: str | None) -> None:
-    manifest = convert(source, destination, dtype=dtype, engine=engine, name=name)
+    with Step(f"converting {source.name}"):
+        manifest = convert(source, destination, dtype=dtype, engine=engine, name=name)
     print(
         f"{destination}: {manifest.model} to {manifest.role}, layout {manifest.layout}, "
         f"{manifest.dtype}, fingerprint {manifest.fingerprint}"
@@ -171,7 +173,8 @@ def run_convert(source: Path, destination: Path, dtype: str, engine: str, name: 
 
 
 def run_miniature(to: Path) -> None:
-    build(to)
+    with Step("building the miniature models"):
+        build(to)
     print(f"{to}: miniature checkpoints")
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx2
 from huggingface_hub import HfApi, get_token, hf_hub_url
 from huggingface_hub import errors as hub_errors
+from tqdm import tqdm
 
 from bge_client.errors import ConfigurationError
 from bge_client.redaction import RedactingFilter, read_secret, redact
@@ -30,6 +31,7 @@ from .folders import locked
 from .pins import Pin, PinnedFile
 
 STAGING = ".incoming"
+CHUNK_BYTES = 1 << 20  # hashed at once
 
 
 class FetchError(BuilderError):
@@ -120,13 +122,22 @@ def _check(pin: Pin, file: PinnedFile, path: Path) -> None:
     pinned, actual = f"{file.size:,} bytes", f"{path.stat().st_size:,} bytes"
     if actual == pinned:
         _report(f"{pin.repo} {file.name}: hashing {_megabytes(file.size)}")
-        with path.open("rb") as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-        pinned, actual = f"sha256 {file.sha256}", f"sha256 {sha256}"
+        pinned, actual = f"sha256 {file.sha256}", f"sha256 {_sha256(path, file.size)}"
     if actual != pinned:
         raise FetchError(
             f"{pin.repo} {file.name} is not the pinned file: pinned {pinned}, found {actual}"
         )
+
+
+def _sha256(path: Path, size: int) -> str:
+    """Return a file's hash. A bar like those of the Hub's downloads shows how far it is."""
+    digest = hashlib.sha256()
+    bar = tqdm(total=size, unit="B", unit_scale=True, disable=None, leave=False)
+    with path.open("rb") as stream, bar:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+            bar.update(len(chunk))
+    return digest.hexdigest()
 
 
 @contextmanager

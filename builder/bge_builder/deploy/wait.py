@@ -12,6 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
 
 from .api import RunPod, UnavailableError, Worker
 from .probes import Probe
@@ -20,6 +23,7 @@ from .settings import DeployError
 POLL_SECONDS = 3.0  # below `idleTimeout`, so that no state is missed
 UNHEALTHY_SECONDS = 60.0  # that a worker may fail its health checks: its server may not listen yet
 MAX_FAILED_STARTS = 3  # of one worker, or of workers that have been replaced
+WAITING = "{desc}: {n:.0f} of {total:.0f} s |{bar}|"
 REPLACED = "replaced workers"
 
 
@@ -131,6 +135,18 @@ def wait_for_worker(
         NotReadyError: none answers within `seconds`.
         DeployError: RunPod or the endpoint refuses.
     """
+    with tqdm(total=seconds, bar_format=WAITING, disable=None, leave=False) as bar:
+        return _poll(runpod, endpoint_id, probe, history, seconds, bar)
+
+
+def _poll(
+    runpod: RunPod,
+    endpoint_id: str,
+    probe: Probe,
+    history: History,
+    seconds: float,
+    bar: tqdm[Any],
+) -> float:
     start = time.monotonic()
     problem = ""
     while True:
@@ -142,6 +158,8 @@ def wait_for_worker(
         now = time.monotonic() - start
         for line in history.update(workers, now):
             show(now, line)
+        bar.set_description_str(history.stage, refresh=False)
+        bar.update(now - bar.n)
         if unavailable and unavailable != problem:
             show(now, unavailable)
         problem = unavailable
@@ -163,7 +181,8 @@ def not_ready(history: History, seconds: float) -> str:
 
 
 def show(seconds: float, line: str) -> None:
-    print(f"{seconds:6.0f} s  {line}", flush=True)
+    with tqdm.external_write_mode():
+        print(f"{seconds:6.0f} s  {line}", flush=True)
 
 
 def failure_report(runpod: RunPod, endpoint_id: str, workers: Sequence[Worker]) -> Iterator[str]:

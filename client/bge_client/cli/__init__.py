@@ -17,9 +17,18 @@ from .command import connected, exit_codes, plain, refuse_unused
 from .endpoint import health, info, warm_up
 from .group import CommandGroup
 from .probe import probe
+from .progress import count_lines, progress_bar
 from .texts import bench, embed, rerank
 
-__all__ = ["bge", "connected", "exit_codes", "plain", "refuse_unused"]
+__all__ = [
+    "bge",
+    "connected",
+    "count_lines",
+    "exit_codes",
+    "plain",
+    "progress_bar",
+    "refuse_unused",
+]
 
 EPILOG = """\b
 Exit codes: 0 success, 1 the request was refused or failed, 2 invalid usage or an

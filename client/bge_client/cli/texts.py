@@ -11,11 +11,10 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from itertools import chain, count
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import click
 import numpy as np
-from tqdm import tqdm
 
 from ..bulk import run_each
 from ..calls import EmbedCall, RerankCall, Task
@@ -26,8 +25,7 @@ from ..files import OutputOptions, ResumePoint, Text, encode, locked, read_texts
 from ..protocol import Exchange
 from ..results import Embedding
 from .command import UTF8, connected, plain
-
-Result = TypeVar("Result")
+from .progress import count_lines, progress_bar
 
 jsonl_option = click.option(
     "--jsonl/--lines", default=None, help="Format of SOURCE.  [default: by its name]"
@@ -135,14 +133,16 @@ def append(
         raise ConfigurationError("SOURCE holds no text")
     if overwrite:
         file.truncate(0)
-    for text, vectors in progress(chain([first] if first else [], results), source, point.lines):
-        if point.fingerprint not in (None, vectors.fingerprint):
-            raise FingerprintError(
-                f"{file.name} has vectors of model {point.fingerprint}. Given: those of "
-                f"{vectors.fingerprint}. Pass --overwrite to start over"
-            )
-        file.write(encode(text, vectors, options).encode())
-        file.flush()
+    with progress_bar("texts", count_lines(source), point.lines) as bar:
+        for text, vectors in chain([first] if first else [], results):
+            if point.fingerprint not in (None, vectors.fingerprint):
+                raise FingerprintError(
+                    f"{file.name} has vectors of model {point.fingerprint}. Given: those of "
+                    f"{vectors.fingerprint}. Pass --overwrite to start over"
+                )
+            file.write(encode(text, vectors, options).encode())
+            file.flush()
+            bar.update()
 
 
 def with_vectors(
@@ -164,16 +164,6 @@ def with_vectors(
         max_length=options.max_length,
     ):
         yield texts_read.popleft(), vectors
-
-
-def progress(results: Iterator[Result], source: IO[str], done: int) -> Iterator[Result]:
-    """Show a progress bar on stderr if it is a terminal."""
-    path = Path(source.name)
-    total = None
-    if path.is_file():
-        with path.open("rb") as file:
-            total = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-    return iter(tqdm(results, total=total, initial=done, unit="text", disable=None))
 
 
 # --------------------------------------------------------------------------------- rerank
@@ -242,8 +232,15 @@ def bench(
         call = RerankCall(RerankOptions(words_of(words, 0)), client._infer)
     list(timed_requests(client, call, iter([[words_of(1, 0)]]), 1))  # excludes the cold start
     start = time.perf_counter()
-    with closing(timed_requests(client, call, batches, concurrency)) as results:
-        seconds = np.array(list(tqdm(results, total=requests, unit="request", disable=None)))
+    samples = []
+    with (
+        closing(timed_requests(client, call, batches, concurrency)) as results,
+        progress_bar("requests", requests) as bar,
+    ):
+        for sample in results:
+            samples.append(sample)
+            bar.update()
+    seconds = np.array(samples)
     wall = time.perf_counter() - start
     p50, p99 = (float(np.percentile(seconds, p)) for p in (50, 99))
     rate = requests * texts / wall

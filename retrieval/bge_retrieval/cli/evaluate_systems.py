@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import click
-from tqdm import tqdm
 
 from bge_client import Client, ConfigurationError
+from bge_client.cli import progress_bar
 
 from .. import Store, evaluation
 from ..evaluation.comparison import METRICS
@@ -130,7 +130,7 @@ def _check_writable(path: str | None) -> None:
 
 
 def _run(systems: Sequence[evaluation.System], queries: dict[str, str]) -> list[evaluation.Run]:
-    with tqdm(total=len(queries) * len(systems), unit="query", disable=None) as bar:
+    with progress_bar("queries", len(queries) * len(systems)) as bar:
         return evaluation.run_all(systems, queries, progress=bar.update)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import IO
 
 import click
-from tqdm import tqdm
 
 from bge_client import Client
-from bge_client.cli import connected
+from bge_client.cli import connected, count_lines, progress_bar
 
 from .. import Chunker, Schema, Store
 from .. import index as index_documents
@@ -43,7 +42,9 @@ def index(
       bge index corpus.jsonl --collection courses --path qdrant-data
       bge index books.jsonl --collection books --chunk --title-field title
     """
-    with tqdm(unit="text", disable=None) as bar:
+    # How many chunks there will be is not known.
+    bar = progress_bar("chunks") if chunker else progress_bar("documents", count_lines(source))
+    with bar:
         report = index_documents(
             store,
             client,

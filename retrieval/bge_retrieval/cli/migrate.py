@@ -7,10 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 import click
-from tqdm import tqdm
 
 from bge_client import Client, ConfigurationError
-from bge_client.cli import connected, refuse_unused
+from bge_client.cli import connected, progress_bar, refuse_unused
 
 from .. import Migration, Schema, Store, add_in_place, drop_vectors, roll_back_in_place
 from ..errors import MigrationError
@@ -158,7 +157,7 @@ def run_in_place(
     source = store.resolve(_required(source, "SOURCE"))
     if snapshot:
         _take_snapshot(store, source)
-    with tqdm(unit="point", disable=None) as bar:
+    with progress_bar("points", store.count(source)) as bar:
         report = add_in_place(
             store,
             client,
@@ -188,7 +187,7 @@ def run_migration(
 ) -> None:
     if source is None or target is None:
         raise ConfigurationError("pass SOURCE and TARGET")
-    with tqdm(unit="point", disable=None) as bar:
+    with progress_bar("points") as bar:
         migration = Migration(
             store,
             client,
@@ -205,6 +204,7 @@ def run_migration(
             return
         if snapshot:
             _take_snapshot(store, migration.source)
+        bar.reset(store.count(migration.source))
         report = migration.run()
     print_json(report.as_dict())
     if report.late:
