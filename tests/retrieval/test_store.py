@@ -198,11 +198,11 @@ def test_a_write_that_is_too_large_is_halved(worker: Client, expected: Any, refu
 
 def test_a_point_that_is_too_large_alone_is_named(worker: Client) -> None:
     with (
-        QdrantServer(max_body=3_000) as server,
+        QdrantServer(max_body=60_000) as server,
         Store.open(url=server.url) as remote,
         pytest.raises(TooLargeError, match="point 0 alone exceeds"),
     ):
-        index(remote, worker, "c", DOCUMENTS)
+        index(remote, worker, "c", [{"id": 0, "text": "море", "notes": "x" * 60_000}])
 
 
 def test_the_key_is_sent_and_a_wrong_one_is_refused(worker: Client) -> None:

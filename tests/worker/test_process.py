@@ -18,4 +18,4 @@ def test_prepare_process_keeps_variables_of_the_operator() -> None:
     env = os.environ | {"GOMP_SPINCOUNT": "7"}
     env.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY", None)
     output = subprocess.check_output([sys.executable, "-c", PROGRAM], env=env, text=True)
-    assert output.split() == ["7", "16"]
+    assert output.split() == ["7", "512"]
