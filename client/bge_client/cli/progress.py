@@ -17,8 +17,8 @@ def progress_bar(unit: str, total: int | None = None, done: int = 0) -> tqdm[Any
 
 
 def count_lines(source: IO[str]) -> int | None:
-    """Return the number of lines of a file; None if it is a pipe."""
-    path = Path(source.name)
+    """Return the number of lines of a file; None if it is a pipe or has no name."""
+    path = Path(str(getattr(source, "name", "")))
     if not path.is_file():
         return None
     with path.open("rb") as file:
