@@ -32,7 +32,7 @@ fetch honours HF_ENDPOINT (a mirror of the Hub) and HF_TOKEN."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. An expected failure prints one line on stderr and returns its code, or 1."""
+    """Run one command. An expected failure ends with one line on stderr; return its code, or 1."""
     options = vars(make_parser().parse_args(arguments))
     run: Callable[..., int | None] = options.pop("run")
     try:

@@ -455,7 +455,7 @@ def test_the_command_line(copy: Path, tmp_path: Path) -> None:
     assert "does not have the sha256 of its manifest" in damaged.stderr
     refused = builder("convert", tmp_path, tmp_path / "out2")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("error: ")
+    assert refused.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in refused.stderr
     assert "fetch" in builder("--help").stdout
 
@@ -503,8 +503,9 @@ def test_a_full_disk_is_a_one_line_error_and_leaves_nothing(
             text=True,
         )
         assert result.returncode == 1
-        assert "File too large" in result.stderr
-        assert result.stderr.count("\n") == 1
+        step, error = result.stderr.splitlines()
+        assert step.endswith("failed")
+        assert "File too large" in error
         assert list(tmp_path.iterdir()) == []
 
 
@@ -576,7 +577,8 @@ def test_concurrent_runs_leave_one_complete_folder(checkpoints: Path, tmp_path: 
     ]
     errors = [run.communicate()[1] for run in runs]
     assert {run.returncode for run in runs} <= {0, 1}
-    assert all("is writing" in error for error in errors if error)
+    failed = [error for error in errors if "error: " in error]
+    assert all("is writing" in error for error in failed)
     assert 0 in {run.returncode for run in runs}
     check_files(tmp_path / "out", Manifest.read(tmp_path / "out"), every_byte=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
