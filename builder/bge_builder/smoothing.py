@@ -3,7 +3,7 @@
 A trained encoder has a few channels of hidden states that are many times larger than the others,
 and a row's scale is that of its largest number. Dividing a channel by a factor and multiplying its
 weights by it changes no product, and takes part of the outlier into the weights, whose scales are
-by output (SmoothQuant, Xiao et al. 2023). Only inputs that a norm writes have such channels.
+by output (SmoothQuant, Xiao et al. 2023). Inputs that a norm writes have most of them.
 """
 
 from __future__ import annotations

@@ -133,6 +133,7 @@ class PackedEngine:
         folders = runtime_folders(settings, "fused")
         is_int8 = check_int8(settings, self._device, folders)
         self._dtype = choose_dtype(settings, self._device)
+        self._has_padding = packs_weights(self._device, self._dtype)
         began = perf_counter()
         self._models = self._load_all(folders)
         loaded = perf_counter()
@@ -262,9 +263,8 @@ class PackedEngine:
         if dtype == self._dtype and role in self._graphs:
             tensors = self._graphs[role].compute(outputs, ids)
         if tensors is None:
-            has_padding = packs_weights(self._device, self._dtype)
             pad_token_id = manifest.config.pad_token_id
-            batch = pack(ids, pad_token_id, self._device, has_padding=has_padding)
+            batch = pack(ids, pad_token_id, self._device, has_padding=self._has_padding)
             attention = self._attention if dtype == self._dtype else SDPA
             tensors = network.compute(batch, outputs, attention, dtype)
         copy = HostCopy.of(tensors)

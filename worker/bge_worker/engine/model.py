@@ -64,6 +64,7 @@ class ResidualLinear(NamedTuple):
 
 
 def packs_weights(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether `pack_weight` pays. oneDNN's products also want padded rows (`padded_rows`)."""
     return device.type == "cpu" and dtype == torch.float32 and torch.cpu._is_avx2_supported()
 
 
