@@ -125,7 +125,8 @@ def print_report(scenario: Scenario, report: Report) -> None:
     rate = f"{report.tokens_per_second:,.0f} tokens a second ({report.speed_source})"
     click.echo(f"{scenario.about}\n" if scenario.about else "", nl=False)
     click.echo(f"{endpoint_text(report)}, {rate}")
-    click.echo(f"{report.requests:,} requests, {report.tokens:,.0f} tokens in {report.days} days\n")
+    period = "in all" if report.is_once else f"in {report.days} days"
+    click.echo(f"{report.requests:,} requests, {report.tokens:,.0f} tokens {period}\n")
     latencies = [("all requests", report.latency), ("without a cold start", report.warm)]
     print_table(
         ("latency", "p50", "p95", "p99"),

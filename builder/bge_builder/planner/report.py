@@ -18,7 +18,7 @@ from .worker import Life
 MONTH_DAYS = 30
 SLEEP_SECONDS = 7 * DAY  # without a request, after which RunPod lowers max workers to 0
 MAX_BATCHES = 20_000_000  # about a minute
-MAX_POINTS = 336  # of the workers over time
+PERIODS = 336  # of the workers over time
 PERCENTILES = (50, 95, 99)
 
 
@@ -190,15 +190,12 @@ def hosted_costs(arrivals: Arrivals, scale: float) -> list[HostedCost]:
 
 def over_time(lives: Sequence[Life], seconds: float) -> tuple[list[float], float]:
     """Return the average number of workers in equal periods, and the seconds of a period."""
-    hours = max(1, round(seconds / 3600))
-    count = min(MAX_POINTS, hours)
-    edges = np.linspace(0, seconds, count + 1)
-    total = np.zeros(count)
-    for life in lives:
-        until, since = np.minimum(life.stopped, edges[1:]), np.maximum(life.started, edges[:-1])
-        total += np.maximum(until - since, 0.0)
-    period = seconds / count
-    return (total / period).tolist(), period
+    started = np.array([life.started for life in lives])
+    stopped = np.array([life.stopped for life in lives])
+    edges = np.linspace(0, seconds, PERIODS + 1)
+    paid = [(np.minimum(stopped, edge) - np.minimum(started, edge)).sum() for edge in edges]
+    period = seconds / PERIODS
+    return (np.diff(paid) / period).tolist(), period
 
 
 def notes(arrivals: Arrivals, scenario: Scenario, end: float) -> list[str]:

@@ -16,6 +16,7 @@ from bge_builder.planner import command
 from bge_builder.planner.advice import advise
 from bge_builder.planner.arrivals import DAY, generate
 from bge_builder.planner.cards import PlanError, catalogue
+from bge_builder.planner.page import labelled_hours
 from bge_builder.planner.report import make_report
 from bge_builder.planner.scenario import (
     Bulk,
@@ -212,6 +213,25 @@ def test_the_front_has_no_report_that_another_one_beats() -> None:
         )
     assert np.all(np.diff([report.dollars.total for report in front]) > 0)
     assert np.all(np.diff([p99(report) for report in front]) < 0)
+
+
+def test_the_average_of_the_workers_is_what_is_paid() -> None:
+    report = report_of(traffic=[QUERIES])
+    seconds = sum(report.workers) * 3600 * report.period_hours
+    # Paid seconds are whole ones, and those after the last reply are in no period.
+    assert 15 * seconds == pytest.approx(report.dollars.total / 0.00019, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("hours", "labels"),
+    [
+        (0.3, ["0 min", "10 min"]),
+        (12.1, ["0 h", "3 h", "6 h", "9 h", "12 h"]),
+        (168, ["day 1", "day 4", "day 7"]),
+    ],
+)
+def test_the_time_axis_has_few_labels(hours: float, labels: list[str]) -> None:
+    assert [label for _, label in labelled_hours(hours)] == labels
 
 
 class TestAdvice:
