@@ -1,4 +1,4 @@
-"""The answers of `bge plan` in `docs/costs.md`: `make bench-plans`.
+"""The answers of `bge plan` in `docs/costs.md`: `make bench-costs`.
 
 Simulates each of builder/examples/, and sweeps for those with a choice. Needs no card and no key:
 equal code gives equal numbers. The last line of stdout is one JSON object.
