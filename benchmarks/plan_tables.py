@@ -74,10 +74,11 @@ def answers() -> Table:
                 milliseconds(report["latency"]["p50"]),
                 milliseconds(report["latency"]["p99"]),
                 milliseconds(report["warm"]["p99"]),
+                f"{answer['seconds']:.1f} s",
             ]
         )
     head = ["", "requests", "million tokens", "$ start", "work", "idle", "total", "hosted"]
-    return [*head, "meet a cold start", "p50", "p99", "p99 without"], rows
+    return [*head, "meet a cold start", "p50", "p99", "p99 without", "CPU time"], rows
 
 
 def advice() -> str:

@@ -86,7 +86,7 @@ def plan(
         reports = [make_report(chosen, arrivals, seed)]
         if is_sweep:
             reports += sweep(chosen, arrivals, grid, seed)
-        front = pareto_front(reports) if is_sweep else []
+        front = pareto_front(reports) if is_sweep and len(arrivals) else []
         advice = advise(reports, chosen.target)
         if html is not None:
             html.write_text(render(chosen, reports, front, advice), "utf-8")
