@@ -115,6 +115,16 @@ def test_the_policy_stops_an_inline_script(reader: Reader, visits: Visits) -> No
     visits.messages.clear()
 
 
+def test_the_documentation_sends_its_examples(visits: Visits, locked_url: str, key: str) -> None:
+    page = visits.open(f"{locked_url}/docs")
+    page.fill("#key", key)
+    page.press("#key", "Enter")
+    route = page.locator("details", has=page.locator("code", has_text="/native/rerank"))
+    route.locator("summary").click()
+    route.locator("button").click()
+    route.locator("pre", has_text="relevance_score").wait_for()
+
+
 def test_the_keyboard_reaches_everything(reader: Reader) -> None:
     page = reader.page
     page.focus("#tab-compare")

@@ -2,8 +2,8 @@
 
 const BUCKET = "bge_request_seconds_bucket";
 // Routes that compute nothing: this page polls some of them.
-const OTHER_ROUTES = new Set(["/", "/page/{file}", "/docs", "/openapi.json", "/metrics", "/ping",
-  "/health", "/native/info", "unknown"]);
+const OTHER_ROUTES = new Set(["/", "/page/{file}", "/docs", "/docs/{file}", "/openapi.json",
+  "/metrics", "/ping", "/health", "/native/info", "unknown"]);
 const WINDOW_MS = 60_000; // of the quantiles
 
 /** Return what the charts need of a reply of /metrics. */
