@@ -14,10 +14,11 @@ export function readDocuments(name, content) {
 }
 
 function parse(name, content) {
+  const extension = name.toLowerCase().split(".").at(-1);
   const lines = content.split(/\r?\n/).filter(line => line.trim());
   try {
-    if (name.endsWith(".jsonl")) return lines.map(line => JSON.parse(line));
-    if (name.endsWith(".json")) return [JSON.parse(content)].flat();
+    if (extension === "jsonl") return lines.map(line => JSON.parse(line));
+    if (extension === "json") return [JSON.parse(content)].flat();
   } catch {
     throw new RequestError(`${name} is not valid JSON.`);
   }

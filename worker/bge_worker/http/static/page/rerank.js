@@ -85,17 +85,22 @@ async function rankDocuments(view, messages, query, documents, signal) {
   const embedRequest = embed({ texts: [query, ...documents], encoding_format: "base64" });
   messages.status("Computing…");
   panel.replaceChildren();
-  const hasDense = (await serverInfo()).models.embed !== undefined;
-  const requests = hasDense ? [request, embedRequest] : [request];
-  showRequests(view, requests);
-  const [reply, embedded] = await Promise.all(requests.map(each => sendJson(each, signal)));
-  const similarities = embedded &&
-    (await compute("cosines", [embedded.embeddings, 1], signal))[0].slice(1);
+  const { models, limits } = await serverInfo();
+  const hasDense = models.embed !== undefined && documents.length < limits.max_texts;
+  showRequests(view, hasDense ? [request, embedRequest] : [request]);
+  const reply = await sendJson(request, signal); // first: its errors name `query` and `documents`
+  const similarities = hasDense ? await similaritiesOf(embedRequest, signal) : undefined;
   messages.status(describe(reply));
   panel.replaceChildren(...rankingTable(reply, documents, similarities));
 }
 
-/** `similarities` of the documents, undefined without an embedding model. */
+/** Return the cosine of the first text with each further one. */
+async function similaritiesOf(embedRequest, signal) {
+  const { embeddings } = await sendJson(embedRequest, signal);
+  return (await compute("cosines", [embeddings, 1], signal))[0].slice(1);
+}
+
+/** `similarities` of the documents may be undefined. */
 function rankingTable(reply, documents, similarities) {
   const ranks = ranksBefore(documents.length, similarities);
   const truncated = new Set(reply.truncated);
