@@ -15,7 +15,7 @@ const format = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
  */
 export function chart(title, unit, names, points) {
   const values = points.flatMap(point => names.map(name => point[name]));
-  const top = Math.max(...values, 0) || 1; // a null counts as 0
+  const most = Math.max(...values, 0); // a null counts as 0
   const last = points.at(-1);
   const figures = names.map((name, index) => {
     const value = last?.[name] ?? null;
@@ -27,9 +27,9 @@ export function chart(title, unit, names, points) {
   return element("figure", { class: "chart" },
     element("figcaption", {}, title),
     element("p", { class: "now" }, ...figures, ` ${unit}`),
-    drawing(names, points, top, description),
+    drawing(names, points, most || 1, description),
     element("p", { class: "axis" }, element("span", {}, "5 min ago"),
-      element("span", {}, `max ${format.format(top)}`), element("span", {}, "now")));
+      element("span", {}, `max ${format.format(most)}`), element("span", {}, "now")));
 }
 
 function drawing(names, points, top, description) {
