@@ -24,15 +24,13 @@ export const isKeyMissing = () => isCancelled;
 
 /** Return the response to a request. Throws RequestError; AbortError if `signal` is aborted. */
 export async function send(request, signal) {
-  let key = storedKey();
-  let response = await attempt(request, key, signal);
-  while (response.status === 401) {
+  for (;;) {
+    const key = storedKey();
+    const response = await attempt(request, key, signal);
+    if (response.ok) return response;
+    if (response.status !== 401) throw new RequestError(await sentenceOf(response));
     if (storedKey() === key) await replaceKey(); // else another request has replaced it
-    key = storedKey();
-    response = await attempt(request, key, signal);
   }
-  if (!response.ok) throw new RequestError(await sentenceOf(response));
-  return response;
 }
 
 export async function sendJson(request, signal) {

@@ -14,11 +14,10 @@ export function readDocuments(name, content) {
 }
 
 function parse(name, content) {
-  const extension = name.toLowerCase().split(".").at(-1);
   const lines = content.split(/\r?\n/).filter(line => line.trim());
   try {
-    if (extension === "jsonl") return lines.map(line => JSON.parse(line));
-    if (extension === "json") return [JSON.parse(content)].flat();
+    if (/\.jsonl$/i.test(name)) return lines.map(line => JSON.parse(line));
+    if (/\.json$/i.test(name)) return [JSON.parse(content)].flat();
   } catch {
     throw new RequestError(`${name} is not valid JSON.`);
   }

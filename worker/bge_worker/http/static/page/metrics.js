@@ -38,9 +38,8 @@ function addBucket(buckets, labels, count) {
 }
 
 /**
- * Return the points of the charts: rates between neighbouring samples of one process. Quantiles
- * and the load are of a minute: a micro-batch counts when it ends, and may be longer than a rate's
- * interval.
+ * Return the points of the charts: rates between neighbouring samples; quantiles and the load of
+ * a minute, since a micro-batch counts when it ends.
  */
 export function pointsOf(samples) {
   return samples.slice(1).map((sample, index) => {

@@ -4,7 +4,7 @@ import { embed, rerank, sendJson } from "./api.js";
 import { compute } from "./background.js";
 import { describe } from "./compare.js";
 import { readDocuments } from "./documents.js";
-import { Messages, barCell, element, scrollable, table } from "./dom.js";
+import { Messages, barCell, element, onSubmit, scrollable, table } from "./dom.js";
 import { serverInfo } from "./server.js";
 import { showRequests } from "./snippets.js";
 
@@ -22,6 +22,7 @@ const DOCUMENTS = [
 class Documents {
   constructor() {
     this._field = document.getElementById("rerank-documents");
+    this._field.value = DOCUMENTS.join("\n");
     this._loaded = document.getElementById("rerank-loaded");
     this._ofFile = null;
     document.getElementById("rerank-clear").addEventListener("click", () => this._show(null, ""));
@@ -29,10 +30,6 @@ class Documents {
 
   get texts() {
     return this._ofFile ?? this._field.value.split("\n").filter(line => line.trim());
-  }
-
-  set lines(lines) {
-    this._field.value = lines.join("\n");
   }
 
   async load(file) {
@@ -52,16 +49,9 @@ export function startRerank(view) {
   const query = document.getElementById("rerank-query");
   const documents = new Documents();
   const messages = new Messages(view);
-  let running = new AbortController();
   query.value = QUERY;
-  documents.lines = DOCUMENTS;
-  view.querySelector("form").addEventListener("submit", event => {
-    event.preventDefault();
-    running.abort();
-    running = new AbortController();
-    rankDocuments(view, messages, query.value, documents.texts, running.signal)
-      .catch(error => messages.error(error));
-  });
+  onSubmit(view, messages, signal =>
+    rankDocuments(view, messages, query.value, documents.texts, signal));
   const load = file => {
     messages.status("");
     documents.load(file).catch(error => messages.error(error));

@@ -1,9 +1,7 @@
 // A thread of its own, so that long products do not stop the page.
 
-import { align, cosines } from "./similarity.js";
-
-const FUNCTIONS = { align, cosines };
+import * as similarity from "./similarity.js";
 
 addEventListener("message", ({ data }) => {
-  postMessage(FUNCTIONS[data.name](...data.inputs));
+  postMessage(similarity[data.name](...data.inputs));
 });

@@ -12,7 +12,7 @@ export function showRequests(view, requests) {
   const language = panel.querySelector("[aria-pressed=true]")?.textContent ?? "curl";
   const code = element("pre", { tabindex: "0", "aria-label": "Request" });
   const names = Object.keys(LANGUAGES);
-  const buttons = names.map(name => element("button", { type: "button", class: "quiet" }, name));
+  const buttons = names.map(name => element("button", { class: "quiet" }, name));
   let snippet = "";
   const choose = name => {
     for (const button of buttons) button.setAttribute("aria-pressed", button.textContent === name);
@@ -20,7 +20,7 @@ export function showRequests(view, requests) {
     code.textContent = shortened(snippet);
   };
   for (const button of buttons) button.addEventListener("click", () => choose(button.textContent));
-  const copy = element("button", { type: "button", class: "quiet copy" }, "Copy");
+  const copy = element("button", { class: "quiet copy" }, "Copy");
   copy.addEventListener("click", () => copyText(copy, snippet));
   choose(language);
   panel.replaceChildren(
@@ -30,8 +30,7 @@ export function showRequests(view, requests) {
 
 function shortened(snippet) {
   if (snippet.length <= MAX_SHOWN) return snippet;
-  const hidden = (snippet.length - MAX_SHOWN).toLocaleString("en");
-  return `${snippet.slice(0, MAX_SHOWN)}…\n(${hidden} more characters; Copy takes all)`;
+  return `${snippet.slice(0, MAX_SHOWN)}…\n(Copy takes all ${snippet.length} characters)`;
 }
 
 async function copyText(button, text) {
