@@ -64,7 +64,7 @@ RETRIEVAL_PACKAGES = {"bge_client", "numpy", "qdrant_client"}
 RETRIEVAL_EXTRAS = {
     "bulk": {"pyarrow", "scipy"},
     "bulk/engine": {"bge_worker", "torch"},
-    "bulk/ray_pipeline": {"pyarrow", "ray"},
+    "bulk/ray_pipeline": {"ray"},
     "evaluation": {"ir_measures", "scipy", "jinja2"},
     "cli": {"click", "pydantic", "rich"},
     "integrations": {"haystack", "langchain_core", "langchain_qdrant", "llama_index", "pydantic"},

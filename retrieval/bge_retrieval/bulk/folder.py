@@ -94,8 +94,8 @@ class OutputFolder:
         Raises:
             ConfigurationError: an entry has another fingerprint than the manifest.
         """
-        self._create_folders()
-        infos = self._system.get_file_info(fs.FileSelector(f"{self._root}/partitions"))
+        selector = fs.FileSelector(f"{self._root}/partitions", allow_not_found=True)
+        infos = self._system.get_file_info(selector)
         stems = [os.path.splitext(info.base_name)[0] for info in infos]
         numbers = [int(stem) for stem in stems if stem.isdecimal()]
         with ThreadPoolExecutor(READERS) as pool:
@@ -134,10 +134,6 @@ class OutputFolder:
         selector = fs.FileSelector(self._root, allow_not_found=True, recursive=True)
         infos = self._system.get_file_info(selector)
         return (info.path for info in infos if info.path.endswith(TEMPORARY))
-
-    def _create_folders(self) -> None:
-        for name in ("partitions", "vectors", "dead-letters"):
-            self._system.create_dir(f"{self._root}/{name}", recursive=True)
 
     def _read(self, name: str) -> bytes | None:
         try:

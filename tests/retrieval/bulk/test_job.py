@@ -93,6 +93,15 @@ def test_a_partition_that_is_not_whole_is_computed_again(job: Job, damage: Any) 
     assert pending(reopened(job)) == []
 
 
+def test_an_object_store_gets_the_same_files(job: Job) -> None:
+    """An object store shows an object when it is complete."""
+    folder = OutputFolder(job.folder.path)
+    folder._is_disk = False
+    again = replace(job, folder=folder, finished={})
+    assert run(again, 1) == job.finished[1]
+    assert pending(reopened(job)) == []
+
+
 def test_what_a_killed_process_left_is_removed(job: Job) -> None:
     left = Path(job.folder.path, "vectors", "000001.parquet.0a.tmp")
     left.write_text("half")

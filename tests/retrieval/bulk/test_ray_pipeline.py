@@ -28,7 +28,7 @@ from bge_retrieval.bulk.ray_pipeline import Pool
 from bge_retrieval.bulk.sources import Source, open_files
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
-POOL = Pool(actors=1, threads=1, gpus=0)
+POOL = Pool(actors=1, threads=1, on_gpus=False)
 OPTIONS = Options(dense_dtype="float32", colbert=True, colbert_pool=2, partition_rows=50)
 
 
@@ -102,6 +102,17 @@ def test_an_actor_that_is_killed_costs_nothing_but_its_partitions(
     check_equal(job, through_endpoint)
     again = start(source, engine, tmp_path / "ray")
     assert list(ray_pipeline.run(again, engine, POOL)) == []
+
+
+@pytest.mark.parametrize(
+    ("threads", "device", "problem"),
+    [(1000, "cpu", "CPUs of a machine, [0-9]+. Given: 1000"), (None, "cuda", "Ray has no GPU")],
+)
+def test_what_the_cluster_lacks_is_refused(threads: int | None, device: str, problem: str) -> None:
+    if device == "cuda" and ray.cluster_resources().get("GPU"):
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigurationError, match=problem):
+        ray_pipeline.choose_pool(None, threads, device)
 
 
 def test_an_error_of_a_step_is_raised_as_it_is(
