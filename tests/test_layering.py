@@ -55,11 +55,13 @@ RETRIEVAL_ROOMS = {
     "migration": set(),
     "evaluation": set(),
     "shadow": set(),
-    "cli": {"migration", "evaluation", "shadow"},
+    "bulk": set(),
+    "cli": {"bulk", "migration", "evaluation", "shadow"},
     "integrations": set(),
 }
 RETRIEVAL_PACKAGES = {"bge_client", "numpy", "qdrant_client"}
 RETRIEVAL_EXTRAS = {
+    "bulk": {"pyarrow"},
     "evaluation": {"ir_measures", "scipy", "jinja2"},
     "cli": {"click", "pydantic", "rich"},
     "integrations": {"haystack", "langchain_core", "langchain_qdrant", "llama_index", "pydantic"},
