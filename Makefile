@@ -155,7 +155,7 @@ checkpoints/bge/done: builder/bge_builder/pins.toml | $(VENV)/setup
 
 CONVERT := $(PY) -m bge_builder convert --engine $(ENGINE) $(DTYPE:%=--dtype %)
 CONVERT_SOURCES := $(addprefix builder/bge_builder/,convert.py hub_config.py smoothing.py) \
-	$(addprefix worker/bge_worker/engine/,checkpoint.py config.py quantization.py)
+	$(addprefix worker/bge_worker/engine/,checkpoint.py config.py manifest.py quantization.py)
 $(RUNTIME)/done: checkpoints/$(MODELS)/done $(CONVERT_SOURCES)
 	$(STEP) "converting bge-m3" $(CONVERT) --name $(MODELS)/bge-m3 $(<D)/bge-m3 $(@D)/bge-m3
 	$(STEP) "converting bge-reranker-v2-m3" $(CONVERT) --name $(MODELS)/bge-reranker-v2-m3 $(<D)/bge-reranker-v2-m3 $(@D)/bge-reranker-v2-m3

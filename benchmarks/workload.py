@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from bge_builder.convert import convert
-from bge_worker.engine.checkpoint import FORMAT
+from bge_worker.engine.manifest import FORMAT
 from checkpoints import Shape, train_tokenizer, write_pair
 from trained import write_trained
 

@@ -29,8 +29,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bge_worker.engine import checkpoint
-from bge_worker.engine.checkpoint import MANIFEST, TOKENIZER, WEIGHTS, File, Manifest, one_line
+from bge_worker.engine.checkpoint import one_line
 from bge_worker.engine.config import Config, Role
+from bge_worker.engine.manifest import INT8, MANIFEST, TOKENIZER, WEIGHTS, File, Manifest
 from bge_worker.engine.quantization import quantize_weight
 from bge_worker.engine.tokenizer import Tokenizer, open_tokenizer
 
@@ -104,7 +105,7 @@ def convert(
             and not a runtime folder, or the disk fails.
         LockedError: another process is writing the destination.
     """
-    if engine != "packed" and dtype == checkpoint.INT8:
+    if engine != "packed" and dtype == INT8:
         raise ConvertError(f"int8 runs on the engine packed alone. Given: {engine}")
     destination = Path(os.path.abspath(destination))  # `.` has neither a name nor a parent
     try:
@@ -153,7 +154,7 @@ def write_runtime_folder(
     if engine == "packed":
         write_tokenizer(source.folder / TOKENIZER, folder / TOKENIZER)
         fused = fuse(source, tensors)
-        if dtype == checkpoint.INT8:
+        if dtype == INT8:
             quantize(source, fused, folder / TOKENIZER)
         write_weights(source, fused, folder / WEIGHTS, dtype)
     else:

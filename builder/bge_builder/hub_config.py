@@ -9,8 +9,8 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
-from bge_worker.engine.checkpoint import TOKENIZER
 from bge_worker.engine.config import Config
+from bge_worker.engine.manifest import TOKENIZER
 
 from .errors import ConvertError
 

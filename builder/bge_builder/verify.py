@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bge_worker.engine.checkpoint import ENGINES, Manifest, check_files
 from bge_worker.engine.engine import load_engine
+from bge_worker.engine.manifest import ENGINES, Manifest, check_files
 from bge_worker.errors import StartError
 from bge_worker.serving.golden_values import GoldenValue, golden_values
 from bge_worker.settings import Settings

@@ -330,12 +330,16 @@ class Store:
         collection: str,
         *,
         page: int = 256,
+        start: PointId | None = None,
         scroll_filter: models.Filter | None = None,
         with_payload: bool = True,
         with_vectors: bool = False,
     ) -> Iterator[list[models.Record]]:
-        """Yield all points by pages, in the order of ids. Concurrent writes are allowed."""
-        offset = None
+        """Yield all points by pages, in the order of ids, from the id `start` if it is given.
+
+        Concurrent writes are allowed.
+        """
+        offset = start
         while True:
             records, offset = self._scroll(
                 collection, scroll_filter, page, offset, with_payload, with_vectors

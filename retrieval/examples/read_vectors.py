@@ -13,13 +13,14 @@ import sys
 
 import duckdb
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient, models
 
 from bge_retrieval import Store
-from bge_retrieval.bulk.load import FinishedJob, load
+from bge_retrieval.bulk.finished_job import FinishedJob
+from bge_retrieval.bulk.load import load
 
 LIMIT = 3
 
@@ -27,7 +28,8 @@ LIMIT = 3
 def pyarrow_vectors(folder: str) -> NDArray[np.floating]:
     """Return the dense vectors [N, D], in float16 or float32 as they were written."""
     column = ds.dataset(f"{folder}/vectors").to_table(["dense"])["dense"].combine_chunks()
-    return column.flatten().to_numpy().reshape(len(column), -1)
+    floats: NDArray[np.floating] = column.flatten().to_numpy()
+    return floats.reshape(len(column), -1)
 
 
 def pandas_vectors(folder: str) -> NDArray[np.floating]:

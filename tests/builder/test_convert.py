@@ -26,8 +26,9 @@ from bge_builder.__main__ import main
 from bge_builder.convert import convert
 from bge_builder.errors import ConvertError
 from bge_builder.folders import LockedError
-from bge_worker.engine.checkpoint import File, Manifest, check_files, expected_shapes, load
+from bge_worker.engine.checkpoint import expected_shapes, load
 from bge_worker.engine.engine import load_engine
+from bge_worker.engine.manifest import File, Manifest, check_files
 from bge_worker.engine.outputs import Embedding, Outputs
 from bge_worker.errors import StartError
 from bge_worker.settings import EngineName

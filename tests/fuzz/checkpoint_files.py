@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from bge_builder.convert import ARCHITECTURES, convert, source_shapes
 from bge_builder.errors import BuilderError
 from bge_builder.hub_config import read_config
-from bge_worker.engine.checkpoint import Manifest, check_files, load
+from bge_worker.engine.checkpoint import load
+from bge_worker.engine.manifest import Manifest, check_files
 from bge_worker.errors import StartError
 from fuzz.duration import fuzz_settings, rounds
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from bge_builder.convert import convert
-from bge_worker.engine.checkpoint import MANIFEST
+from bge_worker.engine.manifest import MANIFEST
 from fuzz.checkpoint_files import (
     changed_fields,
     converts_or_fails_cleanly,

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from bge_builder.convert import convert
-from bge_worker.engine.checkpoint import WEIGHTS, File
+from bge_worker.engine.manifest import WEIGHTS, File
 from fuzz.checkpoint_files import (
     NUMBERS,
     VALUES,

@@ -91,7 +91,11 @@ class Probe:
     @classmethod
     def record(cls, client: Client) -> Probe:
         """Return the probe of an endpoint. Sends it one request of about 900 tokens."""
-        result = client.embed(list(TEXTS.values()), sparse=True)
+        return cls.of(client.embed(list(TEXTS.values()), sparse=True))
+
+    @classmethod
+    def of(cls, result: EmbedResult) -> Probe:
+        """Return the probe of the dense and sparse vectors of `TEXTS`."""
         if result.dense is None or result.sparse is None:
             raise AssertionError("the result lacks vectors. This is a bug.")
         dense = result.dense.astype(np.float16).astype(np.float32)  # as `as_dict` stores them

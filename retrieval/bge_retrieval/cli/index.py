@@ -88,7 +88,8 @@ def _load(
     store: Store, folder: str, collection: str, schema: Schema, parallel: int, alias: str | None
 ) -> None:
     try:
-        from ..bulk.load import FinishedJob, load
+        from ..bulk.finished_job import FinishedJob
+        from ..bulk.load import load
     except ImportError as error:
         raise ConfigurationError(
             f"--from-parquet needs {error.name}: pip install 'bge-retrieval[parquet]'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,9 +19,8 @@ from bge_retrieval import HybridSearch, MigrationError, Plan, Schema, Store, ind
 from bge_retrieval.bulk import finished_job
 from bge_retrieval.bulk.finished_job import FinishedJob
 from bge_retrieval.bulk.load import LOAD, load
-from bge_retrieval.bulk.manifest import Options
+from bulk_output import write_output
 from commands import Run, report
-from fakes.bulk_output import write_output
 from fakes.qdrant_server import PendingExchange, QdrantServer, disk_full
 from fakes.scripted import reset
 from points import assert_equal, contents
@@ -31,12 +31,12 @@ Output = Callable[..., FinishedJob]
 
 @pytest.fixture
 def output(tmp_path: Path, worker: Client, passages: list[dict[str, Any]]) -> Output:
-    """A job over the first 40 passages, or over `items`, in partitions of 16 rows."""
+    """The job of `write_output` over the first 40 passages, or over `items`."""
 
-    def make(items: Any = None, wrong: Any = None, **options: Any) -> FinishedJob:
-        settings = Options(**({"dense_dtype": "float32", "partition_rows": 16} | options))
-        write_output(tmp_path / "out", worker, items or passages[:40], settings, **wrong or {})
-        return FinishedJob(str(tmp_path / "out"))
+    def make(items: Any = None, folder: str = "first", **options: Any) -> FinishedJob:
+        (tmp_path / folder).mkdir()
+        write_output(tmp_path / folder, worker, items or passages[:40], **options)
+        return FinishedJob(str(tmp_path / folder / "out"))
 
     return make
 
@@ -145,7 +145,7 @@ def test_points_of_two_jobs_are_all_compared(
         server.fail(disk_full, on=UPSERT, skip=4)
         with pytest.raises(BGEError, match="No space left"):
             load(store, output(), "c", parallel=1)
-        changed = output([{**passages[0], "text": "другой"}, *passages[1:40]])
+        changed = output([{**passages[0], "text": "другой"}, *passages[1:40]], "second")
         server.fail(disk_full, on=UPSERT)
         with pytest.raises(BGEError, match="No space left"):
             load(store, changed, "c", parallel=1)
@@ -157,7 +157,7 @@ def test_a_process_killed_before_and_after_a_write_loses_nothing(
     server: QdrantServer, store: Store, output: Output, tmp_path: Path
 ) -> None:
     load(store, output(partition_rows=4), "c")
-    arguments = ["index", "--from-parquet", str(tmp_path / "out"), "--collection", "c"]
+    arguments = ["index", "--from-parquet", str(tmp_path / "first" / "out"), "--collection", "c"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("BGE_")}
     env |= {"QDRANT_URL": server.url}
 
@@ -190,16 +190,32 @@ def test_a_process_killed_before_and_after_a_write_loses_nothing(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("values", "message"),
     [
-        ({"missing": True}, "1 of 3 partitions are missing or do not have their checksum, first 2"),
         ({"sha256": "0" * 64}, "1 of 3 partitions are missing or do not have their checksum"),
+        ({"sha256": None, "bytes": 1}, "1 of 3 partitions are missing .*, first 2"),
         ({"fingerprint": "another"}, "partition 2 has fingerprint another"),
     ],
 )
-def test_an_output_that_is_not_whole_is_refused(output: Output, wrong: Any, message: str) -> None:
+def test_an_output_that_is_not_whole_is_refused(
+    output: Output, tmp_path: Path, values: Any, message: str
+) -> None:
+    output()
+    entry = tmp_path / "first" / "out" / "partitions" / "000002.json"
+    entry.write_text(json.dumps(json.loads(entry.read_text()) | values))
     with pytest.raises(BGEError, match=message):
-        output(wrong=wrong)
+        FinishedJob(str(tmp_path / "first" / "out"))
+
+
+def test_a_folder_without_a_finished_job_is_not_changed(output: Output, tmp_path: Path) -> None:
+    with pytest.raises(BGEError, match="there is no output of `bge bulk`"):
+        FinishedJob(str(tmp_path / "nothing"))
+    assert not (tmp_path / "nothing").exists()
+    output()
+    shutil.rmtree(tmp_path / "first" / "out" / "partitions")
+    with pytest.raises(BGEError, match="3 of 3 partitions are missing"):
+        FinishedJob(str(tmp_path / "first" / "out"))
+    assert not (tmp_path / "first" / "out" / "partitions").exists()
 
 
 @pytest.mark.parametrize(
@@ -214,9 +230,14 @@ def test_an_output_that_is_not_whole_is_refused(output: Output, wrong: Any, mess
     ],
 )
 def test_other_options_are_refused_before_a_write(
-    store: Store, worker: Client, output: Output, indexed: Any, options: Any, schema: Schema,
+    store: Store,
+    worker: Client,
+    output: Output,
+    indexed: Any,
+    options: Any,
+    schema: Schema,
     message: str,
-) -> None:  # fmt: skip
+) -> None:
     if indexed is not None:
         index(store, worker, "c", [{"id": 1, "text": "море"}], **indexed)
     with pytest.raises(BGEError, match=message):
@@ -240,12 +261,13 @@ def test_an_alias_is_moved_only_to_a_collection_of_this_job(
 def test_the_command_needs_no_endpoint_and_refuses_options_without_effect(
     run: Run, output: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output()
+    output([{"id": 1, "text": "море"}, {"id": 2}, {"id": 3, "text": "суша"}])
     monkeypatch.delenv("BGE_EMBEDDINGS_ENDPOINT")
     command = ["index", "--collection", "c", "--path", tmp_path / "data"]
-    printed = report(run(*command, "--from-parquet", tmp_path / "out", "--parallel", 2))
-    assert (printed["written"], printed["collection"], printed["failed"]) == (40, "c", 0)
-    result = run(*command, "--from-parquet", tmp_path / "out", "--max-length", 16)
+    loading = [*command, "--from-parquet", tmp_path / "first" / "out"]
+    printed = report(run(*loading, "--parallel", 2))
+    assert (printed["written"], printed["failed"], printed["points"]) == (2, 1, 2)
+    result = run(*loading, "--max-length", 16)
     assert (result.exit_code, "--max-length means nothing" in result.output) == (2, True)
     monkeypatch.setenv("BGE_EMBEDDINGS_ENDPOINT", "http://127.0.0.1:9")
     assert "--alias means nothing without" in run(*command, "--alias", "live").output

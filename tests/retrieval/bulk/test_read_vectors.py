@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from bge_client import Client
-from bge_retrieval.bulk.manifest import Options
+from bulk_output import write_output
 from commands import EXAMPLES
-from fakes.bulk_output import write_output
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +28,8 @@ def example() -> Any:
 def test_each_reader_finds_the_same_vectors(
     example: Any, worker: Client, passages: list[dict[str, Any]], tmp_path: Path, dtype: str
 ) -> None:
-    folder = str(tmp_path)
-    write_output(tmp_path, worker, passages[:20], Options(dense_dtype=dtype, partition_rows=8))
+    folder = str(tmp_path / "out")
+    write_output(tmp_path, worker, passages[:20], dense_dtype=dtype, partition_rows=8)
     vectors = example.pyarrow_vectors(folder)
     expected = worker.embed([passage["text"] for passage in passages[:20]]).dense
     np.testing.assert_allclose(vectors, expected, atol=1e-6 if dtype == "float32" else 1e-3)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bge_worker.engine.checkpoint import MANIFEST, TOKENIZER, WEIGHTS, File, Manifest, load
+from bge_worker.engine.checkpoint import load
+from bge_worker.engine.manifest import MANIFEST, TOKENIZER, WEIGHTS, File, Manifest
 from bge_worker.errors import StartError
 from bge_worker.settings import EngineName
 from conftest import MODELS

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_worker.engine.attention import SDPA, Attention, flash
-from bge_worker.engine.checkpoint import Manifest, Network, load
+from bge_worker.engine.checkpoint import Network, load
 from bge_worker.engine.engine import PackedEngine
 from bge_worker.engine.graphs import BUCKETS, SLOTS, bucket_of, capture, pad_to_bucket
+from bge_worker.engine.manifest import Manifest
 from bge_worker.engine.outputs import Outputs
 from bge_worker.engine.packing import Batch, pack_on_host
 from bge_worker.settings import EngineName

@@ -9,7 +9,7 @@ from FlagEmbedding.utils.tokenizer_compat import prepare_for_model_compat
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.processors import TemplateProcessing
 
-from bge_worker.engine.checkpoint import TOKENIZER, Manifest
+from bge_worker.engine.manifest import TOKENIZER, Manifest
 from bge_worker.engine.tokenizer import Tokenizer, open_tokenizer
 from bge_worker.errors import StartError
 from conftest import MODELS

@@ -21,10 +21,11 @@ from ..errors import OutOfMemoryError, StartError
 from ..settings import Settings
 from .attention import SDPA
 from .attention_choice import choose_attention
-from .checkpoint import INT8, TOKENIZER, Manifest, Network, load
+from .checkpoint import Network, load
 from .config import Config, ModelInfo, Role
 from .graphs import GRAPH_OUTPUTS, Graphs, capture_graphs
 from .heads import HostCopy, embeddings_of_texts, logits_of_pairs
+from .manifest import INT8, TOKENIZER, Manifest
 from .model import packs_weights
 from .outputs import Outputs, Result
 from .packing import pack

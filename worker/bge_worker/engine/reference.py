@@ -20,9 +20,9 @@ import torch
 from ..errors import StartError
 from ..settings import Settings
 from . import runtime
-from .checkpoint import INT8, TOKENIZER, check_files
 from .config import Role
 from .engine import FinishedBatch, NotFiniteError
+from .manifest import INT8, TOKENIZER, check_files
 from .outputs import Embedding, Outputs, Result, SparseVector
 from .tokenizer import Encoded, Tokenizer, open_tokenizer
 

@@ -12,8 +12,8 @@ import torch
 
 from ..errors import DeviceError, OutOfMemoryError, StartError
 from ..settings import Settings
-from .checkpoint import ENGINES, INT8, Layout, Manifest
 from .config import ModelInfo, Role
+from .manifest import ENGINES, INT8, Layout, Manifest
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as FastTokenizer
 
 from ..errors import StartError
 from .config import Config
+from .manifest import TOKENIZER, Manifest, check_file
 
 PAIR_SPECIALS = 4  # <s> query </s></s> document </s>
 
@@ -56,6 +57,16 @@ def open_tokenizer(path: Path) -> FastTokenizer:
     fast.no_truncation()
     fast.no_padding()
     return fast
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """Open the tokenizer of a runtime folder, without its weights and without torch.
+
+    Raises StartError: the folder is not a runtime folder, or its tokenizer is not its own.
+    """
+    manifest, path = Manifest.read(Path(folder)), Path(folder) / TOKENIZER
+    check_file(path, manifest.files[TOKENIZER])
+    return Tokenizer(open_tokenizer(path), manifest.config)
 
 
 class Tokenizer:

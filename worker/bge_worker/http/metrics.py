@@ -25,7 +25,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:  # imports torch
-    from ..serving.batcher import Counts, Finished
+    from ..engine.pipeline import Counts
+    from ..serving.batcher import Finished
     from ..serving.service import Service
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -14,7 +14,6 @@ Every future is resolved: with a result, with a WorkerError, or as cancelled.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -23,29 +22,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from ..engine.engine import Engine, RunningBatch
+from ..engine.engine import Engine
 from ..engine.outputs import Result
 from ..engine.packing import round_robin
+from ..engine.pipeline import Pipeline
+from ..engine.texts import MIN_TEXT_LENGTH
 from ..engine.tokenizer import Encoded
-from ..errors import (
-    DeviceError,
-    OutOfMemoryError,
-    OverloadedError,
-    WorkerError,
-    logged_inference_error,
-)
+from ..errors import OverloadedError, WorkerError, logged_inference_error
 from .limits import Limits
 from .requests import EmbedRequest, InferenceRequest, RerankRequest
-
-log = logging.getLogger(__name__)
 
 # Characters tokenised before the next request's turn: some tens of milliseconds. A longer text
 # cannot be split, and a longer query is tokenised with every slice of its documents.
 SLICE_CHARACTERS = 16384
 # A request is short if its remaining texts fill at most this part of a micro-batch.
 SHORT_FRACTION = 1 / 8
-MIN_TOKENS = 3  # of a text: <s>, a token, </s>
-FILL_STEPS = 10  # in which the fill of micro-batches is counted
 
 
 @dataclass(frozen=True)
@@ -64,18 +55,6 @@ class Finished:
     encoded: Sequence[Encoded]
     results: Sequence[Result]
     timings: Timings
-
-
-@dataclass
-class Counts:
-    """Work of the inference thread since the start."""
-
-    batches: int = 0
-    tokens: int = 0
-    out_of_memory: int = 0
-    seconds: float = 0.0  # from launch to completion, of micro-batches that succeeded
-    # Micro-batches by their tokens: up to 1/10 of the budget, 2/10, …, all of it, and above.
-    fills: list[int] = field(default_factory=lambda: [0] * (FILL_STEPS + 1))
 
 
 @dataclass(eq=False)
@@ -105,7 +84,7 @@ class _Job:
     def is_short(self, tokens: int) -> bool:
         """Whether all its remaining texts are tokenised and have at most `tokens` tokens."""
         remaining = len(self.request.texts) - self.next_index
-        if len(self.encoded) < len(self.request.texts) or remaining * MIN_TOKENS > tokens:
+        if len(self.encoded) < len(self.request.texts) or remaining * MIN_TEXT_LENGTH > tokens:
             return False
         return sum(self.waiting_lengths()) <= tokens
 
@@ -145,14 +124,21 @@ class _BatchItem:
     def text(self) -> Encoded:
         return self.job.encoded[self.index]
 
+    @property
+    def position(self) -> tuple[str, int]:
+        request = self.job.request
+        windows = request.windows if isinstance(request, RerankRequest) else None
+        return request.field, self.index if windows is None else windows.owners[self.index]
 
-@dataclass(frozen=True)
-class _MicroBatch:
-    """A micro-batch that was launched at `began`."""
+    @property
+    def is_over(self) -> bool:
+        return self.job.is_over
 
-    items: list[_BatchItem]
-    running: RunningBatch
-    began: float
+    def add_result(self, result: Result) -> None:
+        self.job.add_result(self.index, result)
+
+    def fail(self, error: WorkerError) -> None:
+        self.job.fail(error)
 
 
 class Batcher:
@@ -160,8 +146,9 @@ class Batcher:
 
     def __init__(self, engine: Engine, limits: Limits, max_queue: int) -> None:
         """`limits` are checked after each slice of a request."""
-        self.counts = Counts()
         self._engine = engine
+        self._pipeline = Pipeline(engine)
+        self.counts = self._pipeline.counts
         self._limits = limits
         self._max_queue = max_queue
         self._budget = engine.runtime.max_batch_tokens
@@ -169,7 +156,6 @@ class Batcher:
         self._ready: deque[_Job] = deque()
         self._open: set[_Job] = set()
         self._changed = threading.Condition()
-        self._computed: _MicroBatch | None = None  # not turned into results yet
         self._short_turn = False  # the micro-batch on the device holds short requests alone
         self._stopping = False
         self._refusal = "this worker is stopping"
@@ -289,14 +275,15 @@ class Batcher:
 
     def _infer_next(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._computed or self._drained())
-            if not self._ready and self._computed is None:
+            pipeline = self._pipeline
+            self._changed.wait_for(lambda: self._ready or pipeline.is_pending or self._drained())
+            if not self._ready and not pipeline.is_pending:
                 return False
             items = self._next_batch()
-        launched = self._launch(items) if items else None
-        self._finish_computed()
-        if launched is not None:
-            self._wait(launched)
+        if items:
+            pipeline.run(items[0].job.request.outputs, items)
+        else:
+            pipeline.finish()
         return True
 
     def _drained(self) -> bool:
@@ -336,103 +323,6 @@ class Batcher:
                 unfinished.append(job)
         self._ready = deque(unserved + unfinished)
         return items
-
-    def _launch(self, items: list[_BatchItem]) -> _MicroBatch | None:
-        """Start a micro-batch, or answer its requests at once if that fails."""
-        tokens = sum(len(item.text.ids) for item in items)
-        self.counts.batches += 1
-        self.counts.tokens += tokens
-        self.counts.fills[min(FILL_STEPS, (tokens - 1) * FILL_STEPS // self._budget)] += 1
-        began = perf_counter()
-        outputs = items[0].job.request.outputs
-        try:
-            running = self._engine.launch(outputs, [item.text for item in items])
-        except BaseException as error:
-            failure = self._failure(items, error)
-        else:
-            return _MicroBatch(items, running, began)
-        self._fail_or_halve(items, failure)
-        return None
-
-    def _wait(self, batch: _MicroBatch) -> None:
-        """Wait for the device. What was computed already is finished at once."""
-        try:
-            batch.running.wait()
-        except BaseException as error:
-            failure = self._failure(batch.items, error)
-        else:
-            self.counts.seconds += perf_counter() - batch.began
-            if batch.running.is_asynchronous:
-                self._computed = batch
-            else:
-                self._finish(batch)
-            return
-        self._fail_or_halve(batch.items, failure)
-
-    def _finish_computed(self) -> None:
-        computed, self._computed = self._computed, None
-        if computed is not None:
-            self._finish(computed)
-
-    def _finish(self, batch: _MicroBatch) -> None:
-        """Turn what was computed into results."""
-        try:
-            results = batch.running.results()
-        except BaseException as error:
-            failure = self._failure(batch.items, error)
-        else:
-            for item, result in zip(batch.items, results, strict=True):
-                item.job.add_result(item.index, result)
-            return
-        self._fail_or_halve(batch.items, failure)
-
-    def _failure(self, items: list[_BatchItem], error: BaseException) -> WorkerError | None:
-        """Log what went wrong. Return the error of the request if a text is alone, else None.
-
-        The error itself is not kept: its traceback holds the tensors of the failed forward, and the
-        halves need their memory.
-        """
-        if isinstance(error, DeviceError):
-            raise error  # ends this thread: every request fails, and the worker is replaced
-        failure = None if len(items) > 1 else _failure_of_one_text(items[0], error)
-        self.counts.out_of_memory += isinstance(error, OutOfMemoryError)
-        log.warning(
-            "%s in a micro-batch of %d texts, %d tokens: %s",
-            *(type(error).__name__, len(items), sum(len(item.text.ids) for item in items)),
-            "halving it" if failure is None else "its request fails",
-        )
-        return failure
-
-    def _fail_or_halve(self, items: list[_BatchItem], failure: WorkerError | None) -> None:
-        """Halve a micro-batch that failed until the failing text is alone."""
-        if failure is not None:
-            items[0].job.fail(failure)
-            return
-        middle = len(items) // 2
-        for half in (items[:middle], items[middle:]):
-            if waiting := [item for item in half if not item.job.is_over]:
-                self._run(waiting)
-
-    def _run(self, items: list[_BatchItem]) -> None:
-        """Launch and finish, one after the other."""
-        batch = self._launch(items)
-        if batch is not None:
-            self._wait(batch)
-            self._finish_computed()
-
-
-def _failure_of_one_text(item: _BatchItem, error: BaseException) -> WorkerError:
-    if isinstance(error, OutOfMemoryError):
-        request = item.job.request
-        windows = request.windows if isinstance(request, RerankRequest) else None
-        index = item.index if windows is None else windows.owners[item.index]
-        return OutOfMemoryError(
-            f"`{request.field}[{index}]` has {len(item.text.ids)} tokens and does "
-            "not fit the device on its own",
-            field=request.field,
-            index=index,
-        )
-    return logged_inference_error(error)
 
 
 def slice_end(request: InferenceRequest, start: int) -> int:

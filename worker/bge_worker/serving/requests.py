@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from ..engine.config import Role
 from ..engine.outputs import Outputs
+from ..engine.texts import MAX_LENGTH as MAX_LENGTH  # for whoever makes a request
+from ..engine.texts import MIN_TEXT_LENGTH as MIN_TEXT_LENGTH
 
-MAX_LENGTH = 8192  # tokens of a text
 DEFAULT_OVERLAP = 80  # tokens that two windows of a document share
 DEFAULT_PAIR_LENGTH = 1024  # tokens of a pair
 # A query of three quarters and the four special tokens leave the document at least one token.
-MIN_TEXT_LENGTH, MIN_PAIR_LENGTH = 3, 17
+MIN_PAIR_LENGTH = 17
 
 EncodingFormat = Literal["float", "base64"]
 # int8, uint8: x · 127 / max|x|, vector by vector. binary, ubinary: the sign, 8 dimensions a byte.

@@ -14,12 +14,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_ori
 import msgspec
 from msgspec import Meta
 
+from ..engine.texts import MAX_CHARACTERS, check_text
 from ..errors import ValidationError
 
 T = TypeVar("T")
-# Of a text: 100 times the model's input. A text is tokenised in one piece before it is truncated,
-# which takes about half a second for so many.
-MAX_CHARACTERS = 1_000_000
 
 EXAMPLE_TEXTS = ["Градиентный спуск ищет минимум функции.", "A transaction is all or nothing."]
 KINDS = {  # of JSON values, by msgspec's names
@@ -138,28 +136,6 @@ def check_count(texts: Sequence[object], field: str, max_texts: int) -> None:
             field=field,
             limit=max_texts,
         )
-
-
-def check_text(text: str, field: str, index: int | None = None, member: str = "") -> None:
-    """Check what the type `Text` does not, of the text at `field[index].member`.
-
-    Raises:
-        ValidationError: the text is empty, blank, or holds a lone surrogate, which can be neither
-            tokenised nor sent back.
-    """
-    if text.isascii() and text and not text.isspace():
-        return
-    fault = ""
-    if not text or text.isspace():
-        given = "a string of white space" if text else "an empty string"
-        fault = f"must not be empty or blank. Given: {given}"
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        fault = f"must be valid Unicode. Given: a lone surrogate at character {error.start}"
-    if fault:
-        name = field if index is None else f"{field}[{index}]{member}"
-        raise ValidationError(f"`{name}` {fault}", field=field, index=index)
 
 
 def unknown_fields(body: object, expected: type[Any]) -> list[object]:

@@ -13,10 +13,11 @@ from msgspec import Meta
 
 from ...engine.config import ModelInfo
 from ...engine.outputs import Outputs
+from ...engine.texts import check_text
 from ...errors import ValidationError
 from ...serving.openai import NEUTRAL, Dimensions, TextsOrIds, check_dimensions, texts_or_ids
 from ...serving.requests import EmbedRequest
-from ...serving.validation import ForeignBody, Query, TextList, as_texts, check_text
+from ...serving.validation import ForeignBody, Query, TextList, as_texts
 from ...settings import Settings
 from .route import PROVIDER, Route
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 from msgspec import Meta
 
 from ...engine.config import ModelInfo
+from ...engine.texts import check_text
 from ...errors import ValidationError
 from ...serving.requests import MAX_LENGTH, RerankRequest
 from ...serving.validation import (
@@ -20,7 +21,6 @@ from ...serving.validation import (
     Text,
     as_documents,
     check_count,
-    check_text,
 )
 from ...settings import Settings
 from .route import PROVIDER, Route
