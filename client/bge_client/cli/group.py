@@ -10,9 +10,12 @@ from ..errors import ConfigurationError
 from .command import exit_codes
 
 ENTRY_POINTS = "bge_client.commands"  # the group in which a package registers its commands
-RETRIEVAL_COMMANDS = {"evaluate", "index", "migrate", "search"}
+RETRIEVAL_COMMANDS = {"bulk", "evaluate", "index", "migrate", "search"}
 INSTALL = "pip install bge-retrieval"
-INSTALL_COMMANDS = {"plan": "pip install 'bge-builder[plan]'"}  # of other packages
+INSTALL_COMMANDS = {  # of extras and other packages
+    "bulk": "pip install 'bge-retrieval[bulk]'",
+    "plan": "pip install 'bge-builder[plan]'",
+}
 
 
 class CommandGroup(click.Group):

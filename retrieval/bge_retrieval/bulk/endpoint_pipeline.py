@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -40,7 +40,7 @@ def identify(client: Client) -> ModelIdentity:
     )
 
 
-def run(job: Job, client: Client) -> Iterator[Entry]:
+def run(job: Job, client: Client) -> Generator[Entry, None, None]:
     """Embed what is pending, and yield the entry of each partition that was written.
 
     Closing the iterator abandons the threads: the client cancels their jobs at exit.
