@@ -31,7 +31,6 @@ from ..store import Store
 from ..sync import Progress, SyncReport, batches, is_current, make_point, no_progress
 from .finished_job import FinishedJob, Row
 
-PARALLEL = 4
 LOAD = "bge_load"  # in a collection's metadata, while a load of it is not finished
 INDEXING_THRESHOLD = 10_000  # Qdrant's default, in kilobytes
 Position = tuple[int, int]  # partition and row
@@ -61,7 +60,7 @@ def load(
     collection: str,
     *,
     schema: Schema | None = None,
-    parallel: int = PARALLEL,
+    parallel: int = 4,
     alias: str | None = None,
     progress: Progress = no_progress,
 ) -> LoadReport:
