@@ -79,10 +79,10 @@ def load(
         BGEError: see `errors.py`. Written points stay; run it again to resume.
     """
     start = time.monotonic()
-    if alias is not None and store.exists(alias) and alias not in store.aliases():
-        raise ConfigurationError(f"`{alias}` is a collection, so it cannot be an alias")
     schema = schema or Schema()
     collection = store.resolve(collection)
+    if alias is not None and alias in [collection, *store.collections()]:
+        raise ConfigurationError(f"`{alias}` is a collection, so it cannot be an alias")
     metadata = _matching_metadata(store, job, collection, schema)
     report = LoadReport(collection=collection, fingerprint=metadata.fingerprint)
     report.failed = sum(entry.failed for entry in job.entries)
