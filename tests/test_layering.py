@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +137,11 @@ def test_ping_needs_no_torch(module: str) -> None:
         ours, others = split(WORKER / "bge_worker", name)
         assert not others & {"torch", "tokenizers"}, name
         waiting += ours - reached
+
+
+def test_the_worker_without_extras_has_the_packages_of_the_engine() -> None:
+    project = tomllib.loads((WORKER / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {pin.partition("==")[0] for pin in project["dependencies"]} == PACKAGES["engine"]
 
 
 def test_the_worker_imports_no_other_package_of_the_repository() -> None:

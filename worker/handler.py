@@ -27,7 +27,7 @@ from bge_worker.logs import configure_logging
 from bge_worker.process import prepare_process
 from bge_worker.runpod.job_scaler import UnloggedReply, import_runpod
 from bge_worker.settings import Settings
-from bge_worker.startup import StartTrace, read_ahead
+from bge_worker.startup import StartTrace, missing_extra, read_ahead
 
 if TYPE_CHECKING:  # imports torch
     from bge_worker.serving.service import Service
@@ -60,19 +60,21 @@ def load(settings: Settings) -> tuple[Service, Any]:
 
     Raises:
         StartError: the models cannot be loaded.
+        ModuleNotFoundError: the extra `runpod` is not installed.
     """
     trace = StartTrace(enabled=settings.trace_start)
     trace.mark("python, settings")
     read_ahead((settings.embed_model, settings.rerank_model))
     with ThreadPoolExecutor(1) as pool:
         sdk = pool.submit(import_runpod)
-        pool.submit(import_module, "bge_worker.serving.payload")  # for `make_handler`
+        payload = pool.submit(import_module, "bge_worker.serving.payload")  # for `make_handler`
         from bge_worker.engine.engine import load_engine
         from bge_worker.serving.service import Service
 
         trace.mark("torch imported")
         service = Service(load_engine(settings), settings)
         trace.mark("models loaded")
+        payload.result()
         runpod = sdk.result()
         trace.mark("runpod imported")
     return service, runpod
@@ -109,6 +111,8 @@ def main() -> None:
         gc.enable()
     except StartError as error:
         sys.exit(f"bge-serverless cannot start: {error}")
+    except ModuleNotFoundError as error:
+        sys.exit(missing_extra(error, "runpod"))
 
     # The local harness prints the reply.
     reply_type: type[dict[str, Any]] = UnloggedReply if on_runpod else dict

@@ -29,22 +29,26 @@ from typing import TYPE_CHECKING
 
 from bge_worker import __version__
 from bge_worker.errors import StartError, WorkerError
-from bge_worker.http.app import Application
-from bge_worker.http.connections import connection_limits
-from bge_worker.http.draining import Drain
-from bge_worker.http.metrics import Metrics
-from bge_worker.http.server import (
-    StoppableServer,
-    check_exposed,
-    configuration,
-    listen,
-    read_ports,
-)
-from bge_worker.http.timeouts import Timeouts
 from bge_worker.logs import configure_logging
 from bge_worker.process import prepare_process
 from bge_worker.settings import SERVER_REPLY_BYTES, Settings
-from bge_worker.startup import StartTrace, read_ahead
+from bge_worker.startup import StartTrace, missing_extra, read_ahead
+
+try:
+    from bge_worker.http.app import Application
+    from bge_worker.http.connections import connection_limits
+    from bge_worker.http.draining import Drain
+    from bge_worker.http.metrics import Metrics
+    from bge_worker.http.server import (
+        StoppableServer,
+        check_exposed,
+        configuration,
+        listen,
+        read_ports,
+    )
+    from bge_worker.http.timeouts import Timeouts
+except ModuleNotFoundError as error:
+    sys.exit(missing_extra(error, "http"))
 
 if TYPE_CHECKING:  # imports torch
     from bge_worker.serving.service import Service

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def test_each_build_has_the_worker_s_version_of_torch(build: str, version: str) 
     locked = entries(f"builder/torch-{build}.lock")
     assert f"{pinned}{version}" in {run_entrypoint.split()[0] for run_entrypoint in locked}
     assert build == "rocm" or all("--hash=sha256:" in run_entrypoint for run_entrypoint in locked)
+
+
+def test_the_worker_s_dependencies_and_extras_are_its_requirements() -> None:
+    project = tomllib.loads((ROOT / "worker" / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    assert {*project["dependencies"], *extras["http"], *extras["runpod"]} == {
+        *code("worker/requirements.txt")
+    }
 
 
 def entries(lock: str) -> list[str]:

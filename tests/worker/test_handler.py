@@ -283,7 +283,11 @@ INFO = ["--test_input", '{"input": {"info": true}}']
     [
         (INFO, {"BGE_MAX_QUEUE": "-1"}, "`BGE_MAX_QUEUE` must be a whole number, at least 1"),
         (INFO, {"BGE_EMBED_MODEL": "/nowhere"}, "`/nowhere` is not a runtime folder"),
-        (INFO, {"BGE_ENGINE": "flagembedding"}, "converted for the engine packed; `BGE_ENGINE` is"),
+        (
+            INFO,
+            {"BGE_ENGINE": "flagembedding"},
+            "for the engine packed; `engine` (`BGE_ENGINE`) is",
+        ),
         (["--test_input", "no JSON"], {}, "`--test_input` is not JSON"),
         ([], {}, "`test_input.json` is not JSON"),
     ],

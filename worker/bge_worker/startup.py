@@ -1,4 +1,4 @@
-"""Faster starts, and a trace of where their time goes. Imports nothing heavy."""
+"""Faster starts, a trace of where their time goes, missing packages. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -21,6 +21,12 @@ def read_ahead(folders: Iterable[Path | None]) -> None:
         for path in filter(Path.is_file, paths):  # opening a FIFO would block
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def missing_extra(error: ModuleNotFoundError, extra: str) -> str:
+    """Return the last line of a start for which an extra of this package is not installed."""
+    install = f"pip install 'bge-worker[{extra}]'"
+    return f"bge-serverless cannot start: {error.name} is not installed: {install}"
 
 
 class StartTrace:

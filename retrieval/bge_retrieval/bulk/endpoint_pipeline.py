@@ -120,7 +120,11 @@ def _embed(client: Client, texts: Sequence[str], options: Options) -> list[Embed
     """Return the results of the texts in order. Halves them until a failing text is alone."""
     try:
         result = client.embed(
-            texts, sparse=options.sparse, colbert=options.colbert, max_length=options.max_length
+            texts,
+            sparse=options.sparse,
+            colbert=options.colbert,
+            max_length=options.max_length,
+            dtype=options.dense_dtype,
         )
     except TEXT_ERRORS as error:
         if len(texts) == 1:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bge_client import ConfigurationError, FingerprintError
+from bge_client.codec import Dtype
 
 FORMAT = 1
 
@@ -20,7 +21,7 @@ FORMAT = 1
 class Options:
     """What decides the vectors of a job and its partitions. `colbert_pool` 1 pools nothing."""
 
-    dense_dtype: str = "float16"
+    dense_dtype: Dtype = "float16"
     sparse: bool = True
     colbert: bool = False
     colbert_pool: int = 1

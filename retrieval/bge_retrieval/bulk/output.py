@@ -81,7 +81,8 @@ def table(
         values = _lists([row.values for row in sparse], np.dtype(np.float32))
         columns.append(pa.StructArray.from_arrays([indices, values], ["indices", "values"]))
     if options.colbert:
-        columns.append(_colbert([row.colbert for row in vectors if row.colbert is not None]))
+        colbert = [row.colbert for row in vectors if row.colbert is not None]
+        columns.append(_colbert(colbert, dimensions))
     columns += [pa.array(tokens, pa.int32()), pa.array(truncated, pa.bool_())]
     return pa.Table.from_arrays(columns, schema=schema(manifest))
 
@@ -95,7 +96,7 @@ def pooled(rows: pa.Table, factor: int) -> pa.Table:
         pool(vectors[start:stop], factor) for start, stop in pairwise(column.offsets.to_pylist())
     ]
     index = rows.schema.get_field_index("colbert")
-    return rows.set_column(index, rows.schema.field(index), _colbert(texts))
+    return rows.set_column(index, rows.schema.field(index), _colbert(texts, dimensions))
 
 
 def parquet(rows: pa.Table) -> bytes:
@@ -120,9 +121,10 @@ def _lists(rows: Sequence[Array], dtype: np.dtype[Any]) -> pa.Array:
     return pa.ListArray.from_arrays(_offsets(rows), pa.array(values))
 
 
-def _colbert(rows: Sequence[Array]) -> pa.Array:
-    vectors = np.concatenate([row.astype(COLBERT_DTYPE) for row in rows])
-    return pa.ListArray.from_arrays(_offsets(rows), _fixed_size_lists(vectors, vectors.shape[1]))
+def _colbert(rows: Sequence[Array], dimensions: int) -> pa.Array:
+    empty = np.empty((0, dimensions), COLBERT_DTYPE)
+    vectors = np.concatenate([empty, *(row.astype(COLBERT_DTYPE) for row in rows)])
+    return pa.ListArray.from_arrays(_offsets(rows), _fixed_size_lists(vectors, dimensions))
 
 
 def _offsets(rows: Sequence[Array]) -> pa.Array:

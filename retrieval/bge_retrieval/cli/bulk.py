@@ -12,14 +12,15 @@ import click
 
 from bge_client import Client, ConfigurationError
 from bge_client.cli import connected, refuse_unused
+from bge_client.codec import Dtype
 
 from ..bulk import endpoint_pipeline
 from ..bulk.engine import EngineOptions
 from ..bulk.folder import OutputFolder
 from ..bulk.job import Job, check_started, open_job
 from ..bulk.manifest import Entry, Options
-from ..bulk.progress import Progress
 from ..bulk.sources import QdrantSource, Source, open_files
+from .bulk_progress import Progress
 from .options import collection_option, price_option, text_options
 from .output import print_json
 
@@ -90,7 +91,7 @@ def vector_options(command: Command) -> Command:
     )
     @wraps(command)
     def run(
-        dtype: str,
+        dtype: Dtype,
         sparse: bool,
         colbert: bool,
         colbert_pool: int,

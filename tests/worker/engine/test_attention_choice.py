@@ -40,13 +40,13 @@ def test_the_processor_decides_between_sdpa_and_blocks(
 ) -> None:
     processor = {"avx512_f": True, "amx_tile": False, "cpu_name": name}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
-    assert choose("sdpa") == Attention("sdpa", "`BGE_ATTENTION` is sdpa", sdpa)
+    assert choose("sdpa") == Attention("sdpa", "`attention` (`BGE_ATTENTION`) is sdpa", sdpa)
     attention = choose("auto", torch.float32)
     if name == "AMD EPYC":
         assert attention == Attention("blocked", "MKL has no AVX-512 for this processor", blocked)
     else:
         assert attention == Attention("sdpa", "cpu has no flash attention kernel", sdpa)
-    with pytest.raises(StartError, match="`BGE_ATTENTION` is flash, but cpu has no flash"):
+    with pytest.raises(StartError, match=r"\(`BGE_ATTENTION`\) is flash, but cpu has no flash"):
         choose("flash")
 
 
@@ -93,7 +93,7 @@ def test_a_kernel_that_is_faulty_is_replaced_by_sdpa_with_a_warning(
 ) -> None:
     with registered(FlashKernel(fault)), caplog.at_level(logging.WARNING):
         attention = choose("auto")
-        with pytest.raises(StartError, match=f"`BGE_ATTENTION` is flash, but flash {message}"):
+        with pytest.raises(StartError, match=rf"\(`BGE_ATTENTION`\) is flash, but flash {message}"):
             choose("flash")
     assert attention.name == "sdpa"
     (record, _) = caplog.records

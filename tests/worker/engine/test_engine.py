@@ -47,13 +47,13 @@ def test_a_folder_of_another_role_or_engine_is_refused(runtimes: Runtimes) -> No
     folder = runtimes("packed")
     with pytest.raises(StartError, match="holds a model to rerank, not to embed"):
         runtime_folders(settings_in(folder, embed_model=folder / MODELS[1]), "fused")
-    with pytest.raises(StartError, match="converted for the engine packed; `BGE_ENGINE` is flag"):
+    with pytest.raises(StartError, match=r"for the engine packed; `engine` \(`BGE_ENGINE`\) is f"):
         runtime_folders(settings_in(folder), "hub")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_missing_gpu_stops_the_start(runtimes: Runtimes) -> None:
-    with pytest.raises(StartError, match="`BGE_DEVICE` is cuda, but PyTorch sees no GPU"):
+    with pytest.raises(StartError, match=r"`device` \(`BGE_DEVICE`\) is cuda, but PyTorch"):
         PackedEngine(settings_in(runtimes("packed"), device="cuda"))
 
 

@@ -123,9 +123,9 @@ def test_int8_has_a_fingerprint_of_its_own(engines: dict[str, PackedEngine]) -> 
 
 
 def test_folders_and_settings_of_different_dtypes_are_refused(folders: Path) -> None:
-    with pytest.raises(StartError, match=r"`BGE_DTYPE` is int8, and .* is not: make it with `pyth"):
+    with pytest.raises(StartError, match=r"\(`BGE_DTYPE`\) is int8, and .* is not: make it with `"):
         PackedEngine(settings_in(folders / "float32", dtype="int8"))
-    with pytest.raises(StartError, match=r"`BGE_DTYPE` is float32, and .* is in int8"):
+    with pytest.raises(StartError, match=r"\(`BGE_DTYPE`\) is float32, and .* is in int8"):
         PackedEngine(settings_in(folders / "int8", dtype="float32"))
     mixed = settings_in(folders / "int8", rerank_model=folders / "float32" / MODELS[1])
     with pytest.raises(StartError, match=r"is in int8 and .* is not"):

@@ -37,12 +37,12 @@ def choose_attention(
 ) -> Attention:
     """Return the backend for models of these heads.
 
-    Raises StartError: `BGE_ATTENTION` is flash, which is not available or not correct here; or no
+    Raises StartError: `attention` is flash, which is not available or not correct here; or no
     backend is correct.
     """
     shapes = sorted({*head_shapes})
     if requested == "sdpa":
-        return checked_sdpa("`BGE_ATTENTION` is sdpa", device, dtype, shapes)
+        return checked_sdpa("`attention` (`BGE_ATTENTION`) is sdpa", device, dtype, shapes)
     obstacle = flash_obstacle(device, dtype, [size for _, size in shapes])
     if obstacle is None:
         obstacle = find_fault(flash_on(device), device, dtype, shapes)
@@ -50,7 +50,7 @@ def choose_attention(
             return flash_on(device)
         log.warning("attention runs through sdpa, which is slower: %s", obstacle)
     if requested == "flash":
-        raise StartError(f"`BGE_ATTENTION` is flash, but {obstacle}")
+        raise StartError(f"`attention` (`BGE_ATTENTION`) is flash, but {obstacle}")
     if device.type == "cpu" and dtype == torch.float32 and mkl_lacks_avx512():
         attention = Attention("blocked", "MKL has no AVX-512 for this processor", blocked)
         if (fault := find_fault(attention, device, dtype, shapes)) is None:

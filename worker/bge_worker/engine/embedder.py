@@ -52,11 +52,9 @@ class Embedder:
         Raises StartError: the folder holds no embedding model, an option is not valid, or the
             device does not run the model.
         """
-        choices = (("device", device, Device), ("dtype", dtype, Dtype))
-        for name, value, kind in (*choices, ("attention", attention, AttentionName)):
-            if value not in get_args(kind):
-                allowed = ", ".join(get_args(kind))
-                raise StartError(f"`{name}` must be one of {allowed}. Given: {value!r}")
+        _check_choice("device", device, get_args(Device))
+        _check_choice("dtype", dtype, get_args(Dtype))
+        _check_choice("attention", attention, get_args(AttentionName))
         if max_batch_tokens is not None and max_batch_tokens < 1:
             raise StartError(f"`max_batch_tokens` must be at least 1. Given: {max_batch_tokens}")
         settings = Settings(
@@ -93,10 +91,11 @@ class Embedder:
             OutOfMemoryError, InferenceError: a text cannot be computed, the first one.
             DeviceError: the device has failed, and the process must be replaced.
         """
-        requested = ((Outputs.DENSE, dense), (Outputs.SPARSE, sparse), (Outputs.COLBERT, colbert))
-        outputs = Outputs(0)
-        for output, is_requested in requested:
-            outputs |= output if is_requested else Outputs(0)
+        outputs = Outputs.DENSE if dense else Outputs(0)
+        if sparse:
+            outputs |= Outputs.SPARSE
+        if colbert:
+            outputs |= Outputs.COLBERT
         if not outputs:
             raise ValidationError(
                 "one of `dense`, `sparse`, `colbert` must be true. Given: all false"
@@ -146,6 +145,11 @@ class _Item:
 
     def fail(self, error: WorkerError) -> None:
         self.results[self.index] = error
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise StartError(f"`{name}` must be one of {', '.join(choices)}. Given: {value!r}")
 
 
 def cut(items: Sequence[_Item], budget: int) -> Iterator[Sequence[_Item]]:

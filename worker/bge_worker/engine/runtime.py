@@ -49,7 +49,7 @@ def runtime_folders(settings: Settings, layout: Layout) -> dict[Role, tuple[Path
         if manifest.layout != layout:
             raise StartError(
                 f"`{folder}` was converted for the engine {ENGINES[manifest.layout]}; "
-                f"`BGE_ENGINE` is {ENGINES[layout]}"
+                f"`engine` (`BGE_ENGINE`) is {ENGINES[layout]}"
             )
         if manifest.role != role:
             raise StartError(f"`{folder}` holds a model to {manifest.role}, not to {role}")
@@ -58,10 +58,10 @@ def runtime_folders(settings: Settings, layout: Layout) -> dict[Role, tuple[Path
 
 
 def choose_device(settings: Settings) -> torch.device:
-    """Raises StartError if `BGE_DEVICE` is cuda and there is no GPU."""
+    """Raises StartError if `device` is cuda and there is no GPU."""
     available = torch.cuda.is_available()
     if settings.device == "cuda" and not available:
-        raise StartError("`BGE_DEVICE` is cuda, but PyTorch sees no GPU")
+        raise StartError("`device` (`BGE_DEVICE`) is cuda, but PyTorch sees no GPU")
     return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
 
 
@@ -70,7 +70,7 @@ def check_int8(
 ) -> bool:
     """Return whether the folders hold int8 models. Warns of a processor without int8 products.
 
-    Raises StartError: one of two folders does, or `BGE_DTYPE` or the device requires another.
+    Raises StartError: one of two folders does, or `dtype` or the device requires another.
     """
     by_dtype = {manifest.dtype == INT8: folder for folder, manifest in folders.values()}
     if len(by_dtype) == 2:
@@ -78,20 +78,22 @@ def check_int8(
     (is_int8,) = by_dtype
     if settings.dtype == INT8 and not is_int8:
         raise StartError(
-            f"`BGE_DTYPE` is int8, and `{by_dtype[False]}` is not: make it with "
+            f"`dtype` (`BGE_DTYPE`) is int8, and `{by_dtype[False]}` is not: make it with "
             "`python -m bge_builder convert --dtype int8`"
         )
     if is_int8 and settings.dtype not in ("auto", INT8):
-        raise StartError(f"`BGE_DTYPE` is {settings.dtype}, and `{by_dtype[True]}` is in int8")
+        raise StartError(
+            f"`dtype` (`BGE_DTYPE`) is {settings.dtype}, and `{by_dtype[True]}` is in int8"
+        )
     if is_int8 and device.type != "cpu":
-        raise StartError(f"`{by_dtype[True]}` is in int8, which needs `BGE_DEVICE` cpu")
+        raise StartError(f"`{by_dtype[True]}` is in int8, which needs `device` (`BGE_DEVICE`) cpu")
     if is_int8 and not torch.cpu._is_vnni_supported():
         log.warning("this processor has no int8 products (VNNI): int8 is less exact and slow here")
     return is_int8
 
 
 def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
-    """float16 on a GPU, float32 on a CPU (in int8 too, between products), unless `BGE_DTYPE` is."""
+    """float16 on a GPU, float32 on a CPU (in int8 too, between products), unless `dtype` is."""
     half = settings.dtype == "float16" or (settings.dtype == "auto" and device.type == "cuda")
     return torch.float16 if half else torch.float32
 

@@ -11,8 +11,8 @@ import click
 
 from bge_client.cli import progress_bar
 
-from .job import Job
-from .manifest import Entry
+from ..bulk.job import Job
+from ..bulk.manifest import Entry
 
 LINE_SECONDS = 30.0  # between lines, where stderr is no terminal
 
