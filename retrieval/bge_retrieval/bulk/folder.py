@@ -9,13 +9,15 @@ once: each writes its own temporary file, and the last rename counts.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
@@ -27,7 +29,9 @@ from .sources import file_system
 
 CHUNK = 1 << 20  # bytes read at a time
 READERS = 16  # threads: an object store answers each request after tens of milliseconds
+FOLDERS = "partitions", "vectors", "dead-letters"
 TEMPORARY = ".tmp"
+NOT_FOUND = fs.FileType.NotFound
 
 
 class OutputFolder:
@@ -37,11 +41,36 @@ class OutputFolder:
         """Raises ConfigurationError: the URI is invalid."""
         self.path = path
         self._system, self._root = file_system(path)
+        self._lock: int | None = None  # a file descriptor
         self._is_disk = isinstance(self._system, fs.LocalFileSystem)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        path = self._root if isinstance(self._system, fs.LocalFileSystem) else self.path
-        return OutputFolder, (path,)  # another process may have another working directory
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None}  # this process has the lock
+
+    def lock(self) -> None:
+        """Lock the folder until this process ends. An object store cannot be locked.
+
+        Raises:
+            ConfigurationError: another process has locked it.
+        """
+        if self._lock is not None or not self._is_disk:
+            return
+        os.makedirs(self._root, exist_ok=True)
+        self._lock = os.open(f"{self._root}/.lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ConfigurationError(f"{self.path} is in use by another `bge bulk`") from None
+        except OSError:
+            return  # a network file system without locks
+
+    def check_new(self) -> None:
+        """Raises ConfigurationError: there are files where a new job writes its own."""
+        for name in FOLDERS:
+            if self._system.get_file_info(f"{self._root}/{name}").type is not NOT_FOUND:
+                raise ConfigurationError(
+                    f"{self.path} has `{name}` and no manifest.json: pass another --to"
+                )
 
     def vectors_path(self, partition: int) -> str:
         """Return the path of a Parquet file in the folder's file system."""
@@ -128,13 +157,9 @@ class OutputFolder:
     def remove_temporary_files(self) -> None:
         """Remove what killed processes left. No other process may write."""
         if self._is_disk:
-            for path in self._temporary_files():
-                os.unlink(path)
-
-    def _temporary_files(self) -> Iterator[str]:
-        selector = fs.FileSelector(self._root, allow_not_found=True, recursive=True)
-        infos = self._system.get_file_info(selector)
-        return (info.path for info in infos if info.path.endswith(TEMPORARY))
+            for names in ("manifest.json.*", *(f"{folder}/*" for folder in FOLDERS)):
+                for path in Path(self._root).glob(f"{names}{TEMPORARY}"):
+                    path.unlink()
 
     def _read(self, name: str) -> bytes | None:
         try:

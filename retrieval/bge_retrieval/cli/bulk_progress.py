@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from bge_client.cli import progress_bar
+from bge_client.redaction import redact
 
 from ..bulk.job import Job
 from ..bulk.manifest import Entry
@@ -92,7 +93,8 @@ class Progress:
     @property
     def dead_letters(self) -> str | None:
         """Return the folder of the rows that failed, if there are any."""
-        return f"{self.job.folder.path}/dead-letters" if self.total.failed else None
+        path = redact(self.job.folder.path)  # a URI may hold a key
+        return f"{path}/dead-letters" if self.total.failed else None
 
     def _rates(self) -> str:
         rates = sorted(actor.rate for actor in self.by_actor.values())
@@ -116,7 +118,7 @@ class Progress:
         for actor in self.by_actor.values():
             by_device[actor.device].append(round(actor.rate, 1))
         return {
-            "output": self.job.folder.path,
+            "output": redact(self.job.folder.path),
             "fingerprint": self.job.manifest.model.fingerprint,
             "partitions": len(self.job.manifest.partitions),
             **asdict(self.total),

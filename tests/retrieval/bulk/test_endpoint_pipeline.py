@@ -93,10 +93,20 @@ def test_options_without_effect_are_refused(run: Run, corpus_file: Path, tmp_pat
         (["--colbert-pool", 2], "--colbert-pool needs --colbert"),
         (["--max-length", 2], "--max-length must be from 3 to 8192. Given: 2"),
         (["--collection", "c"], "pass either SOURCE or --collection"),
+        (["--path", "data"], "--path means nothing with SOURCE"),
+        (["--to", corpus_file], "--to must not lie in SOURCE"),
     ):
         result = run(*source, *options)
         assert result.exit_code == 2
         assert problem in result.stderr
+
+
+def test_a_folder_without_collections_is_not_created(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    result = run("bulk", "--collection", "c", "--path", path, "--to", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "there are no collections in" in result.stderr
+    assert not path.exists()
 
 
 class RefusingClient:
@@ -140,4 +150,5 @@ def test_an_error_of_the_endpoint_stops_the_job(job: Job, worker: Client, tmp_pa
     client = RefusingClient(worker, ConfigurationError("no such endpoint"))
     with pytest.raises(ConfigurationError, match="no such endpoint"):
         list(endpoint_pipeline.run(job, client))  # type: ignore[arg-type]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {".lock", "manifest.json"}
