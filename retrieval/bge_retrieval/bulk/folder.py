@@ -40,9 +40,9 @@ class OutputFolder:
     def __init__(self, path: str) -> None:
         """Raises ConfigurationError: the URI is invalid."""
         self.path = path
-        self._system, self._root = file_system(path)
+        self.system, self._root = file_system(path)
         self._lock: int | None = None  # a file descriptor
-        self._is_disk = isinstance(self._system, fs.LocalFileSystem)
+        self._is_disk = isinstance(self.system, fs.LocalFileSystem)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_lock": None}  # this process has the lock
@@ -67,7 +67,7 @@ class OutputFolder:
     def check_new(self) -> None:
         """Raises ConfigurationError: there are files where a new job writes its own."""
         for name in FOLDERS:
-            if self._system.get_file_info(f"{self._root}/{name}").type is not NOT_FOUND:
+            if self.system.get_file_info(f"{self._root}/{name}").type is not NOT_FOUND:
                 raise ConfigurationError(
                     f"{self.path} has `{name}` and no manifest.json: pass another --to"
                 )
@@ -75,10 +75,6 @@ class OutputFolder:
     def vectors_path(self, partition: int) -> str:
         """Return the path of a Parquet file in the folder's file system."""
         return f"{self._root}/{_vectors(partition)}"
-
-    @property
-    def system(self) -> fs.FileSystem:
-        return self._system
 
     def manifest(self) -> Manifest | None:
         """Return the manifest, or None if no job was started.
@@ -109,11 +105,11 @@ class OutputFolder:
     def is_whole(self, entry: Entry) -> bool:
         """Return whether the Parquet file is the one that the entry names."""
         path = self.vectors_path(entry.partition)
-        info = self._system.get_file_info(path)
+        info = self.system.get_file_info(path)
         if not info.is_file or info.size != entry.bytes:
             return False
         digest = hashlib.sha256()
-        with self._system.open_input_stream(path, compression=None) as stream:
+        with self.system.open_input_stream(path, compression=None) as stream:
             while chunk := stream.read(CHUNK):
                 digest.update(chunk)
         return digest.hexdigest() == entry.sha256
@@ -125,7 +121,7 @@ class OutputFolder:
             ConfigurationError: an entry has another fingerprint than the manifest.
         """
         selector = fs.FileSelector(f"{self._root}/partitions", allow_not_found=True)
-        infos = self._system.get_file_info(selector)
+        infos = self.system.get_file_info(selector)
         stems = [os.path.splitext(info.base_name)[0] for info in infos]
         numbers = [int(stem) for stem in stems if stem.isdecimal()]
         with ThreadPoolExecutor(READERS) as pool:
@@ -149,6 +145,8 @@ class OutputFolder:
         name = f"dead-letters/{partition:06}.jsonl"
         if letters:
             self._write(name, "".join(f"{line}\n" for line in lines).encode())
+        elif self.system.get_file_info(f"{self._root}/{name}").is_file:
+            self.system.delete_file(f"{self._root}/{name}")  # of a process that was killed
 
     def write_entry(self, entry: Entry) -> None:
         """Finish a partition. Its files must have been written."""
@@ -163,7 +161,7 @@ class OutputFolder:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            with self._system.open_input_file(f"{self._root}/{name}") as file:
+            with self.system.open_input_file(f"{self._root}/{name}") as file:
                 return bytes(file.read())
         except FileNotFoundError:
             return None
@@ -171,7 +169,7 @@ class OutputFolder:
     def _write(self, name: str, data: bytes) -> None:
         path = f"{self._root}/{name}"
         if not self._is_disk:
-            with self._system.open_output_stream(path, compression=None) as stream:
+            with self.system.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)

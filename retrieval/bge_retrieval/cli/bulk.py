@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bge_client import Client, ConfigurationError
+from bge_client import BGEError, Client, ConfigurationError
 from bge_client.cli import connected, refuse_unused
 from bge_client.codec import Dtype
 
@@ -202,3 +202,5 @@ def report(
         failed = f"{progress.total.failed:,} rows could not be embedded"
         click.echo(f"bge: {failed}: see {progress.dead_letters}", err=True)
     print_json(progress.report())
+    if not progress.total.written:
+        raise BGEError("no row could be embedded")

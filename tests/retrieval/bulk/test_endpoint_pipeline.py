@@ -85,6 +85,15 @@ def test_a_poisoned_row_does_not_stop_the_job(run: Run, corpus_file: Path, tmp_p
     assert json.loads(letter)["row"] == 40
 
 
+def test_a_job_without_a_row_that_can_be_embedded_fails(
+    run: Run, corpus_file: Path, tmp_path: Path
+) -> None:
+    result = run("bulk", corpus_file, "--to", tmp_path / "out", "--text-field", "body")
+    assert result.exit_code == 1
+    assert "no row could be embedded" in result.stderr
+    assert json.loads(result.stdout)["failed"] == 40
+
+
 def test_options_without_effect_are_refused(run: Run, corpus_file: Path, tmp_path: Path) -> None:
     source = ["bulk", corpus_file, "--to", tmp_path / "out"]
     for options, problem in (
