@@ -75,6 +75,8 @@ def connect(address: str | None) -> None:
         if address is None:
             ray.init("local", include_dashboard=False, **quiet)
         else:
+            # Tries to connect, of 40 s each where nothing answers. Ray's default is 20.
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
             ray.init(address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"Ray at {address or 'this machine'}: {error}") from None

@@ -62,7 +62,8 @@ class Progress:
         for entry in self.job.finished.values():
             self.total.add(entry)
         self._start = self._line = time.monotonic()
-        self._bar = progress_bar("rows", self.job.manifest.rows, self.total.rows)
+        self._done = sum(map(self._rows, self.job.finished))
+        self._bar = progress_bar("rows", self.job.manifest.rows, self._done)
 
     def __enter__(self) -> Progress:
         return self
@@ -77,10 +78,15 @@ class Progress:
         actor.tokens += entry.tokens
         actor.seconds += entry.seconds
         self._bar.set_postfix_str(self._rates(), refresh=False)
-        self._bar.update(entry.rows)
+        self._done += self._rows(entry.partition)
+        self._bar.update(self._rows(entry.partition))
         if self._bar.disable and time.monotonic() - self._line >= LINE_SECONDS:
             self._line = time.monotonic()
             click.echo(self._sentence(), err=True)
+
+    def _rows(self, partition: int) -> int:
+        """Return the rows of the manifest: they have blank lines too, an entry has not."""
+        return int(self.job.manifest.partitions[partition]["rows"])
 
     @property
     def seconds(self) -> float:
@@ -108,8 +114,8 @@ class Progress:
 
     def _sentence(self) -> str:
         rate = self.run.rows / self.seconds
-        left = (self.job.manifest.rows - self.total.rows) / rate if rate else 0.0
-        share = f"{self.total.rows:,} of {self.job.manifest.rows:,} rows"
+        left = (self.job.manifest.rows - self._done) / rate if rate else 0.0
+        share = f"{self._done:,} of {self.job.manifest.rows:,} rows"
         return f"bge: {share}, {rate:,.0f} rows/s, {left / 60:,.0f} min left, {self._rates()}"
 
     def report(self) -> dict[str, Any]:
