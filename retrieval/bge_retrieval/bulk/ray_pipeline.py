@@ -166,7 +166,7 @@ def _dataset(
     manifest = replace(job.manifest, partitions=[])
     context = Context(job.source, job.folder, manifest, _with_threads(options, pool))
     items = [{"value": pickle.dumps(group)} for group in groups]
-    tasks = TaskPoolStrategy(size=pool.tasks)
+    tasks = TaskPoolStrategy(size=min(pool.tasks, len(items)))  # Ray warns of more
     # Fewer than `actors` will do: those of a node that has vanished need not come back.
     actors = ActorPoolStrategy(
         min_size=1,
