@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bge_client import ConfigurationError, Embedding, ProtocolError, SparseVector
+from bge_client import ConfigurationError, Embedding, SparseVector
 
 from ..metadata import CollectionMetadata
 from ..store import PointId
@@ -73,12 +72,6 @@ class FinishedJob:
         """Rows that have vectors."""
         return sum(entry.written for entry in self.entries)
 
-    @property
-    def digest(self) -> str:
-        """A hash of all vectors and payloads."""
-        digests = "".join(entry.sha256 for entry in self.entries)
-        return hashlib.sha256(digests.encode()).hexdigest()
-
     def metadata(self, *, colbert: bool) -> CollectionMetadata:
         """Return the metadata of a collection of these vectors.
 
@@ -110,7 +103,7 @@ class FinishedJob:
             return list(file.read(columns=["id"])["id"].to_pylist())
 
     def windows(self, partition: int, columns: Sequence[str]) -> Iterator[list[Row]]:
-        """Yield the rows of a partition in order, in lists that are the same in every run."""
+        """Yield the rows of a partition in order, in lists that fit a request."""
         entry = self.entries[partition]
         row_bytes = max(1, entry.bytes // max(1, entry.written))
         size = min(PAGE, max(1, BATCH_BYTES // row_bytes))
@@ -121,16 +114,10 @@ class FinishedJob:
                 start += len(batch)
 
     def embedding(self, row: Row, *, colbert: bool) -> Embedding:
-        """Return the vectors of a row.
-
-        Raises:
-            ProtocolError: the indices of the sparse vector do not ascend.
-        """
+        """Return the vectors of a row."""
         batch, index = row.batch, row.index
         indices = batch["sparse"].field("indices")[index].values.to_numpy()
         values = batch["sparse"].field("values")[index].values.to_numpy()
-        if len(indices) != len(values) or (indices[1:] <= indices[:-1]).any():
-            raise ProtocolError(f"point {row.id}: the indices of `sparse` must ascend")
         return Embedding(
             dense=batch["dense"][index].values.to_numpy(),
             sparse=SparseVector(indices, values),

@@ -9,13 +9,15 @@ once: each writes its own temporary file, and the last rename counts.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
@@ -27,7 +29,9 @@ from .sources import file_system
 
 CHUNK = 1 << 20  # bytes read at a time
 READERS = 16  # threads: an object store answers each request after tens of milliseconds
+FOLDERS = "partitions", "vectors", "dead-letters"
 TEMPORARY = ".tmp"
+NOT_FOUND = fs.FileType.NotFound
 
 
 class OutputFolder:
@@ -36,20 +40,41 @@ class OutputFolder:
     def __init__(self, path: str) -> None:
         """Raises ConfigurationError: the URI is invalid."""
         self.path = path
-        self._system, self._root = file_system(path)
-        self._is_disk = isinstance(self._system, fs.LocalFileSystem)
+        self.system, self._root = file_system(path)
+        self._lock: int | None = None  # a file descriptor
+        self._is_disk = isinstance(self.system, fs.LocalFileSystem)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        path = self._root if isinstance(self._system, fs.LocalFileSystem) else self.path
-        return OutputFolder, (path,)  # another process may have another working directory
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_lock": None}  # this process has the lock
+
+    def lock(self) -> None:
+        """Lock the folder until this process ends. An object store cannot be locked.
+
+        Raises:
+            ConfigurationError: another process has locked it.
+        """
+        if self._lock is not None or not self._is_disk:
+            return
+        os.makedirs(self._root, exist_ok=True)
+        self._lock = os.open(f"{self._root}/.lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ConfigurationError(f"{self.path} is in use by another `bge bulk`") from None
+        except OSError:
+            return  # a network file system without locks
+
+    def check_new(self) -> None:
+        """Raises ConfigurationError: there are files where a new job writes its own."""
+        for name in FOLDERS:
+            if self.system.get_file_info(f"{self._root}/{name}").type is not NOT_FOUND:
+                raise ConfigurationError(
+                    f"{self.path} has `{name}` and no manifest.json: pass another --to"
+                )
 
     def vectors_path(self, partition: int) -> str:
         """Return the path of a Parquet file in the folder's file system."""
         return f"{self._root}/{_vectors(partition)}"
-
-    @property
-    def system(self) -> fs.FileSystem:
-        return self._system
 
     def manifest(self) -> Manifest | None:
         """Return the manifest, or None if no job was started.
@@ -80,11 +105,11 @@ class OutputFolder:
     def is_whole(self, entry: Entry) -> bool:
         """Return whether the Parquet file is the one that the entry names."""
         path = self.vectors_path(entry.partition)
-        info = self._system.get_file_info(path)
+        info = self.system.get_file_info(path)
         if not info.is_file or info.size != entry.bytes:
             return False
         digest = hashlib.sha256()
-        with self._system.open_input_stream(path, compression=None) as stream:
+        with self.system.open_input_stream(path, compression=None) as stream:
             while chunk := stream.read(CHUNK):
                 digest.update(chunk)
         return digest.hexdigest() == entry.sha256
@@ -96,7 +121,7 @@ class OutputFolder:
             ConfigurationError: an entry has another fingerprint than the manifest.
         """
         selector = fs.FileSelector(f"{self._root}/partitions", allow_not_found=True)
-        infos = self._system.get_file_info(selector)
+        infos = self.system.get_file_info(selector)
         stems = [os.path.splitext(info.base_name)[0] for info in infos]
         numbers = [int(stem) for stem in stems if stem.isdecimal()]
         with ThreadPoolExecutor(READERS) as pool:
@@ -120,6 +145,8 @@ class OutputFolder:
         name = f"dead-letters/{partition:06}.jsonl"
         if letters:
             self._write(name, "".join(f"{line}\n" for line in lines).encode())
+        elif self.system.get_file_info(f"{self._root}/{name}").is_file:
+            self.system.delete_file(f"{self._root}/{name}")  # of a process that was killed
 
     def write_entry(self, entry: Entry) -> None:
         """Finish a partition. Its files must have been written."""
@@ -128,17 +155,13 @@ class OutputFolder:
     def remove_temporary_files(self) -> None:
         """Remove what killed processes left. No other process may write."""
         if self._is_disk:
-            for path in self._temporary_files():
-                os.unlink(path)
-
-    def _temporary_files(self) -> Iterator[str]:
-        selector = fs.FileSelector(self._root, allow_not_found=True, recursive=True)
-        infos = self._system.get_file_info(selector)
-        return (info.path for info in infos if info.path.endswith(TEMPORARY))
+            for names in ("manifest.json.*", *(f"{folder}/*" for folder in FOLDERS)):
+                for path in Path(self._root).glob(f"{names}{TEMPORARY}"):
+                    path.unlink()
 
     def _read(self, name: str) -> bytes | None:
         try:
-            with self._system.open_input_file(f"{self._root}/{name}") as file:
+            with self.system.open_input_file(f"{self._root}/{name}") as file:
                 return bytes(file.read())
         except FileNotFoundError:
             return None
@@ -146,7 +169,7 @@ class OutputFolder:
     def _write(self, name: str, data: bytes) -> None:
         path = f"{self._root}/{name}"
         if not self._is_disk:
-            with self._system.open_output_stream(path, compression=None) as stream:
+            with self.system.open_output_stream(path, compression=None) as stream:
                 stream.write(data)
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)

@@ -43,14 +43,20 @@ class Job:
         return groups
 
 
-def check_started(folder: OutputFolder, source: Source, options: Options) -> None:
-    """Check the job in a folder, if there is one, before an engine is loaded.
+def check_started(folder: OutputFolder, source: Source, options: Options) -> Manifest | None:
+    """Lock a folder, and return its manifest if a job was started. Needs no model.
 
     Raises:
-        ConfigurationError: it was started with other options or another source.
+        ConfigurationError: the job was started with other options or another source, another
+            process has locked the folder, or it holds files of something else.
     """
-    if manifest := folder.manifest():
+    folder.lock()
+    manifest = folder.manifest()
+    if manifest is None:
+        folder.check_new()
+    else:
         manifest.check_options(options, source.identity(), folder.path)
+    return manifest
 
 
 def open_job(folder: OutputFolder, source: Source, options: Options, model: ModelIdentity) -> Job:
@@ -60,7 +66,7 @@ def open_job(folder: OutputFolder, source: Source, options: Options, model: Mode
         ConfigurationError: as `check_started`, or the source holds no row.
         FingerprintError: the job was started with another model.
     """
-    manifest = folder.manifest()
+    manifest = check_started(folder, source, options)
     if manifest is None:
         parts = source.parts(options.partition_rows)
         if not parts:
@@ -68,7 +74,6 @@ def open_job(folder: OutputFolder, source: Source, options: Options, model: Mode
         manifest = Manifest(model, options, source.identity(), parts)
         folder.write_manifest(manifest)
     else:
-        manifest.check_options(options, source.identity(), folder.path)
         manifest.check_model(model, folder.path)
     folder.remove_temporary_files()
     return Job(folder, source, manifest, folder.finished(manifest))

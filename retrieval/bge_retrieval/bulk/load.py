@@ -2,9 +2,8 @@
 
     partition → windows of rows → rows that are not current → points → upsert
 
-Several threads write, each one partition at a time, and a window of rows after the other. So in a
-collection that was empty, a partition whose last window is current is complete, and an interrupted
-run goes on without comparing the rest.
+Several threads write, each one partition at a time. A run that was interrupted is run again: it
+compares all rows with the collection.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from qdrant_client import models
@@ -31,17 +30,10 @@ from ..store import Store
 from ..sync import Progress, SyncReport, batches, is_current, make_point, no_progress
 from .finished_job import FinishedJob, Row
 
-LOAD = "bge_load"  # in a collection's metadata, while a load of it is not finished
+# In a collection's metadata while a load is not finished: its own indexing threshold.
+LOAD = "bge_load"
 INDEXING_THRESHOLD = 10_000  # Qdrant's default, in kilobytes
 Position = tuple[int, int]  # partition and row
-
-
-class LoadRecord(TypedDict):
-    """A load of an empty collection that is not finished: the digest of its job, None for two
-    jobs, and the collection's own threshold in kilobytes."""
-
-    job: str | None
-    indexing_threshold: int
 
 
 @dataclass
@@ -90,10 +82,8 @@ def load(
         last_positions = _last_positions(job, threads)
         schema.ensure(store, collection, metadata)
         _ensure_probe(store, job, collection)
-        record = _start(store, job, collection)
-        resumes = record is not None and record["job"] == job.digest
-        loader = _Loader(store, job, collection, metadata, last_positions, resumes, progress)
-        with _deferred_indexing(store, collection, record):
+        loader = _Loader(store, job, collection, metadata, last_positions, progress)
+        with _deferred_indexing(store, collection):
             loader.load_all(threads, report)
     report.repeated = job.rows - report.written - report.unchanged
     report.points = store.count(collection)
@@ -148,36 +138,33 @@ def _ensure_probe(store: Store, job: FinishedJob, collection: str) -> None:
         store.update_metadata(collection, {PROBE: job.manifest.model.probe})
 
 
-def _start(store: Store, job: FinishedJob, collection: str) -> LoadRecord | None:
-    """Return the record of this load in the collection, if it was empty when the load began."""
+def _own_threshold(store: Store, collection: str) -> int | None:
+    """Return a collection's own indexing threshold in kilobytes, and record it.
+
+    None: it had points before the load began.
+    """
     config = store.info(collection).config
-    record: LoadRecord | None = (config.metadata or {}).get(LOAD)
-    if record is None and store.count(collection) > 0:
-        return None
-    if record is None:
-        threshold = config.optimizer_config.indexing_threshold
-        record = {
-            "job": job.digest,
-            "indexing_threshold": INDEXING_THRESHOLD if threshold is None else threshold,
-        }
-    elif record["job"] != job.digest:  # points of two jobs: no window shows what is complete
-        record = {**record, "job": None}
-    store.update_metadata(collection, {LOAD: record})
-    return record
+    threshold: int | None = (config.metadata or {}).get(LOAD)
+    if threshold is None and store.count(collection) == 0:
+        own = config.optimizer_config.indexing_threshold
+        threshold = INDEXING_THRESHOLD if own is None else own
+        store.update_metadata(collection, {LOAD: threshold})
+    return threshold
 
 
 @contextmanager
-def _deferred_indexing(store: Store, collection: str, record: LoadRecord | None) -> Iterator[None]:
-    """Turn indexing off, and on again at the end; the record goes with a success alone."""
-    if record is None:
+def _deferred_indexing(store: Store, collection: str) -> Iterator[None]:
+    """Turn indexing off for a collection that was empty, and on again at the end."""
+    threshold = _own_threshold(store, collection)
+    if threshold is None:
         yield
         return
     store.set_indexing_threshold(collection, 0)
     try:
         yield
     finally:
-        store.set_indexing_threshold(collection, record["indexing_threshold"])
-    store.update_metadata(collection, {LOAD: None})  # removes it
+        store.set_indexing_threshold(collection, threshold)
+    store.update_metadata(collection, {LOAD: None})  # removes it: a failed load goes on later
 
 
 def _point_alias(store: Store, alias: str, job: FinishedJob, report: LoadReport) -> None:
@@ -192,14 +179,13 @@ def _point_alias(store: Store, alias: str, job: FinishedJob, report: LoadReport)
 
 @dataclass
 class _Loader:
-    """Loads partitions in threads. If `resumes`, it skips those that are complete."""
+    """Loads partitions in threads."""
 
     store: Store
     job: FinishedJob
     collection: str
     metadata: CollectionMetadata
     last_positions: Mapping[str, Position]
-    resumes: bool
     progress: Progress
     stopped: threading.Event = field(default_factory=threading.Event)
     progress_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -218,10 +204,6 @@ class _Loader:
 
     def _load(self, partition: int) -> SyncReport:
         report = SyncReport()
-        if self.resumes and (rows := self._complete_rows(partition)) is not None:
-            report.unchanged = rows
-            self._advance(self.job.entries[partition].written)
-            return report
         columns = ["dense", "sparse", "truncated", *(["colbert"] if self.metadata.colbert else [])]
         for window in self.job.windows(partition, columns):
             if self.stopped.is_set():
@@ -229,15 +211,6 @@ class _Loader:
             self._write(self._latest(partition, window), report)
             self._advance(len(window))
         return report
-
-    def _complete_rows(self, partition: int) -> int | None:
-        """Return the number of points of a complete partition; None if it is not complete."""
-        count = 0
-        last: list[Row] = []
-        for window in self.job.windows(partition, ()):
-            rows = self._latest(partition, window)
-            count, last = count + len(rows), rows or last
-        return None if self._stale(last) else count
 
     def _latest(self, partition: int, window: list[Row]) -> list[Row]:
         """Return the rows whose id no later row has."""

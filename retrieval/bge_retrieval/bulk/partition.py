@@ -95,6 +95,8 @@ def parse(partition: int, part: Part, rows: Sequence[Row], fields: Sequence[str]
 def _document(row: Row, fields: Sequence[str]) -> Document:
     """Raises ValidationError: the row is no document. The message quotes no text."""
     value: object = row.value
+    if isinstance(value, UnicodeDecodeError):
+        raise ValidationError(f"the row is not UTF-8: {value.reason}")
     if isinstance(value, bytes):
         try:
             value = strict_json.loads(value.decode("utf-8-sig"))

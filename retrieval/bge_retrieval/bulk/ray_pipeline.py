@@ -75,6 +75,8 @@ def connect(address: str | None) -> None:
         if address is None:
             ray.init("local", include_dashboard=False, **quiet)
         else:
+            # Tries to connect, of 40 s each where nothing answers. Ray's default is 20.
+            os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
             ray.init(address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigurationError(f"Ray at {address or 'this machine'}: {error}") from None
@@ -91,10 +93,13 @@ def choose_pool(actors: int | None, threads: int | None, device: str) -> Pool:
     cpus = [int(node["CPU"]) for node in nodes if node.get("CPU", 0) >= 1]
     if device == "cuda" and not gpus:
         raise ConfigurationError("--device is cuda, and Ray has no GPU")
-    if (threads or 1) > max(cpus, default=0):
-        most = max(cpus, default=0)
+    if gpus and threads:
+        raise ConfigurationError("--threads means nothing on GPUs: pass --device cpu too")
+    if not cpus:
+        raise ConfigurationError("Ray has no CPU: wait until its nodes have started")
+    if threads and threads > max(cpus):
         raise ConfigurationError(
-            f"--threads must be at most the CPUs of a machine, {most}. Given: {threads or 1}"
+            f"--threads must be at most the CPUs of a machine, {max(cpus)}. Given: {threads}"
         )
     count = actors or gpus or len(cpus)
     on_each_machine = -(-count // len(cpus))
@@ -132,8 +137,7 @@ def run(
         BGEError: a step failed, or Ray did. Partitions that were written stay.
         OSError: a file cannot be read or written.
     """
-    groups = job.pending(GROUP)
-    count = sum(len(group.numbers) for group in groups)
+    count = len(job.manifest.partitions) - len(job.finished)
     groups = job.pending(max(1, min(GROUP, count // pool.tasks)))
     if not groups:
         return
@@ -162,7 +166,7 @@ def _dataset(
     manifest = replace(job.manifest, partitions=[])
     context = Context(job.source, job.folder, manifest, _with_threads(options, pool))
     items = [{"value": pickle.dumps(group)} for group in groups]
-    tasks = TaskPoolStrategy(size=pool.tasks)
+    tasks = TaskPoolStrategy(size=min(pool.tasks, len(items)))  # Ray warns of more
     # Fewer than `actors` will do: those of a node that has vanished need not come back.
     actors = ActorPoolStrategy(
         min_size=1,

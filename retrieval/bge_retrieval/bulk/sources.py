@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import accumulate
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -33,13 +33,13 @@ PAGE = 1024  # points of a request to Qdrant
 
 
 class Row(NamedTuple):
-    """A row: a line of JSON, or a document. `number` counts from 0 in the row's file.
+    """A row: a line of JSON, a document, or why there is none.
 
-    `id` is its point id, if the source has one beside the document.
+    `number` counts from 0 in the file. `id` is its point id, if it is not in the document.
     """
 
     number: int
-    value: bytes | dict[str, Any]
+    value: bytes | dict[str, Any] | UnicodeDecodeError
     id: PointId | None = None
 
 
@@ -65,7 +65,7 @@ class File(NamedTuple):
 
 
 def open_files(path: str) -> FileSource:
-    """Return the source of a file, folder, glob or object-store URI.
+    """Return the source of a file, folder, glob or object-store URI. A `*` matches no `/`.
 
     Raises:
         ConfigurationError: there is no Parquet or JSONL file, or there are both.
@@ -76,23 +76,27 @@ def open_files(path: str) -> FileSource:
     info = system.get_file_info(base)
     if info.type is fs.FileType.NotFound:
         raise ConfigurationError(f"{path} does not exist")
-    if info.type is fs.FileType.File:
+    if info.is_file:
         base, infos = root.rpartition("/")[0], [info]
     else:
-        infos = system.get_file_info(fs.FileSelector(base, recursive=True))
+        is_deep = not is_glob or "/" in root[len(base) + 1 :]
+        infos = system.get_file_info(fs.FileSelector(base, recursive=is_deep))
     files = [
         File(info.path.removeprefix(base).lstrip("/"), info.size)
         for info in sorted(infos, key=lambda info: info.path)
-        if info.is_file and (not is_glob or fnmatchcase(info.path, root))
+        if info.is_file and (not is_glob or _matches(info.path, root))
     ]
     kinds = {_suffix(file.name) for file in files} - {None}
     if len(kinds) != 1:
         problem = "holds both Parquet and JSONL files" if kinds else "holds no file"
         raise ConfigurationError(f"{path} {problem}: pass .parquet, or .jsonl and .ndjson files")
-    scheme = path[: path.index("://") + 3] if "://" in path else ""
     kept = tuple(file for file in files if _suffix(file.name))
-    kind = ParquetSource if kinds == {"parquet"} else JSONLSource
-    return kind(f"{scheme}{base}", kept)
+    return (ParquetSource if kinds == {"parquet"} else JSONLSource)(system, base, kept)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    names, patterns = path.split("/"), pattern.split("/")
+    return len(names) == len(patterns) and all(map(fnmatchcase, names, patterns))
 
 
 def file_system(path: str) -> tuple[fs.FileSystem, str]:
@@ -107,7 +111,7 @@ def file_system(path: str) -> tuple[fs.FileSystem, str]:
         system, inner = fs.FileSystem.from_uri(path)
     except (ValueError, OSError) as error:
         raise ConfigurationError(f"the URI cannot be opened: {error}") from None
-    return system, inner
+    return system, inner.rstrip("/")
 
 
 def _suffix(name: str) -> str | None:
@@ -116,8 +120,9 @@ def _suffix(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class FileSource:
-    """Files below `root`, a path or URI."""
+    """Files below `root`, a path in `system`: the options of its URI and its keys are there."""
 
+    system: fs.FileSystem
     root: str
     files: tuple[File, ...]
     kind = ""
@@ -126,8 +131,7 @@ class FileSource:
         return {"kind": self.kind, "files": [file._asdict() for file in self.files]}
 
     def _open(self, name: str) -> pa.NativeFile:
-        system, root = file_system(self.root)
-        return system.open_input_file(f"{root}/{name}")
+        return self.system.open_input_file(f"{self.root}/{name}")
 
 
 class JSONLSource(FileSource):
@@ -175,8 +179,8 @@ class ParquetSource(FileSource):
         return [part for file in self.files for part in self._parts(file, rows)]
 
     def _parts(self, file: File, rows: int) -> Iterator[Part]:
-        with self._open(file.name) as stream:
-            total = pq.read_metadata(stream).num_rows
+        with self._open_parquet(file.name) as opened:
+            total = opened.metadata.num_rows
         for first in range(0, total, rows):
             yield {"file": file.name, "first": first, "rows": min(rows, total - first)}
 
@@ -201,7 +205,7 @@ class ParquetSource(FileSource):
     def _batches(self, parts: Sequence[Part]) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield batches of the row groups that hold the parts, each with its first row."""
         last = parts[-1]["first"] + parts[-1]["rows"]
-        with self._open(parts[0]["file"]) as stream, pq.ParquetFile(stream) as file:
+        with self._open_parquet(parts[0]["file"]) as file:
             metadata = file.metadata
             counts = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
             starts = list(accumulate(counts, initial=0))
@@ -215,15 +219,53 @@ class ParquetSource(FileSource):
                 yield first, batch
                 first += batch.num_rows
 
+    @contextmanager
+    def _open_parquet(self, name: str) -> Iterator[pq.ParquetFile]:
+        """Raises ConfigurationError: the file is not Parquet, or is damaged."""
+        try:
+            with self._open(name) as stream, pq.ParquetFile(stream) as file:
+                yield file
+        except pa.ArrowInvalid as error:
+            raise ConfigurationError(f"{name} cannot be read as Parquet: {error}") from None
 
-def _documents(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """Return rows as JSON has them: times and decimals are strings."""
+
+def _documents(batch: pa.RecordBatch) -> list[dict[str, Any] | UnicodeDecodeError]:
+    """Return rows as JSON has them: times, decimals and UUIDs are strings, maps are objects.
+
+    A row that is not UTF-8 is the error.
+    """
     for index, field in enumerate(batch.schema):
-        if pa.types.is_temporal(field.type) or pa.types.is_decimal(field.type):
-            strings = pc.cast(batch.column(index), pa.string())
-            batch = batch.set_column(index, field.name, strings)
-    rows: list[dict[str, Any]] = batch.to_pylist()
-    return rows
+        column = batch.column(index)
+        if isinstance(field.type, pa.UuidType):
+            uuids = [None if value is None else str(value) for value in column.to_pylist()]
+            batch = batch.set_column(index, field.name, pa.array(uuids, pa.string()))
+        elif (kind := _json_type(field.type)) != field.type:
+            batch = batch.set_column(index, field.name, column.cast(kind))
+    return _values(batch)
+
+
+def _values(batch: pa.RecordBatch) -> list[dict[str, Any] | UnicodeDecodeError]:
+    try:
+        return list(batch.to_pylist(maps_as_pydicts="lossy"))
+    except UnicodeDecodeError as error:
+        if len(batch) == 1:
+            return [error]
+    return [row for index in range(len(batch)) for row in _values(batch.slice(index, 1))]
+
+
+def _json_type(kind: pa.DataType) -> pa.DataType:
+    """Return a type with strings in the place of times and decimals."""
+    if pa.types.is_temporal(kind) or pa.types.is_decimal(kind):
+        return pa.string()
+    if pa.types.is_dictionary(kind):
+        return _json_type(kind.value_type)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_json_type(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, _json_type(kind.item_type))
+    if pa.types.is_list(kind):
+        return pa.list_(_json_type(kind.value_type))
+    return kind
 
 
 # ---------------------------------------------------------------------------------- Qdrant
@@ -259,20 +301,13 @@ class QdrantSource:
         return {"kind": self.kind, "url": url or path, "collection": self.collection}
 
     def parts(self, rows: int) -> list[Part]:
-        ids = [
-            record.id
-            for page in self.store.scroll(self.collection, page=PAGE, with_payload=False)
-            for record in page
-        ]
-        return [
-            {
-                "first_id": ids[first],
-                "last_id": ids[min(first + rows, len(ids)) - 1],
-                "first": first,
-                "rows": min(rows, len(ids) - first),
-            }
-            for first in range(0, len(ids), rows)
-        ]
+        parts: list[Part] = []
+        for page in self.store.scroll(self.collection, page=PAGE, with_payload=False):
+            for record in page:
+                if not parts or parts[-1]["rows"] == rows:
+                    parts.append({"first_id": record.id, "first": len(parts) * rows, "rows": 0})
+                parts[-1] |= {"last_id": record.id, "rows": parts[-1]["rows"] + 1}
+        return parts
 
     def read(self, parts: Sequence[Part]) -> Iterator[list[Row]]:
         """Points that were added or deleted since are read or missing."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bge_client import Client, ConfigurationError
+from bge_client import BGEError, Client, ConfigurationError
 from bge_client.cli import connected, refuse_unused
 from bge_client.codec import Dtype
 
@@ -19,9 +19,9 @@ from ..bulk.engine import EngineOptions
 from ..bulk.folder import OutputFolder
 from ..bulk.job import Job, check_started, open_job
 from ..bulk.manifest import Entry, Options
-from ..bulk.sources import QdrantSource, Source, open_files
+from ..bulk.sources import QdrantSource, Source, file_system, open_files
 from .bulk_progress import Progress
-from .options import collection_option, price_option, text_options
+from .options import collection_option, price_option, store_address, text_options
 from .output import print_json
 
 PARTITION_ROWS, COLBERT_PARTITION_ROWS = 8192, 256
@@ -47,21 +47,29 @@ def source_options(command: Command) -> Command:
         qdrant_url: str | None,
         **args: Any,
     ) -> None:
-        if files is not None and collection is None:
+        if (files is None) == (collection is None):
+            raise click.UsageError("pass either SOURCE or --collection")
+        if files is not None:
+            refuse({"path", "qdrant_url"}, "with SOURCE")
+            check_output(args["to"], files)
             command(source=open_files(files), **args)
             return
-        if collection is None or files is not None:
-            raise click.UsageError("pass either SOURCE or --collection")
-        url = None if path else qdrant_url or os.environ.get("QDRANT_URL") or None
         if path and args["model"]:
             raise ConfigurationError(
                 "--path means nothing with --model: one process can open the folder. Run a Qdrant "
                 "server"
             )
-        key = os.environ.get("QDRANT_API_KEY") or None
-        command(source=QdrantSource(collection, url=url, path=path, api_key=key), **args)
+        address = store_address(path and os.path.abspath(path), qdrant_url)
+        command(source=QdrantSource(str(collection), **address), **args)
 
     return run  # type: ignore[return-value]
+
+
+def check_output(to: str, files: str) -> None:
+    """Raises ConfigurationError: a second run would read the output of the first."""
+    paths = [f"{file_system(path)[1]}/" for path in (to, files)]
+    if paths[0].startswith(paths[1]):
+        raise ConfigurationError("--to must not lie in SOURCE")
 
 
 def vector_options(command: Command) -> Command:
@@ -194,3 +202,5 @@ def report(
         failed = f"{progress.total.failed:,} rows could not be embedded"
         click.echo(f"bge: {failed}: see {progress.dead_letters}", err=True)
     print_json(progress.report())
+    if not progress.total.written:
+        raise BGEError("no row could be embedded")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from bge_client.cli import progress_bar
+from bge_client.redaction import redact
 
 from ..bulk.job import Job
 from ..bulk.manifest import Entry
@@ -61,7 +62,8 @@ class Progress:
         for entry in self.job.finished.values():
             self.total.add(entry)
         self._start = self._line = time.monotonic()
-        self._bar = progress_bar("rows", self.job.manifest.rows, self.total.rows)
+        self._done = sum(map(self._rows, self.job.finished))
+        self._bar = progress_bar("rows", self.job.manifest.rows, self._done)
 
     def __enter__(self) -> Progress:
         return self
@@ -76,10 +78,15 @@ class Progress:
         actor.tokens += entry.tokens
         actor.seconds += entry.seconds
         self._bar.set_postfix_str(self._rates(), refresh=False)
-        self._bar.update(entry.rows)
+        self._done += self._rows(entry.partition)
+        self._bar.update(self._rows(entry.partition))
         if self._bar.disable and time.monotonic() - self._line >= LINE_SECONDS:
             self._line = time.monotonic()
             click.echo(self._sentence(), err=True)
+
+    def _rows(self, partition: int) -> int:
+        """Return the rows of the manifest: they have blank lines too, an entry has not."""
+        return int(self.job.manifest.partitions[partition]["rows"])
 
     @property
     def seconds(self) -> float:
@@ -92,7 +99,8 @@ class Progress:
     @property
     def dead_letters(self) -> str | None:
         """Return the folder of the rows that failed, if there are any."""
-        return f"{self.job.folder.path}/dead-letters" if self.total.failed else None
+        path = redact(self.job.folder.path)  # a URI may hold a key
+        return f"{path}/dead-letters" if self.total.failed else None
 
     def _rates(self) -> str:
         rates = sorted(actor.rate for actor in self.by_actor.values())
@@ -106,8 +114,8 @@ class Progress:
 
     def _sentence(self) -> str:
         rate = self.run.rows / self.seconds
-        left = (self.job.manifest.rows - self.total.rows) / rate if rate else 0.0
-        share = f"{self.total.rows:,} of {self.job.manifest.rows:,} rows"
+        left = (self.job.manifest.rows - self._done) / rate if rate else 0.0
+        share = f"{self._done:,} of {self.job.manifest.rows:,} rows"
         return f"bge: {share}, {rate:,.0f} rows/s, {left / 60:,.0f} min left, {self._rates()}"
 
     def report(self) -> dict[str, Any]:
@@ -116,7 +124,7 @@ class Progress:
         for actor in self.by_actor.values():
             by_device[actor.device].append(round(actor.rate, 1))
         return {
-            "output": self.job.folder.path,
+            "output": redact(self.job.folder.path),
             "fingerprint": self.job.manifest.model.fingerprint,
             "partitions": len(self.job.manifest.partitions),
             **asdict(self.total),

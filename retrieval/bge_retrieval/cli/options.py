@@ -41,20 +41,24 @@ def with_store(unless: Sequence[str] = (), *, create: bool = False) -> Callable[
             if any(args.get(option) for option in unless):
                 command(store=None, **args)
                 return
-            url = None if path else qdrant_url or os.environ.get("QDRANT_URL") or None
-            if not path and not url:
-                raise ConfigurationError("pass --path FOLDER or --qdrant-url, or set QDRANT_URL")
-            if path and qdrant_url:
-                raise ConfigurationError("pass either --path or --qdrant-url")
-            if path and not create and not Path(path, "meta.json").exists():
-                raise ConfigurationError(f"there are no collections in {path}")
-            key = os.environ.get("QDRANT_API_KEY") or None
-            with Store.open(url=url, path=path, api_key=key) as store:
+            with Store.open(**store_address(path, qdrant_url, create=create)) as store:
                 command(store=store, **args)
 
         return run  # type: ignore[return-value]
 
     return decorate
+
+
+def store_address(path: str | None, qdrant_url: str | None, *, create: bool = False) -> Any:
+    """Return the arguments of `Store.open`. A missing folder is an error unless `create`."""
+    url = None if path else qdrant_url or os.environ.get("QDRANT_URL") or None
+    if not path and not url:
+        raise ConfigurationError("pass --path FOLDER or --qdrant-url, or set QDRANT_URL")
+    if path and qdrant_url:
+        raise ConfigurationError("pass either --path or --qdrant-url")
+    if path and not create and not Path(path, "meta.json").exists():
+        raise ConfigurationError(f"there are no collections in {path}")
+    return {"url": url, "path": path, "api_key": os.environ.get("QDRANT_API_KEY") or None}
 
 
 def schema_options(command: Command) -> Command:

@@ -85,6 +85,15 @@ def test_a_poisoned_row_does_not_stop_the_job(run: Run, corpus_file: Path, tmp_p
     assert json.loads(letter)["row"] == 40
 
 
+def test_a_job_without_a_row_that_can_be_embedded_fails(
+    run: Run, corpus_file: Path, tmp_path: Path
+) -> None:
+    result = run("bulk", corpus_file, "--to", tmp_path / "out", "--text-field", "body")
+    assert result.exit_code == 1
+    assert "no row could be embedded" in result.stderr
+    assert json.loads(result.stdout)["failed"] == 40
+
+
 def test_options_without_effect_are_refused(run: Run, corpus_file: Path, tmp_path: Path) -> None:
     source = ["bulk", corpus_file, "--to", tmp_path / "out"]
     for options, problem in (
@@ -93,10 +102,20 @@ def test_options_without_effect_are_refused(run: Run, corpus_file: Path, tmp_pat
         (["--colbert-pool", 2], "--colbert-pool needs --colbert"),
         (["--max-length", 2], "--max-length must be from 3 to 8192. Given: 2"),
         (["--collection", "c"], "pass either SOURCE or --collection"),
+        (["--path", "data"], "--path means nothing with SOURCE"),
+        (["--to", corpus_file], "--to must not lie in SOURCE"),
     ):
         result = run(*source, *options)
         assert result.exit_code == 2
         assert problem in result.stderr
+
+
+def test_a_folder_without_collections_is_not_created(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    result = run("bulk", "--collection", "c", "--path", path, "--to", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "there are no collections in" in result.stderr
+    assert not path.exists()
 
 
 class RefusingClient:
@@ -140,4 +159,5 @@ def test_an_error_of_the_endpoint_stops_the_job(job: Job, worker: Client, tmp_pa
     client = RefusingClient(worker, ConfigurationError("no such endpoint"))
     with pytest.raises(ConfigurationError, match="no such endpoint"):
         list(endpoint_pipeline.run(job, client))  # type: ignore[arg-type]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {".lock", "manifest.json"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -103,11 +105,31 @@ def test_an_object_store_gets_the_same_files(job: Job) -> None:
     assert pending(reopened(job)) == []
 
 
-def test_what_a_killed_process_left_is_removed(job: Job) -> None:
-    left = Path(job.folder.path, "vectors", "000001.parquet.0a.tmp")
-    left.write_text("half")
+def test_what_a_killed_process_left_is_removed_and_nothing_else(job: Job) -> None:
+    for name in ("vectors/000001.parquet.0a.tmp", "manifest.json.0b.tmp", "mine.tmp", "a/b.tmp"):
+        path = Path(job.folder.path, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
     assert pending(reopened(job)) == []
-    assert not left.exists()
+    left = {path.name for path in Path(job.folder.path).rglob("*.tmp")}
+    assert left == {"mine.tmp", "b.tmp"}
+
+
+def test_a_second_process_is_refused(job: Job) -> None:
+    program = (
+        "import sys\n"
+        "from bge_retrieval.bulk.folder import OutputFolder\n"
+        "OutputFolder(sys.argv[1]).lock()\n"
+    )
+    command = [sys.executable, "-c", program, job.folder.path]
+    child = subprocess.run(command, capture_output=True, text=True)
+    assert "is in use by another `bge bulk`" in child.stderr
+
+
+def test_a_folder_whose_manifest_is_missing_is_refused(job: Job) -> None:
+    Path(job.folder.path, "manifest.json").unlink()
+    with pytest.raises(ConfigurationError, match="has `partitions` and no manifest"):
+        reopened(job)
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(

@@ -129,28 +129,10 @@ def test_indexing_is_deferred_and_a_failed_run_is_resumed(
         server.calls.clear()
         report = load(store, job, "c", parallel=1)
         assert (report.unchanged, report.written) == (23, 17)
-        lookups = server.routes().count("POST /collections/c/points")
-        assert lookups == 1 + (1 + 3) + (1 + 2)  # the first partition is complete
         assert (indexing_threshold(store), is_recorded(store)) == (20_000, False)
     changes = [call.body for call in server.calls if call.method == "PATCH"]
     thresholds = [body["optimizers_config"] for body in changes if "optimizers_config" in body]
     assert thresholds == [{"indexing_threshold": 0}, {"indexing_threshold": 20_000}]
-
-
-def test_points_of_two_jobs_are_all_compared(
-    server: QdrantServer, output: Output, passages: list[dict[str, Any]]
-) -> None:
-    """A window of the second job may be current because the first one wrote it."""
-    with Store.open(url=server.url) as store:
-        server.fail(disk_full, on=UPSERT, skip=4)
-        with pytest.raises(BGEError, match="No space left"):
-            load(store, output(), "c", parallel=1)
-        changed = output([{**passages[0], "text": "другой"}, *passages[1:40]], "second")
-        server.fail(disk_full, on=UPSERT)
-        with pytest.raises(BGEError, match="No space left"):
-            load(store, changed, "c", parallel=1)
-        assert load(store, changed, "c").written == 18
-        assert "другой" in {payload["text"] for payload, _ in contents(store, "c").values()}
 
 
 def test_a_process_killed_before_and_after_a_write_loses_nothing(

@@ -66,7 +66,8 @@ def test_a_text_that_fails_becomes_a_dead_letter(tmp_path: Path, kind: type[Exce
     entry = write(folder, MANIFEST, result)
     assert entry == folder.entry(4)
     assert (entry.rows, entry.written, entry.failed, entry.truncated) == (3, 2, 1, 2)
-    letters = (tmp_path / "dead-letters" / "000004.jsonl").read_text().splitlines()
+    path = tmp_path / "dead-letters" / "000004.jsonl"
+    letters = path.read_text().splitlines()
     reason = "InferenceError: not finite"
     assert [json.loads(line) for line in letters] == [{"row": 1, "id": "1", "reason": reason}]
     table = pq.read_table(folder.vectors_path(4))
@@ -79,6 +80,9 @@ def test_a_text_that_fails_becomes_a_dead_letter(tmp_path: Path, kind: type[Exce
         "tokens": 5,
         "truncated": True,
     }
+    documents.dead_letters.clear()
+    write(folder, MANIFEST, collect(MANIFEST, documents, computed(*[EMBEDDING] * 3)))
+    assert not path.exists()  # a second run had no failure
 
 
 def test_a_partition_without_a_text_that_can_be_embedded_is_written(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ pytest.importorskip("ray", reason="make test-bulk")
 
 import ray
 
+from bge_client import ConfigurationError
 from bge_retrieval.bulk import ray_pipeline
 from bge_retrieval.bulk.engine import EngineOptions, tokenize
 from bge_retrieval.bulk.folder import OutputFolder
@@ -36,6 +37,8 @@ def test_each_gpu_has_an_actor(runtimes: Any, tmp_path: Path) -> None:
     try:
         pool = ray_pipeline.choose_pool(None, None, "auto")
         assert pool == ray_pipeline.Pool(actors=2, threads=1, on_gpus=True)
+        with pytest.raises(ConfigurationError, match="--threads means nothing on GPUs"):
+            ray_pipeline.choose_pool(None, 1, "auto")
         engine: Any = FakeBulkEngine
         identity = ray_pipeline.identify(options, pool, engine)
         folder = OutputFolder(str(tmp_path / "out"))

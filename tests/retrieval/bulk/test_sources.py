@@ -7,17 +7,20 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import UUID
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import fs
 from qdrant_client import models
 
 from bge_client import ConfigurationError
 from bge_retrieval import Store
 from bge_retrieval.bulk import sources
+from bge_retrieval.bulk.partition import parse
 from bge_retrieval.bulk.sources import QdrantSource, Row, Source, open_files
 
 
@@ -74,11 +77,59 @@ def test_parquet_is_cut_by_rows_across_row_groups(
     assert [(row.number, row.value) for row in read] == [(n, {"text": str(n)}) for n in kept]
 
 
-def test_times_and_decimals_of_parquet_are_strings(tmp_path: Path) -> None:
-    table = pa.table({"day": [date(2026, 1, 2)], "price": [Decimal("1.50")], "n": [1]})
-    pq.write_table(table, tmp_path / "a.parquet")
+def test_rows_of_parquet_are_json(tmp_path: Path) -> None:
+    uuids = pa.array([UUID(int=7).bytes], pa.binary(16))
+    columns = {
+        "id": pa.ExtensionArray.from_storage(pa.uuid(), uuids),
+        "day": pa.array([date(2026, 1, 2)]),
+        "price": pa.array([Decimal("1.50")]),
+        "nested": pa.array([{"days": [date(2026, 1, 2)], "n": 1}]),
+        "map": pa.array([{"a": 1}], pa.map_(pa.string(), pa.int64())),
+        "category": pa.array(["x"]).dictionary_encode(),
+        "null": pa.array([None], pa.int64()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     (row,) = read_all(open_files(str(tmp_path)), 5, 1)
-    assert row.value == {"day": "2026-01-02", "price": "1.50", "n": 1}
+    assert row.value == {
+        "id": "00000000-0000-0000-0000-000000000007",
+        "day": "2026-01-02",
+        "price": "1.50",
+        "nested": {"days": ["2026-01-02"], "n": 1},
+        "map": {"a": 1},
+        "category": "x",
+        "null": None,
+    }
+
+
+def test_a_row_of_parquet_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    data = pa.py_buffer(b"a\xffb")
+    offsets = pa.array([0, 1, 2, 3], pa.int32()).buffers()[1]
+    texts = pa.Array.from_buffers(pa.string(), 3, [None, offsets, data])
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    rows = read_all(open_files(str(tmp_path)), 5, 1)
+    assert [rows[0].value, rows[2].value] == [{"text": "a"}, {"text": "b"}]
+    (letter,) = parse(0, {}, rows, ["text"]).dead_letters
+    assert letter == {"row": 1, "id": None, "reason": "the row is not UTF-8: invalid start byte"}
+
+
+@pytest.mark.parametrize("data", [b"", b"not a table"])
+def test_a_file_that_is_not_parquet_is_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(ConfigurationError, match=r"a\.parquet cannot be read as Parquet"):
+        open_files(str(tmp_path)).parts(5)
+
+
+def test_the_options_of_a_uri_stay_with_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an object store, they are its address and region."""
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    stored = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    monkeypatch.setattr(sources, "file_system", lambda path: (stored, "a.jsonl"))
+    source = open_files("s3://key:secret@bucket/a.jsonl?endpoint_override=127.0.0.1")
+    monkeypatch.undo()
+    source = pickle.loads(pickle.dumps(source))
+    assert [row.value for row in read_all(source, 5, 1)] == [b"{}"]
 
 
 def test_a_collection_is_cut_by_ids(qdrant: Store, qdrant_url: str) -> None:
@@ -107,6 +158,8 @@ def test_a_folder_and_a_glob_hold_their_files_in_order(tmp_path: Path) -> None:
     in_glob = open_files(f"{tmp_path}/*/*.jsonl")
     assert [file.name for file in in_glob.files] == ["a/1.jsonl", "b/2.jsonl"]
     assert [part["file"] for part in in_glob.parts(9)] == ["a/1.jsonl", "b/2.jsonl"]
+    with pytest.raises(ConfigurationError, match="holds no file"):
+        open_files(f"{tmp_path}/*.jsonl")  # those are deeper
 
 
 @pytest.mark.parametrize(
