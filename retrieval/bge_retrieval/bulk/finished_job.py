@@ -61,8 +61,13 @@ class FinishedJob:
         if len(entries) < count:
             first = next(number for number in range(count) if number not in entries)
             raise ConfigurationError(
-                f"{path}: {count - len(entries)} of {count} partitions are missing or do not have "
-                f"their checksum, first {first}. Run `bge bulk` again: it computes them"
+                f"{path}: {count - len(entries)} of {count} partitions are missing, first {first}. "
+                "Run `bge bulk` again: it computes them"
+            )
+        for entry in self._folder.damaged(entries.values()):
+            raise ConfigurationError(
+                f"{self._folder.vectors_path(entry.partition)} does not have its checksum. Delete "
+                "it and run `bge bulk` again: it computes it"
             )
         self.manifest: Manifest = manifest
         self.entries: Sequence[Entry] = [entries[number] for number in range(count)]

@@ -102,33 +102,25 @@ class OutputFolder:
         except (ValueError, KeyError, TypeError):
             return None
 
-    def is_whole(self, entry: Entry) -> bool:
-        """Return whether the Parquet file is the one that the entry names."""
-        path = self.vectors_path(entry.partition)
-        info = self.system.get_file_info(path)
-        if not info.is_file or info.size != entry.bytes:
-            return False
-        digest = hashlib.sha256()
-        with self.system.open_input_stream(path, compression=None) as stream:
-            while chunk := stream.read(CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest() == entry.sha256
-
     def finished(self, manifest: Manifest) -> dict[int, Entry]:
-        """Return the entries of partitions whose files are whole. Reads every file once.
+        """Return the entries of partitions whose Parquet files have the size of the entry.
+
+        A file appears whole or not at all, so its size is enough to go on: the checksums of a
+        billion rows would take an hour.
 
         Raises:
             ConfigurationError: an entry has another fingerprint than the manifest.
         """
-        selector = fs.FileSelector(f"{self._root}/partitions", allow_not_found=True)
-        infos = self.system.get_file_info(selector)
-        stems = [os.path.splitext(info.base_name)[0] for info in infos]
-        numbers = [int(stem) for stem in stems if stem.isdecimal()]
+        sizes = self._sizes("vectors")
+        numbers = [number for number in self._sizes("partitions") if number in sizes]
         with ThreadPoolExecutor(READERS) as pool:
             entries = [entry for entry in pool.map(self.entry, numbers) if entry]
-            known = [entry for entry in entries if entry.partition < len(manifest.partitions)]
-            whole = pool.map(self.is_whole, known)
-            kept = [entry for entry, is_whole in zip(known, whole, strict=True) if is_whole]
+        kept = [
+            entry
+            for entry in entries
+            if entry.partition < len(manifest.partitions)
+            and sizes.get(entry.partition) == entry.bytes
+        ]
         for entry in kept:
             if entry.fingerprint != manifest.model.fingerprint:
                 raise ConfigurationError(
@@ -136,6 +128,34 @@ class OutputFolder:
                     f"{entry.fingerprint}, and the manifest {manifest.model.fingerprint}"
                 )
         return {entry.partition: entry for entry in kept}
+
+    def _sizes(self, name: str) -> dict[int, int]:
+        """Return the bytes of the files of a folder, by partition."""
+        selector = fs.FileSelector(f"{self._root}/{name}", allow_not_found=True)
+        sizes = {}
+        for info in self.system.get_file_info(selector):
+            stem, suffix = os.path.splitext(info.base_name)
+            if stem.isdecimal() and suffix != TEMPORARY:
+                sizes[int(stem)] = info.size
+        return sizes
+
+    def damaged(self, entries: Collection[Entry]) -> list[Entry]:
+        """Return the entries whose Parquet file does not have their checksum. Reads all files."""
+        with ThreadPoolExecutor(READERS) as pool:
+            checksums = pool.map(self._checksum, entries)
+            return [
+                entry
+                for entry, checksum in zip(entries, checksums, strict=True)
+                if checksum != entry.sha256
+            ]
+
+    def _checksum(self, entry: Entry) -> str:
+        digest = hashlib.sha256()
+        path = self.vectors_path(entry.partition)
+        with self.system.open_input_stream(path, compression=None) as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
 
     def write_vectors(self, partition: int, data: bytes) -> None:
         self._write(_vectors(partition), data)
