@@ -211,6 +211,15 @@ class Store:
         self.client.update_collection(collection, metadata=dict(metadata))
 
     @_request
+    def set_indexing_threshold(self, collection: str, kilobytes: int) -> None:
+        """Set from how many kilobytes of vectors on a segment is indexed; 0 turns indexing off.
+
+        Local mode has no index and ignores it.
+        """
+        optimizers = models.OptimizersConfigDiff(indexing_threshold=kilobytes)
+        self.client.update_collection(collection, optimizers_config=optimizers)
+
+    @_request
     def delete_collection(self, collection: str) -> None:
         self.client.delete_collection(collection)
 

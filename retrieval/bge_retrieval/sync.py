@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any, TypeVar
 
 from qdrant_client import models
@@ -52,6 +53,11 @@ class IdSummary:
         if len(self.first) < MAX_REPORTED_IDS:
             self.first[str(id)] = reason
 
+    def merge(self, part: IdSummary) -> None:
+        self.count += part.count
+        left = MAX_REPORTED_IDS - len(self.first)
+        self.first.update(islice(part.first.items(), left))
+
 
 @dataclass
 class SyncReport:
@@ -64,6 +70,13 @@ class SyncReport:
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
+
+    def merge(self, part: SyncReport) -> None:
+        """Add the counts of a part of the points."""
+        self.unchanged += part.unchanged
+        self.written += part.written
+        self.truncated.merge(part.truncated)
+        self.colbert_cut.merge(part.colbert_cut)
 
 
 def sync(
@@ -98,7 +111,7 @@ def sync_by_batches(
     in_flight: Counter[PointId] = Counter()
     pending = stale_documents(store, collection, documents, report, in_flight, progress)
     points = (
-        _point(document, embedding, metadata, report)
+        make_point(document.id, document.payload, embedding, metadata, report)
         for document, embedding in embed_documents(client, pending, collection, metadata)
     )
     for batch in batches(points):
@@ -227,18 +240,25 @@ def embed_documents(
         raise
 
 
-def _point(
-    document: Document, embedding: Embedding, metadata: CollectionMetadata, report: SyncReport
+def make_point(
+    id: PointId,
+    payload: Payload,
+    embedding: Embedding,
+    metadata: CollectionMetadata,
+    report: SyncReport,
 ) -> models.PointStruct:
-    payload = strip_flag(document.payload)
+    """Return a document as a point, and count in `report` what its vectors lack.
+
+    Raises:
+        ProtocolError: a vector is not finite.
+    """
+    payload = strip_flag(payload)
     if embedding.truncated:
-        report.truncated.add(document.id)
+        report.truncated.add(id)
     if is_colbert_cut(embedding, metadata):
-        report.colbert_cut.add(document.id)
+        report.colbert_cut.add(id)
         payload = {**payload, COLBERT_CUT: True}
-    return models.PointStruct(
-        id=document.id, vector=point_vectors(embedding, metadata), payload=payload
-    )
+    return models.PointStruct(id=id, vector=point_vectors(embedding, metadata), payload=payload)
 
 
 def batches(points: Iterable[P]) -> Iterator[list[P]]:
