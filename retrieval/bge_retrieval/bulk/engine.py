@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bge_client import Probe, SparseVector, Usage
+from bge_client import ConfigurationError, Probe, SparseVector, Usage
 from bge_client.providers.probe import TEXTS
 from bge_client.results import EmbedResult
 
@@ -40,15 +40,19 @@ class Engine:
         """Load the model.
 
         Raises:
-            StartError: the folder or the device is not usable.
+            ConfigurationError: the folder or the device is not usable.
         """
         import torch
 
         from bge_worker.engine import Embedder
+        from bge_worker.errors import StartError
 
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        self._embedder = Embedder.load(options.folder, device=options.device)  # type: ignore[arg-type]
+        try:
+            self._embedder = Embedder.load(options.folder, device=options.device)  # type: ignore[arg-type]
+        except StartError as error:
+            raise ConfigurationError(str(error)) from None
         info = self._embedder.info
         self.device = self._embedder.runtime.device
         self.identity = ModelIdentity(info.model, info.revision, info.fingerprint, info.width)
@@ -93,15 +97,19 @@ class Engine:
 @lru_cache(maxsize=1)
 def _tokenizer(folder: str) -> Tokenizer:
     from bge_worker.engine import load_tokenizer
+    from bge_worker.errors import StartError
 
-    return load_tokenizer(folder)
+    try:
+        return load_tokenizer(folder)
+    except StartError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def tokenize(folder: str, texts: Sequence[str], max_length: int | None) -> list[Encoded]:
     """Return the token ids of each text. The tokenizer is kept for the next call.
 
     Raises:
-        StartError: the folder holds no model.
+        ConfigurationError: the folder holds no model.
     """
     from bge_worker.engine.texts import MAX_LENGTH
 

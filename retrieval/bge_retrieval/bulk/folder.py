@@ -40,7 +40,8 @@ class OutputFolder:
         self._is_disk = isinstance(self._system, fs.LocalFileSystem)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OutputFolder, (self.path,)
+        path = self._root if isinstance(self._system, fs.LocalFileSystem) else self.path
+        return OutputFolder, (path,)  # another process may have another working directory
 
     def vectors_path(self, partition: int) -> str:
         """Return the path of a Parquet file in the folder's file system."""
@@ -157,10 +158,12 @@ class OutputFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException:
+        except OSError as error:
+            error.filename = path  # a full disk does not name it
+            raise
+        finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)
-            raise
 
 
 def _vectors(partition: int) -> str:

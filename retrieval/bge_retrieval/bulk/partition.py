@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bge_client import ValidationError, strict_json
+from bge_client import BGEError, ValidationError, strict_json
 
 from ..documents import Document, parse_document
 from .folder import OutputFolder
@@ -110,16 +110,19 @@ def collect(manifest: Manifest, documents: Documents, computed: Computed) -> Res
     """Put vectors and documents together. A text that failed becomes a dead letter.
 
     Raises:
-        Exception: all of at least `MIN_FAILURES` texts failed, with the error of the first.
+        BGEError: all of at least `MIN_FAILURES` texts failed.
     """
     failures = [vectors for vectors in computed.vectors if isinstance(vectors, Exception)]
     if len(failures) == len(computed.vectors) >= MIN_FAILURES:
-        raise failures[0]
+        raise BGEError(
+            f"all {len(failures)} texts of partition {documents.partition} failed, the first with "
+            f"{reason(failures[0])}"
+        )
     kept, vectors = [], []
     for index, result in enumerate(computed.vectors):
         if isinstance(result, Exception):
             number, id = documents.numbers[index], documents.ids[index]
-            documents.add_dead_letter(number, id, f"{type(result).__name__}: {message(result)}")
+            documents.add_dead_letter(number, id, reason(result))
         else:
             kept.append(index)
             vectors.append(result)
@@ -150,9 +153,10 @@ def collect(manifest: Manifest, documents: Documents, computed: Computed) -> Res
     return Result(rows, letters, entry)
 
 
-def message(error: Exception) -> str:
-    """Return the message of an error. The engine's errors repeat their type in `str`."""
-    return str(error).removeprefix(f"{type(error).__name__}: ")
+def reason(error: Exception) -> str:
+    """Return the type and message of an error. An error of the engine has its type in `str`."""
+    name = type(error).__name__
+    return f"{name}: {str(error).removeprefix(f'{name}: ')}"
 
 
 def write(folder: OutputFolder, manifest: Manifest, result: Result) -> Entry:

@@ -46,7 +46,8 @@ class Pool:
 
     @property
     def resources(self) -> dict[str, float]:
-        return {"num_gpus": 1} if self.on_gpus else {"num_cpus": self.threads}
+        # Ray Data would add a CPU to each GPU: where there are no more, no task could start.
+        return {"num_gpus": 1, "num_cpus": 0} if self.on_gpus else {"num_cpus": self.threads}
 
     @property
     def tasks(self) -> int:

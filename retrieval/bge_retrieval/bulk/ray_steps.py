@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 
-from bge_client import BGEError, ConfigurationError, FingerprintError
+from bge_client import BGEError, FingerprintError
 
 from .engine import Engine, EngineOptions, tokenize
 from .folder import OutputFolder
@@ -140,8 +140,6 @@ def _shown(error: Exception, step: str) -> Exception:
     """Return an error that may be shown: the message of any other may quote a text."""
     if isinstance(error, BGEError | OSError):
         return error
-    if type(error).__name__ == "StartError":  # of the engine: its message names a folder or option
-        return ConfigurationError(str(error))
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

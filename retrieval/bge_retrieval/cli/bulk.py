@@ -167,7 +167,7 @@ def bulk(
         raise ConfigurationError(f"--model needs {error.name}: {INSTALL}") from None
     ray_pipeline.connect(address)
     pool = ray_pipeline.choose_pool(actors, threads, device)
-    engine = EngineOptions(model or "")
+    engine = EngineOptions(os.path.abspath(model or ""))
     job = open_job(folder, source, options, ray_pipeline.identify(engine, pool))
     report(job, ray_pipeline.run(job, engine, pool), pool.actors, dollars_per_hour)
 

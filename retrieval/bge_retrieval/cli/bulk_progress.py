@@ -108,7 +108,7 @@ class Progress:
         rate = self.run.rows / self.seconds
         left = (self.job.manifest.rows - self.total.rows) / rate if rate else 0.0
         share = f"{self.total.rows:,} of {self.job.manifest.rows:,} rows"
-        return f"bge: {share}, {rate:,.0f} rows/s, {left / 60:,.0f} minutes left, {self._rates()}"
+        return f"bge: {share}, {rate:,.0f} rows/s, {left / 60:,.0f} min left, {self._rates()}"
 
     def report(self) -> dict[str, Any]:
         """Return the report of the run as JSON."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -107,6 +108,19 @@ def test_what_a_killed_process_left_is_removed(job: Job) -> None:
     left.write_text("half")
     assert pending(reopened(job)) == []
     assert not left.exists()
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match=r"No space left on device: .*000001\.parquet"):
+        run(job, 1)
+    assert not list(Path(job.folder.path).rglob("*.tmp"))
+    assert pending(reopened(job)) == []
 
 
 @pytest.mark.parametrize(

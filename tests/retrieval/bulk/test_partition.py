@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bge_client import Embedding, InferenceError, SparseVector
+from bge_client import BGEError, Embedding, InferenceError, SparseVector
 from bge_retrieval.bulk.folder import OutputFolder
 from bge_retrieval.bulk.manifest import Manifest, ModelIdentity, Options
 from bge_retrieval.bulk.partition import Computed, collect, parse, write
@@ -94,7 +94,7 @@ def test_a_partition_without_a_text_that_can_be_embedded_is_written(tmp_path: Pa
 
 def test_texts_that_all_fail_are_the_engine_s_fault() -> None:
     documents = parse(0, {}, [Row(n, {"text": "t"}) for n in range(10)], ["text"])
-    with pytest.raises(InferenceError, match="broken"):
+    with pytest.raises(BGEError, match=r"all 10 texts of partition 0 .* InferenceError: broken"):
         collect(MANIFEST, documents, computed(*[InferenceError("broken")] * 10))
 
 
