@@ -162,7 +162,7 @@ def measure_rows(rows: int, folder: Path) -> dict[str, Any]:
 
 
 def measure_partitions(partitions: int, folder: Path) -> dict[str, Any]:
-    """Measure partitions of a row. `driver_ms`: its CPU time for each after the first."""
+    """Measure partitions of a row. `driver_ms`: CPU time of the driver for each but the first."""
     source = write_rows(folder / "tiny.jsonl", mixed_texts(partitions, SHORT_WORDS))
     job = run(source, MINIATURE / "bge-m3", 1, "--to", folder / "tiny", "--actors", 2, "--fake")
     first, last = job.partitions[0], job.partitions[-1]
