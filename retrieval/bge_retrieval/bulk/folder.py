@@ -67,7 +67,6 @@ class OutputFolder:
         return Manifest.from_dict(stored, f"{self.path}/manifest.json")
 
     def write_manifest(self, manifest: Manifest) -> None:
-        self._create_folders()
         self._write("manifest.json", json.dumps(manifest.as_dict(), ensure_ascii=False).encode())
 
     def entry(self, partition: int) -> Entry | None:
