@@ -84,7 +84,7 @@ field-report: $(VENV)/setup-test ## An hour of checks on RunPod, or with LOCAL=1
 ##@ Develop
 
 test: $(VENV)/setup-test ## Run the tests: a few minutes, no network, no GPU
-	$(PY) -m pytest -q -n auto --dist loadfile
+	$(PY) -m pytest -q -n auto --dist worksteal
 
 check: lint types ## Lint and check types
 

@@ -74,10 +74,11 @@ def answers() -> Table:
                 milliseconds(report["latency"]["p50"]),
                 milliseconds(report["latency"]["p99"]),
                 milliseconds(report["warm"]["p99"]),
+                f"{answer['seconds']:.1f} s",
             ]
         )
     head = ["", "requests", "million tokens", "$ start", "work", "idle", "total", "hosted"]
-    return [*head, "meet a cold start", "p50", "p99", "p99 without"], rows
+    return [*head, "meet a cold start", "p50", "p99", "p99 without", "CPU time"], rows
 
 
 def advice() -> str:
@@ -113,10 +114,16 @@ def course() -> Table:
         tokens = report["tokens"] * 30 / report["days"] / courses / 1e6
         dollars = [hosted["Jina"], same_model, report["dollars"]["total"]]
         rows.append(
-            [f"`{name}.toml`", f"{tokens:,.1f}", *(f"${part / courses:.3f}" for part in dollars)]
+            [
+                f"`{name}.toml`",
+                f"{courses:,.0f}",
+                f"{tokens:,.1f}",
+                *(f"${part / courses:.3f}" for part in dollars),
+            ]
         )
-    rows.append(["the plan", "", "$10", "", "$0.30"])
-    return ["a course", "million tokens", "Jina", "the same models hosted", "RunPod"], rows
+    rows.append(["the plan", "1,000", "", "$10", "", "$0.30"])
+    head = ["a course", "courses a month", "million tokens"]
+    return [*head, "Jina", "the same models hosted", "RunPod"], rows
 
 
 def front(name: str) -> Table:
@@ -126,7 +133,7 @@ def front(name: str) -> Table:
         rows.append(
             [
                 report["card"],
-                f"{endpoint['min_workers']}",
+                f"{endpoint['min_workers']} to {endpoint['max_workers']}",
                 f"{endpoint['idle_timeout']:g}",
                 money(report["dollars"]["total"]),
                 milliseconds(report["latency"]["p50"]),
@@ -136,7 +143,7 @@ def front(name: str) -> Table:
         )
     head = [
         "card",
-        "min workers",
+        "workers",
         "idle timeout, s",
         "$ a month",
         "p50",

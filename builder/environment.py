@@ -79,7 +79,7 @@ def read_output(process: subprocess.Popen[str], step: Step | None) -> str:
             lines.append(line)
         elif step:
             current, total = map(int, progress.groups())
-            step.note(f"{(finished + current) / 1e6:.0f} MB downloaded")
+            step.note(f"{(finished + current) / 1e6:.0f} MB")
             finished += total if current == total else 0
     return "".join(lines)
 

@@ -8,6 +8,7 @@ before anything is installed, so it needs the standard library alone.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -50,9 +51,9 @@ class Step:
             self._redraw(f"{time.monotonic() - self._began:6.0f} s{self._note}")
 
     def _redraw(self, text: str) -> None:
-        # `\033[K` clears what a longer note has left.
-        line = f"\r{self._title + ' …':{WIDTH}}{text}\033[K"
-        print(line, end="", file=sys.stderr, flush=True)
+        # A line that wraps could not be redrawn. `\033[K` clears what a longer note has left.
+        line = f"{self._title + ' …':{WIDTH}}{text}"[: shutil.get_terminal_size().columns - 1]
+        print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
 
 
 def run_step(title: str, command: Sequence[str]) -> int:

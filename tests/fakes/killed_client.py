@@ -12,10 +12,10 @@ class Killed(BaseException):
 
 
 class KilledClient:
-    """A Qdrant client whose process is killed before or after the n-th call."""
+    """A Qdrant client whose process is killed after the n-th call, as if before the next one."""
 
-    def __init__(self, client: QdrantClient, kill_at: int, kill_after_call: bool) -> None:
-        self._client, self._kill_at, self._kill_after_call = client, kill_at, kill_after_call
+    def __init__(self, client: QdrantClient, kill_at: int) -> None:
+        self._client, self._kill_at = client, kill_at
         self.calls = 0
 
     def __getattr__(self, method: str) -> Any:
@@ -23,8 +23,6 @@ class KilledClient:
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             self.calls += 1
-            if self.calls == self._kill_at and not self._kill_after_call:
-                raise Killed
             result = call(*args, **kwargs)
             if self.calls == self._kill_at:
                 raise Killed

@@ -60,7 +60,7 @@ def bodies(valid: Any) -> st.SearchStrategy[bytes]:
 
 @pytest.mark.parametrize("route", BODIES)
 def test_any_body_is_answered(route: str, client: httpx.Client) -> None:
-    @fuzz_settings(examples=30)
+    @fuzz_settings(examples=15)
     @given(bodies(BODIES[route]))
     def check(body: bytes) -> None:
         reply = client.post(route, content=body)

@@ -101,7 +101,7 @@ def test_points_are_written_read_changed_and_deleted(qdrant: Store) -> None:
 def test_threads_and_tasks_search_alike(
     qdrant: Store, qdrant_url: str, worker: Client, passages: list[Any]
 ) -> None:
-    index(qdrant, worker, "c", passages[:40], schema=Schema(colbert=True))
+    index(qdrant, worker, "c", passages[:16], schema=Schema(colbert=True))
     plan = Plan(colbert=True, rerank=5)
     engine = HybridSearch(qdrant, worker, "c", plan)
 

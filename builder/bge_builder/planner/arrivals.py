@@ -6,12 +6,15 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from .cards import PlanError
-from .scenario import Bulk, Bursts, Day, Poisson, Requests, Timed, Traffic
+from .scenario import Bulk, Bursts, Day, Generated, Poisson, Timed, Traffic
 
 HOUR, DAY = 3600.0, 86_400.0
 MAX_REQUESTS = 5_000_000
@@ -41,10 +44,10 @@ def generate(traffic: Sequence[Traffic], days: int, seed: int) -> Arrivals:
     rng = np.random.default_rng(seed)
     times, tokens, is_rerank = [np.empty(0)], [np.empty(0)], [np.empty(0, bool)]
     for part in traffic:
-        part_times, part_tokens = recorded(part, days) if isinstance(part, Day) else (None, None)
-        if part_times is None:
+        if isinstance(part, Day):
+            part_times, part_tokens = recorded(part, days)
+        else:
             part_times = moments(part, days, rng, seed)
-        if part_tokens is None:
             part_tokens = sizes(part, len(part_times), rng)
         times.append(part_times)
         tokens.append(part_tokens)
@@ -63,7 +66,7 @@ def check_count(requests: float) -> None:
         )
 
 
-def sizes(requests: Requests, count: int, rng: np.random.Generator) -> Array:
+def sizes(requests: Generated, count: int, rng: np.random.Generator) -> Array:
     """Tokens of requests. A text's are gamma distributed, so those of several texts are too."""
     mean = requests.texts * requests.tokens
     if not requests.variation:
@@ -72,7 +75,7 @@ def sizes(requests: Requests, count: int, rng: np.random.Generator) -> Array:
     return np.maximum(rng.gamma(shape, mean / shape, count), 1.0)
 
 
-def moments(part: Traffic, days: int, rng: np.random.Generator, seed: int) -> Array:
+def moments(part: Poisson | Bursts | Bulk, days: int, rng: np.random.Generator, seed: int) -> Array:
     match part:
         case Poisson():
             return poisson(part, part.per_minute / 60, days, rng)
@@ -85,15 +88,14 @@ def moments(part: Traffic, days: int, rng: np.random.Generator, seed: int) -> Ar
             return (starts[:, None] + offsets).ravel()
         case Bulk():
             return np.full(part.requests, part.hour * HOUR)
-    raise AssertionError(part)
 
 
 def poisson(shape: Timed, per_second: float, days: int, rng: np.random.Generator) -> Array:
     """Return random moments: `per_second` within the hours of `shape`, fewer outside them."""
     start, end = (hour * HOUR for hour in shape.hours)
     pieces = [(0.0, start, shape.at_night), (start, end, 1.0), (end, DAY, shape.at_night)]
-    check_count(per_second * DAY * days)
-    times = [np.empty(0)]
+    check_count(days * per_second * sum((until - begin) * share for begin, until, share in pieces))
+    times = []
     for day in range(days):
         weekend = shape.at_weekends if day % 7 >= 5 else 1.0
         for begin, until, share in pieces:
@@ -102,26 +104,30 @@ def poisson(shape: Timed, per_second: float, days: int, rng: np.random.Generator
     return np.concatenate(times)
 
 
-def recorded(part: Day, days: int) -> tuple[Array, Array | None]:
-    """Return times and, if the file has them, tokens of a recorded day's requests, on each day.
+class Row(msgspec.Struct):
+    seconds: Annotated[float, Meta(ge=0, lt=86_400)]
+    tokens: Annotated[float, Meta(gt=0, le=1e9)]
 
-    Raises PlanError: the file is missing, has no column `seconds`, or has another value in a row.
+
+def recorded(part: Day, days: int) -> tuple[Array, Array]:
+    """Return times and tokens of a recorded day's requests, on each day.
+
+    Raises PlanError: the file is missing, is no CSV file, has no row, or a row is not valid.
     """
     path = Path(part.file)
+    rows: list[Row] = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        seconds = np.array([float(row["seconds"]) for row in rows])
-        tokens = np.array([float(row["tokens"]) for row in rows if "tokens" in row])
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            try:
+                rows += (msgspec.convert(values, Row, strict=False) for values in reader)
+            except (csv.Error, ValueError) as error:
+                raise PlanError(f"{path.name}, line {reader.line_num}: {error}") from None
     except OSError as error:
         raise PlanError(f"{path.name}: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError):
-        raise PlanError(
-            f"{path.name} must have a number in the column `seconds`, and in `tokens` if it has one"
-        ) from None
-    valid = np.all((seconds >= 0) & (seconds < DAY)) and np.all((tokens > 0) & (tokens < 1e9))
-    if not valid:  # also if a number is not finite
-        raise PlanError(f"{path.name}: `seconds` must be 0 to 86400, `tokens` above 0")
-    check_count(len(seconds) * days)
-    times = np.concatenate([seconds + day * DAY for day in range(days)])
-    return times, np.tile(tokens, days) if len(tokens) else None
+    if not rows:
+        raise PlanError(f"{path.name} must have a line `seconds,tokens` and a row for each request")
+    check_count(len(rows) * days)
+    times = np.array([row.seconds for row in rows])
+    tokens = np.array([row.tokens for row in rows])
+    return np.concatenate([times + day * DAY for day in range(days)]), np.tile(tokens, days)

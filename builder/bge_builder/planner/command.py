@@ -22,44 +22,47 @@ from .table import Row, print_table
 ENDPOINT_OPTIONS = ("idle_timeout", "min_workers", "max_workers")
 
 
-class Numbers(click.ParamType[list[float]]):
-    name = "numbers"
+class Values(click.ParamType[list[Any]]):
+    name = "values"
+
+    def __init__(self, kind: type[str] | type[int] | type[float]) -> None:
+        self._kind = kind
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[float]:
+    ) -> list[Any]:
         try:
-            numbers = [float(part) for part in str(value).split(",")]
+            return [self._kind(part.strip()) for part in str(value).split(",")]
         except ValueError:
-            self.fail("must be numbers separated by commas", param, ctx)
-        if not all(0 <= number <= 1e6 for number in numbers):
-            self.fail("must be 0 to 1000000", param, ctx)
-        return numbers
+            kind = self._kind.__name__
+            self.fail(f"must be `{kind}` values separated by commas. Given: {value}", param, ctx)
 
 
 @click.command()
 @click.argument("scenario", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--card", help="A card of RunPod Serverless. [default: the scenario's]")
-@click.option("--tokens-per-second", type=click.FloatRange(1), help="A worker's measured rate.")
-@click.option("--idle-timeout", type=click.FloatRange(0), help="Seconds.")
-@click.option("--min-workers", type=click.IntRange(0))
-@click.option("--max-workers", type=click.IntRange(1))
-@click.option("--days", type=click.IntRange(1, 366), help="Days to simulate.")
-@click.option("--seed", default=0, show_default=True, help="Of the traffic and the starts.")
 @click.option(
-    "--sweep", "is_sweep", is_flag=True, help="Try each of the following, with each other."
+    "--tokens-per-second", type=float, help="A worker's measured rate: no other card is tried."
 )
-@click.option("--sweep-cards", default=",".join(Grid.cards), show_default=True)
-@click.option("--sweep-idle-timeouts", type=Numbers(), default="5,60,600", show_default=True)
-@click.option("--sweep-min-workers", type=Numbers(), default="0,1", show_default=True)
+@click.option("--idle-timeout", type=float, help="Seconds.")
+@click.option("--min-workers", type=int)
+@click.option("--max-workers", type=int)
+@click.option("--days", type=int, help="Days to simulate.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of traffic and starts."
+)
+@click.option("--sweep", "is_sweep", is_flag=True, help="Try many endpoints: each value of these.")
+@click.option("--sweep-cards", type=Values(str), help="[default: L4,RTX 4090,L40S,H100]")
+@click.option("--sweep-idle-timeouts", type=Values(float), help="[default: 5,60,600]")
+@click.option("--sweep-min-workers", type=Values(int), help="[default: 0,1]")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page.")
 @click.option("--json", "is_json", is_flag=True, help="Print JSON instead of tables.")
 def plan(
     scenario: Path,
     is_sweep: bool,
-    sweep_cards: str,
-    sweep_idle_timeouts: list[float],
-    sweep_min_workers: list[float],
+    sweep_cards: list[str] | None,
+    sweep_idle_timeouts: list[float] | None,
+    sweep_min_workers: list[int] | None,
     seed: int,
     html: Path | None,
     is_json: bool,
@@ -71,15 +74,19 @@ def plan(
       bge plan builder/examples/search_box.toml
       bge plan builder/examples/search_box.toml --sweep --html plan.html
     """
-    min_workers = [int(number) for number in sweep_min_workers]
-    grid = Grid(sweep_cards.split(","), sweep_idle_timeouts, min_workers)
+    grid = Grid(
+        sweep_cards or Grid.cards,
+        sweep_idle_timeouts or Grid.idle_timeouts,
+        sweep_min_workers or Grid.min_workers,
+    )
+    is_sweep = is_sweep or grid != Grid()
     with exit_codes():
         chosen = with_options(read_scenario(scenario), options)
         arrivals = generate(chosen.traffic, chosen.days, seed)
         reports = [make_report(chosen, arrivals, seed)]
         if is_sweep:
             reports += sweep(chosen, arrivals, grid, seed)
-        front = pareto_front(reports) if is_sweep else []
+        front = pareto_front(reports) if is_sweep and len(arrivals) else []
         advice = advise(reports, chosen.target)
         if html is not None:
             html.write_text(render(chosen, reports, front, advice), "utf-8")
@@ -118,7 +125,8 @@ def print_report(scenario: Scenario, report: Report) -> None:
     rate = f"{report.tokens_per_second:,.0f} tokens a second ({report.speed_source})"
     click.echo(f"{scenario.about}\n" if scenario.about else "", nl=False)
     click.echo(f"{endpoint_text(report)}, {rate}")
-    click.echo(f"{report.requests:,} requests, {report.tokens:,.0f} tokens in {report.days} days\n")
+    period = "in all" if report.is_once else f"in {report.days} days"
+    click.echo(f"{report.requests:,} requests, {report.tokens:,.0f} tokens {period}\n")
     latencies = [("all requests", report.latency), ("without a cold start", report.warm)]
     print_table(
         ("latency", "p50", "p95", "p99"),

@@ -14,8 +14,10 @@ from .report import Report
 from .scenario import Scenario
 from .sweep import p99
 
+TICK_HOURS = (1 / 6, 0.5, 1, 3, 6, 12, 24, 72, 120, 240, 720, 1440)
+MAX_TICKS = 6
 # Of a plot, in SVG units. Labels of the ticks are in the margins.
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720.0, 280.0, 56.0, 690.0, 16.0, 250.0
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720.0, 280.0, 64.0, 676.0, 16.0, 250.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Point:
     y: float
     title: str
     is_best: bool  # on the Pareto front
+    is_own: bool  # the scenario's endpoint
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def scatter(reports: Sequence[Report], front: Sequence[Report]) -> Scatter:
             y(p99(report)),
             f"{endpoint_text(report)}: {money(report.dollars.total)}, {milliseconds(p99(report))}",
             report in front,
+            report is reports[0],
         )
         for report in shown
     ]
@@ -132,19 +136,28 @@ def decades(values: Sequence[float]) -> tuple[float, float]:
 def area(report: Report) -> Area:
     """The average number of workers in each period, as steps."""
     hours = report.period_hours * len(report.workers)
-    top = max(1.0, math.ceil(max(report.workers)))
+    top = max(1.0, math.ceil(round(max(report.workers), 2)))
     x = Scale(0, hours, LEFT, RIGHT, log=False)
     y = Scale(0, top, BOTTOM, TOP, log=False)
     steps = [f"M{x(0)} {y(0)}"]
     for index, workers in enumerate(report.workers):
         steps.append(f"V{y(workers)} H{x((index + 1) * report.period_hours)}")
-    days = max(1, round(hours / 24))
-    every = math.ceil(days / 10)
     return Area(
         " ".join([*steps, f"V{y(0)} Z"]),
-        [Tick(x(day * 24), f"day {day + 1}") for day in range(0, days, every) if day * 24 < hours],
+        [Tick(x(hour), label) for hour, label in labelled_hours(hours)],
         [Tick(y(value), f"{value:g}") for value in (0, top / 2, top)],
     )
+
+
+def labelled_hours(hours: float) -> list[tuple[float, str]]:
+    """Return the hours that are marked on an axis of `hours`, and their labels."""
+    step = next((step for step in TICK_HOURS if hours / step <= MAX_TICKS), hours / MAX_TICKS)
+    marked = [step * index for index in range(math.ceil(hours / step))]
+    if step < 1:
+        return [(hour, f"{60 * hour:.0f} min") for hour in marked]
+    if step < 24:
+        return [(hour, f"{hour:.0f} h") for hour in marked]
+    return [(hour, f"day {hour // 24 + 1:.0f}") for hour in marked]
 
 
 def split(report: Report) -> list[tuple[str, float, float]]:

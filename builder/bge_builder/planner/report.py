@@ -10,14 +10,15 @@ import msgspec
 import numpy as np
 
 from .arrivals import DAY, Array, Arrivals
-from .cards import Card, Speed, catalogue
+from .cards import Card, PlanError, Speed, catalogue
 from .scenario import Bulk, Endpoint, Scenario
 from .simulation import QUIET_SECONDS, simulate
 from .worker import Life
 
 MONTH_DAYS = 30
 SLEEP_SECONDS = 7 * DAY  # without a request, after which RunPod lowers max workers to 0
-MAX_POINTS = 336  # of the workers over time
+MAX_BATCHES = 20_000_000  # about a minute
+PERIODS = 336  # of the workers over time
 PERCENTILES = (50, 95, 99)
 
 
@@ -125,15 +126,16 @@ class Machine:
 def make_report(scenario: Scenario, arrivals: Arrivals, seed: int = 0) -> Report:
     """Simulate the endpoint of `scenario` with these requests.
 
-    Raises PlanError: RunPod Serverless has no such card.
+    Raises PlanError: RunPod Serverless has no such card, or the simulation would take too long.
     """
     machine = Machine.of(scenario)
-    seconds = scenario.days * DAY
-    outcome = simulate(arrivals, scenario.endpoint, machine.speed, seconds=seconds, seed=seed)
+    tokens = float(arrivals.tokens.sum())
+    check_batches(tokens / scenario.endpoint.max_batch_tokens)
     is_once = bool(scenario.traffic) and all(isinstance(part, Bulk) for part in scenario.traffic)
+    seconds = 0.0 if is_once else scenario.days * DAY
+    outcome = simulate(arrivals, scenario.endpoint, machine.speed, seconds=seconds, seed=seed)
     scale = 1.0 if is_once else MONTH_DAYS / scenario.days
     dollars = cost(outcome.lives, machine.price * scale)
-    tokens = float(arrivals.tokens.sum())
     end = float((arrivals.times + outcome.latencies).max(initial=0.0))
     workers, period = over_time(outcome.lives, max(seconds, end))
     return Report(
@@ -158,6 +160,14 @@ def make_report(scenario: Scenario, arrivals: Arrivals, seed: int = 0) -> Report
     )
 
 
+def check_batches(batches: float) -> None:
+    if batches > MAX_BATCHES:
+        raise PlanError(
+            f"`traffic` must have at most {MAX_BATCHES:,} micro-batches, its tokens by "
+            f"`max_batch_tokens`. Given: {batches:,.0f}"
+        )
+
+
 def cost(lives: Sequence[Life], price: float) -> Dollars:
     return Dollars(
         price * sum(life.start for life in lives),
@@ -180,15 +190,12 @@ def hosted_costs(arrivals: Arrivals, scale: float) -> list[HostedCost]:
 
 def over_time(lives: Sequence[Life], seconds: float) -> tuple[list[float], float]:
     """Return the average number of workers in equal periods, and the seconds of a period."""
-    hours = max(1, round(seconds / 3600))
-    count = min(MAX_POINTS, hours)
-    edges = np.linspace(0, seconds, count + 1)
-    total = np.zeros(count)
-    for life in lives:
-        until, since = np.minimum(life.stopped, edges[1:]), np.maximum(life.started, edges[:-1])
-        total += np.maximum(until - since, 0.0)
-    period = seconds / count
-    return (total / period).tolist(), period
+    started = np.array([life.started for life in lives])
+    stopped = np.array([life.stopped for life in lives])
+    edges = np.linspace(0, seconds, PERIODS + 1)
+    paid = [(np.minimum(stopped, edge) - np.minimum(started, edge)).sum() for edge in edges]
+    period = seconds / PERIODS
+    return (np.diff(paid) / period).tolist(), period
 
 
 def notes(arrivals: Arrivals, scenario: Scenario, end: float) -> list[str]:

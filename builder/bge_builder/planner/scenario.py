@@ -28,6 +28,8 @@ from msgspec import Meta
 from .cards import PlanError, Task
 
 Amount = Annotated[float, Meta(ge=0, le=1e9)]
+Seconds = Annotated[float, Meta(ge=0, le=3600)]
+Tokens = Annotated[float, Meta(gt=0, le=8192)]  # of a text: what the models read
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -35,19 +37,22 @@ Hour = Annotated[float, Meta(ge=0, le=24)]
 
 
 class Requests(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What requests have in common.
+    task: Task = "embed"
+
+
+class Generated(Requests, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests of random sizes.
 
     A text has `tokens` tokens on average, a document of a rerank those of the query too.
     `variation` is the standard deviation of a text's tokens by their mean.
     """
 
-    task: Task = "embed"
     texts: Count = 1
-    tokens: Positive
-    variation: Amount = 1.0
+    tokens: Tokens
+    variation: Annotated[float, Meta(ge=0, le=10)] = 1.0
 
 
-class Timed(Requests, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Timed(Generated, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Requests within `hours` of the day; at other hours, and on day 6 and 7 of a week, that share
     of the rate."""
 
@@ -70,20 +75,20 @@ class Bursts(Timed, frozen=True, kw_only=True, tag="bursts", tag_field="kind"):
 
     per_day: Amount
     requests: Count
-    seconds: Amount = 0.0
+    seconds: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
     event: str = ""
 
 
-class Bulk(Requests, frozen=True, kw_only=True, tag="bulk", tag_field="kind"):
+class Bulk(Generated, frozen=True, kw_only=True, tag="bulk", tag_field="kind"):
     """A job: `requests` requests, all in the queue at that hour of the first day."""
 
     requests: Count
-    hour: Amount = 0.0
+    hour: Hour = 0.0
 
 
 class Day(Requests, frozen=True, kw_only=True, tag="csv", tag_field="kind"):
-    """A recorded day, repeated: a CSV file with a column `seconds` since midnight and, if the
-    requests differ in their sizes, `tokens` of a request."""
+    """A recorded day, repeated: a CSV file with a row for each request, which has the columns
+    `seconds` since midnight and `tokens` of all its texts."""
 
     file: str
 
@@ -101,15 +106,15 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     min_workers: Annotated[int, Meta(ge=0, le=1000)] = 0
     max_workers: Annotated[int, Meta(ge=1, le=1000)] = 3
-    idle_timeout: Amount = 5.0
+    idle_timeout: Seconds = 5.0
     scaler: Literal["QUEUE_DELAY", "REQUEST_COUNT"] = "QUEUE_DELAY"
     scaler_value: Positive = 4.0
     concurrency: Count = 32
     max_batch_tokens: Count = 16_384
     cold_start: Positive = 10.0
     cold_start_p95: Positive = 25.0
-    stop_seconds: Amount = 1.0
-    request_overhead: Amount = 0.1
+    stop_seconds: Seconds = 1.0
+    request_overhead: Seconds = 0.1
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,7 +155,11 @@ def read_scenario(path: Path) -> Scenario:
 
 
 def check(scenario: Scenario) -> None:
-    """Raises PlanError: fields that are valid alone contradict each other."""
+    """Raises PlanError: a field is not valid, or fields contradict each other."""
+    try:
+        msgspec.convert(msgspec.to_builtins(scenario), Scenario)
+    except msgspec.ValidationError as error:
+        raise PlanError(str(error)) from None
     endpoint = scenario.endpoint
     if endpoint.min_workers > endpoint.max_workers:
         raise PlanError(

@@ -187,7 +187,9 @@ class _Simulation:
         self._push(now + self._endpoint.idle_timeout, "idle", worker)
 
     def _stop_idle(self, worker: Worker, now: float) -> None:
-        if worker in self._workers and len(self._workers) > self._endpoint.min_workers:
+        """Stop it, unless too few would be left that are ready."""
+        ready = sum(candidate.is_ready for candidate in self._workers)
+        if worker in self._workers and ready > self._endpoint.min_workers:
             self._stop(worker, now + self._endpoint.stop_seconds)
 
     def _stop(self, worker: Worker, stopped: float) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import click
 
-from bge_client import Client, ConfigurationError
+from bge_client import BGEError, Client, ConfigurationError
 from bge_client.cli import progress_bar
 
 from .. import Store, evaluation
@@ -148,7 +148,7 @@ def _reasons(
     opened = open_tokenizer(tokenizer, client)
     try:
         return evaluation.explain_moved(client, opened, report.queries, moved, texts)
-    except ConfigurationError as error:  # a queue endpoint has no /tokenize
+    except BGEError as error:  # a queue endpoint has no /tokenize
         click.echo(f"bge: the report does not say why rankings differ: {error}", err=True)
         return {}
 

@@ -112,6 +112,8 @@ def search(
     result = engine.search(
         query, limit, filter=condition, explain=is_explained, neighbours=neighbours
     )
+    if not as_json:
+        print_hits(result)  # first: an explanation may fail
     explanations: dict[int, Explanation] = {}
     if is_explained:
         explanations = _explain(client, tokenizer, query, result, engine.metadata.max_length)
@@ -119,7 +121,6 @@ def search(
         for index, hit in enumerate(result):
             print_json(_as_json(hit, explanations.get(index)))
         return
-    print_hits(result)
     for index, explanation in explanations.items():
         print_explanation(f"{index + 1}. {result[index].document_id}", explanation)
 

@@ -147,6 +147,12 @@ def test_min_workers_are_paid_for_the_whole_time() -> None:
     assert [life.paid for life in outcome.lives] == [1000, 1000]
 
 
+def test_a_worker_that_is_starting_does_not_count_as_a_min_worker() -> None:
+    endpoint = constant_start(60, min_workers=1, scaler_value=2, concurrency=1, **BARE)
+    outcome = run(arrivals([0, 0, 20], 400), endpoint)
+    assert outcome.met_cold_start.tolist() == [False, False, False]
+
+
 def test_after_three_quiet_days_there_are_two_workers_at_most() -> None:
     moments = np.concatenate([[0.0], np.full(50, 4 * DAY)])
     endpoint = constant_start(1, scaler="REQUEST_COUNT", scaler_value=1, max_workers=5)

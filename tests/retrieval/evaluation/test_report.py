@@ -84,6 +84,6 @@ def test_a_query_links_to_why_its_documents_moved() -> None:
     page = report.html(result, reasons={cases[0]: [Reason(moved[cases[0]][0], explanation)]})
     assert page.count('href="#why-1"') == page.count('id="why-1"') == 1
     assert "<td>&lt;a&gt;</td><td>2</td><td>–</td><td>0.500</td><td>0.125</td>" in page
-    assert "▁&lt;b&gt; 0.50 × 0.25" in page
-    assert "▁&lt;b&gt; → ▁c 0.75" in page
+    assert "<bdi>▁&lt;b&gt;</bdi>&nbsp;0.50&nbsp;×&nbsp;0.25" in page
+    assert "<bdi>▁&lt;b&gt;</bdi>&nbsp;→&nbsp;<bdi>▁c</bdi>&nbsp;0.75" in page
     assert "href=" not in report.html(result)

@@ -10,12 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from ..serving.requests import Reply
@@ -50,7 +49,6 @@ from .timeouts import Timeouts
 if TYPE_CHECKING:  # imports torch, and /ping is answered before that
     from ..serving.service import Service
 
-DOCS_PAGE = Path(__file__).with_name("docs.html")  # loads nothing but openapi.json
 ROUTES: tuple[Route | TextRoute, ...] = (
     *(*native.ROUTES, *openai.ROUTES, *cohere.ROUTES, *rerank.ROUTES, *tei.ROUTES),
     *(*tei_rerank.ROUTES, *vllm.ROUTES, *infinity.ROUTES, *ollama.ROUTES, *tei_info.ROUTES),
@@ -80,7 +78,6 @@ class Application:
         self._metrics = metrics
         self._service = LoadingService(service)
         self._json = JsonParser()
-        self._docs_page = DOCS_PAGE.read_bytes()
         timeouts, held = timeouts or Timeouts(), held or HeldBytes()
         self._drain = drain or Drain()
         jobs = RunPodRoutes(Jobs(self._service, self._json, held, settings), self._json, timeouts)
@@ -101,12 +98,8 @@ class Application:
             Endpoint("GET", "/ping", self._ping),
             Endpoint("GET", "/metrics", self._get_metrics),
             Endpoint("GET", "/openapi.json", self._get_openapi),
-            Endpoint("GET", "/docs", self._get_docs),
+            *page_endpoints(self._settings.page),
         ]
-        if self._settings.page:
-            endpoints += Page().endpoints()
-        else:
-            endpoints.append(Endpoint("GET", "/", self._get_docs))
         for path in {path: None for route in ROUTES for path in route.paths}:
             routes = [route for route in ROUTES if path in route.paths]
             handle = partial(self._answer, routes)
@@ -163,8 +156,19 @@ class Application:
             openapi.describe(ROUTES, INFO_ROUTES, has_key=self._settings.api_key is not None)
         )
 
-    async def _get_docs(self, request: Request) -> Response:
-        return HTMLResponse(self._docs_page)
+
+def page_endpoints(has_page: bool) -> list[Endpoint]:
+    """The page at `/`, and the documentation of the routes, which is also at `/` without it."""
+    docs = Page("docs")
+    endpoints = [
+        Endpoint("GET", "/docs", docs.get_index),
+        Endpoint("GET", "/docs/{file}", docs.get_file),
+    ]
+    if not has_page:
+        return [Endpoint("GET", "/", docs.get_index), *endpoints]
+    page = Page("page")
+    files = Endpoint("GET", "/page/{file}", page.get_file)
+    return [Endpoint("GET", "/", page.get_index), files, *endpoints]
 
 
 def job_endpoints(jobs: RunPodRoutes) -> list[Endpoint]:

@@ -27,7 +27,6 @@ from .. import errors
 from ..errors import OverloadedError, WorkerError
 from ..logs import FIELDS
 from ..settings import Settings
-from . import page
 from .draining import Drain
 from .memory import HeldBytes
 from .metrics import Metrics
@@ -43,7 +42,7 @@ CHUNK_BYTES = 1 << 20  # of a reply, written at once
 CLIENT_CLOSED_REQUEST = 499  # for the log: the caller is gone
 OPEN_PATHS = ("/ping", "/health")  # without a key
 # Without a key, and without data: a browser cannot send a key when it opens a page.
-PAGE_PATHS = ("/", page.FILE_PATH, "/docs", "/openapi.json")
+PAGE_PATHS = ("/", "/page/{file}", "/docs", "/docs/{file}", "/openapi.json")
 UNLOGGED_PATHS = (*OPEN_PATHS, "/metrics")  # polled every few seconds
 
 

@@ -1,7 +1,7 @@
-"""The page at `/`: compare texts, rerank, see tokens, watch the server.
+"""The pages at `/` and `/docs`.
 
-The browser loads its files from this server and from no other host. They hold no data: the page
-sends requests to the routes of the API, with the key that its reader types in.
+A browser loads their files from this server and from no other host. They hold no data: they
+send requests to the routes of the API, with the key that their reader types in.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..errors import NotServedError
-from .routing import Endpoint
 
 FOLDER = Path(__file__).with_name("static")
-FILE_PATH = "/page/{file}"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -31,21 +29,15 @@ HEADERS = {
 
 
 class Page:
-    """The files of the page, read once."""
+    """A folder of `static`, read once: `index.html` and the files that it loads."""
 
-    def __init__(self) -> None:
-        self._files = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+    def __init__(self, name: str) -> None:
+        self._files = {path.name: path.read_bytes() for path in (FOLDER / name).iterdir()}
 
-    def endpoints(self) -> list[Endpoint]:
-        return [
-            Endpoint("GET", "/", self._get_index),
-            Endpoint("GET", FILE_PATH, self._get_file),
-        ]
-
-    async def _get_index(self, request: Request) -> Response:
+    async def get_index(self, request: Request) -> Response:
         return self._response("index.html")
 
-    async def _get_file(self, request: Request) -> Response:
+    async def get_file(self, request: Request) -> Response:
         """Raises NotServedError if the page has no such file."""
         name = request.path_params["file"]
         if name not in self._files:

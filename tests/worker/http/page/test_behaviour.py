@@ -46,6 +46,13 @@ def test_an_error_is_a_sentence(reader: Reader) -> None:
     assert error_of(page, "rerank") == "a.json is not valid JSON."
 
 
+def test_an_error_of_a_ranking_names_the_query(reader: Reader) -> None:
+    reader.page.click("#tab-rerank")
+    reader.page.fill("#rerank-query", "")
+    reader.page.click("#rerank button.main")
+    assert error_of(reader.page, "rerank").startswith("`query` must not be empty")
+
+
 def test_a_server_that_does_not_answer_is_named(reader: Reader, visits: Visits) -> None:
     reader.page.context.set_offline(True)
     reader.page.click("#compare button.main")
@@ -72,6 +79,26 @@ def test_the_key_is_asked_for_and_kept_for_the_tab(
     page.wait_for_selector("#map button")
     page.click("#key-forget")
     page.wait_for_selector("#key[open]")
+
+
+def test_a_key_is_not_forgotten_when_an_older_request_is_refused(
+    visits: Visits, locked_url: str, key: str
+) -> None:
+    page = visits.open(f"{locked_url}/docs")
+    held = []
+    page.route("**/metrics", lambda route: held.append(route), times=1)
+    page.goto(locked_url)
+    page.click("#compare button.main")
+    page.fill("#key-value", "ключ")
+    page.click("#key button.main")
+    assert page.is_visible("#key-value:invalid")  # no header can have it
+    page.fill("#key-value", key)
+    page.click("#key button.main")
+    page.wait_for_selector("#map button")
+    held[0].continue_()
+    page.click("#tab-server")
+    page.wait_for_selector("#info table")
+    assert page.is_hidden("#key")
 
 
 def test_without_a_key_only_the_reader_s_requests_ask_again(
@@ -113,6 +140,16 @@ def test_the_policy_stops_an_inline_script(reader: Reader, visits: Visits) -> No
     assert reader.page.evaluate("window.injected") is None
     assert any("Content Security Policy" in text for text in visits.messages)
     visits.messages.clear()
+
+
+def test_the_documentation_sends_its_examples(visits: Visits, locked_url: str, key: str) -> None:
+    page = visits.open(f"{locked_url}/docs")
+    page.fill("#key", key)
+    page.press("#key", "Enter")
+    route = page.locator("details", has=page.locator("code", has_text="/native/rerank"))
+    route.locator("summary").click()
+    route.locator("button").click()
+    route.locator("pre", has_text="relevance_score").wait_for()
 
 
 def test_the_keyboard_reaches_everything(reader: Reader) -> None:
@@ -188,6 +225,9 @@ def test_frames_are_drawn_during_long_work(reader: Reader) -> None:
     reader.page.evaluate(COUNT_FRAMES)
     reader.compare(texts)
     assert reader.page.locator("#map button").count() == 400
+    shown = reader.page.locator("#compare pre").text_content() or ""
+    assert len(shown) < 21_000
+    assert shown.endswith(" characters)")
     reader.open_pair(0, 19)
     pauses = reader.page.evaluate("window.pauses")
     print(f"{len(pauses)} frames, the longest pause {max(pauses):.0f} ms")

@@ -160,6 +160,27 @@ bge_micro_batch_seconds_total {busy}
 """
 
 
+def test_the_charts_begin_again_with_another_process(reader: Reader) -> None:
+    page = reader.page
+    page.clock.install()
+    starts = [1, 1, 1, 2, 2]
+    page.route(
+        "**/metrics",
+        lambda route: route.fulfill(body=f"process_start_time_seconds {starts.pop(0)}\n"),
+    )
+    page.reload()
+    page.wait_for_selector("#info table", state="attached")
+    page.click("#tab-server")
+    points = []
+    while starts:
+        with page.expect_response("**/metrics"):
+            page.clock.run_for(2000)
+        page.wait_for_timeout(100)
+        path = page.locator("#charts path.first").first.get_attribute("d") or ""
+        points.append(len(path.split("L")) if path else 0)
+    assert points == [1, 2, 0, 1]
+
+
 def test_charts_are_rates_and_quantiles_between_samples(reader: Reader) -> None:
     """In 10 seconds 15 requests took at most 0.1 s and 5 at most 0.2 s; 5 were refused."""
     samples = [

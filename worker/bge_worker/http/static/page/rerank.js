@@ -4,7 +4,7 @@ import { embed, rerank, sendJson } from "./api.js";
 import { compute } from "./background.js";
 import { describe } from "./compare.js";
 import { readDocuments } from "./documents.js";
-import { Messages, barCell, element, scrollable, table } from "./dom.js";
+import { Messages, barCell, element, onSubmit, scrollable, table } from "./dom.js";
 import { serverInfo } from "./server.js";
 import { showRequests } from "./snippets.js";
 
@@ -22,6 +22,7 @@ const DOCUMENTS = [
 class Documents {
   constructor() {
     this._field = document.getElementById("rerank-documents");
+    this._field.value = DOCUMENTS.join("\n");
     this._loaded = document.getElementById("rerank-loaded");
     this._ofFile = null;
     document.getElementById("rerank-clear").addEventListener("click", () => this._show(null, ""));
@@ -29,10 +30,6 @@ class Documents {
 
   get texts() {
     return this._ofFile ?? this._field.value.split("\n").filter(line => line.trim());
-  }
-
-  set lines(lines) {
-    this._field.value = lines.join("\n");
   }
 
   async load(file) {
@@ -52,16 +49,9 @@ export function startRerank(view) {
   const query = document.getElementById("rerank-query");
   const documents = new Documents();
   const messages = new Messages(view);
-  let running = new AbortController();
   query.value = QUERY;
-  documents.lines = DOCUMENTS;
-  view.querySelector("form").addEventListener("submit", event => {
-    event.preventDefault();
-    running.abort();
-    running = new AbortController();
-    rankDocuments(view, messages, query.value, documents.texts, running.signal)
-      .catch(error => messages.error(error));
-  });
+  onSubmit(view, messages, signal =>
+    rankDocuments(view, messages, query.value, documents.texts, signal));
   const load = file => {
     messages.status("");
     documents.load(file).catch(error => messages.error(error));
@@ -85,17 +75,22 @@ async function rankDocuments(view, messages, query, documents, signal) {
   const embedRequest = embed({ texts: [query, ...documents], encoding_format: "base64" });
   messages.status("Computing…");
   panel.replaceChildren();
-  const hasDense = (await serverInfo()).models.embed !== undefined;
-  const requests = hasDense ? [request, embedRequest] : [request];
-  showRequests(view, requests);
-  const [reply, embedded] = await Promise.all(requests.map(each => sendJson(each, signal)));
-  const similarities = embedded &&
-    (await compute("cosines", [embedded.embeddings, 1], signal))[0].slice(1);
+  const { models, limits } = await serverInfo();
+  const hasDense = models.embed !== undefined && documents.length < limits.max_texts;
+  showRequests(view, hasDense ? [request, embedRequest] : [request]);
+  const reply = await sendJson(request, signal); // first: its errors name `query` and `documents`
+  const similarities = hasDense ? await similaritiesOf(embedRequest, signal) : undefined;
   messages.status(describe(reply));
   panel.replaceChildren(...rankingTable(reply, documents, similarities));
 }
 
-/** `similarities` of the documents, undefined without an embedding model. */
+/** Return the cosine of the first text with each further one. */
+async function similaritiesOf(embedRequest, signal) {
+  const { embeddings } = await sendJson(embedRequest, signal);
+  return (await compute("cosines", [embeddings, 1], signal))[0].slice(1);
+}
+
+/** `similarities` of the documents may be undefined. */
 function rankingTable(reply, documents, similarities) {
   const ranks = ranksBefore(documents.length, similarities);
   const truncated = new Set(reply.truncated);

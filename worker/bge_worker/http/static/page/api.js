@@ -15,7 +15,8 @@ export const tokenize = texts => ({ method: "POST", path: "/tokenize", body: { i
 export const INFO = { method: "GET", path: "/native/info" };
 export const METRICS = { method: "GET", path: "/metrics" };
 
-export const hasKey = () => sessionStorage.getItem(STORED_KEY) !== null;
+const storedKey = () => sessionStorage.getItem(STORED_KEY);
+export const hasKey = () => storedKey() !== null;
 export const forgetKey = () => sessionStorage.removeItem(STORED_KEY);
 
 /** Whether the dialog was cancelled: then only a request of the reader opens it again. */
@@ -23,18 +24,13 @@ export const isKeyMissing = () => isCancelled;
 
 /** Return the response to a request. Throws RequestError; AbortError if `signal` is aborted. */
 export async function send(request, signal) {
-  let response = await attempt(request, signal);
-  while (response.status === 401) {
-    const isRefused = hasKey();
-    forgetKey();
-    const key = await askForKey(isRefused);
-    isCancelled = key === null;
-    if (isCancelled) throw new RequestError("This server needs a key.");
-    sessionStorage.setItem(STORED_KEY, key);
-    response = await attempt(request, signal);
+  for (;;) {
+    const key = storedKey();
+    const response = await attempt(request, key, signal);
+    if (response.ok) return response;
+    if (response.status !== 401) throw new RequestError(await sentenceOf(response));
+    if (storedKey() === key) await replaceKey(); // else another request has replaced it
   }
-  if (!response.ok) throw new RequestError(await sentenceOf(response));
-  return response;
 }
 
 export async function sendJson(request, signal) {
@@ -44,9 +40,19 @@ export async function sendJson(request, signal) {
 /** Return the address of a route, also where a proxy serves the page under a path. */
 export const address = path => new URL(path.slice(1), document.baseURI).href;
 
-async function attempt({ method, path, body }, signal) {
+/** Ask for another key than the refused one. Throws RequestError if the dialog is cancelled. */
+async function replaceKey() {
+  const isRefused = hasKey();
+  forgetKey();
+  const key = await askForKey(isRefused);
+  isCancelled = key === null;
+  if (isCancelled) throw new RequestError("This server needs a key.");
+  sessionStorage.setItem(STORED_KEY, key);
+}
+
+async function attempt({ method, path, body }, key, signal) {
   const headers = body === undefined ? {} : { "content-type": "application/json" };
-  if (hasKey()) headers.authorization = `Bearer ${sessionStorage.getItem(STORED_KEY)}`;
+  if (key !== null) headers.authorization = `Bearer ${key}`;
   const content = body === undefined ? undefined : JSON.stringify(body);
   try {
     return await fetch(address(path), { method, headers, body: content, signal });

@@ -1,8 +1,7 @@
 // Small line charts in SVG.
 
-import { element } from "./dom.js";
+import { element, svgNode } from "./dom.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const ORDER = ["first", "second"];
 const WIDTH = 300, HEIGHT = 72;
 export const SPAN_MS = 300_000;
@@ -15,10 +14,9 @@ const format = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
  */
 export function chart(title, unit, names, points) {
   const values = points.flatMap(point => names.map(name => point[name]));
-  const top = Math.max(...values, 0) || 1; // a null counts as 0
-  const last = points.at(-1);
+  const most = Math.max(...values, 0); // a null counts as 0
   const figures = names.map((name, index) => {
-    const value = last?.[name] ?? null;
+    const value = points.at(-1)?.[name] ?? null;
     const label = names.length > 1 ? `${name} ` : "";
     const shown = value === null ? "–" : format.format(value);
     return element("span", { class: ORDER[index] }, label + shown);
@@ -27,9 +25,9 @@ export function chart(title, unit, names, points) {
   return element("figure", { class: "chart" },
     element("figcaption", {}, title),
     element("p", { class: "now" }, ...figures, ` ${unit}`),
-    drawing(names, points, top, description),
+    drawing(names, points, most || 1, description),
     element("p", { class: "axis" }, element("span", {}, "5 min ago"),
-      element("span", {}, `max ${format.format(top)}`), element("span", {}, "now")));
+      element("span", {}, `max ${format.format(most)}`), element("span", {}, "now")));
 }
 
 function drawing(names, points, top, description) {
@@ -58,10 +56,4 @@ function pathOf(points, name, positionOf) {
     command = "L";
     return step;
   }).join("");
-}
-
-function svgNode(tag, attributes) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
 }

@@ -2,7 +2,7 @@
 
 import { embed, sendJson, tokenize } from "./api.js";
 import { describe } from "./compare.js";
-import { Messages, barCell, element, scrollable, table, tokenNode } from "./dom.js";
+import { Messages, barCell, element, onSubmit, scrollable, table, tokenNode } from "./dom.js";
 import { showRequests } from "./snippets.js";
 
 const MAX_SHOWN = 2000, MAX_ROWS = 500; // more would stop the page while it draws
@@ -12,13 +12,7 @@ export function startTokens(view) {
   const field = document.getElementById("tokens-text");
   field.value = EXAMPLE;
   const messages = new Messages(view);
-  let running = new AbortController();
-  view.querySelector("form").addEventListener("submit", event => {
-    event.preventDefault();
-    running.abort();
-    running = new AbortController();
-    showTokens(view, messages, field.value, running.signal).catch(error => messages.error(error));
-  });
+  onSubmit(view, messages, signal => showTokens(view, messages, field.value, signal));
 }
 
 async function showTokens(view, messages, text, signal) {

@@ -21,7 +21,7 @@ function openDialog(isRefused) {
     dialog.addEventListener("close", () => {
       const key = input.value.trim();
       input.value = "";
-      resolve(dialog.returnValue === "use" && key ? key : null);
+      resolve(dialog.returnValue === "use" ? key : null);
     }, { once: true });
   });
 }

@@ -1,7 +1,8 @@
 // The lines from query tokens to their best document tokens.
 
+import { svgNode } from "./dom.js";
+
 const MAX_LINES = 40; // more cannot be told apart: then only the selected token has its line
-const SVG = "http://www.w3.org/2000/svg";
 
 export class AlignmentLines {
   /** `container` is positioned; it holds the nodes of both texts. */
@@ -11,8 +12,7 @@ export class AlignmentLines {
     this._document = documentNodes;
     this._alignment = alignment;
     this._selected = -1;
-    this._svg = document.createElementNS(SVG, "svg");
-    this._svg.setAttribute("aria-hidden", "true");
+    this._svg = svgNode("svg", { "aria-hidden": "true" });
     container.append(this._svg);
     for (const name of ["focusin", "pointerover"]) {
       container.addEventListener(name, event => this._select(event.target.closest("button")));
@@ -40,12 +40,10 @@ export class AlignmentLines {
   _line(index, origin) {
     const from = this._query[index].getBoundingClientRect();
     const to = this._document[this._alignment[index].index].getBoundingClientRect();
-    const ends = {
+    const line = svgNode("line", {
       x1: from.x + from.width / 2 - origin.x, y1: from.bottom - origin.y,
       x2: to.x + to.width / 2 - origin.x, y2: to.top - origin.y,
-    };
-    const line = document.createElementNS(SVG, "line");
-    for (const [name, value] of Object.entries(ends)) line.setAttribute(name, value.toFixed(1));
+    });
     line.classList.toggle("selected", index === this._selected);
     return line;
   }

@@ -1,26 +1,3 @@
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>bge-serverless: HTTP API</title>
-<link rel="icon" href="data:,">
-<style>
-  :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-  code, pre, textarea, input { font: 14px/1.5 ui-monospace, monospace; }
-  textarea, input { width: 100%; box-sizing: border-box; padding: .4rem; }
-  details { border: 1px solid var(--line); border-radius: .4rem; margin: .4rem 0; padding: 0 .8rem; }
-  summary { cursor: pointer; padding: .5rem 0; overflow-wrap: anywhere; }
-  pre { background: var(--soft); padding: .6rem; overflow: auto; max-height: 24rem; }
-  table { border-collapse: collapse; width: 100%; }
-  td { border-top: 1px solid var(--line); padding: .2rem .5rem .2rem 0; vertical-align: top; }
-  .method { display: inline-block; width: 3.5rem; font-weight: 600; }
-</style>
-<h1>bge-serverless</h1>
-<p>Routes of this server, from <a href="openapi.json">openapi.json</a>.
-<label>API key, if the server has one <input id="key" type="password" autocomplete="off"></label>
-<main id="routes">Loading…</main>
-<script>
 const element = (tag, text, parent) => {
   const node = document.createElement(tag);
   if (text !== undefined) node.textContent = text;
@@ -100,4 +77,3 @@ fetch("openapi.json").then(reply => reply.json()).then(api => {
     for (const [method, operation] of Object.entries(operations))
       showRoute(api, path, method, operation, main);
 }).catch(error => { document.getElementById("routes").textContent = String(error); });
-</script>

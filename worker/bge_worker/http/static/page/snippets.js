@@ -3,6 +3,7 @@
 import { address, hasKey } from "./api.js";
 import { element } from "./dom.js";
 
+const MAX_SHOWN = 20_000; // characters: more would stop the page while it draws
 const LANGUAGES = { curl: toCurl, Python: toPython, JavaScript: toJavaScript };
 
 /** Show `requests` in the view's panel. The chosen language stays. */
@@ -11,18 +12,25 @@ export function showRequests(view, requests) {
   const language = panel.querySelector("[aria-pressed=true]")?.textContent ?? "curl";
   const code = element("pre", { tabindex: "0", "aria-label": "Request" });
   const names = Object.keys(LANGUAGES);
-  const buttons = names.map(name => element("button", { type: "button", class: "quiet" }, name));
+  const buttons = names.map(name => element("button", { class: "quiet" }, name));
+  let snippet = "";
   const choose = name => {
     for (const button of buttons) button.setAttribute("aria-pressed", button.textContent === name);
-    code.textContent = LANGUAGES[name](requests);
+    snippet = LANGUAGES[name](requests);
+    code.textContent = shortened(snippet);
   };
   for (const button of buttons) button.addEventListener("click", () => choose(button.textContent));
-  const copy = element("button", { type: "button", class: "quiet copy" }, "Copy");
-  copy.addEventListener("click", () => copyText(copy, code.textContent));
+  const copy = element("button", { class: "quiet copy" }, "Copy");
+  copy.addEventListener("click", () => copyText(copy, snippet));
   choose(language);
   panel.replaceChildren(
     element("h2", {}, requests.length > 1 ? "Requests" : "Request"),
     element("p", { class: "languages" }, ...buttons, copy), code);
+}
+
+function shortened(snippet) {
+  if (snippet.length <= MAX_SHOWN) return snippet;
+  return `${snippet.slice(0, MAX_SHOWN)}…\n(Copy takes all ${snippet.length} characters)`;
 }
 
 async function copyText(button, text) {

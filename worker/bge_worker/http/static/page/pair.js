@@ -48,15 +48,13 @@ async function explain(view, pair, signal) {
 function scores(dense, shared, alignment) {
   const total = sum(alignment.map(best => best.similarity));
   const values = [
-    ["dense", dense.toFixed(4), "cosine"],
-    ["sparse", sum(shared.map(token => token.product)).toFixed(4), "sum of products"],
-    ["colbert", (total / alignment.length).toFixed(4),
-      `${total.toFixed(3)} over ${alignment.length} tokens`],
+    ["Dense", dense, "cosine"],
+    ["Sparse", sum(shared.map(token => token.product)), "sum of products"],
+    ["ColBERT", total / alignment.length, `${total.toFixed(3)} over ${alignment.length} tokens`],
   ];
   return element("dl", { class: "figures" }, ...values.map(([name, value, unit]) =>
-    element("div", { "data-score": name },
-      element("dt", {}, { dense: "Dense", sparse: "Sparse", colbert: "ColBERT" }[name]),
-      element("dd", {}, element("b", {}, value), ` ${unit}`))));
+    element("div", { "data-score": name }, element("dt", {}, name),
+      element("dd", {}, element("b", {}, value.toFixed(4)), ` ${unit}`))));
 }
 
 function truncatedNote(truncated) {
@@ -92,7 +90,6 @@ function alignmentSection(queryTokens, documentTokens, alignment) {
   const diagram = element("div", { class: "alignment" },
     element("h4", {}, "Query"), element("p", { class: "tokens" }, ...queryNodes),
     element("h4", {}, "Document"), element("p", { class: "tokens" }, ...documentNodes));
-  for (const node of queryNodes) node.type = "button";
   moveByArrows(diagram, queryNodes, 1);
   new AlignmentLines(diagram, queryNodes, documentNodes, alignment);
   return [

@@ -2,16 +2,18 @@
 
 const BUCKET = "bge_request_seconds_bucket";
 // Routes that compute nothing: this page polls some of them.
-const OTHER_ROUTES = new Set(["/", "/page/{file}", "/docs", "/openapi.json", "/metrics", "/ping",
-  "/health", "/native/info", "unknown"]);
-const WINDOW_MS = 60_000; // of the quantiles
+const OTHER_ROUTES = new Set(["/", "/page/{file}", "/docs", "/docs/{file}", "/openapi.json",
+  "/metrics", "/ping", "/health", "/native/info", "unknown"]);
+const WINDOW_MS = 60_000; // of the quantiles and the load
 
 /** Return what the charts need of a reply of /metrics. */
 export function parseMetrics(text, time) {
-  const sample = { time, requests: 0, errors: 0, tokens: 0, queue: 0, busy: 0, buckets: new Map() };
+  const sample =
+    { time, start: 0, requests: 0, errors: 0, tokens: 0, queue: 0, busy: 0, buckets: new Map() };
   for (const line of text.split("\n")) {
     const [, name, labels, value] = line.match(/^(\w+)(?:\{(.*)\})? (\S+)/) ?? [];
     if (name === "bge_tokens_total") sample.tokens = Number(value);
+    else if (name === "process_start_time_seconds") sample.start = Number(value);
     else if (name === "bge_queue_depth") sample.queue = Number(value);
     else if (name === "bge_micro_batch_seconds_total") sample.busy = Number(value);
     else if (name === "bge_requests_total") addRequests(sample, labels, Number(value));
@@ -35,18 +37,22 @@ function addBucket(buckets, labels, count) {
   buckets.set(limit, (buckets.get(limit) ?? 0) + count);
 }
 
-/** Return the points of the charts: rates between neighbouring samples, quantiles of a minute. */
+/**
+ * Return the points of the charts: rates between neighbouring samples; quantiles and the load of
+ * a minute, since a micro-batch counts when it ends.
+ */
 export function pointsOf(samples) {
   return samples.slice(1).map((sample, index) => {
     const previous = samples[index];
     const seconds = (sample.time - previous.time) / 1000;
-    const first = samples.find(({ time }) => time >= sample.time - WINDOW_MS);
+    const recent = samples.findIndex(({ time }) => time >= sample.time - WINDOW_MS);
+    const first = samples[Math.min(recent, index)];
     return {
       time: sample.time,
       requests: (sample.requests - previous.requests) / seconds,
       errors: (sample.errors - previous.errors) / seconds,
       tokens: (sample.tokens - previous.tokens) / seconds,
-      load: 100 * (sample.busy - previous.busy) / seconds,
+      load: 100_000 * (sample.busy - first.busy) / (sample.time - first.time),
       queue: sample.queue,
       p50: quantile(0.5, first.buckets, sample.buckets),
       p99: quantile(0.99, first.buckets, sample.buckets),

@@ -13,12 +13,12 @@ const CHARTS = [
   ["Refused or failed requests", "a second", ["errors"]],
   ["Latency over a minute", "ms", ["p50", "p99"]],
   ["Queue", "requests", ["queue"]],
-  ["Device load", "%", ["load"]],
+  ["Device load over a minute", "%", ["load"]],
 ];
 
 let info = null;
 
-/** Return the reply of INFO, requested once. */
+/** Return the reply of INFO, requested once from each process. */
 export async function serverInfo() {
   info ??= await sendJson(INFO);
   return info;
@@ -44,17 +44,23 @@ async function poll(view, messages, samples) {
 }
 
 async function sample(view, samples) {
-  if (samples.length === 0) {
-    document.getElementById("info").replaceChildren(...describe(await serverInfo()));
-    showRequests(view, [INFO, METRICS]); // again: whether there is a key is known now
-  }
   const text = await (await send(METRICS)).text();
-  samples.push(parseMetrics(text, Date.now()));
+  const newest = parseMetrics(text, Date.now());
+  if (samples.at(-1)?.start !== newest.start) await begin(view, samples);
+  samples.push(newest);
   while (samples[0].time < Date.now() - SPAN_MS) samples.shift();
   if (view.hidden) return;
   const points = pointsOf(samples);
   document.getElementById("charts").replaceChildren(
     ...CHARTS.map(([title, unit, names]) => chart(title, unit, names, points)));
+}
+
+/** Show a process that has not been sampled yet: its counters do not continue those before. */
+async function begin(view, samples) {
+  samples.length = 0;
+  info = null;
+  document.getElementById("info").replaceChildren(...describe(await serverInfo()));
+  showRequests(view, [INFO, METRICS]); // again: whether there is a key is known now
 }
 
 function describe({ models, limits, versions, ...engine }) {

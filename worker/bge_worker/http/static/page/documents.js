@@ -16,8 +16,8 @@ export function readDocuments(name, content) {
 function parse(name, content) {
   const lines = content.split(/\r?\n/).filter(line => line.trim());
   try {
-    if (name.endsWith(".jsonl")) return lines.map(line => JSON.parse(line));
-    if (name.endsWith(".json")) return [JSON.parse(content)].flat();
+    if (/\.jsonl$/i.test(name)) return lines.map(line => JSON.parse(line));
+    if (/\.json$/i.test(name)) return [JSON.parse(content)].flat();
   } catch {
     throw new RequestError(`${name} is not valid JSON.`);
   }

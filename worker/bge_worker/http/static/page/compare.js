@@ -2,8 +2,9 @@
 
 import { embed, sendJson } from "./api.js";
 import { compute } from "./background.js";
-import { Messages, element, moveByArrows, scrollable } from "./dom.js";
+import { Messages, element, moveByArrows, onSubmit, scrollable } from "./dom.js";
 import { openPair } from "./pair.js";
+import { sum } from "./similarity.js";
 import { showRequests } from "./snippets.js";
 
 const MIN_TEXTS = 2, MAX_TEXTS = 20;
@@ -21,13 +22,7 @@ export function startCompare(view) {
     addText(list, "").focus();
   });
   const messages = new Messages(view);
-  let running = new AbortController();
-  view.querySelector("form").addEventListener("submit", event => {
-    event.preventDefault();
-    running.abort();
-    running = new AbortController();
-    compare(view, messages, textsOf(list), running.signal).catch(error => messages.error(error));
-  });
+  onSubmit(view, messages, signal => compare(view, messages, textsOf(list), signal));
 }
 
 function addText(list, text) {
@@ -114,7 +109,7 @@ function rowHeading(text, index) {
 }
 
 export function describe(reply) {
-  const milliseconds = Object.values(reply.timings_ms).reduce((total, ms) => total + ms, 0);
+  const milliseconds = sum(Object.values(reply.timings_ms));
   const truncated = reply.truncated.length ? `, ${reply.truncated.length} truncated` : "";
   return `${reply.model}: ${reply.usage.total_tokens.toLocaleString("en")} tokens, `
     + `${milliseconds.toFixed(1)} ms on the server${truncated}.`;

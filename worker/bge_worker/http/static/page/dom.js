@@ -1,9 +1,6 @@
 // Elements. Texts become text nodes: nothing in these files parses HTML.
 
-/**
- * Return a new element. A name that starts with `--` is a CSS variable, `class` the class,
- * others are attributes; `children` are nodes or texts.
- */
+/** Return an element. A name that starts with `--` is a CSS variable, others are attributes. */
 export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -11,6 +8,12 @@ export function element(tag, attributes = {}, ...children) {
     else node.setAttribute(name, value);
   }
   node.append(...children);
+  return node;
+}
+
+export function svgNode(tag, attributes) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   return node;
 }
 
@@ -53,6 +56,17 @@ export function moveByArrows(container, nodes, columns) {
     event.target.tabIndex = -1;
     next.tabIndex = 0;
     next.focus();
+  });
+}
+
+/** Call `run` with a signal when the view's form is sent. The next call aborts the signal. */
+export function onSubmit(view, messages, run) {
+  let running = new AbortController();
+  view.querySelector("form").addEventListener("submit", event => {
+    event.preventDefault();
+    running.abort();
+    running = new AbortController();
+    run(running.signal).catch(error => messages.error(error));
   });
 }
 
