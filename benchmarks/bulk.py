@@ -28,7 +28,8 @@ JOB = ROOT / "benchmarks" / "bulk_job.py"
 SMALL = BENCH / "small" / "float32" / "bge-m3"
 MEDIAN_WORDS = 3  # of 20,000 rows, so that one thread computes them in half a minute
 ROUNDS = 2
-PARTITION_ROWS = 1000  # of the actors' runs
+PARTITION_ROWS = 500  # of the actors' runs
+WARM_UP = 5  # partitions that count in no rate
 SHORT_WORDS = 4  # of a million rows, at the median
 
 
@@ -47,8 +48,9 @@ class Run:
         return sum(partition["tokens"] for partition in self.partitions) / seconds
 
     def steady(self, unit: str) -> float:
-        """Return the rows, tokens or partitions a second after the first partition."""
-        first, *rest = self.partitions
+        """Return the rows, tokens or partitions a second after the first partitions, which wait
+        until the processes that write have started."""
+        first, *rest = self.partitions[WARM_UP:]
         amount = sum(partition.get(unit, 1) for partition in rest)
         return amount / (rest[-1]["time"] - first["time"])
 
@@ -118,12 +120,12 @@ def measure_actors(rows: int, folder: Path) -> Iterator[tuple[str, dict[str, Any
     entry = {"rows": rows, "tokens": tokens, **beside_alone(alone, jobs), **costs(jobs[-1])}
     yield "one actor", with_date(entry)
     both = run(source, SMALL, PARTITION_ROWS, "--to", folder / "two", "--actors", 2)
-    one = statistics.median(job.steady("tokens") for job in jobs)
+    rate = statistics.median(run.compute_rate for run in alone)
     entry = {
         "rows": rows,
         "tokens_per_second": round(both.steady("tokens")),
-        "times_one_actor": round(both.steady("tokens") / one, 2),
         "actor_tokens_per_second": round(both.compute_rate),
+        "share": round(both.steady("tokens") / rate, 3),
     }
     yield "two actors", with_date(entry | costs(both))
 
@@ -162,14 +164,14 @@ def measure_rows(rows: int, folder: Path) -> dict[str, Any]:
 
 
 def measure_partitions(partitions: int, folder: Path) -> dict[str, Any]:
-    """Measure partitions of a row. `driver_ms`: CPU time of the driver for each but the first."""
+    """Measure partitions of a row. `driver_ms`: CPU time of the driver for each."""
     source = write_rows(folder / "tiny.jsonl", mixed_texts(partitions, SHORT_WORDS))
     job = run(source, MINIATURE / "bge-m3", 1, "--to", folder / "tiny", "--actors", 2, "--fake")
-    first, last = job.partitions[0], job.partitions[-1]
+    warm = job.partitions[WARM_UP:]
     entry = {
         "partitions": len(job.partitions),
         "per_second": round(job.steady("partitions"), 1),
-        "driver_ms": round(1e3 * (last["cpu"] - first["cpu"]) / (len(job.partitions) - 1), 2),
+        "driver_ms": round(1e3 * (warm[-1]["cpu"] - warm[0]["cpu"]) / (len(warm) - 1), 2),
     }
     return with_date(entry | costs(job))
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from bge_builder.planner.advice import money
+from bge_builder.planner.cards import catalogue
 from plan_tables import Table, read
 
+ROLES = ("driver", "actors", "tasks", "services")
+# Outputs and rows of a partition.
+PARTITIONS = {
+    "8,192 rows, dense and sparse": ("sparse", 8192),
+    "256 rows, with ColBERT": ("colbert", 256),
+}
 UNITS = ("KB", "MB", "GB", "TB", "PB")
 
 
@@ -78,3 +85,59 @@ def qdrant() -> Table:
     ]
     head = ["documents", "dense, no copies", "scalar copies", "binary copies", "sparse index"]
     return head, rows
+
+
+def actors(results: dict[str, Any]) -> Table:
+    """One and two actors beside the engine alone."""
+    bulk = results["bulk"]
+    one, two = bulk["one actor"], bulk["two actors"]
+    rows = [
+        ["the engine alone", span(one["alone_tokens_per_second"]), "", "", "", "", "", ""],
+        ["one actor", span(one["tokens_per_second"]), f"{one['share']:.2f}", *spent(one)],
+        ["two actors", f"{two['tokens_per_second']:,}", f"{two['share']:.2f}", *spent(two)],
+    ]
+    machine = results["machine"]
+    title = f"{one['rows']:,} rows, {one['tokens']:,} tokens; {machine['cpu']}, one thread each"
+    head = [title, "tokens a second", "of the engine's", "seconds before the first partition"]
+    return [*head, *(f"CPU s: {role}" for role in ROLES)], rows
+
+
+def spent(entry: dict[str, Any]) -> list[str]:
+    cpu = [f"{entry['cpu_seconds'].get(role, 0):.0f}" for role in ROLES]
+    return [f"{entry['seconds_before']:.0f}", *cpu]
+
+
+def span(values: list[int]) -> str:
+    return f"{min(values):,}–{max(values):,}"
+
+
+def memory(results: dict[str, Any]) -> Table:
+    """The memory of each role: MB at most, and MB a minute in the middle of the run."""
+    runs = {name: entry["memory"] for name, entry in results["bulk"].items() if "memory" in entry}
+    roles = (*ROLES, "object store")
+    rows = [
+        [name, *(f"{of_role[role]['peak_mb']:,} ({growth(of_role[role])})" for role in roles)]
+        for name, of_role in runs.items()
+    ]
+    return ["MB at most (MB a minute)", *roles], rows
+
+
+def growth(entry: dict[str, float]) -> str:
+    return f"{entry['mb_per_minute']:+,.0f}"
+
+
+def scale(results: dict[str, Any]) -> Table:
+    """How many cards the driver feeds, on paper."""
+    content, tiny = read("bulk"), results["bulk"]["partitions of a row"]
+    card = next(card for card, is_measured in content["measured"].items() if is_measured)
+    ceiling = 1000 / tiny["driver_ms"]
+    rows = []
+    for name, (outputs, count) in PARTITIONS.items():
+        rate = catalogue().speed(catalogue().card(card)).tokens_per_second
+        seconds = count * content["row"]["tokens"] / (rate * content["shares"][outputs])
+        fed = ceiling * seconds
+        rows.append(
+            [name, f"{seconds:.2f}", f"{1000 / seconds:,.0f}", f"{ceiling:.0f}", f"{fed:,.0f}"]
+        )
+    head = ["partitions", f"seconds of one {card}", f"a second, for 1,000 {card}s"]
+    return [*head, "a second, by the driver", f"{card}s that it feeds"], rows

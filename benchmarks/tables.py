@@ -361,6 +361,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "bulk-row": lambda: table(*bulk_tables.row()),
     "bulk-work": lambda: table(*bulk_tables.work()),
     "bulk-storage": lambda: table(*bulk_tables.storage()),
+    "bulk-actors": lambda: table(*bulk_tables.actors(cpu_results("bulk"))),
+    "bulk-memory": lambda: table(*bulk_tables.memory(cpu_results("bulk"))),
+    "bulk-scale": lambda: table(*bulk_tables.scale(cpu_results("bulk"))),
     "bulk-qdrant": lambda: table(*bulk_tables.qdrant()),
 }
 
