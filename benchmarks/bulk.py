@@ -29,7 +29,7 @@ SMALL = BENCH / "small" / "float32" / "bge-m3"
 MEDIAN_WORDS = 3  # of 20,000 rows, so that one thread computes them in half a minute
 ROUNDS = 2
 PARTITION_ROWS = 500  # of the actors' runs
-WARM_UP = 5  # partitions that count in no rate
+WARM_UP = 5  # partitions that count in no rate: processes are still starting
 SHORT_WORDS = 4  # of a million rows, at the median
 
 
@@ -48,8 +48,7 @@ class Run:
         return sum(partition["tokens"] for partition in self.partitions) / seconds
 
     def steady(self, unit: str) -> float:
-        """Return the rows, tokens or partitions a second after the first partitions, which wait
-        until the processes that write have started."""
+        """Return the rows, tokens or partitions a second after the first partitions."""
         first, *rest = self.partitions[WARM_UP:]
         amount = sum(partition.get(unit, 1) for partition in rest)
         return amount / (rest[-1]["time"] - first["time"])
@@ -71,13 +70,14 @@ class Run:
         return {role: round(sum(p.cpu for p in processes), 1) for role, processes in roles}
 
     def memory(self) -> dict[str, dict[str, float]]:
-        """Return MB, and the MB that are added in a minute, by role."""
+        """Return MB, and the MB that a minute adds after the first partitions, by role."""
+        first, last = self.partitions[WARM_UP]["time"], self.partitions[-1]["time"]
         samples = {role: self.tree.memory(processes) for role, processes in self.roles.items()}
         samples["object store"] = self.tree.shared_mb
         return {
             role: {
                 "peak_mb": round(max(memory)),
-                "mb_per_minute": round(self.tree.slope(memory), 1),
+                "mb_per_minute": round(self.tree.slope(memory, first, last), 1),
             }
             for role, memory in samples.items()
         }

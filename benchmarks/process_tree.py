@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +45,6 @@ class ProcessTree:
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> ProcessTree:
-        self._start = time.monotonic()
         self._thread.start()
         return self
 
@@ -66,7 +66,7 @@ class ProcessTree:
             process = self.processes.setdefault(pid, Process(title))
             process.title, process.cpu = title or process.title, cpu
             process.anonymous_mb[number] = memory
-        self.seconds.append(time.monotonic() - self._start)
+        self.seconds.append(time.monotonic())
         self.shared_mb.append((shutil.disk_usage(SHARED_MEMORY).used - self._before) / 1e6)
 
     def by_role(self, actors: Collection[int]) -> dict[str, list[Process]]:
@@ -88,11 +88,10 @@ class ProcessTree:
         samples = range(len(self.seconds))
         return [sum(p.anonymous_mb.get(number, 0.0) for p in processes) for number in samples]
 
-    def slope(self, memory: Sequence[float]) -> float:
-        """Return the MB that the memory grows in a minute of the middle half of the run."""
-        quarter = len(memory) // 4
-        middle = slice(quarter, len(memory) - quarter)
-        return 60 * float(np.polyfit(self.seconds[middle], memory[middle], 1)[0])
+    def slope(self, memory: Sequence[float], first: float, last: float) -> float:
+        """Return the MB that the memory grows in a minute between two times."""
+        span = slice(bisect_left(self.seconds, first), bisect_left(self.seconds, last))
+        return 60 * float(np.polyfit(self.seconds[span], memory[span], 1)[0])
 
 
 def descendants(root: int) -> Iterator[int]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
 
 Floats = NDArray[np.floating[Any]]
 
@@ -24,6 +23,9 @@ def pool(vectors: Floats, factor: int) -> Floats:
     count = -(-len(vectors) // factor)
     if count == len(vectors):
         return vectors
+    # Takes a quarter of a second to import: not in every process of a job that pools nothing.
+    from scipy.cluster.hierarchy import fcluster, linkage
+
     exact = vectors.astype(np.float64)
     labels = fcluster(linkage(_distances(exact), "ward"), count, "maxclust")
     _, first, members = np.unique(labels, return_index=True, return_inverse=True)
