@@ -125,25 +125,22 @@ def measure_actors(rows: int, folder: Path) -> Iterator[tuple[str, dict[str, Any
         "rows": rows,
         "tokens_per_second": round(both.steady("tokens")),
         "actor_tokens_per_second": round(both.compute_rate),
-        "share": round(both.steady("tokens") / rate, 3),
+        "shares": [round(both.steady("tokens") / rate, 3)],
     }
     yield "two actors", with_date(entry | costs(both))
 
 
 def beside_alone(alone: Sequence[Run], jobs: Sequence[Run]) -> dict[str, Any]:
-    """Return rates, and the shares of the engine's: of the actor's computing, and of the job."""
+    """Return the rates of each round, and their shares of the engine's: of the actor while it
+    computes, and of the whole job."""
     pairs = list(zip(alone, jobs, strict=True))
     return {
         "alone_tokens_per_second": [round(run.compute_rate) for run in alone],
         "actor_tokens_per_second": [round(run.compute_rate) for run in jobs],
         "tokens_per_second": [round(run.steady("tokens")) for run in jobs],
-        "actor_share": share([job.compute_rate / one.compute_rate for one, job in pairs]),
-        "share": share([job.steady("tokens") / one.compute_rate for one, job in pairs]),
+        "actor_shares": [round(job.compute_rate / one.compute_rate, 3) for one, job in pairs],
+        "shares": [round(job.steady("tokens") / one.compute_rate, 3) for one, job in pairs],
     }
-
-
-def share(ratios: Sequence[float]) -> float:
-    return round(statistics.median(ratios), 3)
 
 
 def costs(run: Run) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from bge_builder.planner.cards import catalogue
 from plan_tables import Table, read
 
 ROLES = ("driver", "actors", "tasks", "services")
+LONG_RUNS = ("one actor", "short rows")  # others are over before a slope means anything
 # Outputs and rows of a partition.
 PARTITIONS = {
     "8,192 rows, dense and sparse": ("sparse", 8192),
@@ -93,8 +94,8 @@ def actors(results: dict[str, Any]) -> Table:
     one, two = bulk["one actor"], bulk["two actors"]
     rows = [
         ["the engine alone", span(one["alone_tokens_per_second"]), "", "", "", "", "", ""],
-        ["one actor", span(one["tokens_per_second"]), f"{one['share']:.2f}", *spent(one)],
-        ["two actors", f"{two['tokens_per_second']:,}", f"{two['share']:.2f}", *spent(two)],
+        ["one actor", span(one["tokens_per_second"]), shares(one), *spent(one)],
+        ["two actors", f"{two['tokens_per_second']:,}", shares(two), *spent(two)],
     ]
     machine = results["machine"]
     title = f"{one['rows']:,} rows, {one['tokens']:,} tokens; {machine['cpu']}, one thread each"
@@ -107,13 +108,17 @@ def spent(entry: dict[str, Any]) -> list[str]:
     return [f"{entry['seconds_before']:.0f}", *cpu]
 
 
+def shares(entry: dict[str, Any]) -> str:
+    return "–".join(f"{share:.2f}" for share in sorted(entry["shares"]))
+
+
 def span(values: list[int]) -> str:
     return f"{min(values):,}–{max(values):,}"
 
 
 def memory(results: dict[str, Any]) -> Table:
-    """The memory of each role: MB at most, and MB a minute in the middle of the run."""
-    runs = {name: entry["memory"] for name, entry in results["bulk"].items() if "memory" in entry}
+    """The memory of each role: MB at most, and MB that a minute adds."""
+    runs = {name: results["bulk"][name]["memory"] for name in LONG_RUNS}
     roles = (*ROLES, "object store")
     rows = [
         [name, *(f"{of_role[role]['peak_mb']:,} ({growth(of_role[role])})" for role in roles)]
