@@ -124,11 +124,11 @@ def test_a_request_with_too_large_a_reply_is_split(runpod: str, packed: Engine) 
 def test_texts_of_a_lost_worker_are_computed_by_another(
     runtimes: Any, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bge_client.chunking.MAX_CHUNK_TEXTS", 50)  # so that both workers get some
+    monkeypatch.setattr("bge_client.chunking.MAX_CHUNK_TEXTS", 25)  # so that both workers get some
     models = settings_in(runtimes("packed"))
     env = {"BGE_EMBED_MODEL": str(models.embed_model), "BGE_RERANK_MODEL": str(models.rerank_model)}
     handler = ROOT / "worker" / "handler.py"
-    texts = [f"текст {number} " * 20 for number in range(1500)]
+    texts = [f"текст {number} " * 20 for number in range(500)]
     with (
         JobServer() as jobs,
         WorkerProcess(handler, jobs, env) as lost,

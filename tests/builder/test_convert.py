@@ -431,7 +431,7 @@ def test_weights_beyond_the_range_of_fp16_are_refused(copy: Path, tmp_path: Path
     convert(copy / RERANK, tmp_path / "out", dtype="float32")
 
 
-def test_the_command_line(copy: Path, tmp_path: Path) -> None:
+def test_the_command_line(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def builder(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "bge_builder", *map(str, arguments)],
@@ -451,14 +451,12 @@ def test_the_command_line(copy: Path, tmp_path: Path) -> None:
     with (tmp_path / "out" / "model.safetensors").open("r+b") as file:  # damages one byte
         file.seek(-1, 2)
         file.write(b"\xff")
-    damaged = builder("verify", tmp_path / "out")
-    assert damaged.returncode == 1
-    assert "does not have the sha256 of its manifest" in damaged.stderr
+    assert main(["verify", str(tmp_path / "out")]) == 1
+    assert "does not have the sha256 of its manifest" in capsys.readouterr().err
     refused = builder("convert", tmp_path, tmp_path / "out2")
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in refused.stderr
-    assert "fetch" in builder("--help").stdout
 
 
 def test_bake_writes_only_the_runtime_folders(tmp_path: Path) -> None:
