@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import bulk_tables
 import plan_tables
 from contestants import CONTESTANTS, OURS, OURS_INT8
 from projection import HOSTED_PRICE, find_shares, project
@@ -357,6 +358,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "plan-front-courses": lambda: table(*plan_tables.front("courses")),
     "plan-front-search": lambda: table(*plan_tables.front("search_box")),
     "plan-validation": lambda: table(*plan_tables.validation()),
+    "bulk-row": lambda: table(*bulk_tables.row()),
+    "bulk-work": lambda: table(*bulk_tables.work()),
+    "bulk-storage": lambda: table(*bulk_tables.storage()),
+    "bulk-actors": lambda: table(*bulk_tables.actors(cpu_results("bulk"))),
+    "bulk-memory": lambda: table(*bulk_tables.memory(cpu_results("bulk"))),
+    "bulk-scale": lambda: table(*bulk_tables.scale(cpu_results("bulk"))),
+    "bulk-qdrant": lambda: table(*bulk_tables.qdrant()),
 }
 
 

@@ -42,6 +42,10 @@ class Engine:
         Raises:
             ConfigurationError: the folder or the device is not usable.
         """
+        from bge_worker.process import prepare_process
+
+        prepare_process()  # before torch is imported
+
         import torch
 
         from bge_worker.engine import Embedder

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from .manifest import Manifest
-from .pooling import pool
 
 Array = NDArray[Any]
 COLBERT_DTYPE = "float16"
@@ -89,6 +88,9 @@ def table(
 
 def pooled(rows: pa.Table, factor: int) -> pa.Table:
     """Return a table with the ColBERT vectors of each text pooled."""
+    # SciPy takes a quarter of a second to import: not in every process of a job.
+    from .pooling import pool
+
     column = rows["colbert"].combine_chunks()
     dimensions = column.type.value_type.list_size
     vectors = column.values.values.to_numpy().reshape(-1, dimensions)

@@ -30,7 +30,7 @@ from .ray_steps import Context, EmbedActor, Failure, prepare, write_result
 
 GROUP = 16  # partitions that a task reads in one pass over a file
 # Tasks of each kind for an actor, so that it never waits. A card takes the texts of several cores.
-TASKS_PER_GPU, TASKS_PER_CPU_ACTOR = 8, 2
+TASKS_PER_GPU, TASKS_PER_CPU_ACTOR = 8, 1
 IN_FLIGHT = 2  # partitions handed to an actor: the next one is there when it has finished one
 ACTOR_BYTES = 1 << 30  # of the object store for each actor
 INIT_DEATHS = 3  # actors in a row that may die while they load, of memory or with their node
