@@ -194,7 +194,7 @@ def test_a_full_disk_ends_a_run_and_room_lets_the_next_one_finish(
 ) -> None:
     job = new_job()
     job.output.symlink_to(small_disk)
-    assert job.run() == 1
+    assert job.run() != 0
     assert "No space left on device" in job.errors
     assert "Traceback" not in job.errors
     job.kill_processes(set())  # note what is there
@@ -237,15 +237,15 @@ def test_a_job_is_not_resumed_with_other_options_source_or_model(
     source.write_bytes(corpus_file.read_bytes() + b"\n{}")
     model = tmp_path / "int8"
     convert(checkpoints / "bge-m3", model, dtype="int8")
-    for change, problem in {
-        ("--dtype", "float32"): "`dense_dtype` float16. Given: float32",
-        ("--model", str(model)): "fingerprint",
-        (): "source `files` corpus.jsonl of",
-    }.items():
+    for change, problem in [
+        (["--dtype", "float32"], "`dense_dtype` float16. Given: float32"),
+        (["--model", str(model)], f"{undisturbed.report()['fingerprint']}. Given: "),
+        ([], "source `files` corpus.jsonl of"),
+    ]:
         job = new_job(source=corpus_file if change else source)
         shutil.copytree(undisturbed.output, job.output)
         (job.output / "partitions" / "000000.json").unlink()
-        assert job.run(*change) == 2
+        assert job.run(*change) != 0
         assert problem in job.errors
         assert "\n" not in job.errors
         assert job.computed == []
