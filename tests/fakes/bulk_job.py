@@ -81,6 +81,11 @@ class BulkJob:
         code = self.wait() if self.is_running else self.run()
         assert code == 0, self.errors
 
+    def close(self) -> None:
+        """Kill what a failed test left."""
+        for pid in processes_in(self.folder):
+            os.kill(pid, signal.SIGKILL)
+
     def _log(self, name: str) -> Path:
         return self.folder / f"run-{self.runs}.{name}"
 

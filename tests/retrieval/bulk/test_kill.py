@@ -28,6 +28,7 @@ from fakes.bulk_job import BulkJob, Victim
 
 ROWS, PARTITION_ROWS = 1000, 25
 PARTITIONS = ROWS // PARTITION_ROWS
+pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
 VICTIMS: tuple[Victim, ...] = ("actor", "writer", "node", "driver", "all")
 POISON = {
     103: b'{"_id": 1, "text": ',
@@ -77,16 +78,20 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def new_job(
     corpus_file: Path, runtimes: Any, ray_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> NewJob:
+) -> Iterator[NewJob]:
     """Return a job with one actor."""
+    jobs = []
     model = str(runtimes("packed") / "bge-m3")
     fixed = ["--device", "cpu", "--threads", "1", "--partition-rows", str(PARTITION_ROWS)]
 
     def make(*more: str, source: Path = corpus_file) -> BulkJob:
         folder = tmp_path_factory.mktemp("job") / "job"
-        return BulkJob(folder, ray_folder, str(source), "--model", model, *fixed, *more)
+        jobs.append(BulkJob(folder, ray_folder, str(source), "--model", model, *fixed, *more))
+        return jobs[-1]
 
-    return make
+    yield make
+    for job in jobs:
+        job.close()
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +169,9 @@ def test_a_node_that_vanishes_costs_no_new_run(
     job, node = cluster
     job.start("--address", os.environ["RAY_ADDRESS"])
     job.wait_for_entries(PARTITIONS // 3)
-    job.kill_node(node.all_processes["raylet"][0].process.pid)
+    raylet = node.all_processes["raylet"][0].process
+    job.kill_node(raylet.pid)
+    raylet.wait()
     job.finish()
     check(job, undisturbed)
     assert len({note.process for note in job.notes if note.step == "embed"}) > 1
