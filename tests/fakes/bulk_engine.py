@@ -5,6 +5,7 @@ A text's dense vector is its number of tokens, so that a mix-up of texts shows.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,3 +35,10 @@ class FakeBulkEngine:
 
     def probe(self) -> dict[str, Any]:
         return {}
+
+
+class DyingBulkEngine(FakeBulkEngine):
+    """Its process dies whenever it embeds, as by a text that fills the memory."""
+
+    def embed(self, encoded: Sequence[Encoded], options: Options) -> list[Embedding]:
+        os._exit(1)

@@ -33,6 +33,7 @@ GROUP = 16  # partitions that a task reads in one pass over a file
 TASKS_PER_GPU, TASKS_PER_CPU_ACTOR = 8, 1
 IN_FLIGHT = 2  # partitions handed to an actor: the next one is there when it has finished one
 ACTOR_BYTES = 1 << 30  # of the object store for each actor
+MAX_RETRIES = 10  # of a partition: a text that kills every process ends the job
 INIT_DEATHS = 3  # actors in a row that may die while they load, of memory or with their node
 
 
@@ -182,13 +183,19 @@ def _dataset(
     dataset = dataset.map_batches(
         EmbedActor,
         fn_constructor_args=(context, engine_class),
-        compute=actors,  # restarted, and their tasks retried, without limit: Ray Data's default
+        compute=actors,  # restarted without limit: Ray Data's default
+        ray_remote_args_fn=_retries,
         **pool.resources,
         **steps,
     )
     return dataset.map_batches(
         write_result, fn_args=(context,), compute=tasks, num_cpus=pool.step_cpus, **steps
     )
+
+
+def _retries() -> dict[str, int]:
+    """Ray 2.60 warns that a later version will take this otherwise: hence the bound on `ray`."""
+    return {"max_task_retries": MAX_RETRIES}
 
 
 def _set_context(pool: Pool) -> None:

@@ -198,6 +198,7 @@ def report(
         except KeyboardInterrupt:
             click.echo("\nbge: run the same command again to resume", err=True)
             raise
+    job.folder.remove_temporary_files()  # of processes that died, and whose work was repeated
     if progress.dead_letters:
         failed = f"{progress.total.failed:,} rows could not be embedded"
         click.echo(f"bge: {failed}: see {progress.dead_letters}", err=True)

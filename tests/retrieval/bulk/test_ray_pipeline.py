@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ pytest.importorskip("ray", reason="make test-bulk")
 
 import ray
 
-from bge_client import Client, ConfigurationError
+from bge_client import BGEError, Client, ConfigurationError
 from bge_retrieval.bulk import endpoint_pipeline, ray_pipeline
 from bge_retrieval.bulk.engine import EngineOptions
 from bge_retrieval.bulk.folder import OutputFolder
@@ -26,6 +27,7 @@ from bge_retrieval.bulk.job import Job, open_job
 from bge_retrieval.bulk.manifest import Entry, Options
 from bge_retrieval.bulk.ray_pipeline import Pool
 from bge_retrieval.bulk.sources import Source, open_files
+from fakes.bulk_engine import DyingBulkEngine
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
 POOL = Pool(actors=1, threads=1, on_gpus=False)
@@ -102,6 +104,17 @@ def test_an_actor_that_is_killed_costs_nothing_but_its_partitions(
     check_equal(job, through_endpoint)
     again = start(source, engine, tmp_path / "ray")
     assert list(ray_pipeline.run(again, engine, POOL)) == []
+
+
+def test_a_text_that_kills_every_process_ends_the_job(
+    source: Source, engine: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_pipeline, "MAX_RETRIES", 1)
+    identity = ray_pipeline.identify(engine, POOL, DyingBulkEngine)
+    options = replace(OPTIONS, colbert=False, colbert_pool=1)
+    job = open_job(OutputFolder(str(tmp_path / "out")), source, options, identity)
+    with pytest.raises(BGEError, match="Run it again to resume"):
+        list(ray_pipeline.run(job, engine, POOL, DyingBulkEngine))
 
 
 @pytest.mark.parametrize(
