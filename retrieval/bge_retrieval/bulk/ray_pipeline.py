@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import warnings
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -180,14 +181,15 @@ def _dataset(
     dataset = dataset.map_batches(
         prepare, fn_args=(context,), compute=tasks, num_cpus=pool.step_cpus, **steps
     )
-    dataset = dataset.map_batches(
-        EmbedActor,
-        fn_constructor_args=(context, engine_class),
-        compute=actors,  # restarted without limit: Ray Data's default
-        ray_remote_args_fn=_retries,
-        **pool.resources,
-        **steps,
-    )
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of `_retries`
+        dataset = dataset.map_batches(
+            EmbedActor,
+            fn_constructor_args=(context, engine_class),
+            compute=actors,  # restarted without limit: Ray Data's default
+            ray_remote_args_fn=_retries,
+            **pool.resources,
+            **steps,
+        )
     return dataset.map_batches(
         write_result, fn_args=(context,), compute=tasks, num_cpus=pool.step_cpus, **steps
     )
