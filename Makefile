@@ -83,8 +83,9 @@ field-report: $(VENV)/setup-test ## An hour of checks on RunPod, or with LOCAL=1
 
 ##@ Develop
 
+# Bytecode is kept even where the environment says otherwise: tests start hundreds of processes.
 test: $(VENV)/setup-test ## Run the tests: a few minutes, no network, no GPU
-	$(PY) -m pytest -q -n auto --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -q -n auto --dist worksteal
 
 check: lint types ## Lint and check types
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForSequenceClassification
 
 CORPUS = Path(__file__).resolve().parents[1] / "builder" / "bge_builder" / "corpus.jsonl"
 EMBED = "bge-m3"
@@ -43,6 +42,8 @@ class Logits(Dense):
 
 
 def load(source: Path, attention: str) -> nn.Module:
+    from transformers import AutoModel, AutoModelForSequenceClassification
+
     kind, wrap = (
         (AutoModel, Dense) if source.name == EMBED else (AutoModelForSequenceClassification, Logits)
     )

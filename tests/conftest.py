@@ -95,6 +95,14 @@ def service(engine: Engine) -> Iterator[Service]:
     service.close(timeout=10)
 
 
+@pytest.fixture
+def packed_service(packed: Engine) -> Iterator[Service]:
+    """A service with the default limits, where the engine makes no difference."""
+    service = Service(packed, Settings())
+    yield service
+    service.close(timeout=10)
+
+
 @pytest.fixture(scope="session")
 def corpus() -> list[dict[str, str]]:
     lines = (ROOT / "builder" / "bge_builder" / "corpus.jsonl").read_text("utf-8").splitlines()

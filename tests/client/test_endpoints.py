@@ -20,9 +20,10 @@ from click.testing import CliRunner
 from bge_client import Client, EndpointState, Route, Router, endpoint_state, errors
 from bge_client.cli import bge
 from bge_client.providers import endpoint as providers
+from fakes import load_balancer
 from fakes.clients import CLIENTS
 from fakes.endpoints import ENDPOINTS, BalancedEndpoint, Endpoint, cancelled_requests
-from fakes.load_balancer import KEY, MAX_BYTES, resolve_to_loopback
+from fakes.load_balancer import KEY, resolve_to_loopback
 from fakes.native import QUERY, TEXTS
 from fakes.serving import eventually
 
@@ -121,9 +122,12 @@ def test_key_is_checked_by_the_load_balancer(running: Any) -> None:
         client.embed("море")
 
 
-def test_text_over_the_load_balancer_s_limit_is_refused(running: Any) -> None:
+def test_text_over_the_load_balancer_s_limit_is_refused(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_balancer, "MAX_BYTES", 100_000)
     with Client(running("balancer").url, KEY) as client, pytest.raises(errors.TooLargeError):
-        client.embed("a" * MAX_BYTES)
+        client.embed("a" * 100_000)
 
 
 # ------------------------------------------------------------------------------ lifecycles

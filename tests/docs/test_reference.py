@@ -82,8 +82,8 @@ def wrong_defaults(section: str, body: dict[str, Any]) -> list[str]:
     ]
 
 
-def test_every_reply_of_info_is_documented(service: Service) -> None:
-    body = service.info().body
+def test_every_reply_of_info_is_documented(packed_service: Service) -> None:
+    body = packed_service.info().body
     expected = {*body, *body["limits"], *body["models"], *body["models"]["embed"]}
     assert expected <= names(HTTP_API.section("## Info"))
     assert INFO_ROUTES[0].paths == ("/native/info",)
@@ -120,9 +120,9 @@ def shown(default: object) -> str:
     return f"`{default.as_posix() if isinstance(default, Path) else default}`"
 
 
-def test_every_metric_is_documented(service: Service) -> None:
+def test_every_metric_is_documented(packed_service: Service) -> None:
     metrics = Metrics()
-    metrics.watch(service)
+    metrics.watch(packed_service)
     types = re.findall(r"^# TYPE (\w+) \w+$", metrics.text().decode(), re.MULTILINE)
     exported = {name for name in types if not name.endswith("_created")}
     assert {row[0].strip("`") for row in OPERATIONS.table("## Metrics")} == exported

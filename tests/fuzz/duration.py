@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, settings
 IS_LONG = bool(os.environ.get("FUZZ_SECONDS"))
 
 
-def fuzz_settings(examples: int = 150) -> settings:
+def fuzz_settings(examples: int = 100) -> settings:
     """Return the settings of one round.
 
     The suite runs the same examples every time; with FUZZ_SECONDS every round has new ones.

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import runpod
 
 from bge_builder.__main__ import main
 from bge_builder.deploy import probes
@@ -51,7 +50,7 @@ def endpoints(
         balancer.add(balanced_worker)
         urls = {"QUEUE": queue.url, "LOAD_BALANCER": balancer.url}
         monkeypatch.setattr(probes, "URLS", urls)
-        monkeypatch.setattr(runpod, "endpoint_url_base", queue.url.rpartition("/")[0])
+        monkeypatch.setattr("runpod.endpoint_url_base", queue.url.rpartition("/")[0])
         yield
 
 

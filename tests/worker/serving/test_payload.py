@@ -55,12 +55,12 @@ def test_a_payload_without_exactly_one_task_is_refused(payload: Any, message: st
     assert message in str(caught.value)
 
 
-def test_an_unknown_openai_route_is_refused(service: Service) -> None:
-    message = refusal(service, {"openai_route": "/v1/chat/completions", "openai_input": {}})
+def test_an_unknown_openai_route_is_refused(packed_service: Service) -> None:
+    message = refusal(packed_service, {"openai_route": "/v1/chat/completions", "openai_input": {}})
     assert 'must be /v1/embeddings or /v1/models. Given: "/v1/chat/completions"' in message
-    message = refusal(service, {"openai_route": "/v1/embeddings"})
+    message = refusal(packed_service, {"openai_route": "/v1/embeddings"})
     assert "`openai_input` must be an object. Given: null" in message
-    assert "`info` must be true. Given: false" in refusal(service, {"info": False})
+    assert "`info` must be true. Given: false" in refusal(packed_service, {"info": False})
 
 
 SECRET = "тайна7f3a"  # in every generated text
@@ -107,11 +107,11 @@ QUOTING = tuple(
 )
 @given(PAYLOADS | JSON)
 def test_any_payload_gives_a_reply_or_an_error_that_shows_no_text(
-    service: Service, caplog: pytest.LogCaptureFixture, payload: Any
+    packed_service: Service, caplog: pytest.LogCaptureFixture, payload: Any
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="bge_worker")
     try:
-        answer(service, payload)
+        answer(packed_service, payload)
     except InferenceError as error:
         raise AssertionError(f"a bug: {error}") from error
     except WorkerError as error:

@@ -41,11 +41,11 @@ def test_windows_cover_a_document_and_fit_the_pair(
     assert all(pair.untruncated_length <= 64 + 2 for pair in encoded)
 
 
-def test_a_document_whose_answer_is_far_behind_ranks_first(service: Service) -> None:
+def test_a_document_whose_answer_is_far_behind_ranks_first(packed_service: Service) -> None:
     far = FILLER * 1000 + ANSWER + FILLER
     body = {"query": QUERY, "documents": [FILLER * 1500, far, "море"], "return_documents": True}
-    near = answer(service, body)
-    whole = answer(service, {**body, "max_chunks_per_doc": 20})
+    near = answer(packed_service, body)
+    whole = answer(packed_service, {**body, "max_chunks_per_doc": 20})
     assert near["truncated"] == [0, 1]
     assert whole["truncated"] == []
     assert whole["results"][0]["index"] == 1
@@ -61,9 +61,9 @@ def test_windows_have_the_limit_of_a_requests_tokens(packed: Engine) -> None:
         split_documents(request, packed.tokenizer("rerank"), 8192, 1000)
 
 
-def test_the_end_of_a_document_that_no_window_reads_is_reported(service: Service) -> None:
+def test_the_end_of_a_document_that_no_window_reads_is_reported(packed_service: Service) -> None:
     body = {"query": "q", "documents": ["a", FILLER * 1500], "max_chunks_per_doc": 2}
-    assert answer(service, body)["truncated"] == [1]
+    assert answer(packed_service, body)["truncated"] == [1]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import runpod
 
 from fakes.serving import KEY, TEXTS
 
@@ -11,6 +10,8 @@ from fakes.serving import KEY, TEXTS
 def test_runpod_endpoint(
     url: str, vectors: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import runpod  # takes a second
+
     monkeypatch.setattr(runpod, "endpoint_url_base", f"{url}/v2")
     endpoint = runpod.Endpoint("any-id", api_key=KEY)
     request = {"input": {"texts": TEXTS}}
