@@ -138,8 +138,8 @@ def beside_alone(alone: Sequence[Run], jobs: Sequence[Run]) -> dict[str, Any]:
         "alone_tokens_per_second": [round(run.compute_rate) for run in alone],
         "actor_tokens_per_second": [round(run.compute_rate) for run in jobs],
         "tokens_per_second": [round(run.steady("tokens")) for run in jobs],
-        "actor_shares": [round(job.compute_rate / one.compute_rate, 3) for one, job in pairs],
-        "shares": [round(job.steady("tokens") / one.compute_rate, 3) for one, job in pairs],
+        "actor_shares": [round(job.compute_rate / engine.compute_rate, 3) for engine, job in pairs],
+        "shares": [round(job.steady("tokens") / engine.compute_rate, 3) for engine, job in pairs],
     }
 
 

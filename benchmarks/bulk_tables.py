@@ -91,14 +91,14 @@ def qdrant() -> Table:
 def actors(results: dict[str, Any]) -> Table:
     """One and two actors beside the engine alone."""
     bulk = results["bulk"]
-    one, two = bulk["one actor"], bulk["two actors"]
+    lone, two = bulk["one actor"], bulk["two actors"]
     rows = [
-        ["the engine alone", span(one["alone_tokens_per_second"]), "", "", "", "", "", ""],
-        ["one actor", span(one["tokens_per_second"]), shares(one), *spent(one)],
+        ["the engine alone", span(lone["alone_tokens_per_second"]), "", "", "", "", "", ""],
+        ["one actor", span(lone["tokens_per_second"]), shares(lone), *spent(lone)],
         ["two actors", f"{two['tokens_per_second']:,}", shares(two), *spent(two)],
     ]
     machine = results["machine"]
-    title = f"{one['rows']:,} rows, {one['tokens']:,} tokens; {machine['cpu']}, one thread each"
+    title = f"{lone['rows']:,} rows, {lone['tokens']:,} tokens; {machine['cpu']}, one thread each"
     head = [title, "tokens a second", "of the engine's", "seconds before the first partition"]
     return [*head, *(f"CPU s: {role}" for role in ROLES)], rows
 
