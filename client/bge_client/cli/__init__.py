@@ -13,7 +13,7 @@ import click
 
 from .. import __version__
 from ..redaction import RedactingFilter
-from .command import connected, exit_codes, plain, refuse_unused
+from .command import connected, exit_codes, plain, refuse, refuse_unused
 from .endpoint import health, info, warm_up
 from .group import CommandGroup
 from .probe import probe
@@ -27,6 +27,7 @@ __all__ = [
     "exit_codes",
     "plain",
     "progress_bar",
+    "refuse",
     "refuse_unused",
 ]
 

@@ -82,11 +82,19 @@ def connected(
 
 
 def refuse_unused(allowed: Iterable[str], condition: str) -> None:
-    """Raises ConfigurationError if an option was passed that has no effect under `condition`."""
+    """Raises ConfigurationError if an option was passed that is not `allowed` and so has no effect
+    under `condition`."""
+    names = {parameter.name or "" for parameter in click.get_current_context().command.params}
+    refuse(names - set(allowed), condition)
+
+
+def refuse(names: Iterable[str], condition: str) -> None:
+    """Raises ConfigurationError if one of these options was passed: none has an effect under
+    `condition`."""
     context = click.get_current_context()
     for parameter in context.command.params:
         is_given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-        if is_given and parameter.name not in allowed:
+        if is_given and parameter.name in names:
             is_argument = isinstance(parameter, click.Argument)
             name = parameter.human_readable_name if is_argument else parameter.opts[0]
             raise ConfigurationError(f"{name} means nothing {condition}")

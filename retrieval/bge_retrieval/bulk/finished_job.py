@@ -64,10 +64,10 @@ class FinishedJob:
                 f"{path}: {count - len(entries)} of {count} partitions are missing, first {first}. "
                 "Run `bge bulk` again: it computes them"
             )
-        for entry in self._folder.damaged(entries.values()):
+        if damaged := self._folder.damaged(entries.values()):
+            file = self._folder.vectors_path(damaged[0].partition)
             raise ConfigurationError(
-                f"{self._folder.vectors_path(entry.partition)} does not have its checksum. Delete "
-                "it and run `bge bulk` again: it computes it"
+                f"{file} does not have its checksum. Delete it and run `bge bulk` again"
             )
         self.manifest: Manifest = manifest
         self.entries: Sequence[Entry] = [entries[number] for number in range(count)]

@@ -134,8 +134,8 @@ class OutputFolder:
         selector = fs.FileSelector(f"{self._root}/{name}", allow_not_found=True)
         sizes = {}
         for info in self.system.get_file_info(selector):
-            stem, suffix = os.path.splitext(info.base_name)
-            if stem.isdecimal() and suffix != TEMPORARY:
+            stem, _ = os.path.splitext(info.base_name)
+            if stem.isdecimal():  # not a temporary file's
                 sizes[int(stem)] = info.size
         return sizes
 

@@ -3,7 +3,7 @@
     groups ─ prepare (tasks) ─▶ texts' tokens ─ embed (actors) ─▶ vectors ─ write (tasks) ─▶ entries
 
 A row of the dataset is a whole partition: Ray may split blocks between rows, never within one.
-Every step gives the same result when it is run again, so Ray may retry all of them without limit.
+Every step gives the same result when it is run again, so Ray may retry it.
 `ray_steps.py` has the steps.
 """
 
@@ -77,7 +77,7 @@ def connect(address: str | None) -> None:
         if address is None:
             ray.init("local", include_dashboard=False, **quiet)
         else:
-            # Tries to connect, of 40 s each where nothing answers. Ray's default is 20.
+            # Ray tries 20 times to connect, for 40 s each. Once is enough.
             os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")
             ray.init(address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -88,7 +88,7 @@ def choose_pool(actors: int | None, threads: int | None, device: str) -> Pool:
     """Return an actor for each GPU of the cluster, or for each machine, with all its CPUs.
 
     Raises:
-        ConfigurationError: the cluster does not have what is asked for.
+        ConfigurationError: the cluster lacks the GPUs or CPUs, or `threads` are for GPUs.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = 0 if device == "cpu" else int(sum(node.get("GPU", 0) for node in nodes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import wraps
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bge_client import BGEError, Client, ConfigurationError
-from bge_client.cli import connected, refuse_unused
+from bge_client.cli import connected, refuse
 from bge_client.codec import Dtype
 
 from ..bulk import endpoint_pipeline
@@ -178,12 +178,6 @@ def bulk(
     engine = EngineOptions(os.path.abspath(model or ""))
     job = open_job(folder, source, options, ray_pipeline.identify(engine, pool))
     report(job, ray_pipeline.run(job, engine, pool), pool.actors, dollars_per_hour)
-
-
-def refuse(names: Iterable[str], condition: str) -> None:
-    """Raises ConfigurationError if one of these options was passed."""
-    parameters = {str(parameter.name) for parameter in click.get_current_context().command.params}
-    refuse_unused(parameters - set(names), condition)
 
 
 def report(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from bge_client import Client, ConfigurationError
-from bge_client.cli import connected, exit_codes, refuse_unused
+from bge_client.cli import connected, exit_codes, refuse, refuse_unused
 
 from .. import Store
 from ..shadow import ShadowThresholds
@@ -124,8 +124,7 @@ def evaluate(
         thresholds = ShadowThresholds(min_agreement, max_error_rate, *limits)
         evaluate_shadow(shadow, since, thresholds, as_json=options["as_json"])
         return
-    names = {parameter.name or "" for parameter in click.get_current_context().command.params}
-    refuse_unused(names - SHADOW_OPTIONS, "without --shadow")
+    refuse(SHADOW_OPTIONS, "without --shadow")
     try:
         from .evaluate_systems import evaluate_systems
     except ImportError as error:

@@ -7,7 +7,7 @@ from typing import IO
 import click
 
 from bge_client import Client, ConfigurationError
-from bge_client.cli import connected, count_lines, progress_bar, refuse_unused
+from bge_client.cli import connected, count_lines, progress_bar, refuse, refuse_unused
 
 from .. import Chunker, Schema, Store
 from .. import index as index_documents
@@ -65,8 +65,7 @@ def index(
         refuse_unused(STORE_OPTIONS | PARQUET_OPTIONS, "with --from-parquet")
         _load(store, from_parquet, collection, schema, parallel, alias)
         return
-    parameters = {parameter.name for parameter in click.get_current_context().command.params}
-    refuse_unused(parameters - PARQUET_OPTIONS, "without --from-parquet")
+    refuse(PARQUET_OPTIONS, "without --from-parquet")
     # How many chunks there will be is not known.
     bar = progress_bar("chunks") if chunker else progress_bar("documents", count_lines(source))
     with bar:
